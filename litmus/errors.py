@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
 
 
 class BadInput(ValueError):
@@ -25,3 +28,33 @@ def nearest(found: str, valid: Iterable[str]) -> str:
 def missing_extra(package: str, extra: str, purpose: str) -> BadInput:
     """The error for an optional dependency that is not installed; names the extra that brings it."""
     return BadInput(f"{purpose} needs the package {package!r}; install it with: pip install 'litmus-lm[{extra}]'")
+
+
+def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault of a pydantic error as one clause: the key, what was found and what would be valid."""
+    fault = error.errors()[0]
+    *above, key = fault["loc"] or ("",)
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {place!r}; {nearest(str(key), _fields(model, above))}"
+    if fault["type"] == "missing":
+        return f"the key {place!r} is missing"
+    if fault["type"] == "value_error":
+        reason = fault["ctx"]["error"]
+        return f"{place}: {reason}" if place else str(reason)
+    return f"{place} = {fault['input']!r} is not valid: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+
+
+def _fields(model: type[BaseModel], path: list[Any]) -> Iterable[str]:
+    """The keys that a mapping at `path` inside `model` may have."""
+    for step in path:
+        if isinstance(step, str) and step in model.model_fields:
+            inner = _model_in(model.model_fields[step].annotation)
+            model = inner or model
+    return model.model_fields
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)

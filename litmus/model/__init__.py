@@ -1,0 +1,49 @@
+"""Recipes and the models built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from litmus.model.costs import cache_bytes_per_token, training_flops_per_token
+from litmus.model.decoder import Decoder, Loss
+from litmus.model.recipe import Recipe
+from litmus.model.resolve import SIZES, Source, recipes, resolve
+from litmus.model.storage import load, save
+
+__all__ = [
+    "SIZES",
+    "Decoder",
+    "Loss",
+    "Recipe",
+    "Source",
+    "build",
+    "cache_bytes_per_token",
+    "load",
+    "recipes",
+    "resolve",
+    "save",
+    "training_flops_per_token",
+]
+
+
+def build(
+    recipe: Source,
+    *,
+    size: str | None = None,
+    vocab_size: int | None = None,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Decoder:
+    """Build a model in fp32 on the current default device, its weights drawn from `seed` alone.
+
+    recipe: a name, a path to a .yaml or .py file, a mapping, or a Recipe. Overrides are given as a mapping or as
+    keywords, nested or by dotted path: build("standard", dim=64, overrides={"mixer.kv_heads": 2}).
+    """
+    resolved = resolve(recipe, size=size, vocab_size=vocab_size, overrides={**(overrides or {}), **more})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Decoder(resolved)

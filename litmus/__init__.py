@@ -1,0 +1,27 @@
+"""Litmus puts transformer ideas to the test: describe one, audit it, train it beside a baseline, read the verdict."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from litmus.model import Decoder, build, load, recipes, save
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Decoder": "litmus.model",
+    "build": "litmus.model",
+    "load": "litmus.model",
+    "recipes": "litmus.model",
+    "save": "litmus.model",
+}
+__all__ = ["Decoder", "__version__", "build", "load", "recipes", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and the rest only when something is used, so that `litmus --help` answers at once."""
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'litmus' has no attribute {name!r}")

@@ -1,0 +1,31 @@
+"""What a model costs, measured on the model itself: FLOPs per token and cache bytes per token."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from litmus.model.decoder import Decoder
+from litmus.model.recipe import Recipe
+
+
+def training_flops_per_token(recipe: Recipe, context: int | None = None) -> float:
+    """Floating-point operations per trained token, forward and backward, counted by torch as the operators run.
+
+    A multiply-add counts as 2. The count takes one sequence of `context` tokens through a copy of the model on the
+    meta device, so that nothing is allocated.
+    """
+    length = context or recipe.context
+    with torch.device("meta"):
+        model = Decoder(recipe)
+        tokens = torch.zeros(1, length, dtype=torch.long)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model.loss(tokens, tokens).total.backward()
+    return counter.get_total_flops() / length
+
+
+def cache_bytes_per_token(model: Decoder, capacity: int | None = None) -> float:
+    """Bytes that the live cache buffers of one row take per token, at `capacity` tokens (default: the context)."""
+    tokens = capacity or model.recipe.context
+    return model.new_cache(1, tokens).bytes() / tokens

@@ -1,0 +1,167 @@
+"""The decoder: embedding, layers, norm and head, built from a recipe. It is read from top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.errors import BadInput
+from litmus.model.recipe import Recipe
+from litmus.nn.blocks import BlockConfig
+from litmus.nn.caches import Cache
+from litmus.nn.linear import INIT_STD, linear
+from litmus.nn.loss import cross_entropy, token_cross_entropy
+from litmus.nn.mixers import Mixer
+from litmus.nn.step import Step
+
+
+@dataclass
+class Loss:
+    """`total` is what training descends, in nats per scored token; `parts` are its terms by name, unweighted."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Decoder(nn.Module):
+    """A causal language model: `model(tokens)[:, t]` is the distribution of token t+1 given tokens 0..t."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.embedding = nn.Embedding(recipe.vocab_size, recipe.dim)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
+        self.positions = recipe.positions.build(recipe.site(0))
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.layers = nn.ModuleList(_layer(recipe, number) for number in range(recipe.depth))
+        self.norm = recipe.norm.build(recipe.site(recipe.depth - 1))
+        self.head = linear(recipe.dim, recipe.vocab_size, bias=recipe.head.bias)
+        if recipe.head.tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        *,
+        valid: Tensor | None = None,
+        documents: Tensor | None = None,
+        fast: bool = True,
+    ) -> Tensor:
+        """Logits (B, T, V) of tokens (B, T); with a cache the tokens continue what it holds and are added to it.
+
+        `valid` (B, T) is False at padding, on either side. `documents` (B, T) numbers packed documents, which then
+        do not see each other (not with a cache). `fast=False` takes every mechanism's plain reference.
+        """
+        return self.head(self.hidden(tokens, cache, valid=valid, documents=documents, fast=fast))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        *,
+        valid: Tensor | None = None,
+        documents: Tensor | None = None,
+        fast: bool = True,
+        observed: dict[str, list[Tensor]] | None = None,
+    ) -> Tensor:
+        """The normed vectors (B, T, dim) that the head turns into logits."""
+        step = self._step(tokens, cache, valid, documents, fast, observed)
+        x = self.dropout(self.positions(self.embedding(tokens), step))
+        for number, layer in enumerate(self.layers):
+            x = layer(x, step.at(cache.layers[number] if cache else None))
+        if cache is not None:
+            cache.advance(tokens.shape[1], valid)
+        return self.norm(x)
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        documents: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        fast: bool = True,
+    ) -> Loss:
+        """The training loss of tokens (B, T) against targets (B, T); targets of -100 are not scored."""
+        hidden = self.hidden(tokens, documents=documents, fast=fast).flatten(0, 1)
+        next_token = cross_entropy(
+            hidden, self.head.weight, self.head.bias, targets.flatten(), label_smoothing=label_smoothing, fast=fast
+        )
+        return Loss(next_token, {"next_token": next_token})
+
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> Tensor:
+        """Nats of each target (B, T) in at least fp32, 0 where it is -100; the logits never exist all at once."""
+        hidden = self.hidden(tokens, documents=documents).flatten(0, 1)
+        return token_cross_entropy(hidden, self.head.weight, self.head.bias, targets.flatten()).view_as(targets)
+
+    @torch.no_grad()
+    def attention_entropy(self, tokens: Tensor) -> list[float]:
+        """Mean entropy of the attention weights of each attention layer, in nats, over tokens (B, T)."""
+        observed: dict[str, list[Tensor]] = {}
+        self.hidden(tokens, observed=observed)
+        return [float(value) for value in observed.get("attention_entropy", [])]
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty cache with static buffers for `batch` rows of up to `capacity` tokens."""
+        if batch < 1 or capacity < 1:
+            raise BadInput(f"a cache of {batch} rows x {capacity} tokens holds nothing; both must be at least 1")
+        like = self.embedding.weight
+        layers = [layer.new_cache(batch, capacity, device=like.device, dtype=like.dtype) for layer in self._mixers()]
+        return Cache(layers, batch, capacity, like.device)
+
+    def cached_numbers(self, capacity: int) -> int:
+        """How many numbers all layers need to cache one row of `capacity` tokens, as the mixers declare it."""
+        return sum(layer.cached_numbers(capacity) for layer in self._mixers())
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters in total, and without the token embedding, the position table and the head."""
+        total = sum(p.numel() for p in self.parameters())
+        outside = sum(p.numel() for part in (self.layers, self.norm) for p in part.parameters())
+        return {"total": total, "non_embedding": outside}
+
+    def _mixers(self) -> list[Mixer]:
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def _step(
+        self,
+        tokens: Tensor,
+        cache: Cache | None,
+        valid: Tensor | None,
+        documents: Tensor | None,
+        fast: bool,
+        observed: dict[str, list[Tensor]] | None,
+    ) -> Step:
+        batch, length = tokens.shape
+        index = torch.arange(length, device=tokens.device).expand(batch, length)
+        if cache is not None:
+            if documents is not None:
+                raise BadInput("packed documents cannot be decoded with a cache; give each document a row of its own")
+            used = cache.reserve(length)
+            offset = index if valid is None else (valid.cumsum(1) - 1).clamp(min=0)
+            start = cache.start if valid is None else None
+            return Step(cache.lengths[:, None] + offset, start, valid, None, None, used, fast, observed=observed)
+        if valid is None and documents is None:
+            return Step(index, 0, fast=fast, observed=observed)
+        positions = _positions_within(documents, valid, index)
+        return Step(positions, None, valid, documents, fast=fast, observed=observed)
+
+
+def _layer(recipe: Recipe, number: int) -> nn.Module:
+    parts = recipe.layer_parts()[number]
+    block = parts["block"]
+    assert isinstance(block, BlockConfig)
+    return block.assemble(parts["mixer"], parts["feedforward"], recipe.site(number))  # type: ignore[arg-type]
+
+
+def _positions_within(documents: Tensor | None, valid: Tensor | None, index: Tensor) -> Tensor:
+    """Positions (B, T) that count the real tokens of each document from 0; documents must stand in one piece each."""
+    count = index if valid is None else (valid.cumsum(1) - 1).clamp(min=0)
+    if documents is None:
+        return count
+    begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    return count - torch.where(begins, count, 0).cummax(1).values

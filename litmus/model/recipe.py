@@ -1,0 +1,139 @@
+"""The recipe: a validated description of an architecture, from which a model is built."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from litmus.errors import BadInput, first_fault
+from litmus.nn.attention import AttentionConfig
+from litmus.nn.blocks import BlockConfig, PreNormConfig
+from litmus.nn.feedforwards import FeedforwardConfig, SwigluConfig
+from litmus.nn.mixers import MixerConfig
+from litmus.nn.norms import NormConfig, RMSNormConfig
+from litmus.nn.parts import Part, Site, declaration
+from litmus.nn.positions import PositionsConfig, RopeConfig
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+
+FAMILIES: dict[str, type[Part]] = {
+    "norm": NormConfig,
+    "positions": PositionsConfig,
+    "mixer": MixerConfig,
+    "feedforward": FeedforwardConfig,
+    "block": BlockConfig,
+}
+
+
+class HeadConfig(BaseModel):
+    """The map from the last vectors to logits: `tied` to the embedding or free, with or without a bias."""
+
+    model_config = STRICT
+    tied: bool = True
+    bias: bool = False
+
+
+class LayerGroup(BaseModel):
+    """`repeat` layers in a row (one group may say "rest"); each part is a diff against the recipe's own."""
+
+    model_config = STRICT
+    repeat: int | Literal["rest"] = "rest"
+    mixer: dict[str, Any] | None = None
+    feedforward: dict[str, Any] | None = None
+    block: dict[str, Any] | None = None
+
+
+class PluginSource(BaseModel):
+    """The Python file outside the package that declares kinds this recipe uses, and its sha256."""
+
+    model_config = STRICT
+    path: str
+    sha256: str
+
+
+class Recipe(BaseModel):
+    """An architecture. `mixer`, `feedforward` and `block` hold for every layer unless its group says otherwise."""
+
+    model_config = STRICT
+    name: str
+    about: str = ""
+    vocab_size: int = Field(8192, ge=2)
+    context: int = Field(256, ge=1)
+    dim: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    positions: Any = Field(default_factory=RopeConfig)
+    norm: Any = Field(default_factory=RMSNormConfig)
+    mixer: Any = Field(default_factory=AttentionConfig)
+    feedforward: Any = Field(default_factory=SwigluConfig)
+    block: Any = Field(default_factory=PreNormConfig)
+    layers: tuple[LayerGroup, ...] = (LayerGroup(),)
+    head: HeadConfig = HeadConfig()
+    plugin: PluginSource | None = None
+
+    @field_validator(*FAMILIES, mode="before")
+    @classmethod
+    def _declared(cls, raw: Any, info: Any) -> Part:
+        return declaration(FAMILIES[info.field_name], raw)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recipe:
+        self.layer_parts()
+        return self
+
+    def layer_parts(self) -> list[dict[str, Part]]:
+        """The block, mixer and feedforward of each layer, from first to last."""
+        rest = [group for group in self.layers if group.repeat == "rest"]
+        counted = sum(group.repeat for group in self.layers if group.repeat != "rest")
+        if len(rest) > 1:
+            raise BadInput(f"recipe {self.name!r}: {len(rest)} layer groups repeat 'rest'; one may, the others need a number")
+        if counted > self.depth or (not rest and counted != self.depth):
+            raise BadInput(
+                f"recipe {self.name!r}: its layer groups make {counted} layers and depth is {self.depth}; "
+                f"make them agree, or let one group repeat 'rest'"
+            )
+        parts = []
+        for group in self.layers:
+            repeat = self.depth - counted if group.repeat == "rest" else group.repeat
+            parts += [{family: self._part_of(group, family) for family in ("block", "mixer", "feedforward")}] * repeat
+        return parts
+
+    def _part_of(self, group: LayerGroup, family: str) -> Part:
+        diff = getattr(group, family)
+        own = getattr(self, family)
+        return own if diff is None else declaration(FAMILIES[family], merge(own.model_dump(exclude_none=True), diff))
+
+    def site(self, layer: int) -> Site:
+        """Where the parts of layer `layer` are built."""
+        return Site(self.dim, self.heads, self.context, self.depth, layer, self.dropout, self.positions, self.norm)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All keys, defaults included, as plain data."""
+        plain = self.model_dump(mode="json", exclude=set(FAMILIES), exclude_none=True)
+        parts = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in FAMILIES}
+        return {name: parts.get(name, plain.get(name)) for name in type(self).model_fields if name in parts or name in plain}
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as YAML that resolves to itself."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+
+
+def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:
+    """`base` changed by `diff`: mappings merge key by key, a new `kind` replaces the whole part, the rest is replaced."""
+    merged = dict(base)
+    for key, value in diff.items():
+        old = merged.get(key)
+        same_kind = isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        merged[key] = merge(old, value) if same_kind else value  # type: ignore[arg-type]
+    return merged
+
+
+def validated(raw: dict[str, Any]) -> Recipe:
+    """The Recipe of a raw mapping; BadInput with one sentence for the first thing wrong in it."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise BadInput(f"recipe {raw.get('name', '?')!r}: {first_fault(error, Recipe)}") from None

@@ -1,0 +1,109 @@
+"""From what a user names (recipe, YAML file, plug-in file, mapping) to a whole Recipe: bases, sizes, overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from litmus.errors import BadInput, nearest
+from litmus.model.plugins import import_plugin
+from litmus.model.recipe import FAMILIES, LayerGroup, Recipe, merge, validated
+
+Source = str | Path | Mapping[str, Any] | Recipe
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"dim": 128, "depth": 5, "heads": 4},
+    "mini": {"dim": 256, "depth": 6, "heads": 4},
+    "small": {"dim": 512, "depth": 10, "heads": 8},
+    "base": {"dim": 768, "depth": 12, "heads": 12},
+}
+"""The size table: about 1M, 5M, 30M and 85M (GPT-2 small) non-embedding parameters for `standard`."""
+
+
+def recipes() -> list[str]:
+    """The names of the built-in recipes, sorted."""
+    return sorted(path.name[:-5] for path in files("litmus.recipes").iterdir() if path.name.endswith(".yaml"))
+
+
+def resolve(
+    source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None, vocab_size: int | None = None
+) -> Recipe:
+    """The whole recipe: `source` over its bases, then the size, then overrides (nested or by dotted path)."""
+    raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source)
+    if size is not None:
+        raw = sized(raw, size)
+    for path, value in (overrides or {}).items():
+        raw = merge(raw, nested(path, value))
+    if vocab_size is not None:
+        raw["vocab_size"] = vocab_size
+    return validated(raw)
+
+
+def sized(raw: dict[str, Any], size: str) -> dict[str, Any]:
+    """`raw` at a row of the size table; keys tied to the old size (hidden widths, head counts) fall back to defaults."""
+    if size not in SIZES:
+        raise BadInput(f"unknown size {size!r}; {nearest(size, SIZES)}")
+    shrunk = _without_sized_keys(raw)
+    shrunk["layers"] = [_without_sized_keys(group) for group in raw.get("layers", ())] or [LayerGroup().model_dump()]
+    return {**shrunk, **SIZES[size]}
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} for the dotted path "a.b"."""
+    first, _, rest = path.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def _without_sized_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(raw)
+    for name, family in FAMILIES.items():
+        part = raw.get(name)
+        if isinstance(part, dict):
+            keys = {key for kind in family.kinds.values() for key in kind.sized}
+            declared = family.kinds.get(part.get("kind", ""))
+            drop = keys if declared is None else set(declared.sized)
+            kept[name] = {key: value for key, value in part.items() if key not in drop}
+    return kept
+
+
+def _with_bases(source: str | Path | Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    raw, here = _read(source)
+    base = raw.pop("base", None)
+    if base is None:
+        return raw
+    if str(base) in seen:
+        raise BadInput(f"recipe bases run in a circle: {' -> '.join((*seen, str(base)))}")
+    beside = here / str(base) if here else None
+    found = beside if beside is not None and beside.is_file() else str(base)
+    return merge(_with_bases(found, (*seen, str(base))), raw)
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    """The mapping that `source` stands for, with a name, and the folder its relative paths start from."""
+    if isinstance(source, Mapping):
+        return {"name": "unnamed", **source}, None
+    path = Path(source)
+    if path.suffix == ".py":
+        return import_plugin(path), path.parent
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise BadInput(f"there is no recipe file {str(path)!r}")
+        return _parse(path.read_text(encoding="utf-8"), str(path), path.stem), path.parent
+    if str(source) not in recipes():
+        raise BadInput(f"unknown recipe {str(source)!r}; {nearest(str(source), recipes())}")
+    text = (files("litmus.recipes") / f"{source}.yaml").read_text(encoding="utf-8")
+    return _parse(text, str(source), str(source)), None
+
+
+def _parse(text: str, origin: str, name: str) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise BadInput(f"{origin} must hold a mapping of recipe keys, found {type(raw).__name__}")
+    return {"name": name, **raw}

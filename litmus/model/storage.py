@@ -1,0 +1,79 @@
+"""Models on disk: a folder with recipe.yaml and model.safetensors (and the plug-in's source, if there is one)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from litmus.errors import BadInput
+from litmus.files import folder_written_atomically
+from litmus.model.decoder import Decoder
+from litmus.model.plugins import import_declarations
+from litmus.model.recipe import PluginSource, Recipe, validated
+
+RECIPE, WEIGHTS, PLUGIN = "recipe.yaml", "model.safetensors", "plugin.py"
+
+
+def save(model: Decoder, folder: str | Path) -> None:
+    """Write the model to `folder` in one step; what stood there is replaced only once all is written."""
+    with folder_written_atomically(Path(folder)) as fresh:
+        write_model(model.recipe, weights(model), fresh)
+
+
+def write_model(recipe: Recipe, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write recipe, weights and plug-in source into an existing folder."""
+    (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    if recipe.plugin is not None and Path(recipe.plugin.path).is_file():
+        shutil.copyfile(recipe.plugin.path, folder / PLUGIN)
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+def weights(model: Decoder) -> dict[str, Tensor]:
+    """The tensors that make the model, each once: a tied head is not written beside its embedding."""
+    return {name: p for name, p in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:
+    """Read a model that `save` wrote; safetensors only. `trust_plugin` runs the plug-in copy in the folder if needed."""
+    folder = Path(folder)
+    if not (folder / RECIPE).is_file() or not (folder / WEIGHTS).is_file():
+        raise BadInput(f"{folder} holds no model: {RECIPE} and {WEIGHTS} are expected there")
+    model = Decoder(read_recipe(folder, trust_plugin=trust_plugin))
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise BadInput(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from None
+    load_weights(model, tensors, str(folder / WEIGHTS))
+    return model
+
+
+def read_recipe(folder: Path, *, trust_plugin: bool = False) -> Recipe:
+    """The resolved recipe saved in `folder`, its plug-in's kinds declared."""
+    raw = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    if not isinstance(raw, dict):
+        raise BadInput(f"{folder / RECIPE} is not a recipe")
+    if raw.get("plugin"):
+        import_declarations(PluginSource.model_validate(raw["plugin"]), folder, trust=trust_plugin)
+    return validated(raw)
+
+
+def load_weights(model: Decoder, tensors: dict[str, Tensor], origin: str) -> None:
+    """Copy tensors into the model; BadInput counts what is missing, extra or misshapen and names the first five."""
+    own = weights(model)
+    faults = [f"{name} is missing" for name in own if name not in tensors]
+    faults += [f"{name} is extra" for name in tensors if name not in own]
+    faults += [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise BadInput(f"{origin} does not fit recipe {model.recipe.name!r}: {'; '.join(faults[:5])}{more}")
+    for name, tensor in own.items():
+        tensor.data.copy_(tensors[name])

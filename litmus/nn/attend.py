@@ -1,0 +1,54 @@
+"""The innermost step of attention: which values each query reads, and with which weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from litmus.nn.step import Visibility
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None, *, fast: bool) -> Tensor:
+    """softmax(factor · q·k / sqrt(D)) v for q (B, T, H, D), k (B, S, G, D), v (B, S, G, D); returns (B, T, H, D).
+
+    Each of the G key-value heads serves H / G query heads (Ainslie et al. 2023, arXiv 2305.13245).
+    `factor` (B or 1, T, H or 1) multiplies the scores of a query (SSMax); None means 1.
+    """
+    return _fused(q, k, v, visibility, factor) if fast else _reference(q, k, v, visibility, factor)
+
+
+def attention_weights(q: Tensor, k: Tensor, visibility: Visibility, factor: Tensor | None) -> Tensor:
+    """The attention weights (B, H, T, S) by their definition, in at least fp32."""
+    heads, groups = q.shape[2], k.shape[2]
+    exact = torch.promote_types(q.dtype, torch.float32)
+    k = k.repeat_interleave(heads // groups, dim=2)
+    scores = torch.einsum("bthd,bshd->bhts", q.to(exact), k.to(exact)) / q.shape[-1] ** 0.5
+    if factor is not None:
+        scores = scores * factor.transpose(1, 2)[..., None].to(exact)
+    if visibility == "causal":
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~visible, -torch.inf)
+    elif isinstance(visibility, Tensor):
+        scores = scores.masked_fill(~visibility, -torch.inf)
+    return scores.softmax(-1)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None) -> Tensor:
+    weights = attention_weights(q, k, visibility, factor)
+    v = v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)
+    return torch.einsum("bhts,bshd->bthd", weights, v.to(weights.dtype)).to(q.dtype)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None) -> Tensor:
+    if factor is not None:
+        q = (q * factor[..., None]).to(q.dtype)  # exact: the factor belongs to the query alone
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=visibility if isinstance(visibility, Tensor) else None,
+        is_causal=isinstance(visibility, str) and visibility == "causal",
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return out.transpose(1, 2)

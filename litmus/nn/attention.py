@@ -1,0 +1,98 @@
+"""Multi-head attention with grouped key-value heads, optional QK-norm, biases and Scalable-Softmax."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from litmus.errors import BadInput
+from litmus.nn.attend import attend, attention_weights
+from litmus.nn.caches import write
+from litmus.nn.linear import linear, residual_linear
+from litmus.nn.mixers import Mixer, MixerConfig
+from litmus.nn.norms import RMSNorm
+from litmus.nn.parts import Site
+from litmus.nn.ssmax import SSMax, SSMaxConfig
+from litmus.nn.step import Buffers, Step
+
+
+class AttentionConfig(MixerConfig):
+    """`heads` defaults to the recipe's, `kv_heads` to `heads`, `head_dim` to dim / heads."""
+
+    sized: ClassVar[tuple[str, ...]] = ("heads", "kv_heads", "head_dim")
+    kind: Literal["attention"] = "attention"
+    heads: int | None = Field(None, ge=1)
+    kv_heads: int | None = Field(None, ge=1)
+    head_dim: int | None = Field(None, ge=1)
+    bias: bool = False
+    qk_norm: bool = False
+    ssmax: SSMaxConfig | None = None
+
+    def build(self, site: Site) -> Attention:
+        return Attention(self, site)
+
+
+class Attention(Mixer):
+    """softmax(q·k / sqrt(D)) v per head over the token itself and those before it (Vaswani et al. 2017)."""
+
+    def __init__(self, config: AttentionConfig, site: Site) -> None:
+        super().__init__()
+        self.heads = config.heads or site.heads
+        self.kv_heads = config.kv_heads or self.heads
+        if config.head_dim is None and site.dim % self.heads:
+            raise BadInput(f"heads = {self.heads} does not divide dim = {site.dim}; valid: {divisors(site.dim)}")
+        if self.heads % self.kv_heads:
+            raise BadInput(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}; valid: {divisors(self.heads)}")
+        self.head_dim = config.head_dim or site.dim // self.heads
+        self.rotation = site.positions.rotation(self.head_dim)
+        self.qkv = linear(site.dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=config.bias)
+        self.out = residual_linear(self.heads * self.head_dim, site, bias=config.bias)
+        self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
+        self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2G, D)
+        if self.q_norm is None and self.rotation is not None:
+            qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+            q, k = self.rotation(qk, step).split((self.heads, self.kv_heads), dim=2)
+        else:
+            q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+            if self.q_norm is not None and self.k_norm is not None:
+                q, k = self.q_norm(q), self.k_norm(k)
+            if self.rotation is not None:
+                q, k = self.rotation(q, step), self.rotation(k, step)
+        factor = self.ssmax(step) if self.ssmax else None
+        if step.cache is not None:
+            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
+        visibility = step.visibility()
+        if step.observed is not None:
+            step.observed.setdefault("attention_entropy", []).append(entropy(q, k, visibility, factor))
+        return self.out(attend(q, k, v, visibility, factor, fast=step.fast).flatten(-2))
+
+    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        shape = (batch, capacity, self.kv_heads, self.head_dim)
+        return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
+
+    def cached_numbers(self, capacity: int) -> int:
+        return 2 * self.kv_heads * self.head_dim * capacity
+
+
+def entropy(q: Tensor, k: Tensor, visibility: object, factor: Tensor | None) -> Tensor:
+    """Mean entropy of the attention weights in nats, one head at a time so that T x T is held once."""
+    shared = q.shape[2] // k.shape[2]
+    total = torch.zeros((), device=q.device, dtype=torch.float32)
+    for head in range(q.shape[2]):
+        one = slice(head, head + 1)
+        part = factor if factor is None or factor.shape[-1] == 1 else factor[..., one]
+        weights = attention_weights(q[:, :, one], k[:, :, head // shared, None], visibility, part)  # type: ignore[arg-type]
+        total += torch.special.entr(weights).sum(-1).mean().float()
+    return total / q.shape[2]
+
+
+def divisors(number: int) -> str:
+    """The divisors of `number`, for an error sentence."""
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

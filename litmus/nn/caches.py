@@ -1,0 +1,63 @@
+"""The cache of a decoding model: static buffers per layer, and how many tokens each row holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from litmus.errors import BadInput
+from litmus.nn.step import Buffers, Step
+
+
+class Cache:
+    """Static buffers of every layer for `batch` rows of up to `capacity` tokens.
+
+    `lengths` (B,) int64 counts the tokens each row holds. `start` is that count when all rows are known to
+    agree, else None; `used` bounds it from above. Both live on the host, so that no step waits for a device.
+    """
+
+    def __init__(self, layers: list[Buffers], batch: int, capacity: int, device: torch.device) -> None:
+        self.layers = layers
+        self.capacity = capacity
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        self.start: int | None = 0
+        self.used = 0
+
+    def bytes(self) -> int:
+        """Bytes held by all buffers, measured on the live tensors."""
+        return sum(buffer.nbytes for layer in self.layers for buffer in layer.values())
+
+    def reserve(self, tokens: int) -> int:
+        """Upper bound of the used slots once `tokens` more per row are in; BadInput when they do not fit."""
+        if self.used + tokens > self.capacity:
+            self.used = int(self.lengths.max())  # the bound counts padding; the exact figure may still fit
+        if self.used + tokens > self.capacity:
+            raise BadInput(
+                f"the cache holds {self.used} of {self.capacity} tokens and {tokens} more were given; "
+                f"allocate new_cache(batch, capacity={self.used + tokens}) or more"
+            )
+        return self.used + tokens
+
+    def advance(self, tokens: int, valid: Tensor | None) -> None:
+        """Count the tokens of a finished step; padding (valid False) does not count."""
+        self.used += tokens
+        if valid is None:
+            self.lengths += tokens
+            self.start = None if self.start is None else self.start + tokens
+        else:
+            self.lengths += valid.sum(1)
+            self.start = None
+
+
+def write(buffer: Tensor, new: Tensor, step: Step) -> Tensor:
+    """Store `new` (B, T, ...) at its tokens' slots of `buffer` (B, capacity, ...); return the used part (B, S, ...)."""
+    new = new.to(buffer.dtype)
+    if step.start is not None:
+        buffer[:, step.start : step.start + new.shape[1]] = new
+    elif step.valid is None:
+        rows = torch.arange(buffer.shape[0], device=buffer.device)[:, None]
+        buffer[rows, step.positions] = new
+    else:
+        rows, columns = step.once("valid places", lambda: torch.nonzero(step.valid, as_tuple=True))
+        buffer[rows, step.positions[rows, columns]] = new[rows, columns]
+    return buffer[:, : step.used]

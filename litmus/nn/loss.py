@@ -1,0 +1,108 @@
+"""Linear head and cross-entropy together, in chunks, so that the logits of a whole batch never exist at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -100
+CHUNK_NUMBERS = 4_000_000
+"""Logits held at one time: about 16 MB in fp32, near the caches of a CPU and still a large matmul on a GPU."""
+
+
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, label_smoothing: float = 0.0, fast: bool = True
+) -> Tensor:
+    """Mean cross-entropy in nats of the head's logits hidden·weightᵀ + bias against the scored targets.
+
+    hidden (N, dim), weight (V, dim), bias (V,), targets (N,) with -100 where nothing is scored. With label
+    smoothing e the target distribution is (1 - e)·onehot + e / V (Szegedy et al. 2016, arXiv 1512.00567).
+    The mean of no target is 0.
+    """
+    if not fast:
+        logits = F.linear(hidden, weight, bias).to(torch.promote_types(hidden.dtype, torch.float32))
+        total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+        return total / (targets != IGNORED).sum().clamp(min=1)
+    device = hidden.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+    return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, label_smoothing)
+
+
+@torch.no_grad()
+def token_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Nats of each target (N,) in at least fp32, 0 where the target is -100; no gradient."""
+    nats = []
+    rows = _chunk_rows(weight)
+    for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+        logits = F.linear(h, weight.to(h.dtype), None if bias is None else bias.to(h.dtype))
+        nats.append(F.cross_entropy(logits.to(torch.promote_types(h.dtype, torch.float32)), target, reduction="none"))
+    return torch.cat(nats)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Computes the gradient of each chunk right after its loss, while the chunk's logits are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, label_smoothing: float
+    ) -> Tensor:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        w = weight.to(hidden.dtype)
+        b = None if bias is None else bias.to(hidden.dtype)
+        scored = targets != IGNORED
+        share = 1.0 / scored.sum().clamp(min=1).to(exact)  # what one token contributes to the mean
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=exact, device=weight.device) if wants_weight else None
+        grad_bias = torch.zeros(weight.shape[0], dtype=exact, device=weight.device) if wants_bias else None
+        total = torch.zeros((), dtype=exact, device=hidden.device)
+        rows = _chunk_rows(weight)
+        for begin in range(0, len(hidden), rows):
+            chunk = slice(begin, begin + rows)
+            h, is_scored = hidden[chunk], scored[chunk, None]
+            target = targets[chunk].clamp(min=0)[:, None]
+            log_p = F.linear(h, w, b).to(exact).log_softmax(-1)
+            nats = -(1 - label_smoothing) * log_p.gather(1, target)
+            if label_smoothing:
+                nats = nats - label_smoothing * log_p.mean(-1, keepdim=True)
+            total += nats.masked_fill(~is_scored, 0).sum()
+            if not (wants_hidden or wants_weight or wants_bias):
+                continue
+            grad = log_p.exp_()  # softmax minus the target distribution, in place of the log-probabilities
+            if label_smoothing:
+                grad -= label_smoothing / len(weight)
+            grad.scatter_add_(1, target, torch.full_like(nats, label_smoothing - 1))
+            grad *= is_scored * share
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, w, out=grad_hidden[chunk])
+            if grad_weight is not None:
+                grad_weight += grad.T @ h
+        ctx.save_for_backward(
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+        )
+        return total * share
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias = ctx.saved_tensors
+        (scale,) = upstream
+        return (
+            None if hidden is None else hidden * scale.to(hidden.dtype),
+            None if weight is None else weight * scale.to(weight.dtype),
+            None if bias is None else bias * scale.to(bias.dtype),
+            None,
+            None,
+        )
+
+
+def _chunk_rows(weight: Tensor) -> int:
+    return max(16, CHUNK_NUMBERS // len(weight))

@@ -1,0 +1,33 @@
+"""What every mixer declares and does: it moves information between tokens and knows what it must cache."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from litmus.nn.parts import Part
+from litmus.nn.step import Buffers, Step
+
+
+class MixerConfig(Part):
+    """How a layer moves information between tokens."""
+
+    family: ClassVar[str] = "mixer"
+
+
+class Mixer(nn.Module):
+    """Base of mixers. One `forward` serves training, prefill, chunked prefill and token-by-token decoding."""
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """Mix x (B, T, dim) into the same shape; with `step.cache`, write this step's tokens there first."""
+        raise NotImplementedError
+
+    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        """Static buffers for `batch` rows of up to `capacity` tokens, zeroed; every first dimension is the row."""
+        raise NotImplementedError
+
+    def cached_numbers(self, capacity: int) -> int:
+        """How many numbers the mechanism needs for one row of `capacity` tokens: what the buffers are held to."""
+        raise NotImplementedError

@@ -1,0 +1,93 @@
+"""How a part of an architecture (mixer, feedforward, norm, positions, block) is declared, found and built.
+
+A part is a pydantic class whose `kind` names it in recipes, with a `build` that makes its torch module.
+Declaring the class registers it, wherever it is declared: built-in parts and users' plug-ins take the same way.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+
+from litmus.errors import BadInput, first_fault, nearest
+
+if TYPE_CHECKING:
+    from litmus.nn.norms import NormConfig
+    from litmus.nn.positions import PositionsConfig
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a part is built: the sizes of the model around it and the layer it belongs to.
+
+    `dim` is the width of the residual stream, `heads` the recipe's default head count, `context` the longest
+    sequence the recipe is meant for, `layer` counts from 0 to `depth` - 1.
+    """
+
+    dim: int
+    heads: int
+    context: int
+    depth: int
+    layer: int
+    dropout: float
+    positions: PositionsConfig
+    norm: NormConfig
+
+
+class Part(BaseModel):
+    """Base of all part declarations; a subclass sets `kind: Literal["its_name"] = "its_name"` and implements `build`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: str
+
+    family: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Part]]]
+    sized: ClassVar[tuple[str, ...]] = ()
+    """Keys that belong to one model size; applying a row of the size table resets them to their defaults."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if Part in cls.__bases__:
+            cls.kinds = {}
+            return
+        kind = cls.model_fields["kind"].default
+        if not isinstance(kind, str):
+            return  # a base that several kinds share, not a kind
+        known = cls.kinds.get(kind)
+        if known is not None and _source(known) != _source(cls):
+            raise BadInput(f"{cls.family} kind {kind!r} is declared twice, in {_source(known)} and {_source(cls)}")
+        cls.kinds[kind] = cls
+
+    def build(self, site: Site) -> nn.Module:
+        """Make the module for this declaration at `site`; raise BadInput when the sizes do not fit."""
+        raise BadInput(f"{self.family} kind {self.kind!r} declares no build(site)")
+
+
+P = TypeVar("P", bound=Part)
+
+
+def declaration(family: type[P], raw: Any) -> P:
+    """Validate a raw mapping with the class its `kind` names; unknown kinds get the nearest valid one."""
+    if isinstance(raw, family):
+        return raw
+    if not isinstance(raw, dict):
+        raise BadInput(f"{family.family} must be a mapping with a kind, found {raw!r}; e.g. {family.family}: {{kind: ...}}")
+    kind = raw.get("kind")
+    if kind not in family.kinds:
+        raise BadInput(f"unknown {family.family} kind {kind!r}; {nearest(str(kind), family.kinds)}")
+    try:
+        return family.kinds[kind].model_validate(raw)  # type: ignore[return-value]
+    except ValidationError as error:
+        raise BadInput(f"{family.family} {kind!r}: {first_fault(error, family.kinds[kind])}") from None
+
+
+def _source(declared: type) -> str:
+    try:
+        return inspect.getfile(declared)
+    except (OSError, TypeError):
+        return declared.__module__

@@ -1,0 +1,47 @@
+"""Scalable-Softmax: attention scores times s·log n, so that attention does not fade as the keys grow in number."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from litmus.nn.step import Step
+
+
+class SSMaxConfig(BaseModel):
+    """`init` 0.168 makes the mean of s·log n over n <= 1024 equal 1; `learned: false` fixes s = 1 (no s at all)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    learned: bool = True
+    init: float = Field(0.168, gt=0)
+    bias: bool = False
+
+
+class SSMax(nn.Module):
+    """The factor s·log n (+ b) on the scores of each query and head (Nakanishi 2025, arXiv 2501.19399).
+
+    n is the number of keys the query may read: its position + 1, or the window where that is smaller.
+    s (and b) are one learned scalar per head.
+    """
+
+    def __init__(self, config: SSMaxConfig, heads: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((heads,), config.init)) if config.learned else None
+        self.bias = nn.Parameter(torch.zeros(heads)) if config.bias else None
+
+    def forward(self, step: Step, window: int | None = None) -> Tensor:
+        """The factor, (B or 1, T, H or 1) in at least fp32."""
+        exact = torch.float32 if self.scale is None else torch.promote_types(self.scale.dtype, torch.float32)
+        factor = step.once(("log n", window, exact), lambda: _log_keys(step, window, exact))
+        if self.scale is not None:
+            factor = factor * self.scale.to(exact)
+        if self.bias is not None:
+            factor = factor + self.bias.to(exact)
+        return factor
+
+
+def _log_keys(step: Step, window: int | None, dtype: torch.dtype) -> Tensor:
+    positions = step.positions[:1] if step.start is not None else step.positions
+    keys = positions + 1 if window is None else (positions + 1).clamp(max=window)
+    return keys.to(dtype).log()[..., None]
