@@ -1,0 +1,64 @@
+"""From all trials to one row per arm: what it costs, what it scores, and its verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+from litmus.comparison.results import ComparisonResult
+from litmus.comparison.speedup import Speedup, effective_speedup
+from litmus.comparison.statistics import Interval, t_interval
+from litmus.comparison.verdicts import Verdict, judge, judge_itself, paired
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One row of the table; None for costs of an arm never trained and for scores a note stands in place of.
+
+    `tokens_per_second` is the median over trials, `peak_memory_bytes` the largest. `verdict` of the
+    baseline is that of the A/A test (None without two noise trials).
+    """
+
+    arm: str
+    note: str
+    seeds: int
+    failed: int
+    lr: float | None
+    parameters: int | None
+    parameters_non_embedding: int | None
+    flops_per_token: float | None
+    tokens_per_second: float | None
+    peak_memory_bytes: int | None
+    cache_bytes_per_token: int | None
+    bits_per_byte: Interval | None
+    speedup: Speedup | None
+    verdict: Verdict | None
+
+
+def summarize(result: ComparisonResult) -> list[ArmSummary]:
+    """One summary per arm, in the order of the arms; BadInput where verdicts cannot be given (one seed)."""
+    verdicts = {verdict.arm: verdict for verdict in judge(result)}
+    return [_summarize_arm(result, arm, verdicts.get(arm) or judge_itself(result)) for arm in result.arms]
+
+
+def _summarize_arm(result: ComparisonResult, arm: str, verdict: Verdict | None) -> ArmSummary:
+    trials, scored = result.trials_of(arm), result.scored(arm)
+    finished = [trial for trial in trials if trial.failed is None]
+    first = trials[0] if trials else None
+    pairs = [] if arm == result.baseline else paired(result, arm)
+    return ArmSummary(
+        arm=arm,
+        note=result.arm_notes.get(arm, ""),
+        seeds=len(trials),
+        failed=len(trials) - len(finished),
+        lr=first.lr if first else None,
+        parameters=first.parameters if first else None,
+        parameters_non_embedding=first.parameters_non_embedding if first else None,
+        flops_per_token=first.flops_per_token if first else None,
+        tokens_per_second=median(trial.tokens_per_second for trial in finished) if finished else None,
+        peak_memory_bytes=max(trial.peak_memory_bytes for trial in finished) if finished else None,
+        cache_bytes_per_token=first.cache_bytes_per_token if first else None,
+        bits_per_byte=t_interval([t.bits_per_byte for t in scored], result.confidence) if scored else None,
+        speedup=effective_speedup(pairs, result.confidence),
+        verdict=verdict,
+    )
