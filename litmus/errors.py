@@ -16,6 +16,10 @@ class BadInput(ValueError):
     """
 
 
+class Failed(RuntimeError):
+    """The thing tested failed (a diverged training, a failed check): one sentence on stderr and exit code 1."""
+
+
 def nearest(found: str, valid: Iterable[str]) -> str:
     """Say which valid name comes closest to `found`, or list the valid ones: the tail of an error sentence."""
     names = sorted(set(valid))
@@ -41,7 +45,7 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
         return f"the key {place!r} is missing"
     if fault["type"] == "value_error":
         reason = fault["ctx"]["error"]
-        return f"{place}: {reason}" if place else str(reason)
+        return str(reason) if isinstance(reason, BadInput) or not place else f"{place}: {reason}"
     return f"{place} = {fault['input']!r} is not valid: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from litmus.model.costs import cache_bytes_per_token, training_flops_per_token
-from litmus.model.decoder import Decoder, Loss
+from litmus.model.decoder import Decoder
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import SIZES, Source, recipes, resolve
 from litmus.model.storage import load, save
+from litmus.nn.objectives import Loss
 
 __all__ = [
     "SIZES",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,17 +11,9 @@ from litmus.model.recipe import Recipe
 from litmus.nn.blocks import BlockConfig
 from litmus.nn.caches import Cache
 from litmus.nn.linear import INIT_STD, linear
-from litmus.nn.loss import cross_entropy, token_cross_entropy
 from litmus.nn.mixers import Mixer
+from litmus.nn.objectives import Loss
 from litmus.nn.step import Step
-
-
-@dataclass
-class Loss:
-    """`total` is what training descends, in nats per scored token; `parts` are its terms by name, unweighted."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
 
 
 class Decoder(nn.Module):
@@ -41,6 +31,7 @@ class Decoder(nn.Module):
         self.head = linear(recipe.dim, recipe.vocab_size, bias=recipe.head.bias)
         if recipe.head.tied:
             self.head.weight = self.embedding.weight
+        self.objective = recipe.objective.build(recipe.site(recipe.depth - 1))
 
     def forward(
         self,
@@ -77,6 +68,14 @@ class Decoder(nn.Module):
             cache.advance(tokens.shape[1], valid)
         return self.norm(x)
 
+    def last_logits(
+        self, tokens: Tensor, cache: Cache | None = None, *, valid: Tensor | None = None, last: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, V) after the last token of each row, or after the one that `last` (B,) points at."""
+        hidden = self.hidden(tokens, cache, valid=valid)
+        chosen = hidden[:, -1] if last is None else hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return self.head(chosen)
+
     def loss(
         self,
         tokens: Tensor,
@@ -87,17 +86,12 @@ class Decoder(nn.Module):
         fast: bool = True,
     ) -> Loss:
         """The training loss of tokens (B, T) against targets (B, T); targets of -100 are not scored."""
-        hidden = self.hidden(tokens, documents=documents, fast=fast).flatten(0, 1)
-        next_token = cross_entropy(
-            hidden, self.head.weight, self.head.bias, targets.flatten(), label_smoothing=label_smoothing, fast=fast
-        )
-        return Loss(next_token, {"next_token": next_token})
+        return self.objective(self, tokens, targets, documents=documents, label_smoothing=label_smoothing, fast=fast)
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> Tensor:
         """Nats of each target (B, T) in at least fp32, 0 where it is -100; the logits never exist all at once."""
-        hidden = self.hidden(tokens, documents=documents).flatten(0, 1)
-        return token_cross_entropy(hidden, self.head.weight, self.head.bias, targets.flatten()).view_as(targets)
+        return self.objective.token_losses(self, tokens, targets, documents=documents)
 
     @torch.no_grad()
     def attention_entropy(self, tokens: Tensor) -> list[float]:

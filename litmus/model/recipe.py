@@ -13,6 +13,7 @@ from litmus.nn.blocks import BlockConfig, PreNormConfig
 from litmus.nn.feedforwards import FeedforwardConfig, SwigluConfig
 from litmus.nn.mixers import MixerConfig
 from litmus.nn.norms import NormConfig, RMSNormConfig
+from litmus.nn.objectives import NextTokenConfig, ObjectiveConfig
 from litmus.nn.parts import Part, Site, declaration
 from litmus.nn.positions import PositionsConfig, RopeConfig
 
@@ -24,6 +25,7 @@ FAMILIES: dict[str, type[Part]] = {
     "mixer": MixerConfig,
     "feedforward": FeedforwardConfig,
     "block": BlockConfig,
+    "objective": ObjectiveConfig,
 }
 
 
@@ -65,13 +67,14 @@ class Recipe(BaseModel):
     depth: int = Field(ge=1)
     heads: int = Field(ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    positions: Any = Field(default_factory=RopeConfig)
-    norm: Any = Field(default_factory=RMSNormConfig)
-    mixer: Any = Field(default_factory=AttentionConfig)
-    feedforward: Any = Field(default_factory=SwigluConfig)
-    block: Any = Field(default_factory=PreNormConfig)
+    positions: Any = RopeConfig()
+    norm: Any = RMSNormConfig()
+    mixer: Any = AttentionConfig()
+    feedforward: Any = SwigluConfig()
+    block: Any = PreNormConfig()
     layers: tuple[LayerGroup, ...] = (LayerGroup(),)
     head: HeadConfig = HeadConfig()
+    objective: Any = NextTokenConfig()
     plugin: PluginSource | None = None
 
     @field_validator(*FAMILIES, mode="before")
@@ -89,10 +92,10 @@ class Recipe(BaseModel):
         rest = [group for group in self.layers if group.repeat == "rest"]
         counted = sum(group.repeat for group in self.layers if group.repeat != "rest")
         if len(rest) > 1:
-            raise BadInput(f"recipe {self.name!r}: {len(rest)} layer groups repeat 'rest'; one may, the others need a number")
+            raise BadInput(f"{len(rest)} layer groups repeat 'rest'; one may, the others need a number")
         if counted > self.depth or (not rest and counted != self.depth):
             raise BadInput(
-                f"recipe {self.name!r}: its layer groups make {counted} layers and depth is {self.depth}; "
+                f"the layer groups make {counted} layers and depth is {self.depth}; "
                 f"make them agree, or let one group repeat 'rest'"
             )
         parts = []
@@ -114,7 +117,9 @@ class Recipe(BaseModel):
         """All keys, defaults included, as plain data."""
         plain = self.model_dump(mode="json", exclude=set(FAMILIES), exclude_none=True)
         parts = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in FAMILIES}
-        return {name: parts.get(name, plain.get(name)) for name in type(self).model_fields if name in parts or name in plain}
+        return {
+            name: parts.get(name, plain.get(name)) for name in type(self).model_fields if name in parts or name in plain
+        }
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML that resolves to itself."""
@@ -126,7 +131,9 @@ def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in diff.items():
         old = merged.get(key)
-        same_kind = isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        same_kind = (
+            isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind")
+        )
         merged[key] = merge(old, value) if same_kind else value  # type: ignore[arg-type]
     return merged
 

@@ -30,7 +30,11 @@ def recipes() -> list[str]:
 
 
 def resolve(
-    source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None, vocab_size: int | None = None
+    source: Source,
+    *,
+    size: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
 ) -> Recipe:
     """The whole recipe: `source` over its bases, then the size, then overrides (nested or by dotted path)."""
     raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source)

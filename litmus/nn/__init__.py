@@ -12,6 +12,7 @@ from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.norms import NormConfig, RMSNorm
+from litmus.nn.objectives import Loss, Objective, ObjectiveConfig
 from litmus.nn.parts import Part, Site
 from litmus.nn.positions import PositionsConfig, Rotation
 from litmus.nn.ssmax import SSMax, SSMaxConfig
@@ -24,9 +25,12 @@ __all__ = [
     "Buffers",
     "Cache",
     "FeedforwardConfig",
+    "Loss",
     "Mixer",
     "MixerConfig",
     "NormConfig",
+    "Objective",
+    "ObjectiveConfig",
     "Part",
     "PositionsConfig",
     "PreNormBlock",

@@ -45,7 +45,9 @@ class Attention(Mixer):
         if config.head_dim is None and site.dim % self.heads:
             raise BadInput(f"heads = {self.heads} does not divide dim = {site.dim}; valid: {divisors(site.dim)}")
         if self.heads % self.kv_heads:
-            raise BadInput(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}; valid: {divisors(self.heads)}")
+            raise BadInput(
+                f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}; valid: {divisors(self.heads)}"
+            )
         self.head_dim = config.head_dim or site.dim // self.heads
         self.rotation = site.positions.rotation(self.head_dim)
         self.qkv = linear(site.dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=config.bias)

@@ -54,10 +54,11 @@ def write(buffer: Tensor, new: Tensor, step: Step) -> Tensor:
     new = new.to(buffer.dtype)
     if step.start is not None:
         buffer[:, step.start : step.start + new.shape[1]] = new
-    elif step.valid is None:
+    elif step.valid is not None:
+        valid = step.valid
+        rows, columns = step.once("valid places", lambda: torch.nonzero(valid, as_tuple=True))
+        buffer[rows, step.positions[rows, columns]] = new[rows, columns]
+    else:
         rows = torch.arange(buffer.shape[0], device=buffer.device)[:, None]
         buffer[rows, step.positions] = new
-    else:
-        rows, columns = step.once("valid places", lambda: torch.nonzero(step.valid, as_tuple=True))
-        buffer[rows, step.positions[rows, columns]] = new[rows, columns]
     return buffer[:, : step.used]

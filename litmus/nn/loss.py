@@ -14,7 +14,13 @@ CHUNK_NUMBERS = 4_000_000
 
 
 def cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, label_smoothing: float = 0.0, fast: bool = True
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    fast: bool = True,
 ) -> Tensor:
     """Mean cross-entropy in nats of the head's logits hidden·weightᵀ + bias against the scored targets.
 

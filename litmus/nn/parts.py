@@ -76,7 +76,9 @@ def declaration(family: type[P], raw: Any) -> P:
     if isinstance(raw, family):
         return raw
     if not isinstance(raw, dict):
-        raise BadInput(f"{family.family} must be a mapping with a kind, found {raw!r}; e.g. {family.family}: {{kind: ...}}")
+        raise BadInput(
+            f"{family.family} must be a mapping with a kind, found {raw!r}; e.g. {family.family}: {{kind: ...}}"
+        )
     kind = raw.get("kind")
     if kind not in family.kinds:
         raise BadInput(f"unknown {family.family} kind {kind!r}; {nearest(str(kind), family.kinds)}")

@@ -1,0 +1,47 @@
+"""The list of recipes with their sizes, as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from litmus.model.decoder import Decoder
+from litmus.model.resolve import resolve
+
+
+def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[str, Any] | None = None) -> Table:
+    """One row per recipe: shape, parameters (with and without embedding and head), cache bytes, what it is.
+
+    Models are built on the meta device, so nothing is allocated. Cache bytes are per token in bf16.
+    """
+    listing = Table(box=None, header_style="bold", pad_edge=False)
+    for column in (
+        "recipe",
+        "dim x depth x heads",
+        "vocabulary",
+        "context",
+        "parameters",
+        "non-embedding",
+        "cache B/token",
+    ):
+        listing.add_column(column, justify="left" if column == "recipe" else "right", no_wrap=column == "recipe")
+    listing.add_column("what it is")
+    for name in names:
+        recipe = resolve(name, size=size, overrides=overrides)
+        with torch.device("meta"):
+            model = Decoder(recipe)
+        counts = model.parameter_counts()
+        listing.add_row(
+            name,
+            f"{recipe.dim} x {recipe.depth} x {recipe.heads}",
+            f"{recipe.vocab_size:,}",
+            f"{recipe.context:,}",
+            f"{counts['total']:,}",
+            f"{counts['non_embedding']:,}",
+            f"{2 * model.cached_numbers(recipe.context) / recipe.context:,.0f}",
+            recipe.about,
+        )
+    return listing

@@ -1,0 +1,76 @@
+"""What training descends and how held-out tokens are scored: next-token cross-entropy, and room for others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from litmus.nn.loss import cross_entropy, token_cross_entropy
+from litmus.nn.parts import Part, Site
+
+
+@dataclass
+class Loss:
+    """`total` is what training descends, in nats per scored token; `parts` are its terms by name, unweighted."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class LanguageModel(Protocol):
+    """What an objective needs of the model it trains: vectors for tokens, and the shared embedding and head."""
+
+    embedding: nn.Embedding
+    head: nn.Linear
+
+    def hidden(self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True) -> Tensor:
+        """The normed vectors (B, T, dim) that the head turns into logits."""
+
+
+class ObjectiveConfig(Part):
+    """How a model is trained and scored."""
+
+    family: ClassVar[str] = "objective"
+
+    def build(self, site: Site) -> Objective:
+        raise NotImplementedError
+
+
+class NextTokenConfig(ObjectiveConfig):
+    kind: Literal["next_token"] = "next_token"
+
+    def build(self, site: Site) -> Objective:
+        return Objective()
+
+
+class Objective(nn.Module):
+    """Cross-entropy of each token given those before it; objectives with auxiliary terms extend it."""
+
+    def forward(
+        self,
+        model: LanguageModel,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        documents: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        fast: bool = True,
+    ) -> Loss:
+        """The training loss of tokens (B, T) against targets (B, T); targets of -100 are not scored."""
+        hidden = model.hidden(tokens, documents=documents, fast=fast).flatten(0, 1)
+        head = model.head
+        nats = cross_entropy(
+            hidden, head.weight, head.bias, targets.flatten(), label_smoothing=label_smoothing, fast=fast
+        )
+        return Loss(nats, {"next_token": nats})
+
+    @torch.no_grad()
+    def token_losses(
+        self, model: LanguageModel, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None
+    ) -> Tensor:
+        """Nats of each target (B, T), 0 where it is -100: always -log softmax(logits), whatever training descends."""
+        hidden = model.hidden(tokens, documents=documents).flatten(0, 1)
+        return token_cross_entropy(hidden, model.head.weight, model.head.bias, targets.flatten()).view_as(targets)
