@@ -1,0 +1,97 @@
+"""Facts about the table in the terminal and the sentences beneath it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+
+from litmus.comparison.results import ComparisonResult, TrialResult
+from litmus.comparison.table import print_table
+from litmus.comparison.wording import plain, rate, scaled
+
+Results = Callable[..., ComparisonResult]
+Trials = Callable[..., TrialResult]
+
+SCORES = {
+    "standard": [2.30, 2.32, 2.31],
+    "gated": [2.20, 2.221, 2.209],
+    "nope": [2.40, 2.421, 2.409],
+    "ssmax": [2.28, 2.33, 2.30],
+    "leak": [0.3, 0.3, 0.3],
+}
+AGAIN = [2.302, 2.319, 2.309]
+NOTES = {"leak": "fails audit: sees the future"}
+
+
+@pytest.fixture
+def printed(result: Results) -> str:
+    output = io.StringIO()
+    print_table(result(SCORES, AGAIN, arm_notes=NOTES), output)
+    return output.getvalue()
+
+
+def test_every_line_fits_100_columns_and_is_plain_text(printed: str) -> None:
+    assert max(len(line) for line in printed.splitlines()) <= 100
+    assert "\x1b" not in printed
+
+
+def test_every_arm_has_a_sentence_that_says_its_verdict(printed: str) -> None:
+    text = " ".join(printed.split())
+    assert "gated is better than standard: it needs 0.1000 fewer bits per byte" in text
+    assert "nope is worse than standard: it needs 0.1000 more bits per byte" in text
+    assert "No difference shown between ssmax and standard" in text
+    assert "leak gets no verdict: fails audit: sees the future." in text
+    assert "standard against itself (trained again, same data, another init): no difference shown" in text
+
+
+def test_a_finding_stands_in_place_of_the_score(printed: str) -> None:
+    assert "0.300" not in printed
+
+
+def test_no_difference_shown_says_what_these_seeds_could_have_shown(printed: str) -> None:
+    assert "These 3 seeds would show, 4 times in 5, a true difference of" in " ".join(printed.split())
+
+
+def test_the_baseline_is_called_out_when_it_differs_from_itself(result: Results) -> None:
+    output = io.StringIO()
+    print_table(result({"standard": [2.30, 2.32, 2.31], "idea": [2.3, 2.3, 2.3]}, [2.40, 2.421, 2.409]), output)
+    assert "By chance that happens in 1 comparison of 20" in " ".join(output.getvalue().split())
+
+
+def test_identical_arms_are_said_to_be_identical(result: Results) -> None:
+    output = io.StringIO()
+    print_table(result({"standard": [2.30, 2.32], "same": [2.30, 2.32]}, [2.30, 2.32]), output)
+    assert "gave identical results on all 2 seeds" in " ".join(output.getvalue().split())
+
+
+def test_a_failed_trial_is_counted_in_the_row(result: Results, trial: Trials) -> None:
+    two = result({"standard": [2.3, 2.4, 2.3], "idea": [2.1, 2.2]})
+    failed = trial("idea", 2, 9.0, bits_per_byte=float("nan"), failed="diverged at step 4")
+    output = io.StringIO()
+    print_table(two.model_copy(update={"trials": [*two.trials, failed]}), output)
+    assert "1/3 failed" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1_048_576, "", "1.05M"),
+        (1_048_576, "B", "1.05 MB"),
+        (999_600, "", "1.00M"),
+        (8_230, "", "8.23k"),
+        (512, "B", "512 B"),
+        (0, "", "0"),
+        (float("nan"), "", "-"),
+        (None, "", "-"),
+    ],
+)
+def test_sizes_have_three_digits_and_a_prefix(value: float | None, unit: str, text: str) -> None:
+    assert scaled(value, unit) == text
+
+
+def test_numbers_are_written_as_people_write_them() -> None:
+    assert plain(-0.001, 2) == "0.00"
+    assert plain(12345.6, 0, sign=True) == "+12,346"
+    assert (rate(1e-3), rate(3.16e-4), rate(1e-4)) == ("0.001", "3.16e-4", "1e-4")
