@@ -23,7 +23,7 @@ def import_plugin(path: Path) -> dict[str, Any]:
     raw = getattr(module, "recipe", None)
     if not isinstance(raw, dict):
         raise BadInput(
-            f"{path} defines no recipe; add e.g. recipe = {{'base': 'standard', 'mixer': {{'kind': 'my_kind'}}}} at its end"
+            f"{path} defines no recipe; add e.g. recipe = {{'base': 'standard', 'mixer': {{'kind': 'mine'}}}} at its end"
         )
     return {"name": path.stem, **raw, "plugin": source.model_dump()}
 

@@ -127,7 +127,7 @@ class Recipe(BaseModel):
 
 
 def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:
-    """`base` changed by `diff`: mappings merge key by key, a new `kind` replaces the whole part, the rest is replaced."""
+    """`base` changed by `diff`: mappings merge key by key, a new `kind` replaces its part, the rest is replaced."""
     merged = dict(base)
     for key, value in diff.items():
         old = merged.get(key)

@@ -48,7 +48,7 @@ def resolve(
 
 
 def sized(raw: dict[str, Any], size: str) -> dict[str, Any]:
-    """`raw` at a row of the size table; keys tied to the old size (hidden widths, head counts) fall back to defaults."""
+    """`raw` at a row of the size table; keys tied to the old one (hidden widths, head counts) fall back to defaults."""
     if size not in SIZES:
         raise BadInput(f"unknown size {size!r}; {nearest(size, SIZES)}")
     shrunk = _without_sized_keys(raw)

@@ -39,7 +39,7 @@ def weights(model: Decoder) -> dict[str, Tensor]:
 
 
 def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:
-    """Read a model that `save` wrote; safetensors only. `trust_plugin` runs the plug-in copy in the folder if needed."""
+    """Read a model that `save` wrote; safetensors only. `trust_plugin` runs the folder's plug-in copy if needed."""
     folder = Path(folder)
     if not (folder / RECIPE).is_file() or not (folder / WEIGHTS).is_file():
         raise BadInput(f"{folder} holds no model: {RECIPE} and {WEIGHTS} are expected there")

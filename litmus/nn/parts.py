@@ -39,7 +39,7 @@ class Site:
 
 
 class Part(BaseModel):
-    """Base of all part declarations; a subclass sets `kind: Literal["its_name"] = "its_name"` and implements `build`."""
+    """Base of part declarations; a subclass sets `kind: Literal["its_name"] = "its_name"` and implements `build`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str

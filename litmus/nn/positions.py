@@ -77,7 +77,7 @@ class LearnedPositions(nn.Module):
             last = int(step.positions.max()) + 1  # `used` counts padding; the exact figure may still fit
         if last > len(self.weight):
             raise BadInput(
-                f"learned positions end at {len(self.weight)} tokens (the recipe's context) and the sequence has {last}; "
+                f"learned positions end at {len(self.weight)} tokens (the recipe's context), the sequence has {last}; "
                 f"shorten it, or build with context={last} or more"
             )
         if step.start is not None:
