@@ -1,0 +1,107 @@
+"""Hugging Face datasets: one text column of one split, copied once into the cache as JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from litmus.data.cache import built_once, cache_folder, content_hash
+from litmus.data.documents import text_column
+from litmus.data.progress import Announce, readable_bytes
+from litmus.errors import BadInput, missing_extra
+
+PREFIXES = ("hf:", "hf-stream:")
+LOCAL_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+ROWS_AT_ONCE = 1000
+
+
+class HubSource(NamedTuple):
+    """A split of a dataset: `name` is OWNER/NAME, OWNER/NAME/CONFIGURATION, or a local file or folder."""
+
+    name: str
+    split: str
+    column: str | None
+    streaming: bool
+
+    @classmethod
+    def parse(cls, text: str) -> HubSource:
+        """Read `hf:NAME[:SPLIT[:COLUMN]]`, or `hf-stream:...` to stream; SPLIT may hold colons: train[:10%]."""
+        prefix, _, rest = text.partition(":")
+        name, *more = rest.split(":")
+        if not name:
+            raise BadInput(f"{text!r} names no dataset; valid: hf:NAME:SPLIT:COLUMN, such as hf:owner/name:train:text")
+        column = more.pop() if len(more) > 1 else None
+        return cls(name, ":".join(more) or "train", column or None, prefix == "hf-stream")
+
+
+def copied(source: HubSource, sample_bytes: int | None, announce: Announce) -> Path:
+    """The JSON-lines copy (column `text`) of a split, made on first use; of `sample_bytes` bytes if that is given.
+
+    The copy stays as it is when the dataset changes on the hub, so a comparison can be continued years later.
+    """
+    made_of = [*source, sample_bytes, _local_content(source.name, announce)]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+
+    def build(folder: Path) -> None:
+        written = rows = 0
+        with (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
+            for text in _texts(source, announce):
+                file.write(json.dumps({"text": text}) + "\n")
+                rows += 1
+                written += len(text.encode("utf-8", "replace"))
+                if sample_bytes is not None and written >= sample_bytes:
+                    break
+        announce(f"copied {rows} rows, {readable_bytes(written)}")
+
+    return built_once(cache_folder() / "hub" / key, build, announce) / "documents.jsonl"
+
+
+def _local_content(name: str, announce: Announce) -> list[str]:
+    """Content hashes of a dataset that is a local file or folder (so that a changed one is copied anew), else none."""
+    path = Path(name).expanduser()
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [content_hash(file, announce) for file in files if file.is_file()]
+
+
+def _texts(source: HubSource, announce: Announce) -> Iterator[str]:
+    """Each row's text. Whatever the hub's own code raises, offline or on a wrong name, becomes one sentence."""
+    try:
+        dataset = _load(source)
+        announce(f"copying {source.name}, split {source.split}, into the cache")
+        column = None
+        for batch in dataset.iter(batch_size=ROWS_AT_ONCE):
+            if column is None:
+                strings = [name for name, values in batch.items() if any(isinstance(v, str) for v in values)]
+                column = text_column(source.column, list(batch), strings, f"dataset {source.name}")
+            for text in batch[column]:
+                if isinstance(text, str):
+                    yield text
+                elif text is not None:
+                    found = type(text).__name__
+                    raise BadInput(f"dataset {source.name}: column {column!r} holds a {found}, not a string")
+    except BadInput:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadInput(f"the dataset {source.name}, split {source.split}, could not be read: {reason}") from error
+
+
+def _load(source: HubSource) -> Any:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise missing_extra("datasets", "hf", f"the corpus hf:{source.name}") from error
+    path = Path(source.name).expanduser()
+    if path.is_file():
+        builder = LOCAL_BUILDERS.get(path.suffix)
+        if builder is None:
+            raise BadInput(f"{path} is no dataset file; valid suffixes: {', '.join(LOCAL_BUILDERS)}")
+        return load_dataset(builder, data_files=str(path), split=source.split, streaming=source.streaming)
+    if path.is_dir():
+        return load_dataset(str(path), split=source.split, streaming=source.streaming)
+    owner_and_name = "/".join(source.name.split("/")[:2])
+    configuration = "/".join(source.name.split("/")[2:]) or None
+    return load_dataset(owner_and_name, configuration, split=source.split, streaming=source.streaming)

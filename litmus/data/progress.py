@@ -1,0 +1,64 @@
+"""Telling the user how far a long job is: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Announce = Callable[[str], None]
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def silent(line: str) -> None:
+    """The announcer of a caller who wants to hear nothing."""
+
+
+def readable_bytes(count: float) -> str:
+    """A byte count as a person says it, in powers of 1000: `12.1 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, announce: Announce) -> Iterator[Callable[[int], None]]:
+    """Yield `advance(bytes_done)`; shows a bar on stderr if that is a terminal, else announces a line every 10 s.
+
+    Nothing is shown for the `silent` announcer.
+    """
+    if announce is silent:
+        yield lambda count: None
+    elif sys.stderr.isatty():
+        with _bar(label, total) as advance:
+            yield advance
+    else:
+        yield _lines(label, total, announce)
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def _lines(label: str, total: int, announce: Announce) -> Callable[[int], None]:
+    done = 0
+    next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    def advance(count: int) -> None:
+        nonlocal done, next_line
+        done += count
+        if time.monotonic() >= next_line:
+            next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+            announce(f"{label}: {100 * done / max(total, 1):.0f} % of {readable_bytes(total)}")
+
+    return advance

@@ -1,0 +1,94 @@
+"""Which text is held out: decided in one pass that keeps two bytes per document, whatever the corpus size."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from litmus.data.documents import Piece, character_boundary
+
+FEWEST_DOCUMENTS = 10
+BINS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a corpus divides into train and held_out, and what one pass over it counted.
+
+    By document, `bins[d]` is the bin of document d and `held[bin]` says whether a bin is held out; otherwise
+    `held` is None and everything from byte `cut` on is held out.
+    """
+
+    documents: int
+    bytes: int
+    bad_utf8: int
+    bins: array[int]
+    held: np.ndarray | None
+    cut: int
+
+    @property
+    def rule(self) -> str:
+        """How the split was made, in words."""
+        return "contiguous" if self.held is None else "by document"
+
+    def place(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, Piece]]:
+        """Send every piece to "train" or "held_out"; at a contiguous cut, one piece becomes two."""
+        if self.held is not None:
+            for piece in pieces:
+                yield ("held_out" if self.held[self.bins[piece.document]] else "train"), piece
+            return
+        position = 0
+        for piece in pieces:
+            cut = character_boundary(piece.text, min(max(self.cut - position, 0), len(piece.text)))
+            position += len(piece.text)
+            if cut > 0:
+                yield "train", piece._replace(text=piece.text[:cut])
+            if cut < len(piece.text):
+                yield "held_out", piece._replace(text=piece.text[cut:])
+
+
+def decide_split(pieces: Iterable[Piece], held_out: float) -> Split:
+    """Choose the share `held_out` of a corpus's bytes.
+
+    Documents fall into 65536 bins by the sha256 of their text, and bins are held out in order until the share
+    is reached. So copies of a document never land on both sides, and a document keeps its side (but for a few
+    near the threshold) when the corpus grows or is sampled. Fewer than ten documents, or documents too large
+    to come near the share, are cut in one place instead: the last `held_out` of the bytes.
+    """
+    bins: array[int] = array("H")
+    bytes_in_bin = np.zeros(BINS, dtype=np.int64)
+    bad = 0
+    for size, digest, bad_here in _measured(pieces):
+        place = int.from_bytes(digest[:2])
+        bins.append(place)
+        bytes_in_bin[place] += size
+        bad += bad_here
+    total = int(bytes_in_bin.sum())
+    target = held_out * total
+    held = np.zeros(BINS, dtype=bool)
+    share = 0
+    for place, size in enumerate(bytes_in_bin.tolist()):
+        if size and share + size / 2 < target:
+            held[place] = True
+            share += size
+    by_document = len(bins) >= FEWEST_DOCUMENTS and share >= target / 2
+    return Split(len(bins), total, bad, bins, held if by_document else None, round(total - target))
+
+
+def _measured(pieces: Iterable[Piece]) -> Iterator[tuple[int, bytes, int]]:
+    """Size in bytes, sha256 and replaced sequences of every document."""
+    document, size, bad, digest = -1, 0, 0, hashlib.sha256()
+    for piece in pieces:
+        if piece.document != document:
+            if size:
+                yield size, digest.digest(), bad
+            document, size, bad, digest = piece.document, 0, 0, hashlib.sha256()
+        size += len(piece.text)
+        bad += piece.bad
+        digest.update(piece.text)
+    if size:
+        yield size, digest.digest(), bad

@@ -1,0 +1,164 @@
+"""Token files: each split of a corpus as one memory-mapped stream `<end> document <end> document ... <end>`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from litmus.data.corpora import Corpus
+from litmus.data.documents import Piece, first_bytes, read_pieces
+from litmus.data.progress import Announce, progress, readable_bytes
+from litmus.data.splits import decide_split
+from litmus.data.tokenizers import FILE_NAME, Tokenizer, load_tokenizer, make_tokenizer
+from litmus.errors import BadInput
+
+SPLITS = ("train", "held_out")
+# A change of the files' layout, of the reading or of the splitting needs a new number here.
+FORMAT = 1
+ENCODE_AT_ONCE_BYTES = 4_000_000
+ENCODE_AT_ONCE_PIECES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class TokenData:
+    """A prepared corpus: two token streams, the tokenizer, and where they come from.
+
+    `train` and `held_out` are 1-D uint16 or uint32 arrays, memory-mapped. `fingerprint` is the sha256 of the
+    token files and of how they were made. `provenance` is JSON-able.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    tokenizer: Tokenizer
+    fingerprint: str
+    provenance: dict[str, Any]
+
+    @cached_property
+    def token_bytes(self) -> np.ndarray:
+        """(vocab_size,) int64: UTF-8 bytes of each token id; 0 for the end token."""
+        return self.tokenizer.token_bytes
+
+
+def write_token_files(
+    folder: Path,
+    corpus: Corpus,
+    *,
+    tokenizer: str,
+    held_out: float,
+    sample_bytes: int | None,
+    key: str,
+    announce: Announce,
+) -> None:
+    """Read, split and tokenize `corpus` into `folder`: train.bin, held_out.bin, the tokenizer, provenance.json."""
+
+    def pieces() -> Iterator[Piece]:
+        return first_bytes(read_pieces(corpus.files), sample_bytes)
+
+    def train_text() -> Iterator[str]:
+        return (piece.text.decode() for split, piece in plan.place(pieces()) if split == "train")
+
+    announce(f"reading {corpus.name} ({len(corpus.files)} files)")
+    plan = decide_split(pieces(), held_out)
+    if plan.bytes == 0:
+        raise BadInput(f"the corpus {corpus.name!r} is empty: its {len(corpus.files)} files hold no text")
+    made = make_tokenizer(tokenizer, train_text, round(plan.bytes * (1 - held_out)), announce)
+    made.save(folder)
+    with (folder / "train.bin").open("wb") as train_file, (folder / "held_out.bin").open("wb") as held_out_file:
+        streams = {"train": _Stream(train_file, made), "held_out": _Stream(held_out_file, made)}
+        with progress(f"tokenizing {corpus.name}", plan.bytes, announce) as advance:
+            for batch in _batches(plan.place(pieces())):
+                encoded = made.encode_batch([piece.text.decode() for _, piece in batch])
+                for (split, piece), ids in zip(batch, encoded, strict=True):
+                    streams[split].add(piece, ids)
+                advance(sum(len(piece.text) for _, piece in batch))
+        for split, stream in streams.items():
+            if stream.documents == 0:
+                share = f"{held_out:g} of its {readable_bytes(plan.bytes)} held out"
+                raise BadInput(f"the corpus {corpus.name!r} is too short: with {share} the {split} split is empty")
+            stream.finish()
+    provenance = {
+        "tokenizer": made.name,
+        "vocab_size": made.vocab_size,
+        "held_out_share": held_out,
+        "sample_bytes": sample_bytes,
+        "split": plan.rule,
+        "documents": {split: stream.documents for split, stream in streams.items()},
+        "bytes": {split: stream.bytes for split, stream in streams.items()},
+        "tokens": {split: stream.tokens for split, stream in streams.items()},
+        "bad_utf8_replaced": plan.bad_utf8,
+        "sha256": {split: stream.hash.hexdigest() for split, stream in streams.items()},
+        "tokenizer_sha256": hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest(),
+        "key": key,
+    }
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2))
+
+
+def open_token_files(folder: Path, corpus: Corpus) -> TokenData:
+    """Map the files that `write_token_files` left in `folder`; BadInput if they were damaged since."""
+    try:
+        provenance = json.loads((folder / "provenance.json").read_text())
+        tokenizer = load_tokenizer(folder)
+        mapped = {split: np.memmap(folder / f"{split}.bin", _dtype(tokenizer), mode="r") for split in SPLITS}
+        lengths = {split: len(tokens) for split, tokens in mapped.items()}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"the token files in {folder} are damaged ({error}); delete that folder") from error
+    if lengths != provenance["tokens"]:
+        expected = provenance["tokens"]
+        raise BadInput(f"the token files in {folder} hold {lengths} tokens, not {expected}; delete that folder")
+    made_of = [provenance["key"], provenance["sha256"], provenance["tokenizer_sha256"]]
+    fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    described = {"corpus": corpus.name, "source": corpus.source, **provenance}
+    return TokenData(mapped["train"], mapped["held_out"], tokenizer, fingerprint, described)
+
+
+class _Stream:
+    """One split being written, with its counts and its sha256."""
+
+    def __init__(self, file: BinaryIO, tokenizer: Tokenizer):
+        self.documents = self.bytes = self.tokens = 0
+        self.hash = hashlib.sha256()
+        self._file = file
+        self._dtype = _dtype(tokenizer)
+        self._end = [tokenizer.end]
+        self._document = -1
+
+    def add(self, piece: Piece, ids: list[int]) -> None:
+        if piece.document != self._document:
+            self._document = piece.document
+            self.documents += 1
+            self._write(self._end)
+        self.bytes += len(piece.text)
+        self._write(ids)
+
+    def finish(self) -> None:
+        self._write(self._end)
+
+    def _write(self, ids: list[int]) -> None:
+        raw = np.array(ids, dtype=self._dtype).tobytes()
+        self._file.write(raw)
+        self.hash.update(raw)
+        self.tokens += len(ids)
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype:
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+
+def _batches(placed: Iterable[tuple[str, Piece]]) -> Iterator[list[tuple[str, Piece]]]:
+    batch: list[tuple[str, Piece]] = []
+    size = 0
+    for split, piece in placed:
+        batch.append((split, piece))
+        size += len(piece.text)
+        if size >= ENCODE_AT_ONCE_BYTES or len(batch) >= ENCODE_AT_ONCE_PIECES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,55 @@
+"""Windows for scoring: every token of a split exactly once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from litmus.errors import BadInput
+
+NOT_SCORED = -100
+
+
+def held_out_windows(
+    tokens: np.ndarray, *, context: int, batch: int, limit_tokens: int | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and targets, (B, T) int64 each, in non-overlapping windows of `context` tokens.
+
+    Every token but the stream's first is a target once; the last window is filled up with targets of -100.
+    `limit_tokens` scores only the first so many. The last batch may have fewer rows.
+    """
+    check_one_window(tokens, context, "held-out")
+    scored = len(tokens) - 1 if limit_tokens is None else min(len(tokens) - 1, limit_tokens)
+    if scored < 1 or batch < 1:
+        raise BadInput(f"limit_tokens is {limit_tokens} and batch is {batch}; both must be at least 1")
+    return _windows(tokens[: scored + 1], context, batch)
+
+
+def _windows(tokens: np.ndarray, context: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for start in range(0, len(tokens) - 1, context * batch):
+        stretch = torch.from_numpy(tokens[start : start + context * batch + 1].astype(np.int64))
+        scored = len(stretch) - 1
+        rows = -(-scored // context)
+        inputs = torch.zeros(rows * context, dtype=torch.int64)
+        targets = torch.full((rows * context,), NOT_SCORED)
+        inputs[:scored] = stretch[:-1]
+        targets[:scored] = stretch[1:]
+        yield inputs.view(rows, context), targets.view(rows, context)
+
+
+def document_ids(inputs: torch.Tensor, end: int) -> torch.Tensor:
+    """(B, T) int64: which document of its row each input belongs to; an end token begins the next document."""
+    return (inputs == end).cumsum(dim=1)
+
+
+def check_one_window(tokens: np.ndarray, context: int, split: str) -> None:
+    """Raise BadInput unless `tokens` hold one window: `context` inputs and the target of the last one."""
+    if context < 1:
+        raise BadInput(f"context is {context}; it must be at least 1")
+    if len(tokens) <= context:
+        raise BadInput(
+            f"the {split} split is shorter than one window: it has {len(tokens)} tokens, and a context of {context} "
+            f"needs {context + 1}; use a longer corpus or a shorter context"
+        )
