@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from litmus.errors import BadInput
+from litmus.training.settings import TrainSettings
 
 Size = Annotated[str | None, typer.Option(help="A row of the size table: tiny, mini, small or base.")]
 Override = Annotated[
@@ -16,6 +17,27 @@ Override = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. mixer.kv_heads=2; may be repeated."
     ),
 ]
+Corpus = Annotated[
+    str,
+    typer.Option("--data", help="A corpus (see: litmus data list), a file, folder or glob, or hf:NAME:SPLIT:COLUMN."),
+]
+TokenizerName = Annotated[
+    str, typer.Option("--tokenizer", help="bytes, bpe-N (N tokens, learned from the train split) or gpt2.")
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="Any other training option (docs/training.md); may be repeated."
+    ),
+]
+TrustPlugin = Annotated[
+    bool, typer.Option("--trust-plugin", help="Run the copy of the plug-in that lies in the run folder.")
+]
+
+
+def setting(name: str) -> Any:
+    """The typer option whose help is what the training setting of that name declares."""
+    return typer.Option(help=TrainSettings.model_fields[name].description)
 
 
 def overrides(settings: list[str] | None) -> dict[str, Any]:
@@ -24,7 +46,7 @@ def overrides(settings: list[str] | None) -> dict[str, Any]:
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not key or not equals:
-            raise BadInput(f"--set {setting!r} is not of the form key=value, e.g. mixer.kv_heads=2")
+            raise BadInput(f"{setting!r} is not of the form key=value, e.g. --set mixer.kv_heads=2")
         try:
             changes[key] = yaml.safe_load(value)
         except yaml.YAMLError:

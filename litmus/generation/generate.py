@@ -129,3 +129,9 @@ def _check(model: Decoder, prompts: Sequence[Sequence[int]], max_new_tokens: int
             )
         if min(prompt) < 0 or max(prompt) >= vocabulary:
             raise BadInput(f"prompt {number} holds a token outside 0..{vocabulary - 1}, the model's vocabulary")
+
+
+def sample_text(model: Decoder, tokenizer: Tokenizer, prompt: str = "", *, seed: int = 0) -> str:
+    """A short text for a person to judge a model by: the prompt and how the model goes on."""
+    written = generate(model, [prompt], tokenizer=tokenizer, max_new_tokens=60, temperature=0.8, top_p=0.95, seed=seed)
+    return prompt + written[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 from safetensors import SafetensorError
@@ -57,6 +58,11 @@ def read_recipe(folder: Path, *, trust_plugin: bool = False) -> Recipe:
     raw = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
     if not isinstance(raw, dict):
         raise BadInput(f"{folder / RECIPE} is not a recipe")
+    return recipe_from(raw, folder, trust_plugin=trust_plugin)
+
+
+def recipe_from(raw: dict[str, Any], folder: Path, *, trust_plugin: bool = False) -> Recipe:
+    """The recipe that `Recipe.to_dict` wrote down in `folder`, its plug-in's kinds declared first."""
     if raw.get("plugin"):
         import_declarations(PluginSource.model_validate(raw["plugin"]), folder, trust=trust_plugin)
     return validated(raw)

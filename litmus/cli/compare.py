@@ -1,0 +1,89 @@
+"""`litmus compare`: architectures side by side, with a verdict."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from litmus.cli.options import Corpus, Option, Override, Size, TokenizerName, overrides, setting
+
+
+def compare(
+    arms: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recipes, .yaml files or plug-in .py files, the baseline first. Default: standard ssmax ssmax-nope."
+        ),
+    ] = None,
+    data: Corpus = "stdlib",
+    tokenizer: TokenizerName = "bpe-4096",
+    size: Size = "tiny",
+    change: Override = None,
+    seeds: Annotated[int, typer.Option(help="Trainings per arm, paired by data order; at least 2.")] = 3,
+    budget: Annotated[str | None, setting("budget")] = None,
+    lr: Annotated[float | None, setting("lr")] = None,
+    lr_sweep: Annotated[
+        bool,
+        typer.Option("--lr-sweep", help="Give each arm its own best of three learning rates, found on a short budget."),
+    ] = False,
+    batch: Annotated[int | None, setting("batch")] = None,
+    context: Annotated[int | None, setting("context")] = None,
+    precision: Annotated[str | None, setting("precision")] = None,
+    option: Option = None,
+    primary: Annotated[
+        str, typer.Option(help="What verdicts are about: bpb, seconds, tokens_per_second or peak_memory.")
+    ] = "bpb",
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence of each interval.")] = 0.95,
+    noise: Annotated[
+        bool, typer.Option(help="Train the baseline once more per seed, to measure how far it differs from itself.")
+    ] = True,
+    jobs: Annotated[int, typer.Option(help="Trials that run at the same time; they share the CPU threads.")] = 1,
+    threads: Annotated[int | None, setting("threads")] = None,
+    prompt: Annotated[str, typer.Option(help="What the text samples in the report start from.")] = "",
+    name: Annotated[
+        str | None, typer.Option(help="Folder name in runs/; the same command finds its own by default.")
+    ] = None,
+    require_better: Annotated[
+        bool, typer.Option("--require-better", help="Exit with code 1 unless every arm is better than the baseline.")
+    ] = False,
+) -> None:
+    """Train architectures on equal terms over several seeds and say which is better, with error bars.
+
+    Without arguments it takes the Python standard library as text, the lab's baseline and two founding ideas, and
+    a budget of a few minutes. The same command goes on where it was stopped and repeats no finished trial.
+
+    Examples:
+
+      litmus compare
+
+      litmus compare standard nope --data shakespeare --budget 5min --seeds 5
+
+      litmus compare standard my_idea.py --size mini --lr-sweep --primary seconds
+    """
+    from litmus.comparison import ARMS, DEFAULT_TRAINING
+    from litmus.comparison import compare as run_comparison
+    from litmus.data import DataSettings
+    from litmus.training.settings import settings_from
+
+    given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
+    changes = {key: value for key, value in given.items() if value is not None} | overrides(option)
+    comparison = run_comparison(
+        arms or ARMS,
+        data=DataSettings(corpus=data, tokenizer=tokenizer),
+        training=settings_from({**DEFAULT_TRAINING.model_dump(exclude_unset=True), **changes}),
+        size=size,
+        overrides=overrides(change),
+        seeds=seeds,
+        lr_sweep=lr_sweep,
+        noise=noise,
+        primary=primary,
+        confidence=confidence,
+        jobs=jobs,
+        prompt=prompt,
+        name=name,
+    )
+    comparison.print()
+    print(f"\nreport: {comparison.report}")
+    if require_better and any(verdict.word != "better" for verdict in comparison.verdicts):
+        raise typer.Exit(1)

@@ -1,0 +1,52 @@
+"""`litmus eval`: score a run on held-out text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
+    data: Annotated[str | None, typer.Option(help="Another corpus to score on; the run's own when not given.")] = None,
+    limit_bytes: Annotated[int | None, typer.Option(min=1, help="Score only the first so many bytes of text.")] = None,
+    limit_tokens: Annotated[int | None, typer.Option(min=1, help="Score only the first so many tokens.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window; the run's when not given.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
+    trust_plugin: Annotated[
+        bool, typer.Option("--trust-plugin", help="Run the copy of the plug-in that lies in the run.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
+) -> None:
+    """Score a run: bits per byte, nats per token, perplexity, loss by position, attention entropy.
+
+    Examples:
+
+      litmus eval runs/standard
+
+      litmus eval runs/standard --data my_book.txt --limit-bytes 100000 --json
+    """
+    from rich.console import Console
+
+    from litmus.training.evaluation_table import evaluation_table
+    from litmus.training.scoring import score_run
+
+    notes = Console(stderr=True)
+    score = score_run(
+        run,
+        corpus=data,
+        limit_bytes=limit_bytes,
+        limit_tokens=limit_tokens,
+        context=context,
+        best=best,
+        device=device,
+        trust_plugin=trust_plugin,
+        announce=lambda text: notes.print(text, markup=False, highlight=False),
+    )
+    if json:
+        print(score.model_dump_json(indent=1))
+    else:
+        Console().print(evaluation_table(score))
