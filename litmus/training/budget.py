@@ -1,0 +1,81 @@
+"""How much training is paid for, and which share of it is spent."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from litmus.errors import BadInput
+
+Unit = Literal["steps", "tokens", "seconds", "flops"]
+
+_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18}
+_SECONDS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+}
+_FORM = re.compile(r"(?P<number>[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?P<unit>[a-z ]*)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?P<scale>[kmbgtpe]?)\s*(?P<unit>steps?|tokens?|flops?)")
+_VALID = "'300 steps', '2M tokens', '60s', '5min', '1e15 flops' or '1 PFLOP' are valid"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a training has used so far; seconds count training only, not validation, sampling or saving."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+
+    def __add__(self, more: Spent) -> Spent:
+        return Spent(
+            self.steps + more.steps, self.tokens + more.tokens, self.seconds + more.seconds, self.flops + more.flops
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount of steps, tokens, seconds of training or FLOPs."""
+
+    amount: float
+    unit: Unit
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read '300 steps', '2M tokens', '60s', '5min', '1.5h', '1e15 flops', '1 PFLOP'; BadInput for anything else."""
+        form = _FORM.fullmatch(text.strip())
+        if form is None:
+            raise BadInput(f"budget {text!r} cannot be read; {_VALID}")
+        number, name = float(form["number"]), form["unit"].strip().lower()
+        if number <= 0 or not math.isfinite(number):
+            raise BadInput(f"budget {text!r} is not a positive amount, so nothing would be trained; {_VALID}")
+        if name in _SECONDS:
+            return cls(number * _SECONDS[name], "seconds")
+        counted = _COUNTED.fullmatch(name)
+        if counted is None:
+            found = f"the unit {name!r}, which is unknown" if name else "no unit"
+            raise BadInput(f"budget {text!r} has {found}; {_VALID}")
+        unit: Unit = {"s": "steps", "t": "tokens", "f": "flops"}[counted["unit"][0]]  # type: ignore[assignment]
+        amount = number * _SCALES[counted["scale"]]
+        if unit in ("steps", "tokens") and amount != int(amount):
+            raise BadInput(f"budget {text!r} is not a whole number of {unit}; {_VALID}")
+        return cls(amount, unit)
+
+    def share(self, spent: Spent) -> float:
+        """The share of the budget that is used up, between 0 and 1."""
+        return min(1.0, getattr(spent, self.unit) / self.amount)
+
+    def share_amid(self, spent: Spent, step: Spent) -> float:
+        """The share used up in the middle of a step of that cost, where its learning rate is read."""
+        return min(1.0, (getattr(spent, self.unit) + getattr(step, self.unit) / 2) / self.amount)
+
+    def steps(self, step: Spent) -> int | None:
+        """The number of steps of that cost this budget pays for (the last may overrun it); None for seconds."""
+        return None if self.unit == "seconds" else math.ceil(self.amount / getattr(step, self.unit))
+
+    def __str__(self) -> str:
+        return f"{self.amount:,.10g} {'FLOPs' if self.unit == 'flops' else self.unit}"

@@ -1,0 +1,114 @@
+"""The score of a model: bits per byte and nats per token over held-out tokens, each scored exactly once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from litmus.data import TokenData, document_ids, held_out_windows
+from litmus.errors import BadInput
+
+ENTROPY_ROWS = 4
+"""Sequences over which attention entropy is averaged: it needs the T x T weights that fast attention never forms."""
+
+
+class Evaluation(BaseModel):
+    """What a model scored on the first `tokens` tokens of the held-out split, `bytes` bytes of text.
+
+    nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
+    can be compared between tokenizers. loss_by_position: mean nats at each place of a window; later places have
+    more context. attention_entropy: mean entropy of the attention weights in nats, per layer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+    nats_per_token: float
+    bits_per_byte: float
+    perplexity: float
+    tokens: int
+    bytes: int
+    loss_by_position: list[float]
+    attention_entropy: list[float] | None = None
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any,
+    data: TokenData,
+    *,
+    context: int,
+    batch: int,
+    limit_tokens: int | None = None,
+    limit_bytes: int | None = None,
+    isolate_documents: bool = False,
+) -> Evaluation:
+    """Score `model` in evaluation mode over the held-out split in non-overlapping windows of `context` tokens.
+
+    `limit_tokens` or `limit_bytes` end it early; otherwise every held-out token counts. Neither the model's mode nor
+    its parameters are changed.
+    """
+    if limit_bytes is not None:
+        limit_tokens = tokens_within(data, limit_bytes)
+    device = next(model.parameters()).device
+    token_bytes = torch.from_numpy(data.token_bytes)
+    nats = torch.zeros(context, dtype=torch.float64)
+    scored = torch.zeros(context, dtype=torch.int64)
+    text_bytes = 0
+    entropy = None
+    was_training = model.training
+    model.eval()
+    try:
+        for inputs, targets in held_out_windows(data.held_out, context=context, batch=batch, limit_tokens=limit_tokens):
+            inputs, targets = inputs.to(device), targets.to(device)
+            documents = document_ids(inputs, data.tokenizer.end) if isolate_documents else None
+            losses = model.token_losses(inputs, targets, documents=documents).cpu()  # (B, T)
+            targets = targets.cpu()
+            counted = targets != -100
+            width = losses.shape[1]
+            nats[:width] += losses.double().sum(0)
+            scored[:width] += counted.sum(0)
+            text_bytes += int(token_bytes[targets[counted]].sum())
+            if entropy is None:
+                entropy = model.attention_entropy(_whole_rows(inputs, counted))
+    finally:
+        model.train(was_training)
+    tokens = int(scored.sum())
+    if not text_bytes:
+        raise BadInput(
+            f"the held-out split holds {tokens} tokens of text to score; give a larger corpus or held_out share"
+        )
+    total = float(nats.sum())
+    reached = scored > 0
+    return Evaluation(
+        nats_per_token=total / tokens,
+        bits_per_byte=total / (math.log(2) * text_bytes),
+        perplexity=math.exp(min(total / tokens, 700.0)),
+        tokens=tokens,
+        bytes=text_bytes,
+        loss_by_position=(nats[reached] / scored[reached]).tolist(),
+        attention_entropy=entropy or None,
+    )
+
+
+def tokens_within(data: TokenData, limit_bytes: int) -> int:
+    """How many held-out targets it takes to score at most `limit_bytes` bytes of text."""
+    # Only the end token has no bytes, and there is text between any two of them.
+    targets = np.asarray(data.held_out[1 : 2 + 2 * limit_bytes], dtype=np.int64)
+    ends = np.cumsum(data.token_bytes[targets])
+    tokens = int(np.searchsorted(ends, limit_bytes, side="right"))
+    if tokens == 0 or ends[tokens - 1] == 0:
+        raise BadInput(f"{limit_bytes} bytes are less than the first held-out token; ask for more")
+    return tokens
+
+
+def _whole_rows(inputs: Tensor, counted: Tensor) -> Tensor:
+    """A few sequences of `inputs` without padding."""
+    whole = counted.all(dim=1).to(inputs.device)
+    if whole.any():
+        return inputs[whole][:ENTROPY_ROWS]
+    return inputs[:1, : int(counted[0].sum())]

@@ -1,0 +1,36 @@
+"""An evaluation as a person reads it on a terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.table import Table
+
+from litmus.training.evaluation import Evaluation
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 40
+"""Characters of the line that shows loss by position."""
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """An evaluation for a terminal."""
+    figures = Table(show_header=False, box=None, pad_edge=False)
+    figures.add_column(style="bold")
+    figures.add_column()
+    figures.add_row("bits per byte", f"{evaluation.bits_per_byte:.4f}")
+    figures.add_row("nats per token", f"{evaluation.nats_per_token:.4f}")
+    figures.add_row("perplexity", f"{evaluation.perplexity:.2f} per token")
+    figures.add_row("scored", f"{evaluation.tokens:,} tokens, {evaluation.bytes:,} bytes")
+    losses = evaluation.loss_by_position
+    figures.add_row("loss by position", f"{losses[0]:.2f} {_line(losses)} {losses[-1]:.2f}")
+    if evaluation.attention_entropy:
+        layers = "  ".join(f"{value:.2f}" for value in evaluation.attention_entropy)
+        figures.add_row("attention entropy", f"{layers}  (nats, first layer to last)")
+    return figures
+
+
+def _line(values: list[float]) -> str:
+    """Values as a line of bars, averaged into at most WIDTH of them."""
+    means = [float(part.mean()) for part in np.array_split(np.array(values), min(WIDTH, len(values)))]
+    low, high = min(means), max(means)
+    return "".join(BARS[round((value - low) / ((high - low) or 1.0) * (len(BARS) - 1))] for value in means)

@@ -1,0 +1,272 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from litmus.data import DataSettings, Sampler, TokenData, prepare
+from litmus.errors import Failed
+from litmus.files import write_atomically
+from litmus.model import Decoder, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
+from litmus.model.storage import load_weights, weights
+from litmus.training.budget import Budget, Spent
+from litmus.training.checkpoints import State, forget_after, newest_checkpoint, prune, save_checkpoint
+from litmus.training.evaluation import Evaluation, evaluate
+from litmus.training.interrupts import Interrupted, stop_requests
+from litmus.training.machine import peak_memory_bytes, reproducibly
+from litmus.training.metrics import Metrics
+from litmus.training.precision import MEANING, autocast, matmul_precision
+from litmus.training.progress import Display, Status
+from litmus.training.result import RESULT, RunResult, curve, read_result
+from litmus.training.run import CHECKPOINTS, METRICS, Description, alone_in, describe, open_run
+from litmus.training.schedule import lr_factor
+from litmus.training.settings import TrainSettings
+from litmus.training.step import NotFinite, Stepper, seed_for
+from litmus.training.trackers import Tracker, open_trackers
+
+VALIDATIONS = 10
+"""Over a budget, where the settings do not say how often."""
+
+WriteText = Callable[[Decoder, Any], str]
+"""(model, tokenizer) -> a text the model wrote, to show how far it has come."""
+
+
+class TrainingDiverged(Failed):
+    """The loss or a gradient was not finite; the message names the step, the batch and the largest gradient."""
+
+
+def train(
+    recipe: Source,
+    data_settings: DataSettings,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    resume: bool = True,
+    sample: WriteText | None = None,
+    display: Display | None = None,
+) -> RunResult:
+    """Train `recipe` in the run folder `folder` until the budget is spent; go on where an earlier call was stopped.
+
+    A finished run is not trained again. Raises BadInput when the folder belongs to another training,
+    TrainingDiverged when a loss or gradient is not finite, Interrupted after SIGINT or SIGTERM.
+    """
+    display = display or Display()
+    data = prepare(data_settings, announce=display.note)
+    whole = resolve(recipe, vocab_size=data.tokenizer.vocab_size)
+    new = describe(whole, data, data_settings, settings)
+    description = open_run(folder, new, whole, data.tokenizer, resume=resume)
+    if (finished := read_result(folder)) is not None:
+        display.note(f"{folder} is already trained: {settings.budget} are spent; nothing to do")
+        return finished
+    with alone_in(folder), reproducibly(description.resolved.threads):
+        return Training(build(whole, seed=settings.seed), data, description, folder, sample, display).run()
+
+
+class Training:
+    """A training under way: what it works with, and what it has spent."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        data: TokenData,
+        description: Description,
+        folder: Path,
+        write_text: WriteText | None,
+        display: Display,
+    ) -> None:
+        """Take up a new model, or bring it back to where the newest whole checkpoint was."""
+        settings, resolved = description.training, description.resolved
+        self.model, self.data, self.description, self.folder = model, data, description, folder
+        self.settings, self.write_text, self.display = settings, write_text, display
+        self.budget = Budget.parse(settings.budget)
+        self.flops_per_token = training_flops_per_token(model.recipe, resolved.context)
+        self.sampler = Sampler(
+            data.train,
+            context=resolved.context,
+            batch=settings.batch,
+            seed=settings.order_seed,
+            stride=settings.stride,
+        )
+        self.spent = Spent()
+        self.peak_memory = 0
+        self.saved_step: int | None = None
+        checkpoint = newest_checkpoint(folder / CHECKPOINTS, display.note)
+        if checkpoint is not None:
+            load_weights(model, checkpoint.weights(), str(checkpoint.folder))
+        self.stepper = Stepper(model.to(resolved.device), settings, resolved.precision, data.tokenizer.end)
+        if checkpoint is not None:
+            self.stepper.optimizers.restore(checkpoint.optimizer_state())
+            self.spent = checkpoint.state.spent
+            self.peak_memory = checkpoint.state.peak_memory_bytes
+            self.saved_step = self.spent.steps
+            display.note(f"going on after step {self.spent.steps} from {checkpoint.folder}")
+
+    def run(self) -> RunResult:
+        """Spend the budget, score the model on the held-out split, and write result.json."""
+        forget_after(self.folder / CHECKPOINTS, self.spent.steps)
+        config = self.description.model_dump(mode="json")
+        trackers = open_trackers(self.settings.trackers, self.folder, self.spent.steps, config)
+        self.display.begin(self._title(), self.budget.share(self.spent))
+        try:
+            with matmul_precision(self.stepper.precision):
+                with Metrics(self.folder / METRICS, self.spent.steps) as metrics, stop_requests() as stop:
+                    self._spend_budget(metrics, trackers, stop)
+                return self._finish()
+        finally:
+            for tracker in trackers:
+                tracker.close()
+            self.display.end()
+
+    def _spend_budget(self, metrics: Metrics, trackers: list[Tracker], stop: threading.Event) -> None:
+        """The loop: steps until the budget is spent, with validation, samples and checkpoints between them."""
+        settings = self.settings
+        tokens = settings.batch * settings.accumulation * self.sampler.context
+        cost = Spent(1, tokens, 0.0, tokens * self.flops_per_token)
+        clock = time.perf_counter()
+        while (before := self.budget.share(self.spent)) < 1:
+            first = self.spent.steps * settings.accumulation
+            batches = [self.sampler.batch(first + number) for number in range(settings.accumulation)]
+            lr = settings.lr * lr_factor(self.budget.share_amid(self.spent, cost), settings)
+            torch.manual_seed(seed_for(settings.seed, self.spent.steps))
+            try:
+                figures = self.stepper.step(batches, lr)
+            except NotFinite as fault:
+                raise self._diverged(str(fault)) from None
+            cost = replace(cost, seconds=time.perf_counter() - clock)
+            clock += cost.seconds
+            self.spent += cost
+            step, after = self.spent.steps, self.budget.share(self.spent)
+
+            logged = {"loss": figures.loss, "gradient_norm": figures.gradient_norm, "lr": lr}
+            if len(figures.parts) > 1:
+                logged |= {f"loss/{name}": value for name, value in figures.parts.items()}
+            timing = {"seconds": self.spent.seconds, "tokens_per_second": tokens / cost.seconds}
+            metrics.write("train", step, {"tokens": self.spent.tokens, **logged}, timing)
+            for tracker in trackers:
+                tracker.log({f"train/{name}": value for name, value in {**logged, **timing}.items()}, step)
+            self.display.step(Status(step, after, figures.loss, self.spent.tokens, self.spent.seconds))
+
+            validate = _due(settings.validate_every, step, before, after)
+            write = self.write_text is not None and settings.sample_every and step % settings.sample_every == 0
+            save = _due(settings.checkpoint_every, step, before, after) if settings.checkpoint_every else validate
+            held_out_loss = self._validate(metrics, trackers) if validate else None
+            if write:
+                metrics.write("sample", step, {"text": self._sample()}, {})
+            stopping = stop.is_set()
+            if save or stopping:
+                metrics.settle()
+                self._save(held_out_loss)
+            if stopping:
+                raise self._interrupted()
+            if validate or write or save:
+                clock = time.perf_counter()  # only training is paid from the budget
+
+    def _validate(self, metrics: Metrics, trackers: list[Tracker]) -> float:
+        """Score the quick slice of the held-out split; returns nats per token."""
+        began = time.perf_counter()
+        score = self._evaluate(self.settings.validate_tokens)
+        step = self.spent.steps
+        figures: dict[str, Any] = {"loss": score.nats_per_token, "bpb": score.bits_per_byte}
+        entropy = score.attention_entropy or []
+        timing = {"seconds": self.spent.seconds, "validation_seconds": time.perf_counter() - began}
+        metrics.write("held_out", step, {"tokens": self.spent.tokens, **figures, "attention_entropy": entropy}, timing)
+        figures |= {f"attention_entropy/{layer}": value for layer, value in enumerate(entropy)}
+        for tracker in trackers:
+            tracker.log({f"held_out/{name}": value for name, value in figures.items()}, step)
+        self.display.held_out(step, score)
+        return score.nats_per_token
+
+    def _evaluate(self, limit_tokens: int | None) -> Evaluation:
+        with autocast(self.stepper.precision, self.stepper.device):
+            score = evaluate(
+                self.model,
+                self.data,
+                context=self.sampler.context,
+                batch=self.settings.batch,
+                limit_tokens=limit_tokens,
+                isolate_documents=self.settings.isolate_documents,
+            )
+        if not math.isfinite(score.nats_per_token):
+            raise self._diverged(f"held-out loss {score.nats_per_token:.6g}")
+        return score
+
+    def _sample(self) -> str:
+        """A text by the model as it is now, the same whenever it is asked for at this step."""
+        assert self.write_text is not None
+        torch.manual_seed(seed_for(self.settings.seed, self.spent.steps))
+        with autocast(self.stepper.precision, self.stepper.device):
+            text = self.write_text(self.model, self.data.tokenizer)
+        self.display.sample(self.spent.steps, text)
+        return text
+
+    def _save(self, held_out_loss: float | None) -> Path:
+        """Save a checkpoint of this step, unless there is one already."""
+        folder = self.folder / CHECKPOINTS
+        if self.spent.steps != self.saved_step:
+            self.peak_memory = max(self.peak_memory, peak_memory_bytes(self.stepper.device))
+            save_checkpoint(
+                folder,
+                self.model.recipe,
+                {**weights(self.model), **self.stepper.weights.named},
+                self.stepper.optimizers.state(),
+                State(spent=self.spent, peak_memory_bytes=self.peak_memory, held_out_loss=held_out_loss),
+            )
+            self.saved_step = self.spent.steps
+            prune(folder, self.settings.keep_last)
+        return folder / str(self.spent.steps)
+
+    def _finish(self) -> RunResult:
+        evaluation = self._evaluate(self.settings.evaluate_tokens)
+        self.display.held_out(self.spent.steps, evaluation)
+        counts = self.model.parameter_counts()
+        result = RunResult(
+            evaluation=evaluation,
+            steps=self.spent.steps,
+            tokens=self.spent.tokens,
+            train_seconds=self.spent.seconds,
+            tokens_per_second=self.spent.tokens / self.spent.seconds,
+            peak_memory_bytes=self.peak_memory,
+            parameters=counts["total"],
+            parameters_non_embedding=counts["non_embedding"],
+            flops_per_token=self.flops_per_token,
+            cache_bytes_per_token=cache_bytes_per_token(self.model, self.sampler.context),
+            precision=self.stepper.precision,
+            curve=curve(self.folder / METRICS),
+            sample=self._sample() if self.write_text is not None else "",
+        )
+        write_atomically(self.folder / RESULT, result.model_dump_json(indent=1))
+        return result
+
+    def _diverged(self, found: str) -> TrainingDiverged:
+        saved = self._save(None)
+        return TrainingDiverged(
+            f"training diverged at step {self.spent.steps + 1}: {found}; the weights before it are saved in {saved}; "
+            f"try a lower learning rate than {self.settings.lr:g}, or a longer warmup"
+        )
+
+    def _interrupted(self) -> Interrupted:
+        sentence = f"stopped after step {self.spent.steps} and saved; the same command goes on from there"
+        self.display.note(sentence)
+        return Interrupted(sentence)
+
+    def _title(self) -> str:
+        count, precision = self.model.parameter_counts()["total"], self.stepper.precision
+        return (
+            f"training {self.model.recipe.name} ({count:,} parameters) for {self.budget} in {self.folder} "
+            f"on {self.stepper.device}, precision {precision} ({MEANING[precision]})"
+        )
+
+
+def _due(every: int | None, step: int, before: float, after: float) -> bool:
+    """Whether what is done every so many steps (ten times over the budget when not said) is due; always at the end."""
+    if after >= 1:
+        return True
+    return step % every == 0 if every else int(after * VALIDATIONS) > int(before * VALIDATIONS)

@@ -1,0 +1,148 @@
+"""What a training would be: sizes, FLOPs, memory and schedule, without data, weights or a single step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from litmus.data import DataSettings
+from litmus.data.tokenizers import check_tokenizer_name
+from litmus.model import Decoder, Recipe, Source, resolve, training_flops_per_token
+from litmus.training.budget import Budget, Spent
+from litmus.training.machine import pick_device
+from litmus.training.optimizers import hidden_matrices
+from litmus.training.precision import MEANING, Precision, autocast, best_precision, cast_for
+from litmus.training.schedule import lr_factor
+from litmus.training.settings import TrainSettings
+
+FIXED_VOCABULARIES = {"bytes": 257, "gpt2": 50_257}
+SHOWN_SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that has not been started. FLOPs and memory are those of the architecture as torch would run it.
+
+    memory_bytes: peak by what holds it, without the interpreter and its libraries.
+    """
+
+    recipe: Recipe
+    settings: TrainSettings
+    device: str
+    precision: Precision
+    parameters: int
+    parameters_non_embedding: int
+    flops_per_token: float
+    tokens_per_step: int
+    steps: int | None
+    memory_bytes: dict[str, int]
+
+    def table(self) -> RenderableType:
+        """The plan for a terminal."""
+        recipe, settings = self.recipe, self.settings
+        figures = _two_columns()
+        rows = {
+            "recipe": f"{recipe.name}: {recipe.depth} layers, {recipe.dim} wide, {recipe.heads} heads",
+            "vocabulary": f"{recipe.vocab_size:,} tokens",
+            "parameters": f"{self.parameters:,} ({self.parameters_non_embedding:,} without embedding and head)",
+            "sequences": f"{settings.batch} x {settings.context or recipe.context} tokens"
+            + (f" x {settings.accumulation} per step" if settings.accumulation > 1 else ""),
+            "FLOPs": f"{self.flops_per_token:.4g} per token, forward and backward",
+            "budget": str(Budget.parse(settings.budget)) + self._budget_in_full(),
+            "device": f"{self.device}, precision {self.precision} ({MEANING[self.precision]})",
+            "memory": f"about {_mega(sum(self.memory_bytes.values()))}: "
+            + ", ".join(f"{name} {_mega(held)}" for name, held in self.memory_bytes.items()),
+            "optimizer": f"{settings.optimizer}, peak learning rate {settings.lr:g}, schedule {settings.schedule}",
+        }
+        for name, value in rows.items():
+            figures.add_row(name, value)
+        schedule = Table(title="learning rate over the budget", title_justify="left", box=None)
+        for share in SHOWN_SHARES:
+            schedule.add_column(f"{share:.0%}", justify="right")
+        schedule.add_row(*(f"{settings.lr * lr_factor(share, settings):.2e}" for share in SHOWN_SHARES))
+        return Group(figures, "", schedule)
+
+    def _budget_in_full(self) -> str:
+        if self.steps is None:
+            return ""
+        tokens = self.steps * self.tokens_per_step
+        return f" = {self.steps:,} steps, {tokens:,} tokens, {tokens * self.flops_per_token:.3g} FLOPs"
+
+
+def make_plan(recipe: Source, data_settings: DataSettings, settings: TrainSettings) -> Plan:
+    """Plan the training of `recipe`: its model is built and run once on fake tensors, which hold no numbers."""
+    whole = resolve(recipe, vocab_size=_vocabulary(data_settings.tokenizer))
+    device = pick_device(settings.device)
+    precision = best_precision(device) if settings.precision == "auto" else settings.precision
+    context = settings.context or whole.context
+    flops = training_flops_per_token(whole, context)
+    tokens = settings.batch * settings.accumulation * context
+    with FakeTensorMode():
+        model = Decoder(whole)
+        memory = _memory(model, settings, precision, context)
+    counts = model.parameter_counts()
+    return Plan(
+        recipe=whole,
+        settings=settings,
+        device=str(device),
+        precision=precision,
+        parameters=counts["total"],
+        parameters_non_embedding=counts["non_embedding"],
+        flops_per_token=flops,
+        tokens_per_step=tokens,
+        steps=Budget.parse(settings.budget).steps(Spent(1, tokens, 0.0, tokens * flops)),
+        memory_bytes=memory,
+    )
+
+
+def _memory(model: Decoder, settings: TrainSettings, precision: Precision, context: int) -> dict[str, int]:
+    count = sum(p.numel() for p in model.parameters())
+    by_muon = hidden_matrices(model) if settings.optimizer == "muon" else set()
+    numbers = sum(p.numel() * (1 if name in by_muon else 2) for name, p in model.named_parameters())
+    cast_for(model, precision)
+    held = 4 + 2 if precision == "bf16" else 4  # bytes for one weight, and again for its gradient
+    return {
+        "weights": count * held,
+        "gradients": count * held,
+        "optimizer": numbers * 4,
+        "activations": _activations(model, torch.zeros(settings.batch, context, dtype=torch.long), precision),
+    }
+
+
+def _activations(model: Decoder, tokens: Tensor, precision: Precision) -> int:
+    """Bytes that one forward pass keeps for its backward pass."""
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own and not isinstance(tensor, nn.Parameter):
+            kept[storage._cdata] = storage.nbytes(), tensor  # holding the tensor keeps its address from being reused
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, tokens.device):
+        loss = model.loss(tokens, tokens).total
+    del loss
+    return sum(size for size, _ in kept.values())
+
+
+def _vocabulary(tokenizer: str) -> int:
+    """The vocabulary of a tokenizer by its name; a bpe-N learned from too short a text may come out smaller."""
+    check_tokenizer_name(tokenizer)
+    return FIXED_VOCABULARIES.get(tokenizer) or int(tokenizer.removeprefix("bpe-"))
+
+
+def _two_columns() -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    return table
+
+
+def _mega(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"

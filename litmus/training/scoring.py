@@ -1,0 +1,82 @@
+"""`litmus eval`: score a run again, on its own held-out text or on another corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from litmus.data import DataSettings, TokenData, prepare
+from litmus.data.corpora import resolve
+from litmus.data.documents import read_pieces
+from litmus.data.splits import decide_split
+from litmus.errors import BadInput
+from litmus.training.evaluation import Evaluation, evaluate
+from litmus.training.machine import pick_device
+from litmus.training.precision import Precision, autocast, cast_for, matmul_precision
+from litmus.training.run import load_run
+
+
+def score_run(
+    folder: Path,
+    *,
+    corpus: str | None = None,
+    limit_tokens: int | None = None,
+    limit_bytes: int | None = None,
+    context: int | None = None,
+    best: bool = False,
+    precision: Precision | None = None,
+    device: str = "auto",
+    trust_plugin: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """The score of a run's newest (or best) checkpoint over every held-out token, or the first so many.
+
+    Corpus, context and precision are those of the training unless given; another corpus is read with the run's own
+    tokenizer, and its held-out split is scored.
+    """
+    run = load_run(folder, best=best, trust_plugin=trust_plugin, announce=announce)
+    trained = run.description
+    if corpus is None or corpus == trained.data.corpus:
+        data = prepare(trained.data, announce=announce)
+        if data.fingerprint != trained.data_fingerprint:
+            announce(
+                f"the corpus {trained.data.corpus!r} is not what the run was trained on: its text has changed since"
+            )
+    else:
+        data = _held_out_of(corpus, trained.data, run.tokenizer, announce)
+    chosen = precision or trained.resolved.precision
+    where = pick_device(device)
+    run.model.to(where)
+    cast_for(run.model, chosen)
+    with matmul_precision(chosen), autocast(chosen, where):
+        return evaluate(
+            run.model,
+            data,
+            context=context or trained.resolved.context,
+            batch=trained.training.batch,
+            limit_tokens=limit_tokens,
+            limit_bytes=limit_bytes,
+            isolate_documents=trained.training.isolate_documents,
+        )
+
+
+def _held_out_of(corpus: str, like: DataSettings, tokenizer: Any, announce: Callable[[str], None]) -> TokenData:
+    """The held-out split of another corpus in the tokens of a run, held in memory."""
+    files = resolve(corpus, sample_bytes=None, announce=announce).files
+    split = decide_split(read_pieces(files), like.held_out)
+    stream: list[np.ndarray] = [np.array([tokenizer.end])]
+    document = None
+    for place, piece in split.place(read_pieces(files)):
+        if place != "held_out":
+            continue
+        if document not in (None, piece.document):
+            stream.append(np.array([tokenizer.end]))
+        document = piece.document
+        stream.append(np.array(tokenizer.encode(piece.text.decode())))
+    if document is None:
+        raise BadInput(f"the corpus {corpus!r} is too short to hold out {like.held_out:g} of it")
+    tokens = np.concatenate([*stream, [tokenizer.end]]).astype(np.uint32)
+    return TokenData(tokens, tokens, tokenizer, "", {"corpus": corpus})

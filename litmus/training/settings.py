@@ -1,0 +1,130 @@
+"""Every option of a training, documented where it is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from litmus.errors import BadInput, first_fault
+from litmus.training.budget import Budget
+
+
+class TrainSettings(BaseModel):
+    """How a model is trained; two trainings with equal settings, recipe and data are the same training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    budget: str = "500 steps"
+    """When to stop: steps, tokens, seconds of training or FLOPs, as in '300 steps', '2M tokens', '5min', '1 PFLOP'."""
+
+    batch: int = Field(16, ge=1)
+    """Sequences in one forward pass."""
+
+    accumulation: int = Field(1, ge=1)
+    """Forward passes whose gradients are averaged into one step; a step sees batch · accumulation sequences."""
+
+    context: int | None = Field(None, ge=1)
+    """Tokens in one sequence; the recipe's context when not given."""
+
+    stride: int | None = Field(None, ge=1)
+    """Distance between the starts of training windows; equal to the context when not given, smaller slides."""
+
+    isolate_documents: bool = False
+    """Whether documents packed into one sequence are kept from seeing each other."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for everything, or Muon for the matrices inside layers and AdamW for the rest."""
+
+    lr: float = Field(3e-3, gt=0)
+    """Peak learning rate. 3e-3 suits models of a few million parameters; take about 6e-4 at 100 million."""
+
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay of matrices; one-dimensional parameters are never decayed."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's averaging of gradients and of their squares, each at least 0 and below 1."""
+
+    clip: float | None = Field(1.0, gt=0)
+    """Largest gradient norm; a larger gradient is scaled down to it. Null turns clipping off."""
+
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How the learning rate falls after the warmup; wsd is warmup, stable, decay."""
+
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the budget over which the learning rate rises linearly from 0."""
+
+    decay: float = Field(0.2, gt=0, le=1)
+    """Share of the budget over which wsd decays at the end; the other schedules do not use it."""
+
+    final_lr: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the end of the budget, as a share of the peak."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the training target spread over the whole vocabulary; validation is never smoothed."""
+
+    precision: Literal["auto", "fp32", "medium", "bf16-autocast", "bf16"] = "auto"
+    """How numbers are held and multiplied (docs/training.md); auto takes the fastest that suits the device."""
+
+    compile: bool = False
+    """Whether the training loss is compiled with torch.compile; the first step then takes much longer."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the starting weights and of dropout."""
+
+    data_seed: int | None = Field(None, ge=0)
+    """Seed of the data order; equal to `seed` when not given, so that arms with one seed see the same batches."""
+
+    validate_every: int | None = Field(None, ge=1)
+    """Steps between validations; ten times over the budget when not given."""
+
+    validate_tokens: int | None = Field(16_384, ge=1)
+    """Held-out tokens scored at each validation, always the same ones; null takes them all."""
+
+    evaluate_tokens: int | None = Field(None, ge=1)
+    """Held-out tokens scored in the final evaluation; all of them when not given."""
+
+    sample_every: int | None = Field(None, ge=1)
+    """Steps between text samples; one sample at the end when not given."""
+
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; after each validation when not given."""
+
+    keep_last: int = Field(2, ge=1)
+    """Newest checkpoints that are kept; the one with the lowest validation loss is kept besides."""
+
+    device: str = "auto"
+    """Where to train: cpu, cuda, cuda:1, ...; auto takes a CUDA device when there is one."""
+
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; PyTorch's own choice when not given."""
+
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Where figures go besides metrics.jsonl; each needs the extra of its name."""
+
+    @field_validator("budget")
+    @classmethod
+    def _budget_can_be_read(cls, text: str) -> str:
+        Budget.parse(text)
+        return text
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_are_shares(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be at least 0 and below 1, found {betas}")
+        return betas
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data order."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+
+def settings_from(options: Mapping[str, Any]) -> TrainSettings:
+    """TrainSettings of these options; BadInput names the first one that is unknown or out of range."""
+    try:
+        return TrainSettings.model_validate(options)
+    except ValidationError as error:
+        raise BadInput(f"training option {first_fault(error, TrainSettings)}") from None
