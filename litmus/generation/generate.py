@@ -94,7 +94,9 @@ def _decode(
         if on_token:
             on_token(step)
         if any(running):
-            logits = model.last_logits(drawn[:, None], cache)
+            # An ended row stands still: going on, it could pass the context's end before the others are done.
+            going = None if all(running) else torch.tensor(running, device=device)[:, None]
+            logits = model.last_logits(drawn[:, None], cache, valid=going)
     return written
 
 
