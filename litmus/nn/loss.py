@@ -70,7 +70,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(hidden), rows):
             chunk = slice(begin, begin + rows)
             h, is_scored = hidden[chunk], scored[chunk, None]
-            target = targets[chunk].clamp(min=0)[:, None]
+            target = targets[chunk].where(scored[chunk], 0)[:, None]
             log_p = F.linear(h, w, b).to(exact).log_softmax(-1)
             nats = -(1 - label_smoothing) * log_p.gather(1, target)
             if label_smoothing:
