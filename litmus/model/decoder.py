@@ -154,8 +154,9 @@ def _layer(recipe: Recipe, number: int) -> nn.Module:
 
 def _positions_within(documents: Tensor | None, valid: Tensor | None, index: Tensor) -> Tensor:
     """Positions (B, T) that count the real tokens of each document from 0; documents must stand in one piece each."""
-    count = index if valid is None else (valid.cumsum(1) - 1).clamp(min=0)
-    if documents is None:
-        return count
-    begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-    return count - torch.where(begins, count, 0).cummax(1).values
+    real = torch.ones_like(index) if valid is None else valid.long()
+    counted = real.cumsum(1)
+    if documents is not None:
+        begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+        counted = counted - torch.where(begins, counted - real, 0).cummax(1).values
+    return (counted - 1).clamp(min=0)
