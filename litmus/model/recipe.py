@@ -46,6 +46,13 @@ class LayerGroup(BaseModel):
     feedforward: dict[str, Any] | None = None
     block: dict[str, Any] | None = None
 
+    @field_validator("repeat", mode="before")
+    @classmethod
+    def _layers(cls, raw: Any) -> Any:
+        if raw != "rest" and (not isinstance(raw, int) or raw < 1):
+            raise BadInput(f"a layer group repeats {raw!r} times; a number of at least 1, or 'rest', is valid")
+        return raw
+
 
 class PluginSource(BaseModel):
     """The Python file outside the package that declares kinds this recipe uses, and its sha256."""

@@ -11,7 +11,7 @@ import yaml
 
 from litmus.errors import BadInput, nearest
 from litmus.model.plugins import import_plugin
-from litmus.model.recipe import FAMILIES, LayerGroup, Recipe, merge, validated
+from litmus.model.recipe import FAMILIES, Recipe, merge, validated
 
 Source = str | Path | Mapping[str, Any] | Recipe
 
@@ -51,9 +51,7 @@ def sized(raw: dict[str, Any], size: str) -> dict[str, Any]:
     """`raw` at a row of the size table; keys tied to the old one (hidden widths, head counts) fall back to defaults."""
     if size not in SIZES:
         raise BadInput(f"unknown size {size!r}; {nearest(size, SIZES)}")
-    shrunk = _without_sized_keys(raw)
-    shrunk["layers"] = [_without_sized_keys(group) for group in raw.get("layers", ())] or [LayerGroup().model_dump()]
-    return {**shrunk, **SIZES[size]}
+    return {**_without_sized_keys(raw), **SIZES[size]}
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
@@ -68,9 +66,11 @@ def _without_sized_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
         part = raw.get(name)
         if isinstance(part, dict):
             keys = {key for kind in family.kinds.values() for key in kind.sized}
-            declared = family.kinds.get(part.get("kind", ""))
+            declared = family.kinds.get(str(part.get("kind")))
             drop = keys if declared is None else set(declared.sized)
             kept[name] = {key: value for key, value in part.items() if key not in drop}
+    if isinstance(groups := raw.get("layers"), list | tuple):
+        kept["layers"] = [_without_sized_keys(group) if isinstance(group, Mapping) else group for group in groups]
     return kept
 
 
@@ -96,14 +96,14 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Path 
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise BadInput(f"there is no recipe file {str(path)!r}")
-        return _parse(path.read_text(encoding="utf-8"), str(path), path.stem), path.parent
+        return _parse(path.read_bytes(), str(path), path.stem), path.parent
     if str(source) not in recipes():
         raise BadInput(f"unknown recipe {str(source)!r}; {nearest(str(source), recipes())}")
-    text = (files("litmus.recipes") / f"{source}.yaml").read_text(encoding="utf-8")
+    text = (files("litmus.recipes") / f"{source}.yaml").read_bytes()
     return _parse(text, str(source), str(source)), None
 
 
-def _parse(text: str, origin: str, name: str) -> dict[str, Any]:
+def _parse(text: bytes, origin: str, name: str) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
