@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -14,23 +14,26 @@ from torch import Tensor
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically
 from litmus.model.decoder import Decoder
-from litmus.model.plugins import import_declarations
+from litmus.model.plugins import CODE, import_declarations
 from litmus.model.recipe import PluginSource, Recipe, validated
 
 RECIPE, WEIGHTS, PLUGIN = "recipe.yaml", "model.safetensors", "plugin.py"
 
 
 def save(model: Decoder, folder: str | Path) -> None:
-    """Write the model to `folder` in one step; what stood there is replaced only once all is written."""
-    with folder_written_atomically(Path(folder)) as fresh:
+    """Write the model to `folder` in one step; a model that stood there is replaced only once all is written."""
+    folder = Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file()):
+        raise BadInput(f"{folder} holds something other than a model; save to a new folder or over a saved model")
+    with folder_written_atomically(folder) as fresh:
         write_model(model.recipe, weights(model), fresh)
 
 
 def write_model(recipe: Recipe, tensors: dict[str, Tensor], folder: Path) -> None:
     """Write recipe, weights and plug-in source into an existing folder."""
     (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-    if recipe.plugin is not None and Path(recipe.plugin.path).is_file():
-        shutil.copyfile(recipe.plugin.path, folder / PLUGIN)
+    if recipe.plugin is not None:
+        (folder / PLUGIN).write_bytes(CODE[recipe.plugin.sha256])
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
 
 
@@ -44,7 +47,9 @@ def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:
     folder = Path(folder)
     if not (folder / RECIPE).is_file() or not (folder / WEIGHTS).is_file():
         raise BadInput(f"{folder} holds no model: {RECIPE} and {WEIGHTS} are expected there")
-    model = Decoder(read_recipe(folder, trust_plugin=trust_plugin))
+    recipe = read_recipe(folder, trust_plugin=trust_plugin)
+    with torch.random.fork_rng():
+        model = Decoder(recipe)
     try:
         tensors = load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -55,16 +60,20 @@ def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:
 
 def read_recipe(folder: Path, *, trust_plugin: bool = False) -> Recipe:
     """The resolved recipe saved in `folder`, its plug-in's kinds declared."""
-    raw = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+    try:
+        raw = yaml.safe_load((folder / RECIPE).read_bytes())
+    except yaml.YAMLError:
+        raw = None
     if not isinstance(raw, dict):
-        raise BadInput(f"{folder / RECIPE} is not a recipe")
+        raise BadInput(f"{folder / RECIPE} is damaged: it holds no recipe, which is a YAML mapping")
     return recipe_from(raw, folder, trust_plugin=trust_plugin)
 
 
 def recipe_from(raw: dict[str, Any], folder: Path, *, trust_plugin: bool = False) -> Recipe:
     """The recipe that `Recipe.to_dict` wrote down in `folder`, its plug-in's kinds declared first."""
     if raw.get("plugin"):
-        import_declarations(PluginSource.model_validate(raw["plugin"]), folder, trust=trust_plugin)
+        source = PluginSource.model_validate(raw["plugin"])
+        raw = {**raw, "plugin": import_declarations(source, folder, trust=trust_plugin).model_dump()}
     return validated(raw)
 
 

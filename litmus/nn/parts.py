@@ -54,7 +54,12 @@ class Part(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         if Part in cls.__bases__:
             cls.kinds = {}
-            return
+        else:
+            cls.declare()
+
+    @classmethod
+    def declare(cls) -> None:
+        """Register this class under its kind: when it is defined, and when an older version of a plug-in returns."""
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str):
             return  # a base that several kinds share, not a kind
@@ -80,7 +85,7 @@ def declaration(family: type[P], raw: Any) -> P:
             f"{family.family} must be a mapping with a kind, found {raw!r}; e.g. {family.family}: {{kind: ...}}"
         )
     kind = raw.get("kind")
-    if kind not in family.kinds:
+    if not isinstance(kind, str) or kind not in family.kinds:
         raise BadInput(f"unknown {family.family} kind {kind!r}; {nearest(str(kind), family.kinds)}")
     try:
         return family.kinds[kind].model_validate(raw)  # type: ignore[return-value]
