@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from litmus.cli.options import TrustPlugin
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
@@ -16,9 +18,7 @@ def evaluate(
     context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window; the run's when not given.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
-    trust_plugin: Annotated[
-        bool, typer.Option("--trust-plugin", help="Run the copy of the plug-in that lies in the run.")
-    ] = False,
+    trust_plugin: TrustPlugin = False,
     json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
 ) -> None:
     """Score a run: bits per byte, nats per token, perplexity, loss by position, attention entropy.

