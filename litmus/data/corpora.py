@@ -68,9 +68,8 @@ def resolve(name: str, *, sample_bytes: int | None, announce: Announce) -> Corpu
     location, _, column = name.rpartition(":")
     if location and column and (found := _matching(location)):
         return Corpus(name, "local files", [_named_file(path, column) for path in found])
-    if "/" in name or os.sep in name or glob.has_magic(name) or format_of(Path(name)):
-        raise BadInput(f"corpus {name!r}: there is no such file, folder or match of a pattern here")
-    raise BadInput(f"unknown corpus {name!r} (nor is it a file or folder here); {nearest(name, NAMED)}")
+    neither = f"the corpus {name!r} is neither a named one nor a file, folder or pattern with a match here"
+    raise BadInput(f"{neither}; {nearest(name, NAMED)}")
 
 
 def _from_package(name: str, package: packages.Package, announce: Announce) -> Corpus:

@@ -1,0 +1,161 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from litmus.data import DataSettings, prepare, sample, summary, token_files
+from litmus.data.documents import PIECE_BYTES
+from litmus.data.tokenizers import BytePairTokenizer
+from litmus.errors import BadInput
+
+TOKENIZERS = ["bytes", "bpe-400"]
+
+
+def prepared(corpus, tokenizer="bytes", announce=None, **settings):
+    return prepare(DataSettings(corpus=str(corpus), tokenizer=tokenizer, **settings), announce=announce)
+
+
+def documents(data, split):
+    """The documents of a stream, decoded; checks that it begins and ends with the end token."""
+    tokens = np.asarray(getattr(data, split))
+    ends = np.flatnonzero(tokens == data.tokenizer.end)
+    assert ends[0] == 0
+    assert ends[-1] == len(tokens) - 1
+    return [data.tokenizer.decode(tokens[start + 1 : stop].tolist()) for start, stop in pairwise(ends)]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_every_document_is_in_exactly_one_stream_in_order(stories, tokenizer):
+    data = prepared(stories, tokenizer)
+    train, held_out = documents(data, "train"), documents(data, "held_out")
+    originals = [path.read_text(encoding="utf-8") for path in sorted(stories.iterdir())]
+    assert [text for text in originals if text in train] == train
+    assert [text for text in originals if text in held_out] == held_out
+    assert sorted(train + held_out) == sorted(originals)
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_the_token_bytes_of_a_split_sum_to_its_text(stories, tokenizer):
+    data = prepared(stories, tokenizer)
+    for split in ("train", "held_out"):
+        text_bytes = sum(len(text.encode()) for text in documents(data, split))
+        assert data.token_bytes[getattr(data, split)].sum() == text_bytes == data.provenance["bytes"][split]
+        assert len(getattr(data, split)) == data.provenance["tokens"][split]
+        assert len(documents(data, split)) == data.provenance["documents"][split]
+    total = sum(path.stat().st_size for path in stories.iterdir())
+    assert sum(data.provenance["bytes"].values()) == total
+
+
+def test_a_single_long_file_is_cut_and_both_parts_are_whole_text(tmp_path):
+    text = "naïve café 猫\n" * (3 * PIECE_BYTES // 17)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    data = prepared(tmp_path / "a.txt", "bpe-300", held_out=0.25)
+    (train,), (held_out,) = documents(data, "train"), documents(data, "held_out")
+    assert train + held_out == text
+    assert len(held_out.encode()) == pytest.approx(0.25 * len(text.encode()), abs=4)
+    assert data.provenance["split"] == "contiguous"
+
+
+def test_the_same_text_gives_the_same_fingerprint_in_another_place_and_cache(stories, tmp_path, monkeypatch):
+    first = prepared(stories, "bpe-400")
+    stories.rename(tmp_path / "moved")
+    monkeypatch.setenv("LITMUS_CACHE", str(tmp_path / "cache2"))
+    again = prepared(tmp_path / "moved", "bpe-400")
+    assert again.fingerprint == first.fingerprint
+    assert np.array_equal(again.train, first.train)
+
+
+def test_whatever_changes_the_tokens_changes_the_fingerprint(stories):
+    fingerprints = {
+        prepared(stories, **settings).fingerprint
+        for settings in [
+            *({}, {"tokenizer": "bpe-300"}, {"tokenizer": "bpe-301"}),
+            *({"held_out": 0.2}, {"sample_bytes": 900}, {"sample_bytes": 901}),
+        ]
+    }
+    (stories / "00.txt").write_text("changed")
+    fingerprints.add(prepared(stories).fingerprint)
+    assert len(fingerprints) == 7
+
+
+def test_token_files_are_built_once_and_mapped_read_only(stories, monkeypatch):
+    first = prepared(stories)
+    monkeypatch.setattr("litmus.data.preparation.write_token_files", lambda *_, **__: pytest.fail("built again"))
+    again = prepared(stories)
+    assert again.fingerprint == first.fingerprint
+    assert isinstance(again.train, np.memmap)
+    assert not again.train.flags.writeable
+
+
+def test_a_sample_takes_the_first_bytes(stories):
+    data = prepared(stories, sample_bytes=500)
+    assert sum(data.provenance["bytes"].values()) in range(497, 501)
+
+
+def test_replaced_utf8_is_counted_and_announced_also_from_the_cache(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 " * 30)
+    for _ in range(2):
+        lines = []
+        data = prepared(tmp_path / "a.txt", announce=lines.append)
+        assert data.provenance["bad_utf8_replaced"] == 30
+        assert "30 invalid UTF-8 sequences were replaced" in lines[-1]
+
+
+def test_a_vocabulary_beyond_16_bits_is_stored_in_32(stories, monkeypatch):
+    symbols = [chr(i) for i in range(0x100, 0x144)] + [chr(i) for i in range(0x21, 0x7F)]
+    merges = [f"{a} {b}" for a in symbols for b in symbols]
+    merges += [f"{a}{b} {c}" for a in symbols[:16] for b in symbols for c in symbols][: 1 << 16]
+    monkeypatch.setattr(token_files, "make_tokenizer", lambda *_: BytePairTokenizer("large", merges))
+    data = prepared(stories)
+    assert data.train.dtype == np.uint32
+    assert data.train[0] == data.tokenizer.end > 1 << 16
+
+
+def test_provenance_is_json_and_the_summary_tells_the_counts(stories):
+    data = prepared(stories)
+    assert json.loads(json.dumps(data.provenance)) == data.provenance
+    assert data.fingerprint in summary(data)
+    assert f"{len(data.held_out):,} tokens" in summary(data)
+    assert sample(data).startswith(documents(data, "held_out")[0][:20])
+
+
+def test_a_sample_of_text_cannot_send_escape_codes_to_the_terminal(tmp_path):
+    (tmp_path / "a.txt").write_text("\x1b[31mred\x9b\n" * 30)
+    assert "\x1b" not in sample(prepared(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"tokenizer": "bpe4096"}, "unknown tokenizer 'bpe4096'"),
+        ({"held_out": 0.0}, "held_out is 0"),
+        ({"held_out": 1.0}, "held_out is 1"),
+        ({"held_out": float("nan")}, "held_out is nan"),
+        ({"sample_bytes": 0}, "sample_bytes is 0"),
+        ({"sample_bytes": 2}, "too short"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(stories, settings, complaint):
+    with pytest.raises(BadInput, match=complaint):
+        prepared(stories, **settings)
+
+
+def test_an_empty_corpus_is_refused(tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(BadInput, match=r"empty\.txt' is empty"):
+        prepared(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "garble"])
+def test_damaged_token_files_are_refused_by_folder(stories, own_cache, damage):
+    prepared(stories)
+    (folder,) = (path for path in (own_cache / "tokens").iterdir() if path.is_dir())
+    if damage == "truncate":
+        (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-2])
+    elif damage == "delete":
+        (folder / "held_out.bin").unlink()
+    else:
+        (folder / "provenance.json").write_text("{")
+    with pytest.raises(BadInput, match="delete that folder"):
+        prepared(stories)
