@@ -1,0 +1,37 @@
+"""What every test starts from: one thread, fixed seeds, and models whose weights are all away from their start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import hypothesis
+import pytest
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("litmus", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("litmus")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+def roughened(module: M, dtype: torch.dtype = torch.float64) -> M:
+    """Move every parameter by N(0, 0.2²): a bias left at 0 or a norm left at 1 would hide a mistake."""
+    generator = torch.Generator().manual_seed(1)
+    module.to(dtype)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return module
+
+
+@pytest.fixture(scope="session")
+def rough() -> Callable[..., nn.Module]:
+    return roughened
