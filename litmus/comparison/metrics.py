@@ -40,8 +40,7 @@ def final_loss(trial: TrialResult) -> float:
     """Bits per byte at the end of the trial's held-out curve."""
     if not trial.curve:
         raise BadInput(
-            f"{trial.arm} seed {trial.seed} has no held-out curve; "
-            f"the time to a loss needs evaluations during training"
+            f"{trial.arm} seed {trial.seed} has no held-out curve; the time to a loss needs evaluations during training"
         )
     return trial.curve[-1].held_out_bpb
 

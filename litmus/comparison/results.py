@@ -98,14 +98,10 @@ class ComparisonResult(Record):
         seen: set[tuple[object, ...]] = set()
         for trial in self.trials:
             if trial.role == "noise" and trial.arm != self.baseline:
-                raise ValueError(
-                    f"noise trial of {trial.arm!r}; only {self.baseline!r}, the baseline, has them"
-                )
+                raise ValueError(f"noise trial of {trial.arm!r}; only {self.baseline!r}, the baseline, has them")
             identity = (trial.arm, trial.role, trial.seed, trial.lr if trial.role == "sweep" else None)
             if identity in seen:
-                raise ValueError(
-                    f"two {trial.role} trials of {trial.arm!r} with seed {trial.seed}; one may be"
-                )
+                raise ValueError(f"two {trial.role} trials of {trial.arm!r} with seed {trial.seed}; one may be")
             seen.add(identity)
         return self
 

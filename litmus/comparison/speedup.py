@@ -26,9 +26,7 @@ class Speedup:
     pairs: int
 
 
-def effective_speedup(
-    pairs: Sequence[tuple[TrialResult, TrialResult]], confidence: float = 0.95
-) -> Speedup | None:
+def effective_speedup(pairs: Sequence[tuple[TrialResult, TrialResult]], confidence: float = 0.95) -> Speedup | None:
     """Time for the baseline to reach its final loss / time for the arm to reach it, over the pairs.
 
     Pairs are (baseline, arm). Training seconds only, read off the held-out curves. None where there is

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -90,9 +91,7 @@ def power(true_difference: float, sd: float, noise: Noise, count: int, confidenc
     floor = noise.floor(count, confidence)
     if error == 0:
         return float(true_difference > floor)
-    levels = (np.arange(1000) + 0.5) / 1000
-    sampled_error = error * np.sqrt(stats.chi2.ppf(levels, count - 1) / (count - 1))
-    needed = np.maximum(floor, _critical_t(count, confidence) * sampled_error)
+    needed = np.maximum(floor, _critical_t(count, confidence) * error * _sampled_sd(count))
     return float(np.mean(stats.norm.sf((needed - true_difference) / error)))
 
 
@@ -128,5 +127,13 @@ def seeds_needed(true_difference: float, sd: float, noise: Noise, confidence: fl
     return high
 
 
+@cache
+def _sampled_sd(count: int) -> np.ndarray:
+    """The sample sd of `count` values of sd 1, at 1000 evenly spaced quantiles."""
+    quantiles = (np.arange(1000) + 0.5) / 1000
+    return np.sqrt(stats.chi2.ppf(quantiles, count - 1) / (count - 1))
+
+
+@cache
 def _critical_t(count: int, confidence: float) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, count - 1))

@@ -20,7 +20,7 @@ class ArmSummary:
     """
 
     arm: str
-    note: str
+    is_baseline: bool
     seeds: int
     failed: int
     lr: float | None
@@ -48,7 +48,7 @@ def _summarize_arm(result: ComparisonResult, arm: str, verdict: Verdict | None) 
     pairs = [] if arm == result.baseline else paired(result, arm)
     return ArmSummary(
         arm=arm,
-        note=result.arm_notes.get(arm, ""),
+        is_baseline=arm == result.baseline,
         seeds=len(trials),
         failed=len(trials) - len(finished),
         lr=first.lr if first else None,

@@ -41,7 +41,7 @@ def render(result: ComparisonResult) -> Group:
     ):
         table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for summary in summaries:
-        table.add_row(*_cells(summary, result.baseline))
+        table.add_row(*_cells(summary))
     sentences = [_sentence_line(summary.verdict) for summary in summaries if summary.verdict is not None]
     return Group(table, Text(), *sentences, Text(), Text(_terms(result, summaries), style="dim"))
 
@@ -54,29 +54,29 @@ def print_table(result: ComparisonResult, file: IO[str] | None = None) -> None:
     console.print(render(result))
 
 
-def _cells(summary: ArmSummary, baseline: str) -> list[Text]:
-    difference = ("baseline", "") if summary.arm == baseline else ("-", "")
-    if summary.verdict is not None and summary.verdict.difference is not None and summary.arm != baseline:
+def _cells(summary: ArmSummary) -> list[Text]:
+    difference = ("baseline", "") if summary.is_baseline else ("–", "")
+    if summary.verdict is not None and summary.verdict.difference is not None and not summary.is_baseline:
         difference = with_interval(summary.verdict.difference, sign=True)
     trained = "untrained" if summary.lr is None else f"lr {rate(summary.lr)}"
     if summary.failed:
         trained = f"{summary.failed}/{summary.seeds} failed"
     return [
         _two_lines(summary.arm, trained, style="bold"),
-        _two_lines(*(with_interval(summary.bits_per_byte) if summary.bits_per_byte else ("-", ""))),
+        _two_lines(*(with_interval(summary.bits_per_byte) if summary.bits_per_byte else ("–", ""))),
         _two_lines(*difference),
-        _two_lines(*(("1×", "") if summary.arm == baseline else speedup_words(summary.speedup))),
+        _two_lines(*(("1×", "") if summary.is_baseline else speedup_words(summary.speedup))),
         _two_lines(scaled(summary.parameters), scaled(summary.flops_per_token)),
         _two_lines(scaled(summary.tokens_per_second), scaled(summary.peak_memory_bytes, "B")),
         _two_lines(scaled(summary.cache_bytes_per_token, "B"), ""),
-        _verdict_cell(summary, baseline),
+        _verdict_cell(summary),
     ]
 
 
-def _verdict_cell(summary: ArmSummary, baseline: str) -> Text:
+def _verdict_cell(summary: ArmSummary) -> Text:
     if summary.verdict is None:
         return Text("baseline", style="dim")
-    if summary.arm != baseline:
+    if not summary.is_baseline:
         return Text(summary.verdict.word, style=COLOURS[summary.verdict.word])
     if summary.verdict.word == "no difference shown":
         return _two_lines("against itself:", summary.verdict.word)

@@ -10,9 +10,9 @@ from litmus.comparison.verdicts import Verdict
 
 
 def scaled(value: float | None, unit: str = "") -> str:
-    """Three significant digits with a prefix: 1048576 is "1.05M", or "1.05 MB" with a unit; "-" for none."""
+    """Three significant digits with a prefix: 1048576 is "1.05M", or "1.05 MB" with a unit; "–" for none."""
     if value is None or not math.isfinite(value):
-        return "-"
+        return "–"
     power = 0
     while abs(value) >= 999.5 and power < 4:
         value, power = value / 1000, power + 1
@@ -23,7 +23,7 @@ def scaled(value: float | None, unit: str = "") -> str:
 
 def digits_for(half: float, mean: float) -> int:
     """Decimals that show two significant digits of the uncertainty (of the mean, where there is none)."""
-    size = half if math.isfinite(half) and half > 0 else abs(mean) / 100
+    size = half if math.isfinite(half) and half > 0 else abs(mean) / 10
     return min(6, max(0, 1 - math.floor(math.log10(size)))) if size > 0 else 4
 
 
@@ -48,7 +48,7 @@ def rate(lr: float) -> str:
 def speedup_words(speedup: Speedup | None) -> tuple[str, str]:
     """The ratio and its interval, as ("1.12×", "1.05 to 1.20"), or ("not reached", "< 0.93×")."""
     if speedup is None:
-        return "-", ""
+        return "–", ""
     if speedup.reached < speedup.pairs:
         missed = speedup.pairs - speedup.reached
         where = "" if missed == speedup.pairs else f" in {missed} of {speedup.pairs}"

@@ -55,11 +55,11 @@ def a_result(scores: dict[str, Sequence[float]], again: Sequence[float] = (), **
     return ComparisonResult.model_validate(facts | terms)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trial() -> Callable[..., TrialResult]:
     return a_trial
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def result() -> Callable[..., ComparisonResult]:
     return a_result

@@ -83,8 +83,8 @@ def test_a_failed_trial_is_counted_in_the_row(result: Results, trial: Trials) ->
         (8_230, "", "8.23k"),
         (512, "B", "512 B"),
         (0, "", "0"),
-        (float("nan"), "", "-"),
-        (None, "", "-"),
+        (float("nan"), "", "–"),
+        (None, "", "–"),
     ],
 )
 def test_sizes_have_three_digits_and_a_prefix(value: float | None, unit: str, text: str) -> None:

@@ -1,0 +1,243 @@
+"""The figures of the report, each from the results of a comparison to one matplotlib figure (None: nothing to draw)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedFormatter, FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+
+from litmus.comparison.learning_rate import LearningRateChoice
+from litmus.comparison.report.canvas import (
+    SOFT,
+    arm_colour,
+    arm_dashes,
+    label_ends,
+    new_figure,
+    shorten,
+)
+from litmus.comparison.results import ComparisonResult, TrialResult
+from litmus.comparison.verdicts import Verdict, paired
+from litmus.comparison.wording import rate
+
+Over = Literal["tokens", "seconds"]
+Lines = dict[str, tuple[np.ndarray, np.ndarray]]  # arm -> places along the horizontal axis, values (seed, place)
+
+_STEEP = 1 / 5
+
+
+def differences(verdicts: Sequence[Verdict], arms: Sequence[str]) -> Figure | None:
+    """One row per verdict: a dot per seed, the mean with its interval, and the noise floor as a band around zero."""
+    drawn = [verdict for verdict in verdicts if verdict.difference is not None]
+    if not drawn:
+        return None
+    metric = drawn[0].metric
+    figure, axes = new_figure("", f"difference in {metric.unit}", height=0.9 + 0.46 * len(drawn), left=0.25, right=0.97)
+    axes.grid(False, axis="y")
+    axes.axvline(0, color=SOFT, linewidth=1)
+    for row, verdict in enumerate(drawn):
+        colour = arm_colour(arms.index(verdict.arm))
+        interval = verdict.difference
+        assert interval is not None
+        if verdict.noise_floor:
+            axes.barh(row, 2 * verdict.noise_floor, 0.72, -verdict.noise_floor, color=SOFT, alpha=0.16, linewidth=0)
+        if interval.count > 1:
+            axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(
+            list(verdict.differences.values()),
+            [row - 0.2] * interval.count,
+            "o",
+            color=colour,
+            markersize=4.5,
+            alpha=0.55,
+            markeredgewidth=0,
+        )
+        axes.plot([interval.mean], [row], "D", color=colour, markersize=6, markeredgewidth=0)
+    axes.set_yticks(range(len(drawn)), [_row_name(verdict) for verdict in drawn])
+    for tick, verdict in zip(axes.get_yticklabels(), drawn, strict=True):
+        tick.set_color(arm_colour(arms.index(verdict.arm)))
+    axes.set_ylim(len(drawn) - 0.4, -0.6)
+    low, high = ("better", "worse") if metric.lower_is_better else ("worse", "better")
+    for x, text, side in ((0.0, f"← {low}", "left"), (1.0, f"{high} →", "right")):
+        axes.text(x, 1.03, text, transform=axes.transAxes, ha=side, fontsize=9, color=SOFT)
+    axes.locator_params(axis="x", nbins=6)
+    return figure
+
+
+def curves(result: ComparisonResult, over: Over) -> Figure | None:
+    """Held-out bits per byte over tokens or training seconds: the mean of the seeds in a band from least to most."""
+    lines: Lines = {}
+    for arm in result.arms:
+        seeds = [curve for trial in result.scored(arm) if len(curve := _curve(trial, over)) > 1]
+        if seeds:
+            places = _shared_places(seeds)
+            lines[arm] = places, np.array([_read(curve, places) for curve in seeds])
+    return _over_training(result, lines, "held-out bits per byte", over)
+
+
+def curve_differences(result: ComparisonResult, over: Over) -> Figure | None:
+    """The same minus the baseline's curve of that seed: below zero the arm is ahead. The steep start is left out."""
+    lines: Lines = {}
+    for arm in result.arms:
+        pairs = [(_curve(baseline, over), _curve(trial, over)) for baseline, trial in paired(result, arm)]
+        pairs = [pair for pair in pairs if arm != result.baseline and min(len(pair[0]), len(pair[1])) > 1]
+        if pairs:
+            places = _shared_places([curve for pair in pairs for curve in pair])
+            places = places[places >= _STEEP * places[-1]]
+            lines[arm] = places, np.array([_read(of_arm, places) - _read(base, places) for base, of_arm in pairs])
+    return _over_training(result, lines, f"bits per byte, minus {shorten(result.baseline)}", over)
+
+
+def loss_by_position(result: ComparisonResult) -> Figure | None:
+    """Nats per token against the position in the window, on a logarithmic axis, averaged within its steps."""
+    return _by_position(result, "nats per token", lambda arm: [t.loss_by_position for t in result.scored(arm)])
+
+
+def loss_by_position_difference(result: ComparisonResult) -> Figure | None:
+    """The same minus the baseline's of that seed: below zero the arm predicts better at this position."""
+    return _by_position(
+        result,
+        f"nats per token, minus {shorten(result.baseline)}",
+        lambda arm: [_minus(first, second) for first, second in paired(result, arm)] if arm != result.baseline else [],
+    )
+
+
+def attention_entropy(result: ComparisonResult) -> Figure | None:
+    """Mean entropy of the attention weights in each layer, in nats: low is focused, high is spread out."""
+    lines: Lines = {}
+    for arm in result.arms:
+        seeds = [trial.attention_entropy for trial in result.scored(arm) if trial.attention_entropy]
+        if seeds:
+            lines[arm] = np.arange(1, len(seeds[0]) + 1), np.array(seeds)
+    figure = _lines(result, lines, "attention entropy, nats", "layer", marker="o")
+    if figure is None:
+        return None
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label(result, figure, lines)
+    return figure
+
+
+def learning_rates(result: ComparisonResult, choices: Sequence[LearningRateChoice]) -> Figure | None:
+    """Bits per byte of each learning rate tried on the short budget; the chosen one is large, a failed one a cross."""
+    drawn = [choice for choice in choices if choice.lr is not None]
+    if not drawn:
+        return None
+    figure, axes = new_figure("bits per byte in the sweep", "learning rate")
+    ends = []
+    for choice in drawn:
+        index = result.arms.index(choice.arm)
+        style: dict[str, Any] = {"color": arm_colour(index), "linestyle": arm_dashes(index), "clip_on": False}
+        rates, scores = zip(*((lr, bpb) for lr, bpb in choice.tried.items() if bpb is not None), strict=True)
+        failed = [lr for lr, bpb in choice.tried.items() if bpb is None]
+        axes.plot(rates, scores, marker="o", markersize=3.5, linewidth=1.5, **style)
+        axes.plot([rates[np.argmin(scores)]], [min(scores)], marker="o", markersize=8, **style)
+        axes.plot(failed, [1] * len(failed), "x", color=style["color"], transform=axes.get_xaxis_transform())
+        ends.append((scores[-1], choice.arm, style["color"]))
+    axes.set_xscale("log")
+    tried = sorted({lr for choice in drawn for lr in choice.tried})
+    axes.xaxis.set_major_locator(FixedLocator(tried))
+    axes.xaxis.set_major_formatter(FixedFormatter([rate(lr) for lr in tried]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    label_ends(axes, ends)
+    return figure
+
+
+def _by_position(result: ComparisonResult, title: str, losses: Callable[[str], list[list[float]]]) -> Figure | None:
+    lines: Lines = {}
+    for arm in result.arms:
+        seeds = [loss for loss in losses(arm) if len(loss) > 1]
+        if seeds:
+            shortest = min(len(loss) for loss in seeds)
+            centres, means = zip(*(_averaged(loss[:shortest]) for loss in seeds), strict=True)
+            lines[arm] = centres[0], np.array(means)
+    figure = _lines(result, lines, title, "position in the window")
+    if figure is None:
+        return None
+    axes = figure.axes[0]
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    _label(result, figure, lines)
+    return figure
+
+
+def _curve(trial: TrialResult, over: Over) -> np.ndarray:
+    """(point, 2): tokens or seconds, and held-out bits per byte; a point before any training is left out."""
+    points = [(getattr(point, over), point.held_out_bpb) for point in trial.curve]
+    return np.array([point for point in points if point[0] > 0], dtype=float)
+
+
+def _shared_places(curves: Sequence[np.ndarray]) -> np.ndarray:
+    """Every place where one of the curves was evaluated, between the latest start and the earliest end."""
+    start, end = max(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves)
+    return np.unique(np.clip(np.concatenate([curve[:, 0] for curve in curves]), start, end))
+
+
+def _read(curve: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The curve at these places, straight lines over their logarithm, along which loss bends least."""
+    return np.interp(np.log(places), np.log(curve[:, 0]), curve[:, 1])
+
+
+def _over_training(result: ComparisonResult, lines: Lines, title: str, over: Over) -> Figure | None:
+    """Lines over the whole of training; the vertical axis fits what comes after the first, steep part."""
+    figure = _lines(result, lines, title, "tokens trained on" if over == "tokens" else "seconds of training")
+    if figure is None:
+        return None
+    axes = figure.axes[0]
+    late = [(seeds[:, grid >= _STEEP * grid[-1]]) for grid, seeds in lines.values()]
+    low, high = min(float(seeds.min()) for seeds in late), max(float(seeds.max()) for seeds in late)
+    margin = 0.06 * (high - low) or 0.01
+    axes.set_ylim(low - margin, high + margin / 3)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.locator_params(axis="x", nbins=5)
+    _label(result, figure, lines)
+    return figure
+
+
+def _averaged(loss: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (counted from 1) and mean losses within steps that grow by about a fifth."""
+    steps = np.geomspace(1, len(loss), 2 + int(np.log(len(loss)) / np.log(1.2))).astype(int)
+    spans = list(pairwise([*np.unique(steps[:-1]), len(loss) + 1]))
+    return (
+        np.array([np.sqrt(first * (after - 1)) for first, after in spans]),
+        np.array([np.mean(loss[first - 1 : after - 1]) for first, after in spans]),
+    )
+
+
+def _minus(baseline: TrialResult, arm: TrialResult) -> list[float]:
+    return [b - a for a, b in zip(baseline.loss_by_position, arm.loss_by_position, strict=False)]
+
+
+def _lines(result: ComparisonResult, lines: Lines, title: str, xlabel: str, marker: str = "") -> Figure | None:
+    """A line per arm through the mean of its seeds, in a band from least to most; the baseline at zero if left out."""
+    if not lines:
+        return None
+    figure, axes = new_figure(title, xlabel)
+    if result.baseline not in lines:
+        axes.axhline(0, color=arm_colour(result.arms.index(result.baseline)), linewidth=1.2)
+    for arm, (x, seeds) in lines.items():
+        index = result.arms.index(arm)
+        axes.fill_between(x, seeds.min(axis=0), seeds.max(axis=0), color=arm_colour(index), alpha=0.18, linewidth=0)
+        axes.plot(
+            x,
+            seeds.mean(axis=0),
+            arm_dashes(index),
+            color=arm_colour(index),
+            linewidth=1.7,
+            marker=marker,
+            markersize=4,
+        )
+    return figure
+
+
+def _label(result: ComparisonResult, figure: Figure, lines: Lines) -> None:
+    ends = {arm: float(seeds.mean(axis=0)[-1]) for arm, (_, seeds) in lines.items()}
+    ends.setdefault(result.baseline, 0.0)
+    label_ends(figure.axes[0], [(y, arm, arm_colour(result.arms.index(arm))) for arm, y in ends.items()])
+
+
+def _row_name(verdict: Verdict) -> str:
+    return f"{shorten(verdict.arm, 9)} again" if verdict.arm == verdict.baseline else shorten(verdict.arm)

@@ -1,0 +1,239 @@
+"""The page around the figures: what is said, in which order, filled into the template beside this file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from litmus.comparison.learning_rate import LearningRateChoice, learning_rate_choices
+from litmus.comparison.metrics import metric
+from litmus.comparison.report import figures
+from litmus.comparison.report.canvas import to_svg
+from litmus.comparison.results import ComparisonResult
+from litmus.comparison.summary import ArmSummary, summarize
+from litmus.comparison.verdicts import measured_noise
+from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
+from litmus.files import write_atomically
+
+MOST_SAMPLE_CHARACTERS = 1200
+ALIKE = 0.02
+
+
+@dataclass(frozen=True)
+class Section:
+    """A further part of the page, after the samples: HTML that is already safe, or a figure, with a note above it."""
+
+    title: str
+    body: str | Figure
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page: its SVG and the sentence beneath it."""
+
+    svg: Markup
+    caption: str
+
+
+def save_report(result: ComparisonResult, path: str | Path, sections: Sequence[Section] = ()) -> Path:
+    """Write the page of a comparison to `path` in one step; BadInput where no verdict can be given (one seed)."""
+    write_atomically(Path(path), render_page(result, sections))
+    return Path(path)
+
+
+def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> str:
+    """The whole page as one HTML document: style and figures inside, no script, nothing fetched."""
+    here = resources.files("litmus.comparison.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "scaled": scaled,
+        "rate": rate,
+        "with_interval": lambda *arguments: [_minus(text) for text in with_interval(*arguments)],
+        "speedup": speedup_words,
+        "sentence": sentence,
+    }
+    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
+    summaries = summarize(result)
+    choices = learning_rate_choices(result)
+    return template.render(
+        result=result,
+        metric=metric(result.primary),
+        style=Markup((here / "page.css").read_text(encoding="utf-8")),
+        summaries=summaries,
+        colours={arm: f"var(--arm-{place % 7})" for place, arm in enumerate(result.arms)},
+        seeds=max(summary.seeds for summary in summaries),
+        costs={summary.arm: _costs(summary, summaries) for summary in summaries},
+        samples=_samples(result),
+        pictures=_pictures(result, summaries, choices),
+        choices=choices,
+        headline=_headline(summaries, result.baseline),
+        caveats=_caveats(result, summaries, choices),
+        sections=[(section.title, section.note, _body(section)) for section in sections],
+        context={name: value for name, value in result.context.items() if name != "command"},
+        command=result.context.get("command"),
+    )
+
+
+def _headline(summaries: Sequence[ArmSummary], baseline: str) -> list[tuple[str, list[str]]]:
+    """(what is said, of which arms): the verdicts in one line."""
+    said = {
+        "better": f"Better than {baseline}",
+        "worse": f"Worse than {baseline}",
+        "no difference shown": f"No difference to {baseline} shown",
+        "no verdict": "No verdict",
+    }
+    of = {
+        word: [s.arm for s in summaries if not s.is_baseline and s.verdict and s.verdict.word == word] for word in said
+    }
+    return [(words, of[word]) for word, words in said.items() if of[word]]
+
+
+def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
+    """What the arm costs beside the baseline, so that a gain in one thing is not read without its price."""
+    base = next(other for other in summaries if other.is_baseline)
+    if summary.is_baseline:
+        return ""
+    costs = {
+        "tokens per second": (summary.tokens_per_second, base.tokens_per_second),
+        "FLOPs per token": (summary.flops_per_token, base.flops_per_token),
+        "parameters": (summary.parameters, base.parameters),
+        "peak memory": (summary.peak_memory_bytes, base.peak_memory_bytes),
+        "cache per token": (summary.cache_bytes_per_token, base.cache_bytes_per_token),
+    }
+    ratios = {name: mine / theirs - 1 for name, (mine, theirs) in costs.items() if mine and theirs}
+    changed = [f"{name} {change:+.0%}" for name, change in ratios.items() if abs(change) >= ALIKE]
+    alike = [name for name, change in ratios.items() if abs(change) < ALIKE]
+    parts = [", ".join(changed)] if changed else []
+    if alike:
+        parts.append(f"{', '.join(alike)} within {ALIKE:.0%}")
+    return _minus("; ".join(parts))
+
+
+def _samples(result: ComparisonResult) -> list[tuple[str, str]]:
+    """(arm, text) of each arm's first scored trial."""
+    first = [trials[0] for arm in result.arms if (trials := result.scored(arm))]
+    return [(trial.arm, trial.sample[:MOST_SAMPLE_CHARACTERS]) for trial in first if trial.sample.strip()]
+
+
+def _pictures(
+    result: ComparisonResult, summaries: Sequence[ArmSummary], choices: Sequence[LearningRateChoice]
+) -> dict[str, Picture]:
+    """Every figure there is something to draw for, by the name the template places it under."""
+    judged = [summary.verdict for summary in summaries if summary.verdict and not summary.is_baseline]
+    judged += [summary.verdict for summary in summaries if summary.verdict and summary.is_baseline]
+    drawn = {
+        "differences": (
+            figures.differences(judged, result.arms),
+            f"Each arm minus {result.baseline}, seed by seed: a dot per seed, a diamond for the mean, a bar for its "
+            f"{result.confidence:.0%} interval. Grey is the noise floor. A verdict needs the bar clear of zero and "
+            f"the diamond clear of the grey.",
+        ),
+        "tokens": (
+            figures.curves(result, "tokens"),
+            "Loss for the same amount of text: which arm learns more from each token. Band: least to most over seeds.",
+        ),
+        "seconds": (
+            figures.curves(result, "seconds"),
+            "Loss for the same time: which arm is ahead on this machine. Only training time counts.",
+        ),
+        "tokens_difference": (
+            figures.curve_differences(result, "tokens"),
+            f"The same, minus {result.baseline} on the same seed: below zero the arm learns more from each token.",
+        ),
+        "seconds_difference": (
+            figures.curve_differences(result, "seconds"),
+            f"The same, minus {result.baseline} on the same seed: below zero the arm is ahead in time.",
+        ),
+        "position": (
+            figures.loss_by_position(result),
+            "Loss by position in the window: further right, more context to predict from.",
+        ),
+        "position_difference": (
+            figures.loss_by_position_difference(result),
+            f"The same, minus {result.baseline}: below zero the arm predicts better there.",
+        ),
+        "entropy": (
+            figures.attention_entropy(result),
+            "How spread out attention is, layer by layer: 0 looks at one token, higher looks at many.",
+        ),
+        "learning_rates": (
+            figures.learning_rates(result, choices),
+            "Each learning rate tried on a short budget. The large dot was chosen; a cross at the top failed.",
+        ),
+    }
+    return {
+        name: Picture(Markup(to_svg(figure, caption)), caption)
+        for name, (figure, caption) in drawn.items()
+        if figure is not None
+    }
+
+
+def _caveats(
+    result: ComparisonResult, summaries: Sequence[ArmSummary], choices: Sequence[LearningRateChoice]
+) -> list[tuple[str, str]]:
+    """What a reader must know before believing the verdicts, as (heading, sentence)."""
+    judged = sum(s.verdict is not None and not s.is_baseline and s.verdict.word != "no verdict" for s in summaries)
+    caveats = []
+    if judged > 1:
+        chance = 1 - result.confidence**judged
+        caveats.append((
+            "Several verdicts",
+            f"Each verdict holds at {result.confidence:.0%} by itself. With {judged} of them, one false call somewhere "
+            f"is likelier: up to about {chance:.0%} if no arm truly differed.",
+        ))  # fmt: skip
+    caveats.append((
+        "A small budget",
+        f"These are small models trained for a short while ({result.budget}). What wins here can lose at another "
+        f"size, on other text, or with longer training.",
+    ))  # fmt: skip
+    if not choices:
+        caveats.append((
+            "Learning rates",
+            "No arm's learning rate was tuned in this comparison. An arm may do better at another one; "
+            "--lr-sweep looks for it.",
+        ))  # fmt: skip
+    edges = [f"{choice.arm} at {rate(choice.lr)}" for choice in choices if choice.at_edge and choice.lr is not None]
+    if edges:
+        caveats.append((
+            "Learning rates at the edge",
+            f"The best learning rate was the smallest or largest tried for {', '.join(edges)}: a better one may lie "
+            f"beyond.",
+        ))  # fmt: skip
+    caveats.append((
+        "Effective speed-up",
+        "It depends on the schedule: the learning rate falls as the budget is spent, so the time to reach a loss "
+        "would be another under another budget. Like all times here it holds for this machine, as busy as it was.",
+    ))  # fmt: skip
+    noise = measured_noise(result)
+    if noise.source == "retrained":
+        about = (
+            f"{noise.pairs} retraining{'s' * (noise.pairs != 1)} of the baseline on the same data, from another init"
+        )
+    else:
+        about = (
+            "the spread of the baseline's own seeds, whose data order differs too: a floor that is rather too high "
+            "than too low"
+        )
+    caveats.append(("Noise floor", f"Estimated from {about}. A handful of trainings gives a rough estimate."))
+    return caveats
+
+
+def _minus(text: str) -> str:
+    """A hyphen before a number as a minus sign."""
+    return re.sub(r"-(?=\d)", "−", text)
+
+
+def _body(section: Section) -> Markup:
+    if isinstance(section.body, Figure):
+        return Markup(f"<figure>{to_svg(section.body, section.title)}</figure>")
+    return Markup(section.body)
