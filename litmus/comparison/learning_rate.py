@@ -42,5 +42,6 @@ def choose_learning_rate(arm: str, trials: list[TrialResult]) -> LearningRateCho
 
 
 def learning_rate_choices(result: ComparisonResult) -> list[LearningRateChoice]:
-    """The choice of every arm that was swept."""
-    return [choose_learning_rate(arm, result.trials) for arm in result.arms if result.trials_of(arm, "sweep")]
+    """The choice of every arm that was swept, but for arms whose score a note stands in place of."""
+    swept = [arm for arm in result.arms if result.trials_of(arm, "sweep") and arm not in result.arm_notes]
+    return [choose_learning_rate(arm, result.trials) for arm in swept]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from litmus.comparison.learning_rate import choose_learning_rate
-from litmus.comparison.results import TrialResult
+from litmus.comparison.learning_rate import choose_learning_rate, learning_rate_choices
+from litmus.comparison.results import ComparisonResult, TrialResult
 
 Trials = Callable[..., TrialResult]
 
@@ -38,6 +38,15 @@ def test_a_larger_rate_that_failed_closes_the_grid(trial: Trials) -> None:
 
 def test_when_every_rate_failed_none_is_chosen(trial: Trials) -> None:
     assert choose_learning_rate("idea", sweep(trial, {1e-2: None, 1e-3: None})).lr is None
+
+
+def test_the_sweep_of_an_arm_with_a_finding_is_not_shown(
+    result: Callable[..., ComparisonResult], trial: Trials
+) -> None:
+    swept = result({"standard": [], "idea": []}, trials=sweep(trial, {1e-2: 2.1, 1e-3: 2.2}))
+    assert [choice.arm for choice in learning_rate_choices(swept)] == ["idea"]
+    noted = swept.model_copy(update={"arm_notes": {"idea": "fails audit"}})
+    assert learning_rate_choices(noted) == []
 
 
 def test_other_arms_and_judged_trials_do_not_count(trial: Trials) -> None:

@@ -177,3 +177,11 @@ def test_one_seed_is_bad_input_and_writes_nothing(result: Results, tmp_path: Pat
 def test_the_same_result_makes_the_same_page(page: str, result: Results, tmp_path: Path) -> None:
     saved = save_report(result(SCORES, AGAIN, **TERMS), tmp_path / "report.html")
     assert saved.read_text(encoding="utf-8") == page
+
+
+def test_a_baseline_that_failed_is_not_drawn_as_zero_among_the_curves(result: Results, trial: Trials) -> None:
+    trials = [trial("standard", seed, 2.3, failed="diverged at step 4") for seed in range(2)]
+    trials += [trial("idea", seed, 2.3 + seed / 10) for seed in range(2)]
+    page = render_page(result({"standard": [], "idea": []}, trials=trials))
+    assert "idea gets no verdict: 2 of the baseline's 2 trials failed" in text_of(page)
+    assert not any("standard" in figure for figure in figures_of(page))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -88,21 +88,24 @@ def curve_differences(result: ComparisonResult, over: Over) -> Figure | None:
             places = _shared_places([curve for pair in pairs for curve in pair])
             places = places[places >= _STEEP * places[-1]]
             lines[arm] = places, np.array([_read(of_arm, places) - _read(base, places) for base, of_arm in pairs])
-    return _over_training(result, lines, f"bits per byte, minus {shorten(result.baseline)}", over)
+    return _over_training(result, _with_zero(result, lines), f"bits per byte, minus {shorten(result.baseline)}", over)
 
 
 def loss_by_position(result: ComparisonResult) -> Figure | None:
     """Nats per token against the position in the window, on a logarithmic axis, averaged within its steps."""
-    return _by_position(result, "nats per token", lambda arm: [t.loss_by_position for t in result.scored(arm)])
+    losses = {arm: [trial.loss_by_position for trial in result.scored(arm)] for arm in result.arms}
+    return _by_position(result, "nats per token", _averaged_lines(losses))
 
 
 def loss_by_position_difference(result: ComparisonResult) -> Figure | None:
     """The same minus the baseline's of that seed: below zero the arm predicts better at this position."""
-    return _by_position(
-        result,
-        f"nats per token, minus {shorten(result.baseline)}",
-        lambda arm: [_minus(first, second) for first, second in paired(result, arm)] if arm != result.baseline else [],
-    )
+    losses = {
+        arm: [_minus(first, second) for first, second in paired(result, arm)]
+        for arm in result.arms
+        if arm != result.baseline
+    }
+    lines = _with_zero(result, _averaged_lines(losses))
+    return _by_position(result, f"nats per token, minus {shorten(result.baseline)}", lines)
 
 
 def attention_entropy(result: ComparisonResult) -> Figure | None:
@@ -145,14 +148,7 @@ def learning_rates(result: ComparisonResult, choices: Sequence[LearningRateChoic
     return figure
 
 
-def _by_position(result: ComparisonResult, title: str, losses: Callable[[str], list[list[float]]]) -> Figure | None:
-    lines: Lines = {}
-    for arm in result.arms:
-        seeds = [loss for loss in losses(arm) if len(loss) > 1]
-        if seeds:
-            shortest = min(len(loss) for loss in seeds)
-            centres, means = zip(*(_averaged(loss[:shortest]) for loss in seeds), strict=True)
-            lines[arm] = centres[0], np.array(means)
+def _by_position(result: ComparisonResult, title: str, lines: Lines) -> Figure | None:
     figure = _lines(result, lines, title, "position in the window")
     if figure is None:
         return None
@@ -197,6 +193,26 @@ def _over_training(result: ComparisonResult, lines: Lines, title: str, over: Ove
     return figure
 
 
+def _averaged_lines(losses: dict[str, list[list[float]]]) -> Lines:
+    """Each arm's losses by position, one list per seed, as means over growing steps of positions."""
+    lines: Lines = {}
+    for arm, of_arm in losses.items():
+        seeds = [loss for loss in of_arm if len(loss) > 1]
+        if seeds:
+            shortest = min(len(loss) for loss in seeds)
+            centres, means = zip(*(_averaged(loss[:shortest]) for loss in seeds), strict=True)
+            lines[arm] = centres[0], np.array(means)
+    return lines
+
+
+def _with_zero(result: ComparisonResult, lines: Lines) -> Lines:
+    """Differences to the baseline, and the baseline itself as the line at zero."""
+    if not lines:
+        return lines
+    ends = np.array([min(x[0] for x, _ in lines.values()), max(x[-1] for x, _ in lines.values())])
+    return {result.baseline: (ends, np.zeros((1, 2))), **lines}
+
+
 def _averaged(loss: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Positions (counted from 1) and mean losses within steps that grow by about a fifth."""
     steps = np.geomspace(1, len(loss), 2 + int(np.log(len(loss)) / np.log(1.2))).astype(int)
@@ -212,12 +228,10 @@ def _minus(baseline: TrialResult, arm: TrialResult) -> list[float]:
 
 
 def _lines(result: ComparisonResult, lines: Lines, title: str, xlabel: str, marker: str = "") -> Figure | None:
-    """A line per arm through the mean of its seeds, in a band from least to most; the baseline at zero if left out."""
+    """A line per arm through the mean of its seeds, in a band from least to most."""
     if not lines:
         return None
     figure, axes = new_figure(title, xlabel)
-    if result.baseline not in lines:
-        axes.axhline(0, color=arm_colour(result.arms.index(result.baseline)), linewidth=1.2)
     for arm, (x, seeds) in lines.items():
         index = result.arms.index(arm)
         axes.fill_between(x, seeds.min(axis=0), seeds.max(axis=0), color=arm_colour(index), alpha=0.18, linewidth=0)
@@ -235,7 +249,6 @@ def _lines(result: ComparisonResult, lines: Lines, title: str, xlabel: str, mark
 
 def _label(result: ComparisonResult, figure: Figure, lines: Lines) -> None:
     ends = {arm: float(seeds.mean(axis=0)[-1]) for arm, (_, seeds) in lines.items()}
-    ends.setdefault(result.baseline, 0.0)
     label_ends(figure.axes[0], [(y, arm, arm_colour(result.arms.index(arm))) for arm, y in ends.items()])
 
 

@@ -16,9 +16,9 @@ from litmus.comparison.learning_rate import LearningRateChoice, learning_rate_ch
 from litmus.comparison.metrics import metric
 from litmus.comparison.report import figures
 from litmus.comparison.report.canvas import to_svg
+from litmus.comparison.report.caveats import caveats
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.summary import ArmSummary, summarize
-from litmus.comparison.verdicts import measured_noise
 from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
 from litmus.files import write_atomically
 
@@ -67,6 +67,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
     choices = learning_rate_choices(result)
     return template.render(
         result=result,
+        title=f"{result.baseline} against {', '.join(arm for arm in result.arms if arm != result.baseline)}",
         metric=metric(result.primary),
         style=Markup((here / "page.css").read_text(encoding="utf-8")),
         summaries=summaries,
@@ -77,7 +78,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
         pictures=_pictures(result, summaries, choices),
         choices=choices,
         headline=_headline(summaries, result.baseline),
-        caveats=_caveats(result, summaries, choices),
+        caveats=caveats(result, summaries, choices),
         sections=[(section.title, section.note, _body(section)) for section in sections],
         context={name: value for name, value in result.context.items() if name != "command"},
         command=result.context.get("command"),
@@ -176,56 +177,6 @@ def _pictures(
         for name, (figure, caption) in drawn.items()
         if figure is not None
     }
-
-
-def _caveats(
-    result: ComparisonResult, summaries: Sequence[ArmSummary], choices: Sequence[LearningRateChoice]
-) -> list[tuple[str, str]]:
-    """What a reader must know before believing the verdicts, as (heading, sentence)."""
-    judged = sum(s.verdict is not None and not s.is_baseline and s.verdict.word != "no verdict" for s in summaries)
-    caveats = []
-    if judged > 1:
-        chance = 1 - result.confidence**judged
-        caveats.append((
-            "Several verdicts",
-            f"Each verdict holds at {result.confidence:.0%} by itself. With {judged} of them, one false call somewhere "
-            f"is likelier: up to about {chance:.0%} if no arm truly differed.",
-        ))  # fmt: skip
-    caveats.append((
-        "A small budget",
-        f"These are small models trained for a short while ({result.budget}). What wins here can lose at another "
-        f"size, on other text, or with longer training.",
-    ))  # fmt: skip
-    if not choices:
-        caveats.append((
-            "Learning rates",
-            "No arm's learning rate was tuned in this comparison. An arm may do better at another one; "
-            "--lr-sweep looks for it.",
-        ))  # fmt: skip
-    edges = [f"{choice.arm} at {rate(choice.lr)}" for choice in choices if choice.at_edge and choice.lr is not None]
-    if edges:
-        caveats.append((
-            "Learning rates at the edge",
-            f"The best learning rate was the smallest or largest tried for {', '.join(edges)}: a better one may lie "
-            f"beyond.",
-        ))  # fmt: skip
-    caveats.append((
-        "Effective speed-up",
-        "It depends on the schedule: the learning rate falls as the budget is spent, so the time to reach a loss "
-        "would be another under another budget. Like all times here it holds for this machine, as busy as it was.",
-    ))  # fmt: skip
-    noise = measured_noise(result)
-    if noise.source == "retrained":
-        about = (
-            f"{noise.pairs} retraining{'s' * (noise.pairs != 1)} of the baseline on the same data, from another init"
-        )
-    else:
-        about = (
-            "the spread of the baseline's own seeds, whose data order differs too: a floor that is rather too high "
-            "than too low"
-        )
-    caveats.append(("Noise floor", f"Estimated from {about}. A handful of trainings gives a rough estimate."))
-    return caveats
 
 
 def _minus(text: str) -> str:
