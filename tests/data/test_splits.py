@@ -30,6 +30,10 @@ def test_whole_documents_make_up_about_the_share_of_bytes(held_out, count):
     assert held / sum(map(len, texts)) == pytest.approx(held_out, rel=0.35 if count == 40 else 0.05)
 
 
+def test_of_ten_equal_documents_a_tenth_is_one():
+    assert sides([f"document {i}" for i in range(10)]).count("held_out") == 1
+
+
 def test_held_out_documents_come_from_everywhere():
     where = [i for i, side in enumerate(sides(random_texts(400))) if side == "held_out"]
     assert min(where) < 60
