@@ -114,7 +114,10 @@ class Recipe(BaseModel):
     def _part_of(self, group: LayerGroup, family: str) -> Part:
         diff = getattr(group, family)
         own = getattr(self, family)
-        return own if diff is None else declaration(FAMILIES[family], merge(own.model_dump(exclude_none=True), diff))
+        if diff is None:
+            return own
+        whole = merge({family: own.model_dump(exclude_none=True)}, {family: diff})  # another kind starts afresh
+        return declaration(FAMILIES[family], whole[family])
 
     def site(self, layer: int) -> Site:
         """Where the parts of layer `layer` are built."""

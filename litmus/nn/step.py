@@ -62,7 +62,7 @@ class Step:
                 return "causal"
             if length == 1:
                 return "all"
-        return self.once(("visibility", window), lambda: self._mask(window))
+        return self.once(("visibility", window, self.cache is None), lambda: self._mask(window))
 
     def _mask(self, window: int | None) -> Tensor:
         query = self.positions[:1] if self.start is not None else self.positions
