@@ -48,6 +48,14 @@ class Cache:
             self.lengths += valid.sum(1)
             self.start = None
 
+    def release(self, rows: Tensor) -> None:
+        """Empty the rows where `rows` (B,) is True, so that new texts can take their places."""
+        for layer in self.layers:
+            for buffer in layer.values():
+                buffer[rows] = 0
+        self.lengths[rows] = 0
+        self.start = None
+
 
 def write(buffer: Tensor, new: Tensor, step: Step) -> Tensor:
     """Store `new` (B, T, ...) at its tokens' slots of `buffer` (B, capacity, ...); return the used part (B, S, ...)."""
