@@ -53,11 +53,12 @@ def _digest(code: bytes) -> str:
 
 
 def _run(path: Path, plugin: Path) -> tuple[ModuleType, PluginSource]:
-    """Run the file `path`, which is `plugin` or a copy of it, unless this version ran before; its kinds now hold."""
+    """Run the file `path`, which is `plugin` or a copy of it, unless this version of it ran; its kinds now hold."""
     code = path.read_bytes()
     source = PluginSource(path=str(plugin), sha256=_digest(code))
     CODE[source.sha256] = code
-    name = f"litmus_plugin_{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{source.sha256[:12]}"
+    version = _digest(bytes(plugin) + code)[:12]
+    name = f"litmus_plugin_{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{version}"
     if name in sys.modules:
         for declared in vars(sys.modules[name]).values():
             if isinstance(declared, type) and issubclass(declared, Part) and declared.__module__ == name:
