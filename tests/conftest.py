@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import hypothesis
 import pytest
 import torch
 from torch import nn
+
+from litmus.nn import Part
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,3 +37,13 @@ def roughened(module: M, dtype: torch.dtype = torch.float64) -> M:
 @pytest.fixture(scope="session")
 def rough() -> Callable[..., nn.Module]:
     return roughened
+
+
+@pytest.fixture
+def kinds_restored() -> Iterator[None]:
+    """Kinds that a test declares, itself or in a plug-in, are forgotten after it."""
+    before = {family: dict(family.kinds) for family in Part.__subclasses__()}
+    yield
+    for family, kinds in before.items():
+        family.kinds.clear()
+        family.kinds.update(kinds)

@@ -1,0 +1,169 @@
+"""Plug-ins: one file outside the package is a whole architecture, from building to loading on another machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from litmus.errors import BadInput
+from litmus.model import Decoder, build, load, resolve, save
+
+Small = Callable[..., Decoder]
+Write = Callable[..., Path]
+TOKENS = torch.arange(12).view(2, 6)
+
+pytestmark = pytest.mark.usefixtures("kinds_restored")
+
+
+def mixed_by(model: Decoder) -> float:
+    """The factor of the plug-in's version that made this model."""
+    return float(model.layers[0].mixer.scale)
+
+
+@torch.no_grad()
+def test_a_mixer_of_its_own_kind_is_built_decodes_and_survives_a_save(
+    write_plugin: Write, small: Small, rough: Callable[..., Decoder], tmp_path: Path
+) -> None:
+    model = rough(small(write_plugin()), torch.float32).eval()
+    assert (model.recipe.name, model.recipe.mixer.kind) == ("mean", "mean_so_far")
+    logits = model(TOKENS)
+    assert_close(model(TOKENS, fast=False), logits)
+    cache = model.new_cache(2, 6)
+    assert_close(torch.cat([model(part, cache) for part in TOKENS.split(2, 1)], 1), logits)
+    assert cache.bytes() == 2 * 4 * model.cached_numbers(6)
+    save(model, tmp_path / "model")
+    assert torch.equal(load(tmp_path / "model").eval()(TOKENS), logits)
+
+
+def test_a_plugin_takes_sizes_and_overrides_and_serves_as_a_base(write_plugin: Write, tmp_path: Path) -> None:
+    path = write_plugin()
+    recipe = resolve(path, size="tiny", overrides={"mixer.scale": 2.0})
+    assert (recipe.dim, recipe.mixer.scale) == (128, 2.0)
+    (tmp_path / "thrice.yaml").write_text("base: mean.py\nmixer: {scale: 3}\n")
+    thrice = resolve(tmp_path / "thrice.yaml")
+    assert (thrice.name, thrice.mixer.scale) == ("thrice", 3.0)
+    assert thrice.plugin == recipe.plugin
+    with pytest.raises(BadInput, match=r"unknown key 'scal'; did you mean 'scale'\?"):
+        resolve(path, overrides={"mixer.scal": 1})
+
+
+def test_the_recipe_records_which_file_it_came_from(write_plugin: Write) -> None:
+    path = write_plugin()
+    before = resolve(path).plugin
+    assert before is not None and before.path == str(path.resolve())
+    write_plugin(factor=2)
+    assert resolve(path).plugin.sha256 != before.sha256
+
+
+def test_an_edited_plugin_is_run_anew_and_one_restored_runs_as_before(write_plugin: Write, small: Small) -> None:
+    found = [mixed_by(small(write_plugin(factor))) for factor in (1.0, 2.0, 1.0)]
+    assert found == [1.0, 2.0, 1.0]
+
+
+def test_a_changed_plugin_is_refused_and_its_copy_runs_only_when_trusted(
+    write_plugin: Write, small: Small, tmp_path: Path
+) -> None:
+    model = small(write_plugin(factor=1.0)).eval()
+    save(model, tmp_path / "model")
+    path = write_plugin(factor=2.0)
+    assert mixed_by(small(path)) == 2.0
+    with pytest.raises(BadInput, match=r"made with the plug-in .*mean.py, which is missing or has changed since"):
+        load(tmp_path / "model")
+    trusted = load(tmp_path / "model", trust_plugin=True).eval()
+    assert mixed_by(trusted) == 1.0
+    assert torch.equal(trusted(TOKENS), model(TOKENS))
+
+
+def test_a_missing_plugin_is_replaced_by_its_copy_only_when_trusted(
+    write_plugin: Write, small: Small, tmp_path: Path
+) -> None:
+    path = write_plugin()
+    save(small(path), tmp_path / "model")
+    path.unlink()
+    with pytest.raises(BadInput, match="missing or has changed since"):
+        load(tmp_path / "model")
+    again = load(tmp_path / "model", trust_plugin=True)
+    save(again, tmp_path / "again")
+    assert (tmp_path / "again/plugin.py").read_text() == (tmp_path / "model/plugin.py").read_text()
+
+
+def test_code_that_came_in_the_folder_never_runs_untrusted(write_plugin: Write, small: Small, tmp_path: Path) -> None:
+    save(small(write_plugin()), tmp_path / "model")
+    recipe = tmp_path / "model/recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(tmp_path / "mean.py"), str(tmp_path / "model/plugin.py")))
+    with pytest.raises(BadInput, match="missing or has changed since"):
+        load(tmp_path / "model")
+
+
+def test_what_is_saved_is_the_code_that_ran_even_if_the_file_was_edited_since(
+    write_plugin: Write, small: Small, tmp_path: Path
+) -> None:
+    path = write_plugin(factor=1.0)
+    code = path.read_bytes()
+    model = small(path)
+    write_plugin(factor=2.0)
+    save(model, tmp_path / "model")
+    assert (tmp_path / "model/plugin.py").read_bytes() == code
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("import math\n\nx = 1 / 0\n", r"mine.py does not run: ZeroDivisionError: division by zero \(line 3\)"),
+        ("def f():\n    return nothing\n\nf()\n", r"mine.py does not run: NameError: .*nothing.* \(line 2\)"),
+        ("import not_a_package\n", r"mine.py does not run: ModuleNotFoundError: .*not_a_package.*\(line 1\)"),
+        ("x = (1\n\n", r"mine.py does not run: SyntaxError: .*mine.py, line 1\)"),
+        ("raise SystemExit(3)\n", r"mine.py does not run: SystemExit: 3 \(line 1\)"),
+        ("x = 1\n", r"mine.py defines no recipe; end it with e.g. recipe = \{'base': 'standard', 'mixer'"),
+        ("recipe = 'standard'\n", r"mine.py defines no recipe"),
+        ("recipe = {'base': 'standrd'}\n", r"unknown recipe 'standrd'; did you mean 'standard'\?"),
+        ("recipe = {'base': 'standard', 'mixer': {'kind': 'mean'}}\n", r"recipe 'mine': unknown mixer kind 'mean'"),
+    ],
+)
+def test_a_plugin_that_does_not_work_is_named_with_the_line(
+    code: str, sentence: str, relative: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(BadInput, match=sentence) as error:
+        build("mine.py" if relative else tmp_path / "mine.py")
+    assert "\n" not in str(error.value)
+
+
+def test_a_plugin_that_failed_may_be_mended_and_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("recipe = {'base': 'standard', 'dim': 1 / 0}\n")
+    for _ in range(2):
+        with pytest.raises(BadInput, match="ZeroDivisionError"):
+            resolve(path)
+    path.write_text("recipe = {'base': 'standard', 'dim': 64}\n")
+    assert resolve(path).dim == 64
+
+
+def test_a_plugin_that_is_not_there_is_named() -> None:
+    with pytest.raises(BadInput, match=r"there is no plug-in file 'nowhere/mine.py'"):
+        resolve("nowhere/mine.py")
+
+
+def test_a_plugin_cannot_take_over_a_built_in_kind(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from typing import Literal\n"
+        "from litmus.nn import MixerConfig\n"
+        "class Mine(MixerConfig):\n"
+        "    kind: Literal['attention'] = 'attention'\n"
+    )
+    with pytest.raises(BadInput, match=r"mixer kind 'attention' is declared twice, in .*attention.py and .*mine.py"):
+        resolve(tmp_path / "mine.py")
+
+
+def test_two_plugins_with_one_kind_are_told_apart(write_plugin: Write, tmp_path: Path) -> None:
+    path = write_plugin()
+    (tmp_path / "other.py").write_text(path.read_text())
+    resolve(path)
+    with pytest.raises(BadInput, match=r"'mean_so_far' is declared twice, in .*mean.py and .*other.py"):
+        resolve(tmp_path / "other.py")

@@ -1,0 +1,140 @@
+"""Models on disk: whole, or refused with what is wrong; never at the cost of something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from litmus.errors import BadInput
+from litmus.model import Decoder, load, save
+
+Small = Callable[..., Decoder]
+
+
+@pytest.fixture
+def saved(small: Small, tmp_path: Path) -> Path:
+    save(small("standard"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_a_folder_holds_recipe_and_weights_and_nothing_else(saved: Path, small: Small) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "recipe.yaml"]
+    assert "head.weight" not in load_file(saved / "model.safetensors")
+    assert load_file(saved / "model.safetensors").keys() == dict(small("standard").named_parameters()).keys()
+
+
+def test_a_tied_head_is_tied_again_after_loading(saved: Path) -> None:
+    model = load(saved)
+    assert model.head.weight is model.embedding.weight
+
+
+def test_loading_leaves_the_random_state_alone(saved: Path) -> None:
+    before = torch.get_rng_state()
+    load(saved)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bf16_weights_are_kept_to_the_bit(small: Small, tmp_path: Path) -> None:
+    model = small("gpt2", dropout=0.0).bfloat16()
+    save(model, tmp_path / "model")
+    again = load(tmp_path / "model")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(again.get_parameter(name), parameter.float())
+
+
+def test_a_saved_model_replaces_another(saved: Path, small: Small) -> None:
+    other = small("learned", seed=5)
+    save(other, saved)
+    assert load(saved).recipe == other.recipe
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["model"]
+
+
+def test_a_failed_save_leaves_the_old_model(saved: Path, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr("litmus.model.storage.save_file", fail)
+    with pytest.raises(RuntimeError, match="stopped"):
+        save(small("learned"), saved)
+    assert load(saved).recipe.name == "standard"
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["model"]
+
+
+def test_a_folder_of_other_things_is_not_replaced(small: Small, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("a run folder has one too")
+    with pytest.raises(BadInput, match="holds something other than a model; save to a new folder"):
+        save(small("standard"), tmp_path)
+    with pytest.raises(BadInput, match=r"recipe.yaml holds something other than a model"):
+        save(small("standard"), tmp_path / "recipe.yaml")
+    assert (tmp_path / "recipe.yaml").read_text() == "a run folder has one too"
+    (tmp_path / "empty").mkdir()
+    save(small("standard"), tmp_path / "empty")
+
+
+def test_what_does_not_fit_is_counted_and_the_first_five_are_named(saved: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["norm.weight"], tensors["layers.0.mixer.qkv.weight"]
+        tensors["novel"] = torch.zeros(1)
+        for layer in range(3):
+            tensors[f"layers.{layer}.mixer.out.weight"] = torch.zeros(3, 5)
+
+    change_weights(saved, spoil)
+    with pytest.raises(BadInput) as error:
+        load(saved)
+    sentence = str(error.value)
+    assert "model.safetensors does not fit recipe 'standard': " in sentence
+    assert "norm.weight is missing" in sentence and "layers.0.mixer.qkv.weight is missing" in sentence
+    assert "novel is extra" in sentence
+    assert "layers.0.mixer.out.weight is (3, 5), not (32, 32)" in sentence
+    assert "layers.1.mixer.out.weight is (3, 5), not (32, 32) and 1 more" in sentence
+    assert "layers.2" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tensors: tensors.pop("norm.weight"), r"'standard': norm.weight is missing$"),
+        (lambda tensors: tensors.update(novel=torch.zeros(1)), r"'standard': novel is extra$"),
+        (lambda tensors: tensors.update({"norm.weight": torch.zeros(31)}), r"norm.weight is \(31,\), not \(32,\)$"),
+    ],
+)
+def test_one_fault_is_named_alone(
+    change: Callable[[dict[str, torch.Tensor]], object], sentence: str, saved: Path
+) -> None:
+    change_weights(saved, change)
+    with pytest.raises(BadInput, match=sentence):
+        load(saved)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_weights_are_refused(kept: int, saved: Path) -> None:
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(BadInput, match=r"model.safetensors is not a whole safetensors file"):
+        load(saved)
+
+
+@pytest.mark.parametrize("missing", ["recipe.yaml", "model.safetensors"])
+def test_a_folder_without_a_model_is_refused(missing: str, saved: Path) -> None:
+    (saved / missing).unlink()
+    with pytest.raises(BadInput, match=r"holds no model: recipe.yaml and model.safetensors are expected there"):
+        load(saved)
+    with pytest.raises(BadInput, match="holds no model"):
+        load(saved / "nowhere")
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1", b"dim: [", b"caf\xe9: 1"])
+def test_a_damaged_recipe_is_refused(content: bytes, saved: Path) -> None:
+    (saved / "recipe.yaml").write_bytes(content)
+    with pytest.raises(BadInput, match=r"recipe.yaml is damaged: it holds no recipe"):
+        load(saved)

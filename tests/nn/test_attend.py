@@ -1,0 +1,96 @@
+"""attend: softmax(factor · q·k / sqrt(D)) v, against loops that say the same."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from litmus.nn import attend, attention_weights
+
+
+def by_definition(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, factor: Tensor | None) -> Tensor:
+    """One query at a time; `visible` (B, T, S) bool, `factor` (B, T, H)."""
+    batch, length, heads, width = q.shape
+    shared = heads // k.shape[2]
+    out = torch.zeros_like(q)
+    for b in range(batch):
+        for t in range(length):
+            for h in range(heads):
+                keys = [s for s in range(k.shape[1]) if visible[b, t, s]]
+                scores = [float(q[b, t, h] @ k[b, s, h // shared]) / math.sqrt(width) for s in keys]
+                if factor is not None:
+                    scores = [float(factor[b, t, h]) * score for score in scores]
+                total = sum(math.exp(score) for score in scores)
+                for s, score in zip(keys, scores, strict=True):
+                    out[b, t, h] += math.exp(score) / total * v[b, s, h // shared]
+    return out
+
+
+def random_qkv(batch: int, length: int, keys: int, heads: int, groups: int, width: int) -> tuple[Tensor, ...]:
+    shapes = (batch, length, heads, width), (batch, keys, groups, width), (batch, keys, groups, width)
+    return tuple(torch.randn(shape, dtype=torch.float64) for shape in shapes)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@given(
+    batch=st.integers(1, 2),
+    length=st.integers(1, 5),
+    groups=st.integers(1, 3),
+    shared=st.integers(1, 3),
+    width=st.integers(1, 4),
+    scaled=st.booleans(),
+)
+def test_causal_attention_equals_its_definition(
+    fast: bool, batch: int, length: int, groups: int, shared: int, width: int, scaled: bool
+) -> None:
+    q, k, v = random_qkv(batch, length, length, groups * shared, groups, width)
+    factor = torch.rand(batch, length, groups * shared, dtype=torch.float64) * 3 if scaled else None
+    visible = torch.ones(batch, length, length).tril().bool()
+    assert_close(attend(q, k, v, "causal", factor, fast=fast), by_definition(q, k, v, visible, factor))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("factor_shape", [None, (1, 3, 1), (2, 3, 1), (1, 3, 4), (2, 3, 4)])
+def test_a_mask_and_a_factor_hold_for_each_row_query_and_head(fast: bool, factor_shape: tuple[int, ...] | None) -> None:
+    q, k, v = random_qkv(2, 3, 5, heads=4, groups=2, width=4)
+    visible = torch.rand(2, 1, 3, 5) < 0.6
+    visible[..., 0] = True
+    factor = None if factor_shape is None else torch.rand(factor_shape, dtype=torch.float64) * 3
+    expected = by_definition(q, k, v, visible[:, 0], None if factor is None else factor.expand(2, 3, 4))
+    assert_close(attend(q, k, v, visible, factor, fast=fast), expected)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_all_means_that_one_query_reads_every_key(fast: bool) -> None:
+    q, k, v = random_qkv(2, 1, 6, heads=4, groups=2, width=4)
+    assert_close(attend(q, k, v, "all", None, fast=fast), by_definition(q, k, v, torch.ones(2, 1, 6).bool(), None))
+
+
+def test_the_weights_are_distributions_over_the_visible_keys() -> None:
+    q, k, _ = random_qkv(2, 5, 5, heads=4, groups=2, width=4)
+    weights = attention_weights(q, k, "causal", None)
+    assert weights.shape == (2, 4, 5, 5)
+    assert_close(weights.sum(-1), torch.ones(2, 4, 5, dtype=torch.float64))
+    assert (weights.triu(1) == 0).all()
+
+
+def test_the_weights_of_bf16_scores_are_exact_to_fp32() -> None:
+    q, k, _ = (tensor.bfloat16() for tensor in random_qkv(1, 6, 6, heads=2, groups=2, width=8))
+    weights = attention_weights(q, k, "causal", None)
+    assert weights.dtype == torch.float32
+    assert_close(weights.double(), attention_weights(q.double(), k.double(), "causal", None), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_attention_is_close_to_the_exact_one(fast: bool) -> None:
+    q, k, v = random_qkv(1, 6, 6, heads=2, groups=2, width=8)
+    factor = torch.rand(1, 6, 2) * 3
+    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), "causal", factor, fast=fast)
+    assert found.dtype == torch.bfloat16
+    assert_close(found.double(), attend(q, k, v, "causal", factor, fast=False), rtol=0.05, atol=0.05)

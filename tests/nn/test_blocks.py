@@ -1,0 +1,37 @@
+"""The pre-norm block against its formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from litmus.nn import AttentionConfig, PreNormBlock, PreNormConfig, Site, Step
+from litmus.nn.feedforwards import GeluConfig
+
+
+def test_a_pre_norm_block_adds_mixer_then_feedforward_of_normed_vectors(
+    site: Callable[..., Site], rough: Callable[..., PreNormBlock], whole_rows: Callable[[Tensor], Step]
+) -> None:
+    block = rough(PreNormConfig().assemble(AttentionConfig(), GeluConfig(), site()))
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    step = whole_rows(x)
+    mixed = x + block.mixer(block.mixer_norm(x), step)
+    assert_close(block(x, step), mixed + block.feedforward(block.feedforward_norm(mixed), step))
+
+
+def test_a_block_drops_out_what_it_adds_but_never_the_stream(
+    site: Callable[..., Site], whole_rows: Callable[[Tensor], Step]
+) -> None:
+    block = PreNormConfig().assemble(AttentionConfig(), GeluConfig(), site(dropout=0.9))
+    x = torch.randn(2, 50, 16)
+    untouched = (block(x, whole_rows(x)) == x).float().mean()
+    assert 0.7 < untouched < 0.9  # both additions are dropped with chance 0.9 each
+
+
+def test_a_block_caches_what_its_mixer_caches(site: Callable[..., Site]) -> None:
+    block = PreNormConfig().assemble(AttentionConfig(kv_heads=2), GeluConfig(), site())
+    buffers = block.new_cache(2, 3, device=torch.device("cpu"), dtype=torch.float32)
+    assert sum(buffer.numel() for buffer in buffers.values()) == 2 * block.cached_numbers(3)
