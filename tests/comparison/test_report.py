@@ -162,7 +162,7 @@ def test_trials_without_curves_samples_or_entropy_still_make_a_page(result: Resu
 
 def test_a_large_comparison_stays_under_two_megabytes(result: Results, trial: Trials) -> None:
     arms = [f"arm{number}" for number in range(9)]
-    long = {"loss_by_position": [1 / (1 + t) for t in range(8192)], "sample": "word " * 10_000}
+    long = {"loss_by_position": [1 / (1 + t) for t in range(8192)], "sample": "word " * 100_000}
     trials = [trial(arm, seed, 2.3 + seed / 10, **long) for arm in arms for seed in range(3)]
     page = render_page(result({arm: [] for arm in arms}, trials=trials))
     assert len(page.encode()) < 2_000_000

@@ -123,7 +123,11 @@ def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
 def _samples(result: ComparisonResult) -> list[tuple[str, str]]:
     """(arm, text) of each arm's first scored trial."""
     first = [trials[0] for arm in result.arms if (trials := result.scored(arm))]
-    return [(trial.arm, trial.sample[:MOST_SAMPLE_CHARACTERS]) for trial in first if trial.sample.strip()]
+    return [(trial.arm, _beginning(trial.sample)) for trial in first if trial.sample.strip()]
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= MOST_SAMPLE_CHARACTERS else text[:MOST_SAMPLE_CHARACTERS] + " …"
 
 
 def _pictures(
