@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from litmus.data.progress import Announce, readable_bytes
+from litmus.errors import BadInput
 from litmus.files import folder_written_atomically, write_atomically, writing
 
 # Hashing a file this large takes long enough that its hash is worth remembering.
@@ -33,7 +34,10 @@ def built_once(target: Path, build: Callable[[Path], None], announce: Announce) 
     if target.is_dir():
         return target
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise BadInput(f"{target.parent} cannot be a folder for the cache; set LITMUS_CACHE to one that can") from error
         lock = FileLock(target.parent / f".{target.name}.lock")
         try:
             lock.acquire(timeout=0)

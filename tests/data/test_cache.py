@@ -21,6 +21,12 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert cache_folder() == Path("~/.cache/litmus").expanduser()
 
 
+def test_a_cache_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(BadInput, match="set LITMUS_CACHE"):
+        built_once(tmp_path / "taken" / "tokens" / "x", lambda folder: None, silent)
+
+
 def test_of_several_that_need_a_folder_at_once_one_builds_it(tmp_path):
     builds, lines = [], []
 
