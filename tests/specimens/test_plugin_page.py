@@ -1,0 +1,114 @@
+"""The files that docs/plugins.md tells a newcomer to save do what the page says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from litmus.errors import BadInput
+from litmus.model import Decoder, build
+
+TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.DOTALL))
+PLUGINS = ["fading_memory", "my_idea", "three_parts"]
+ROUNDING = 1e-12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with every file of the page in it."""
+    folder = tmp_path_factory.mktemp("user")
+    for name, text in FILES.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "ungated.yaml").write_text(re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0], encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(params=PLUGINS)
+def model(folder: Path, request: pytest.FixtureRequest) -> Decoder:
+    return build(folder / f"{request.param}.py", vocab_size=61, context=64, dim=32, heads=2).double().eval()
+
+
+def test_the_page_shows_these_files():
+    assert sorted(FILES) == sorted([f"{name}.py" for name in PLUGINS] + ["try_it.py"])
+
+
+def test_the_lines_to_try_run_as_printed(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    exec(compile(FILES["try_it.py"], "try_it.py", "exec"), {})
+    assert "torch.Size([2, 64, 1000])" in capsys.readouterr().out
+
+
+def test_a_yaml_file_beside_the_plugin_changes_one_option(folder):
+    own, changed = build(folder / "my_idea.py").recipe, build(folder / "ungated.yaml").recipe
+    assert own.mixer.gate and not changed.mixer.gate
+    different = {key for key, value in own.to_dict().items() if changed.to_dict()[key] != value}
+    assert different == {"name", "mixer"}
+
+
+def test_a_group_of_layers_has_a_mixer_of_its_own(folder):
+    parts = build(folder / "fading_memory.py", size="mini").recipe.layer_parts()
+    assert [part["mixer"].kind for part in parts] == ["fading_memory"] * 5 + ["attention"]
+
+
+@torch.no_grad()
+def test_the_two_paths_agree(model, tokens):
+    full = model(tokens[:, :40])
+    assert (full - model(tokens[:, :40], fast=False)).abs().max() < ROUNDING
+    documents = (torch.arange(40) // 15).expand(2, -1)
+    packed = [model(tokens[:, :40], documents=documents, fast=fast) for fast in (True, False)]
+    assert (packed[0] - packed[1]).abs().max() < ROUNDING
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_ragged_batch_in_the_cache_equals_each_row_alone(model, tokens, fast):
+    rows, real = tokens[:, :10].clone(), torch.ones(2, 10, dtype=torch.bool)
+    rows[0, 4:], real[0, :4] = tokens[0, :6], False  # padded on the left
+    real[1, 5:] = False  # padded on the right
+    cache = model.new_cache(2, 64)
+    model(rows, cache, valid=real, fast=fast)
+    resting = torch.tensor([[False] * 3, [True] * 3])
+    model(torch.stack((tokens[0, :3], tokens[1, 5:8])), cache, valid=resting, fast=fast)
+    last = model(torch.stack((tokens[0, 6:8], tokens[1, 8:10])), cache, fast=fast)
+    alone = model(tokens[:, :10])
+    assert (last[0] - alone[0, 6:8]).abs().max() < ROUNDING
+    assert (last[1] - alone[1, 8:10]).abs().max() < ROUNDING
+
+
+def test_its_training_reaches_every_parameter(model, tokens):
+    model.train().loss(tokens[:, :39], tokens[:, 1:40]).total.backward()
+    assert all(parameter.grad.any() for parameter in model.parameters())
+
+
+def test_the_saved_recipe_names_its_file(model, folder):
+    saved = yaml.safe_load(model.recipe.to_yaml())
+    assert Path(saved["plugin"]["path"]).parent == folder
+
+
+MISTAKES = [
+    ("recipe = {", "recipes = {", "defines no recipe"),
+    ("import Buffers", "import Bufers", "ImportError: cannot import name 'Bufers' from 'litmus.nn'"),
+    ('kind: Literal["my_idea"] = "my_idea"', "kind: str", "unknown mixer kind 'my_idea'"),
+    ('"my_idea"', '"attention"', "mixer kind 'attention' is declared twice, in "),
+    (
+        '{"kind": "my_idea"}',
+        '{"kind": "my_idea", "gte": True}',
+        "mixer 'my_idea': unknown key 'gte'; did you mean 'gate'?",
+    ),
+    ("def build", "def biuld", "mixer kind 'my_idea' declares no build(site)"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "sentence"), MISTAKES, ids=[wrong for _, wrong, _ in MISTAKES])
+def test_a_mistake_gets_the_sentence_on_the_page(tmp_path, right, wrong, sentence):
+    assert sentence in TEXT and right in FILES["my_idea.py"]
+    code = FILES["my_idea.py"].replace(right, wrong).replace('"my_idea"', f'"{tmp_path.name}"')  # a kind not yet taken
+    (tmp_path / "my_idea.py").write_text(code, encoding="utf-8")
+    with pytest.raises(BadInput) as error:
+        build(tmp_path / "my_idea.py")
+    assert sentence.replace("my_idea", tmp_path.name) in str(error.value)
