@@ -37,7 +37,7 @@ def built_once(target: Path, build: Callable[[Path], None], announce: Announce) 
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise BadInput(f"{target.parent} cannot be a folder for the cache; set LITMUS_CACHE to one that can") from error
+            raise BadInput(f"{target.parent} cannot be a cache folder; set LITMUS_CACHE to one that can") from error
         lock = FileLock(target.parent / f".{target.name}.lock")
         try:
             lock.acquire(timeout=0)
