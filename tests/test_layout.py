@@ -1,0 +1,115 @@
+"""The layout of the package, which DESIGN.md promises: imports go down, files stay small, the command line is quick."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import litmus
+
+PACKAGE = Path(litmus.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = (
+    "errors",
+    "files",
+    "recipes",
+    "nn",
+    "model",
+    "data",
+    "training",
+    "generation",
+    "interop",
+    "compression",
+    "probes",
+    "audit",
+    "claims",
+    "comparison",
+    "serving",
+    "cli",
+)
+"""From the basement to the roof: a module imports from its own floor and those before it here."""
+OPTIONAL = {"datasets", "huggingface_hub", "pyarrow", "trackio", "wandb", "tensorboard", "transformers"}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def floor_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """The dotted name of everything that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import_time(tree: ast.Module) -> ast.Module:
+    """The module without the bodies of its functions and of `if TYPE_CHECKING`."""
+
+    class Skip(ast.NodeTransformer):
+        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+            return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+    Skip().visit(tree)
+    return tree
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parent != PACKAGE or path.stem != "__init__"], ids=named
+)
+def test_no_file_imports_from_a_floor_above_its_own(path: Path) -> None:
+    own = FLOORS.index(floor_of(path))
+    for name in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        root, _, rest = name.partition(".")
+        if root == "litmus" and rest != "__version__":
+            assert rest.split(".")[0] in FLOORS[: own + 1], f"{named(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_optional_packages_are_imported_where_they_are_used(path: Path) -> None:
+    tree = at_import_time(ast.parse(path.read_text(encoding="utf-8")))
+    assert not {name.split(".")[0] for name in imports(tree)} & OPTIONAL
+
+
+def test_nothing_is_pickled() -> None:
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in ("pickle", "torch.load", "torch.save", "weights_only") if word in text], path
+
+
+def test_files_are_short_enough_to_be_read() -> None:
+    lengths = {named(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_every_module_says_what_it_is() -> None:
+    for path in MODULES:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert docstring, f"{named(path)} has no docstring"
+
+
+def test_tests_mirror_the_package() -> None:
+    folders = {path.name for path in Path(__file__).parent.iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
+    assert folders <= {*FLOORS, "specimens"}
+
+
+@pytest.mark.parametrize("module", ["litmus", "litmus.cli"])
+def test_the_command_line_starts_without_torch(module: str) -> None:
+    heavy = "{'torch', 'scipy', 'matplotlib', 'tokenizers'}"
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
