@@ -8,6 +8,10 @@ from torch.nn import functional as F
 
 from litmus.nn.step import Visibility
 
+SHORT = 512
+"""Up to this many tokens, training attention in bf16 on a CPU is faster through plain matmuls than fused
+(bench/attention.py); beyond it the T x T weights cost more than they save."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None, *, fast: bool) -> Tensor:
     """softmax(factor · q·k / sqrt(D)) v for q (B, T, H, D), k (B, S, G, D), v (B, S, G, D); returns (B, T, H, D).
@@ -15,7 +19,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tens
     Each of the G key-value heads serves H / G query heads (Ainslie et al. 2023, arXiv 2305.13245).
     `factor` (B or 1, T, H or 1) multiplies the scores of a query (SSMax); None means 1.
     """
-    return _fused(q, k, v, visibility, factor) if fast else _reference(q, k, v, visibility, factor)
+    if not fast:
+        return _reference(q, k, v, visibility, factor)
+    if factor is not None:
+        q = (q * factor[..., None]).to(q.dtype)  # exact: the factor belongs to the query alone
+    if visibility == "causal" and q.device.type == "cpu" and q.dtype == torch.bfloat16 and _trains(q):
+        return _by_matmuls(q, k, v)
+    return _fused(q, k, v, visibility)
 
 
 def attention_weights(q: Tensor, k: Tensor, visibility: Visibility, factor: Tensor | None) -> Tensor:
@@ -40,9 +50,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: 
     return torch.einsum("bhts,bshd->bthd", weights, v.to(weights.dtype)).to(q.dtype)
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None) -> Tensor:
-    if factor is not None:
-        q = (q * factor[..., None]).to(q.dtype)  # exact: the factor belongs to the query alone
+def _fused(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -52,3 +60,17 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tens
         enable_gqa=q.shape[2] != k.shape[2],
     )
     return out.transpose(1, 2)
+
+
+def _trains(q: Tensor) -> bool:
+    return q.requires_grad and torch.is_grad_enabled() and q.shape[1] <= SHORT
+
+
+def _by_matmuls(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Square causal attention with its weights spelled out in the dtype of q."""
+    batch, length, heads, width = q.shape
+    k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) if x.shape[2] != heads else x for x in (k, v))
+    q, k, v = (x.transpose(1, 2).reshape(batch * heads, length, -1) for x in (q, k, v))
+    hidden = torch.full((length, length), -torch.inf, device=q.device, dtype=q.dtype).triu(1)
+    scores = torch.baddbmm(hidden.expand(batch * heads, length, length), q, k.mT, alpha=width**-0.5)
+    return (scores.softmax(-1) @ v).view(batch, heads, length, -1).transpose(1, 2)
