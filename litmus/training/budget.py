@@ -50,14 +50,15 @@ class Budget:
         form = _FORM.fullmatch(text.strip())
         if form is None:
             raise BadInput(f"budget {text!r} cannot be read; {_VALID}")
-        number, name = float(form["number"]), form["unit"].strip().lower()
+        number, written = float(form["number"]), form["unit"].strip()
+        name = written.lower()
         if number <= 0 or not math.isfinite(number):
             raise BadInput(f"budget {text!r} is not a positive amount, so nothing would be trained; {_VALID}")
         if name in _SECONDS:
             return cls(number * _SECONDS[name], "seconds")
         counted = _COUNTED.fullmatch(name)
         if counted is None:
-            found = f"the unit {name!r}, which is unknown" if name else "no unit"
+            found = f"the unit {written!r}, which is unknown" if name else "no unit"
             raise BadInput(f"budget {text!r} has {found}; {_VALID}")
         unit: Unit = {"s": "steps", "t": "tokens", "f": "flops"}[counted["unit"][0]]  # type: ignore[assignment]
         amount = number * _SCALES[counted["scale"]]

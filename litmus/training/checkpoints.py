@@ -11,19 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically, write_atomically
+from litmus.files import folder_written_atomically
 from litmus.model.recipe import Recipe
 from litmus.model.storage import WEIGHTS, write_model
 from litmus.training.budget import Spent
 
-STATE = "state.json"
-OPTIMIZER = "optimizer.safetensors"
+STATE, OPTIMIZER, SEALS = "state.json", "optimizer.safetensors", "seals.json"
 
 
 class Seal(BaseModel):
@@ -31,6 +30,9 @@ class Seal(BaseModel):
 
     bytes: int
     sha256: str
+
+
+_SEALS = TypeAdapter(dict[str, Seal])
 
 
 class State(BaseModel):
@@ -44,7 +46,6 @@ class State(BaseModel):
     spent: Spent
     peak_memory_bytes: int
     held_out_loss: float | None = None
-    files: dict[str, Seal] = {}
 
     @property
     def step(self) -> int:
@@ -71,15 +72,16 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, recipe: Recipe, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], state: State
 ) -> None:
-    """Write `folder`/<step>: recipe, fp32 weights, the optimizer's memory, and the state with a seal for each file."""
+    """Write `folder`/<step>: recipe, fp32 weights, the optimizer's memory, the state, and a seal for each file."""
     with folder_written_atomically(folder / str(state.step)) as fresh:
         try:
             write_model(recipe, weights, fresh)
             save_file({name: value.contiguous() for name, value in optimizer_state.items()}, fresh / OPTIMIZER)
         except SafetensorError as error:
             raise _as_os_error(error) from error
-        files = {path.name: _seal(path) for path in sorted(fresh.iterdir())}
-        write_atomically(fresh / STATE, state.model_copy(update={"files": files}).model_dump_json(indent=1))
+        (fresh / STATE).write_text(state.model_dump_json(indent=1), encoding="utf-8")
+        seals = {path.name: _seal(path) for path in sorted(fresh.iterdir())}
+        (fresh / SEALS).write_bytes(_SEALS.dump_json(seals, indent=1))
 
 
 def newest_checkpoint(folder: Path, announce: Callable[[str], None]) -> Checkpoint | None:
@@ -140,10 +142,10 @@ class _Damaged(Exception):
 
 def _verified(folder: Path) -> Checkpoint:
     try:
-        state = State.model_validate_json((folder / STATE).read_bytes())
+        seals = _SEALS.validate_json((folder / SEALS).read_bytes())
     except (OSError, ValidationError) as error:
-        raise _Damaged(f"{STATE} cannot be read") from error
-    for name, seal in state.files.items():
+        raise _Damaged(f"{SEALS} cannot be read") from error
+    for name, seal in seals.items():
         path = folder / name
         if not path.is_file():
             raise _Damaged(f"{name} is missing")
@@ -151,7 +153,7 @@ def _verified(folder: Path) -> Checkpoint:
             raise _Damaged(f"{name} has {path.stat().st_size} bytes instead of {seal.bytes}")
         if _seal(path) != seal:
             raise _Damaged(f"{name} is not what was written")
-    return Checkpoint(folder, state)
+    return Checkpoint(folder, State.model_validate_json((folder / STATE).read_bytes()))
 
 
 def _held_out_loss(folder: Path) -> float | None:

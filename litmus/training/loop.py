@@ -129,26 +129,27 @@ class Training:
         """The loop: steps until the budget is spent, with validation, samples and checkpoints between them."""
         settings = self.settings
         tokens = settings.batch * settings.accumulation * self.sampler.context
-        cost = Spent(1, tokens, 0.0, tokens * self.flops_per_token)
+        cost = Spent(1, tokens, 0.0, tokens * self.flops_per_token)  # its seconds differ from step to step
         clock = time.perf_counter()
         while (before := self.budget.share(self.spent)) < 1:
             first = self.spent.steps * settings.accumulation
             batches = [self.sampler.batch(first + number) for number in range(settings.accumulation)]
-            lr = settings.lr * lr_factor(self.budget.share_amid(self.spent, cost), settings)
+            usual = replace(cost, seconds=self.spent.seconds / max(self.spent.steps, 1))
+            lr = settings.lr * lr_factor(self.budget.share_amid(self.spent, usual), settings)
             torch.manual_seed(seed_for(settings.seed, self.spent.steps))
             try:
                 figures = self.stepper.step(batches, lr)
             except NotFinite as fault:
                 raise self._diverged(str(fault)) from None
-            cost = replace(cost, seconds=time.perf_counter() - clock)
-            clock += cost.seconds
-            self.spent += cost
+            seconds = time.perf_counter() - clock
+            clock += seconds
+            self.spent += replace(cost, seconds=seconds)
             step, after = self.spent.steps, self.budget.share(self.spent)
 
             logged = {"loss": figures.loss, "gradient_norm": figures.gradient_norm, "lr": lr}
             if len(figures.parts) > 1:
                 logged |= {f"loss/{name}": value for name, value in figures.parts.items()}
-            timing = {"seconds": self.spent.seconds, "tokens_per_second": tokens / cost.seconds}
+            timing = {"seconds": self.spent.seconds, "tokens_per_second": tokens / seconds}
             metrics.write("train", step, {"tokens": self.spent.tokens, **logged}, timing)
             for tracker in trackers:
                 tracker.log({f"train/{name}": value for name, value in {**logged, **timing}.items()}, step)

@@ -94,8 +94,14 @@ def describe(recipe: Recipe, data: TokenData, data_settings: DataSettings, setti
 
 
 def open_run(folder: Path, new: Description, recipe: Recipe, tokenizer: Any, *, resume: bool) -> Description:
-    """Create the run folder, or return the description of the training that already lives there if it is this one."""
-    if not folder.exists() or not any(folder.iterdir()):
+    """Create the run folder, or return the description of the training that already lives there if it is this one.
+
+    A folder whose training never began (its corpus was too short, say) is taken over.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; a run needs a folder of its own, so choose another name")
+    began = (folder / METRICS).exists()
+    if not folder.exists() or not any(folder.iterdir()) or ((folder / RUN).is_file() and not began):
         with folder_written_atomically(folder) as fresh:
             (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
             tokenizer.save(fresh / TOKENIZER)

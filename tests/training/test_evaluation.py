@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from litmus.errors import BadInput
+from litmus.model import build
+from litmus.training import evaluate
+from litmus.training.evaluation import tokens_within
+
+
+class Stream:
+    """Held-out tokens of a made-up tokenizer whose token i has `token_bytes[i]` bytes; the last token ends documents."""
+
+    def __init__(self, tokens, token_bytes):
+        self.held_out = np.array(tokens, dtype=np.uint16)
+        self.token_bytes = np.array(token_bytes, dtype=np.int64)
+        self.tokenizer = type("Tokenizer", (), {"end": len(token_bytes) - 1})()
+
+
+@pytest.fixture
+def model(recipe):
+    return build(recipe, vocab_size=257)
+
+
+def by_hand(model, tokens, context):
+    """Nats of every token but the first, from the logits of non-overlapping windows."""
+    model.eval()
+    nats = []
+    for start in range(0, len(tokens) - 1, context):
+        window = torch.tensor(tokens[start : start + context + 1].astype(np.int64))[None]
+        log_p = model(window[:, :-1]).double().log_softmax(-1)
+        nats += (-log_p.gather(2, window[:, 1:, None])).flatten().tolist()
+    model.train()
+    return nats
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_the_score_is_over_every_held_out_token_once_whatever_the_batch(model, data, batch):
+    nats = by_hand(model, data.held_out[:], 16)
+    score = evaluate(model, data, context=16, batch=batch)
+    assert score.tokens == len(data.held_out) - 1
+    assert score.bytes == data.provenance["bytes"]["held_out"]
+    assert score.nats_per_token == pytest.approx(sum(nats) / len(nats), rel=1e-5)
+    assert score.bits_per_byte == pytest.approx(sum(nats) / math.log(2) / score.bytes, rel=1e-5)
+    assert score.perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-5)
+
+
+def test_loss_by_position_is_the_mean_over_windows_at_each_place(model, data):
+    nats = by_hand(model, data.held_out[:], 16)
+    score = evaluate(model, data, context=16, batch=4)
+    expected = [float(np.mean(nats[place::16])) for place in range(16)]
+    assert score.loss_by_position == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_ends_at_the_limit_in_tokens_or_bytes(model, data):
+    nats = by_hand(model, data.held_out[:], 16)[:50]
+    by_tokens = evaluate(model, data, context=16, batch=4, limit_tokens=50)
+    assert (by_tokens.tokens, by_tokens.nats_per_token) == (50, pytest.approx(sum(nats) / 50, rel=1e-5))
+    by_bytes = evaluate(model, data, context=16, batch=4, limit_bytes=50)
+    assert by_bytes == by_tokens  # this tokenizer's tokens are bytes, and the first document is longer
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    tokens=st.lists(st.integers(0, 4), min_size=1, max_size=30),
+    limit=st.integers(1, 40),
+)
+def test_a_limit_in_bytes_takes_as_many_whole_tokens_as_fit(sizes, tokens, limit):
+    tokens = [min(token, len(sizes) - 1) for token in tokens]
+    stream = Stream([len(sizes), *tokens, len(sizes)], [*sizes, 0])
+    lengths = [sizes[token] for token in tokens]
+    fitting = sum(sum(lengths[: n + 1]) <= limit for n in range(len(lengths)))
+    if not fitting:
+        with pytest.raises(BadInput, match="less than the first held-out token"):
+            tokens_within(stream, limit)
+    else:
+        end_token = fitting == len(tokens)  # the end token after the text has no bytes, so it fits too
+        assert tokens_within(stream, limit) == fitting + end_token
+
+
+def test_evaluation_changes_neither_the_mode_nor_the_random_state(model, data):
+    before, state = model.training, torch.get_rng_state()
+    first = evaluate(model, data, context=16, batch=4, limit_tokens=64)
+    assert model.training is before is True
+    assert torch.equal(torch.get_rng_state(), state)
+    assert evaluate(model, data, context=16, batch=4, limit_tokens=64) == first  # no dropout
+
+
+def test_attention_entropy_is_that_of_each_layer_on_real_tokens(model, data):
+    score = evaluate(model, data, context=16, batch=4)
+    model.eval()
+    tokens = torch.from_numpy(data.held_out[:64].astype(np.int64)).view(4, 16)
+    assert score.attention_entropy == pytest.approx(model.attention_entropy(tokens))
+    assert len(score.attention_entropy) == 2
+
+
+def test_a_score_of_less_than_one_window_takes_entropy_over_its_tokens_only(model, data):
+    score = evaluate(model, data, context=16, batch=4, limit_tokens=5)
+    model.eval()
+    tokens = torch.from_numpy(data.held_out[:5].astype(np.int64))[None]
+    assert score.attention_entropy == pytest.approx(model.attention_entropy(tokens))
+
+
+def test_isolated_documents_are_scored_without_the_text_before_them(model):
+    end = 256
+    document = [end, *b"the cat sat on a mat"]
+    stream = Stream([*document, *document, end], [1] * 256 + [0])
+    stream.tokenizer.end = end
+    apart = evaluate(model, stream, context=42, batch=1, isolate_documents=True).loss_by_position
+    assert apart[:20] == pytest.approx(apart[21:41], rel=1e-5)
+    together = evaluate(model, stream, context=42, batch=1).loss_by_position
+    assert together[:20] != pytest.approx(together[21:41], rel=1e-5)

@@ -1,0 +1,96 @@
+import copy
+
+import pytest
+import torch
+
+from litmus.model import build
+from litmus.training import TrainSettings
+from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
+
+
+@pytest.fixture
+def model(recipe):
+    return build(recipe, vocab_size=50, overrides={"head.tied": False, "positions": {"kind": "learned"}})
+
+
+def give_gradients(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def optimizers_of(model, **options):
+    named = dict(model.named_parameters())
+    return Optimizers(named, hidden_matrices(model), TrainSettings(**options))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_only_parameters_of_more_than_one_dimension_decay(model, name):
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers_of(model, optimizer=name, weight_decay=0.5).step(0.1)
+    for key, parameter in model.named_parameters():
+        expected = before[key] * (1 - 0.1 * 0.5) if parameter.ndim > 1 else before[key]
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_muon_takes_the_matrices_inside_layers_and_nothing_else(model):
+    taken = hidden_matrices(model)
+    assert taken == {name for name, p in model.named_parameters() if p.ndim == 2} - {
+        "embedding.weight",
+        "positions.weight",
+        "head.weight",
+    }
+
+
+def test_muon_moves_a_hidden_matrix_in_all_directions_alike(model):
+    name = "layers.0.feedforward.down.weight"
+    weight = dict(model.named_parameters())[name]
+    before = weight.detach().clone()
+    give_gradients(model)
+    optimizers_of(model, optimizer="muon", weight_decay=0.0).step(0.1)
+    sizes = torch.linalg.svdvals(weight.detach() - before)
+    assert sizes.min() > 0.5 * sizes.max()
+
+
+def test_muon_updates_have_the_size_of_adamw_updates_at_one_learning_rate(model):
+    other = copy.deepcopy(model)
+    moved = {}
+    for name, one in (("adamw", model), ("muon", other)):
+        key = "layers.0.mixer.qkv.weight"
+        before = dict(one.named_parameters())[key].detach().clone()
+        give_gradients(one)
+        optimizers_of(one, optimizer=name, weight_decay=0.0).step(0.01)
+        moved[name] = (dict(one.named_parameters())[key].detach() - before).square().mean().sqrt()
+    assert 0.1 < moved["muon"] / moved["adamw"] < 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_restored_optimizers_go_on_bit_for_bit(model, name):
+    other = copy.deepcopy(model)
+    first = optimizers_of(model, optimizer=name)
+    for seed in range(3):
+        give_gradients(model, seed)
+        first.step(0.01)
+    other.load_state_dict(model.state_dict())
+    second = optimizers_of(other, optimizer=name)
+    second.restore({key: value.clone() for key, value in first.state().items()})
+    for one, optimizers in ((model, first), (other, second)):
+        give_gradients(one, 9)
+        optimizers.step(0.01)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_longer_than_the_limit_are_scaled_to_it_and_shorter_ones_left(model):
+    give_gradients(model)
+    named = dict(model.named_parameters())
+    before = {name: p.grad.clone() for name, p in named.items()}
+    norm = float(gradient_norm(before))
+    assert norm == pytest.approx(float(torch.cat([g.flatten() for g in before.values()]).norm()), rel=1e-5)
+    clip_gradients(named, norm, norm + 1)
+    clip_gradients(named, norm, None)
+    assert all(torch.equal(p.grad, before[name]) for name, p in named.items())
+    clip_gradients(named, norm, 0.5)
+    assert float(gradient_norm({name: p.grad for name, p in named.items()})) == pytest.approx(0.5, rel=1e-4)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from litmus.model import build
+from litmus.training.precision import MEANING, Weights, autocast, best_precision, cast_for, matmul_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(recipe):
+    return build(recipe, vocab_size=50, overrides={"dropout": 0.0})
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(0))
+
+
+def loss_of(model, tokens, precision):
+    with matmul_precision(precision), autocast(precision, CPU):
+        return model.loss(tokens[:, :-1], tokens[:, 1:]).total
+
+
+@pytest.mark.parametrize("precision", MEANING)
+def test_every_precision_computes_the_same_loss_within_its_own_rounding(model, tokens, precision):
+    exact = loss_of(model, tokens, "fp32").item()
+    cast_for(model, precision)
+    rounding = 0.02 if precision.startswith("bf16") else 1e-4
+    assert loss_of(model, tokens, precision).item() == pytest.approx(exact, rel=rounding)
+
+
+def test_masters_remember_updates_that_bf16_weights_cannot_hold(model):
+    weights = Weights(model, "bf16")
+    name = "norm.weight"
+    for _ in range(100):
+        with torch.no_grad():
+            weights.named[name] += 1e-4  # bf16 numbers around 1 are 0.0078 apart
+        weights.publish()
+    assert weights.named[name].dtype == torch.float32
+    torch.testing.assert_close(weights.named[name].detach(), torch.full((16,), 1.01))
+    held = dict(model.named_parameters())[name]
+    assert held.dtype == torch.bfloat16
+    assert (held > 1).all()
+
+
+def test_gradients_of_several_backward_passes_add_up_in_fp32(model, tokens):
+    weights = Weights(model, "bf16")
+    once = []
+    for _ in range(3):
+        loss_of(model, tokens, "bf16").backward()
+        once.append({name: p.grad.float() for name, p in model.named_parameters()})
+        weights.collect()
+    for name, gradient in weights.gradients().items():
+        assert gradient.dtype == torch.float32
+        assert torch.equal(gradient, once[0][name] + once[1][name] + once[2][name])
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_model_in_fp32_is_its_own_master(model):
+    weights = Weights(model, "fp32")
+    assert all(weights.named[name] is p for name, p in model.named_parameters())
+
+
+def test_buffers_keep_their_precision_when_parameters_become_bf16(model):
+    model.register_buffer("table", torch.ones(3))
+    cast_for(model, "bf16")
+    assert model.table.dtype == torch.float32
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_tied_head_stays_tied_in_bf16(model):
+    cast_for(model, "bf16")
+    assert model.head.weight is model.embedding.weight
+
+
+def test_matmul_precision_holds_inside_the_block_only():
+    before = torch.get_float32_matmul_precision()
+    with matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    with matmul_precision("fp32"):
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(
+    ("abilities", "expected"), [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({}, "fp32")]
+)
+def test_the_default_is_bf16_only_where_the_cpu_multiplies_it_natively(monkeypatch, abilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert best_precision(CPU) == expected
