@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from litmus.generation import generate
-from litmus.model import build, load, save
+from litmus.model import build, load, save, training_flops_per_token
 
 FILES = sorted((Path(__file__).parents[2] / "specimens").glob("*.py"))
 ALL = [path.stem for path in FILES]
@@ -70,6 +70,14 @@ def test_a_specimen_takes_every_size(name, size):
     path = next(path for path in FILES if path.stem == name)
     with torch.device("meta"):
         assert build(path, size=size).recipe.name == name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_costs_of_a_specimen_can_be_counted(specimen, name):
+    model = specimen(name)
+    assert training_flops_per_token(model.recipe) > 0
+    honest = model.new_cache(2, 10).bytes() == 2 * 8 * model.cached_numbers(10)
+    assert honest == (name != "f4_full_rank_absorption")
 
 
 @pytest.mark.parametrize("name", but(SEES_THE_FUTURE))

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from litmus.errors import BadInput
-from litmus.model import Decoder, build
+from litmus.model import Decoder, build, training_flops_per_token
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.DOTALL))
@@ -83,6 +83,11 @@ def test_a_ragged_batch_in_the_cache_equals_each_row_alone(model, tokens, fast):
 def test_its_training_reaches_every_parameter(model, tokens):
     model.train().loss(tokens[:, :39], tokens[:, 1:40]).total.backward()
     assert all(parameter.grad.any() for parameter in model.parameters())
+
+
+def test_its_costs_can_be_counted(model):
+    assert training_flops_per_token(model.recipe) > 0
+    assert model.new_cache(2, 10).bytes() == 2 * 8 * model.cached_numbers(10)
 
 
 def test_the_saved_recipe_names_its_file(model, folder):
