@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from litmus.comparison import compare
+    from litmus.generation import generate
     from litmus.model import Decoder, build, load, recipes, save
 
 __version__ = "0.1.0"
@@ -13,11 +15,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Decoder": "litmus.model",
     "build": "litmus.model",
+    "compare": "litmus.comparison",
+    "generate": "litmus.generation",
     "load": "litmus.model",
     "recipes": "litmus.model",
     "save": "litmus.model",
 }
-__all__ = ["Decoder", "__version__", "build", "load", "recipes", "save"]
+__all__ = ["Decoder", "__version__", "build", "compare", "generate", "load", "recipes", "save"]
 
 
 def __getattr__(name: str) -> Any:
