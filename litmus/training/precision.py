@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Literal
 
@@ -33,11 +34,27 @@ def best_precision(device: torch.device) -> Precision:
 def matmul_precision(precision: Precision) -> Iterator[None]:
     """Within this block products of fp32 matrices, forward and backward, are exact or medium."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if precision == "medium" else "highest")
+    fast = precision == "medium" or (not torch.cuda.is_available() and medium_is_exact())
+    torch.set_float32_matmul_precision("medium" if fast else "highest")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@functools.cache
+def medium_is_exact() -> bool:
+    """Whether this CPU's "medium" products are full fp32 all the same, found by multiplying what bf16 would round.
+
+    "medium" hands them to oneDNN, which without AMX has no faster type to use, but often faster kernels.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        product = torch.full((256, 256), 1 + 2**-12) @ torch.ones(256, 256)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return bool((product == 256 + 2**-4).all())
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
