@@ -103,6 +103,9 @@ class ComparisonResult(Record):
             if identity in seen:
                 raise ValueError(f"two {trial.role} trials of {trial.arm!r} with seed {trial.seed}; one may be")
             seen.add(identity)
+        scored = {trial.held_out_bytes for trial in self.trials if trial.failed is None and trial.role != "sweep"}
+        if len(scored) > 1:
+            raise ValueError(f"trials were scored on {sorted(scored)} held-out bytes; all must be on the same bytes")
         return self
 
     def trials_of(self, arm: str, role: Role = "arm") -> list[TrialResult]:

@@ -41,6 +41,12 @@ def summarize(result: ComparisonResult) -> list[ArmSummary]:
     return [_summarize_arm(result, arm, verdicts.get(arm) or judge_itself(result)) for arm in result.arms]
 
 
+def held_out_bytes(result: ComparisonResult) -> int | None:
+    """How many bytes of held-out text every score is over; None when nothing was scored."""
+    scored = (trial.held_out_bytes for arm in result.arms for trial in result.scored(arm))
+    return next(scored, None)
+
+
 def _summarize_arm(result: ComparisonResult, arm: str, verdict: Verdict | None) -> ArmSummary:
     trials, scored = result.trials_of(arm), result.scored(arm)
     finished = [trial for trial in trials if trial.failed is None]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from litmus.comparison.metrics import metric
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.summary import ArmSummary, summarize
+from litmus.comparison.summary import ArmSummary, held_out_bytes, summarize
 from litmus.comparison.verdicts import Verdict
 from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
 
@@ -89,7 +89,9 @@ def _sentence_line(verdict: Verdict) -> Text:
 
 def _terms(result: ComparisonResult, summaries: list[ArmSummary]) -> str:
     seeds = max(summary.seeds for summary in summaries)
-    return f"{seeds} seeds, budget {result.budget}; ± is the {result.confidence:.0%} interval over seeds"
+    text = scaled(held_out_bytes(result), "B")
+    interval = f"± is the {result.confidence:.0%} interval over seeds"
+    return f"{seeds} seeds, budget {result.budget}, scored on {text} of held-out text; {interval}"
 
 
 def _two_lines(first: str, second: str, style: str = "") -> Text:

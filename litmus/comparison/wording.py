@@ -28,9 +28,9 @@ def digits_for(half: float, mean: float) -> int:
 
 
 def plain(value: float, digits: int, sign: bool = False) -> str:
-    """A number with that many decimals; thousands separated, never "-0.00"."""
+    """A number with that many decimals; thousands separated, zero without a sign."""
     rounded = round(value, digits) + 0.0
-    return f"{rounded:{'+' if sign else ''},.{digits}f}"
+    return f"{rounded:{'+' if sign and rounded else ''},.{digits}f}"
 
 
 def with_interval(interval: Interval, sign: bool = False) -> tuple[str, str]:
@@ -46,13 +46,12 @@ def rate(lr: float) -> str:
 
 
 def speedup_words(speedup: Speedup | None) -> tuple[str, str]:
-    """The ratio and its interval, as ("1.12×", "1.05 to 1.20"), or ("not reached", "< 0.93×")."""
+    """As ("1.12×", "1.05 to 1.20"), ("not reached", "< 0.93×"), or ("reached 1/3", "< 0.98×") for one seed of three."""
     if speedup is None:
         return "–", ""
     if speedup.reached < speedup.pairs:
-        missed = speedup.pairs - speedup.reached
-        where = "" if missed == speedup.pairs else f" in {missed} of {speedup.pairs}"
-        return f"not reached{where}", f"< {speedup.mean:.2f}×"
+        reached = f"reached {speedup.reached}/{speedup.pairs}" if speedup.reached else "not reached"
+        return reached, f"< {speedup.mean:.2f}×"
     within = f"{speedup.low:.2f} to {speedup.high:.2f}" if speedup.pairs > 1 else ""
     return f"{speedup.mean:.2f}×", within
 
@@ -70,9 +69,10 @@ def sentence(verdict: Verdict) -> str:
 
 
 def _amount(verdict: Verdict, interval: Interval) -> str:
-    """The mean difference without its sign: "needs 0.012 fewer bits per byte"."""
+    """The mean difference without its sign, and never as 0.00: "needs 0.012 fewer bits per byte"."""
     metric = verdict.metric
-    size = plain(abs(interval.mean), digits_for(interval.half, interval.mean))
+    digits = max(digits_for(interval.half, interval.mean), digits_for(10 * abs(interval.mean), 0))
+    size = plain(abs(interval.mean), digits)
     return f"{metric.verb} {size} {metric.less if interval.mean < 0 else metric.more} {metric.unit}"
 
 

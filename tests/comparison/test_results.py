@@ -54,6 +54,11 @@ def test_only_the_baseline_may_be_trained_again(result: Results, trial: Trials) 
         result({"standard": [2.3], "idea": [2.3]}, trials=[trial("idea", 0, 2.2, "noise")])
 
 
+def test_scores_over_different_held_out_bytes_are_refused(result: Results, trial: Trials) -> None:
+    with pytest.raises(ValidationError, match="the same bytes"):
+        result({"standard": []}, trials=[trial("standard", seed, 2.3, held_out_bytes=seed) for seed in range(2)])
+
+
 @pytest.mark.parametrize("content", [b"", b'{"name": "half', b"{}", b"\xff\xfe\x00"])
 def test_a_file_that_is_not_a_result_is_bad_input_that_names_it(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_bytes(content)

@@ -60,6 +60,18 @@ def test_the_baseline_is_called_out_when_it_differs_from_itself(result: Results)
     assert "By chance that happens in 1 comparison of 20" in " ".join(output.getvalue().split())
 
 
+def test_a_difference_far_smaller_than_its_interval_is_not_said_to_be_zero(result: Results) -> None:
+    output = io.StringIO()
+    print_table(result({"standard": [2.30, 2.32, 2.31], "idea": [2.25, 2.37, 2.3091]}, AGAIN), output)
+    assert "idea needs 0.0003 fewer bits per byte, give or take 0.12" in " ".join(output.getvalue().split())
+
+
+def test_seeds_that_did_not_reach_the_baselines_loss_are_counted(result: Results) -> None:
+    output = io.StringIO()
+    print_table(result({"standard": [2.30, 2.32, 2.31], "idea": [2.20, 2.33, 2.32]}, AGAIN), output)
+    assert "reached 1/3" in output.getvalue()
+
+
 def test_identical_arms_are_said_to_be_identical(result: Results) -> None:
     output = io.StringIO()
     print_table(result({"standard": [2.30, 2.32], "same": [2.30, 2.32]}, [2.30, 2.32]), output)
@@ -92,6 +104,6 @@ def test_sizes_have_three_digits_and_a_prefix(value: float | None, unit: str, te
 
 
 def test_numbers_are_written_as_people_write_them() -> None:
-    assert plain(-0.001, 2) == "0.00"
+    assert plain(-0.001, 2, sign=True) == "0.00"
     assert plain(12345.6, 0, sign=True) == "+12,346"
     assert (rate(1e-3), rate(3.16e-4), rate(1e-4)) == ("0.001", "3.16e-4", "1e-4")

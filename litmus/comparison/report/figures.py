@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedFormatter, FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import EngFormatter, FixedFormatter, FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from litmus.comparison.learning_rate import LearningRateChoice
 from litmus.comparison.report.canvas import (
@@ -154,7 +154,7 @@ def _by_position(result: ComparisonResult, title: str, lines: Lines) -> Figure |
         return None
     axes = figure.axes[0]
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     _label(result, figure, lines)
     return figure
 

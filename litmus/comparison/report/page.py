@@ -18,7 +18,7 @@ from litmus.comparison.report import figures
 from litmus.comparison.report.canvas import to_svg
 from litmus.comparison.report.caveats import caveats
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.summary import ArmSummary, summarize
+from litmus.comparison.summary import ArmSummary, held_out_bytes, summarize
 from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
 from litmus.files import write_atomically
 
@@ -73,6 +73,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
         summaries=summaries,
         colours={arm: f"var(--arm-{place % 7})" for place, arm in enumerate(result.arms)},
         seeds=max(summary.seeds for summary in summaries),
+        held_out=scaled(held_out_bytes(result), "B"),
         costs={summary.arm: _costs(summary, summaries) for summary in summaries},
         samples=_samples(result),
         pictures=_pictures(result, summaries, choices),
