@@ -39,26 +39,7 @@ def own_cache(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def corpus(session_folder: Path) -> str:
     """Sentences of a few words in random order: text that a tiny model learns something about at once."""
     draw = random.Random(0)
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "while",
-        "two",
-        "dogs",
-        "ran",
-        "after",
-        "one",
-        "small",
-        "bird",
-        "in",
-        "the",
-        "old",
-        "garden",
-    ]
+    words = ("the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "after", "one", "small", "bird")
     lines = (" ".join(draw.choices(words, k=draw.randint(4, 9))) + ".\n" for _ in range(400))
     path = session_folder / "corpus.txt"
     path.write_text("".join(lines), encoding="utf-8")

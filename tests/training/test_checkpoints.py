@@ -92,7 +92,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(save, folder, name
 def test_when_every_checkpoint_is_damaged_nothing_is_guessed(save, folder):
     save(3)
     (folder / "3" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(BadInput, match="no checkpoint in .* can be used"):
+    with pytest.raises(BadInput, match=r"no checkpoint in .* can be used"):
         newest_checkpoint(folder, print)
 
 
@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_trace(save, folder, mo
         raise SafetensorError(f"I/O error: No space left on device (os error {errno.ENOSPC})")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(BadInput, match="disk is full.*everything saved earlier is intact"):
+    with pytest.raises(BadInput, match=r"disk is full.*everything saved earlier is intact"):
         save(6)
     assert [path.name for path in folder.iterdir()] == ["3"]
     assert newest_checkpoint(folder, print).state.step == 3

@@ -50,7 +50,7 @@ class LimitedDisk:
 def test_a_training_stopped_by_a_full_disk_goes_on_when_there_is_room(limit, quick, events, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         LimitedDisk(patch, limit)
-        with pytest.raises(BadInput, match="disk is full.*everything saved earlier is intact"):
+        with pytest.raises(BadInput, match=r"disk is full.*everything saved earlier is intact"):
             quick("full")
     if (tmp_path / "full" / "checkpoints").exists() and any((tmp_path / "full" / "checkpoints").iterdir()):
         assert load_run(tmp_path / "full").step > 0

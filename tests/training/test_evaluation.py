@@ -13,7 +13,7 @@ from litmus.training.evaluation import tokens_within
 
 
 class Stream:
-    """Held-out tokens of a made-up tokenizer whose token i has `token_bytes[i]` bytes; the last token ends documents."""
+    """Held-out tokens of a made-up tokenizer: token i has `token_bytes[i]` bytes, the last one ends documents."""
 
     def __init__(self, tokens, token_bytes):
         self.held_out = np.array(tokens, dtype=np.uint16)

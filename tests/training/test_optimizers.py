@@ -54,16 +54,13 @@ def test_muon_moves_a_hidden_matrix_in_all_directions_alike(model):
     assert sizes.min() > 0.5 * sizes.max()
 
 
-def test_muon_updates_have_the_size_of_adamw_updates_at_one_learning_rate(model):
-    other = copy.deepcopy(model)
-    moved = {}
-    for name, one in (("adamw", model), ("muon", other)):
-        key = "layers.0.mixer.qkv.weight"
-        before = dict(one.named_parameters())[key].detach().clone()
-        give_gradients(one)
-        optimizers_of(one, optimizer=name, weight_decay=0.0).step(0.01)
-        moved[name] = (dict(one.named_parameters())[key].detach() - before).square().mean().sqrt()
-    assert 0.1 < moved["muon"] / moved["adamw"] < 1
+def test_muon_updates_have_the_size_of_usual_adamw_updates_whatever_the_shape():
+    for shape in ((256, 256), (64, 512)):
+        weight = torch.nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape)
+        Optimizers({"w": weight}, {"w"}, TrainSettings(optimizer="muon")).step(0.01)
+        # AdamW's updates are about 0.2 to 0.4 of the learning rate in root mean square.
+        assert weight.detach().square().mean().sqrt() == pytest.approx(0.2 * 0.01, rel=0.3)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -144,9 +144,9 @@ def test_killed_before_its_first_checkpoint_it_starts_over(interrupted, quick, t
 def test_with_every_checkpoint_damaged_it_stops_rather_than_start_over(interrupted, quick):
     for path in interrupted.glob("checkpoints/*/model.safetensors"):
         path.write_bytes(b"")
-    with pytest.raises(BadInput, match="no checkpoint in .* can be used"):
+    with pytest.raises(BadInput, match=r"no checkpoint in .* can be used"):
         go_on(quick, interrupted)
-    with pytest.raises(BadInput, match="no checkpoint in .* can be used"):
+    with pytest.raises(BadInput, match=r"no checkpoint in .* can be used"):
         load_run(interrupted)
 
 

@@ -41,6 +41,12 @@ def test_wsd_is_stable_until_its_decay_begins_and_then_a_line():
     assert lr_factor(0.9, chosen) == pytest.approx(0.5)
 
 
+def test_wsd_that_warms_up_into_its_decay_still_reaches_the_peak():
+    chosen = settings(schedule="wsd", warmup=0.9, decay=0.5, final_lr=0.0)
+    assert lr_factor(0.9, chosen) == pytest.approx(1)
+    assert lr_factor(0.95, chosen) == pytest.approx(0.5)
+
+
 @given(
     kind=st.sampled_from(KINDS),
     warmup=st.floats(0, 0.99),

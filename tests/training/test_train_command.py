@@ -1,6 +1,9 @@
 """`litmus train` and `litmus eval` as a user types them."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,11 +36,10 @@ def test_train_writes_a_run_that_eval_scores(train, litmus):
     assert code == 0
     assert "precision fp32" in out
     assert "bits per byte" in out
-    code, out, err = litmus("eval", "runs/first", "--json")
+    code, out, _ = litmus("eval", "runs/first", "--json")
     assert code == 0
     score = json.loads(out)
-    stored = json.loads(open("runs/first/result.json").read())["evaluation"]
-    assert score == stored
+    assert score == json.loads(Path("runs/first/result.json").read_text())["evaluation"]
     code, out, _ = litmus("eval", "runs/first", "--limit-bytes", "100")
     assert code == 0
     assert "100 bytes" in out
@@ -93,10 +95,14 @@ def test_a_diverged_training_exits_with_1_and_says_where(train, monkeypatch):
 
 
 def test_help_is_shown_without_importing_torch():
-    import subprocess
-    import sys
-
-    program = "import sys; from litmus.cli import main\ntry: main(['train', '--help'])\nfinally: print('torch' in sys.modules)"
+    program = """
+import sys
+from litmus.cli import main
+try:
+    main(["train", "--help"])
+finally:
+    print("torch" in sys.modules)
+"""
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stdout
     assert shown.strip().endswith("False")
     assert "Train one architecture" in shown
