@@ -73,8 +73,6 @@ def _length_up_to(path: Path, step: int) -> int:
 
 def _event(line: bytes) -> dict[str, Any] | None:
     """The event of one line, None for a line cut short."""
-    if not line.endswith(b"\n"):
-        return None
     try:
         event = json.loads(line)
     except ValueError:

@@ -87,6 +87,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(save, folder, name
     assert "checkpoint 6 is damaged" in sentence
     assert name in sentence or (name, damage) == ("seals.json", "altered")  # then another file does not fit it
     assert "using checkpoint 3" in sentence
+    if damage in ("truncated", "emptied") and name != "seals.json":
+        assert "bytes instead of" in sentence
 
 
 def test_when_every_checkpoint_is_damaged_nothing_is_guessed(save, folder):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from litmus.model import build
+from litmus.training import precision
 from litmus.training.precision import MEANING, Weights, autocast, best_precision, cast_for, matmul_precision
 
 CPU = torch.device("cpu")
@@ -17,17 +18,17 @@ def tokens():
     return torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(0))
 
 
-def loss_of(model, tokens, precision):
-    with matmul_precision(precision), autocast(precision, CPU):
+def loss_of(model, tokens, mode):
+    with matmul_precision(mode), autocast(mode, CPU):
         return model.loss(tokens[:, :-1], tokens[:, 1:]).total
 
 
-@pytest.mark.parametrize("precision", MEANING)
-def test_every_precision_computes_the_same_loss_within_its_own_rounding(model, tokens, precision):
+@pytest.mark.parametrize("mode", MEANING)
+def test_every_precision_computes_the_same_loss_within_its_own_rounding(model, tokens, mode):
     exact = loss_of(model, tokens, "fp32").item()
-    cast_for(model, precision)
-    rounding = 0.02 if precision.startswith("bf16") else 1e-4
-    assert loss_of(model, tokens, precision).item() == pytest.approx(exact, rel=rounding)
+    cast_for(model, mode)
+    rounding = 0.02 if mode.startswith("bf16") else 1e-4
+    assert loss_of(model, tokens, mode).item() == pytest.approx(exact, rel=rounding)
 
 
 def test_masters_remember_updates_that_bf16_weights_cannot_hold(model):
@@ -74,13 +75,22 @@ def test_a_tied_head_stays_tied_in_bf16(model):
     assert model.head.weight is model.embedding.weight
 
 
-def test_matmul_precision_holds_inside_the_block_only():
+@pytest.mark.parametrize(("exact", "expected"), [(False, "highest"), (True, "medium")])
+def test_fp32_takes_the_medium_kernels_only_where_they_round_nothing(monkeypatch, exact, expected):
+    monkeypatch.setattr(precision, "medium_is_exact", lambda: exact)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.get_float32_matmul_precision()
     with matmul_precision("medium"):
         assert torch.get_float32_matmul_precision() == "medium"
     with matmul_precision("fp32"):
-        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == expected
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_products_in_fp32_keep_what_bf16_would_round_away():
+    with matmul_precision("fp32"):
+        product = torch.full((256, 256), 1 + 2**-12) @ torch.ones(256, 256)
+    assert (product == 256 + 2**-4).all()
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,15 @@ def test_figures_are_kept_to_the_last_bit_and_only_timing_depends_on_the_clock(t
     assert event == {"kind": "train", "step": 1, "loss": loss, "timing": {"seconds": 1.234568}}
 
 
-def test_a_full_disk_is_said_in_one_sentence(tmp_path):
+@pytest.mark.parametrize("fits", [None, 10])
+def test_a_disk_with_no_room_for_a_line_or_for_half_of_it_is_full(fits, tmp_path):
     with Metrics(tmp_path / "metrics.jsonl", 0) as metrics:
 
         class Full:
             def write(self, line):
-                raise OSError(errno.ENOSPC, "No space left on device")
+                if fits is None:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return fits
 
             def close(self):
                 pass
