@@ -201,9 +201,22 @@ def test_the_loss_is_the_mean_over_the_scored_targets(model: Decoder, tokens: Te
     nats = model.token_losses(tokens, targets)
     assert_close(found.parts["next_token"].detach(), nats.sum() / (targets != -100).sum())
     assert found.total.requires_grad
+    documents = (torch.arange(LENGTH) // 6).expand_as(tokens)
+    nats = model.token_losses(tokens, targets, documents=documents)
+    packed = model.loss(tokens, targets, documents=documents).parts["next_token"].detach()
+    assert_close(packed, nats.sum() / (targets != -100).sum())
     nothing = model.loss(tokens, torch.full_like(targets, -100))
     assert nothing.parts["next_token"] == 0
     assert nothing.total.isfinite()
+
+
+def test_label_smoothing_mixes_in_all_tokens_alike(
+    model: Decoder, tokens: Tensor, targets: Tensor, full: Tensor
+) -> None:
+    nats = -full.log_softmax(-1)[targets != -100]
+    aims = targets[targets != -100]
+    expected = 0.9 * nats.gather(-1, aims[:, None]).mean() + 0.1 * nats.mean()
+    assert_close(model.loss(tokens, targets, label_smoothing=0.1).parts["next_token"].detach(), expected)
 
 
 def test_loss_and_score_never_hold_the_logits_of_a_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,14 @@ def test_dropout_acts_in_training_and_never_in_evaluation(small: Small) -> None:
     assert torch.equal(model(tokens), model(tokens))
 
 
+def test_dropout_acts_on_the_embedding_too(small: Small) -> None:
+    model = small("standard", dropout=0.4)
+    entered: list[torch.Tensor] = []
+    model.layers[0].register_forward_pre_hook(lambda layer, inputs: entered.append(inputs[0]))
+    model(torch.randint(61, (8, 24)))
+    assert (entered[0] == 0).float().mean().item() == pytest.approx(0.4, abs=0.03)
+
+
 def test_attention_that_cannot_tell_keys_apart_has_the_entropy_of_their_number(small: Small) -> None:
     model = small("nope").double()
     with torch.no_grad():

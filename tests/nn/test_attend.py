@@ -94,3 +94,11 @@ def test_bf16_attention_is_close_to_the_exact_one(fast: bool) -> None:
     found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), "causal", factor, fast=fast)
     assert found.dtype == torch.bfloat16
     assert_close(found.double(), attend(q, k, v, "causal", factor, fast=False), rtol=0.05, atol=0.05)
+
+
+def test_the_factor_meets_the_query_in_fp32_before_the_cast() -> None:
+    q, k, v = (tensor.bfloat16() for tensor in random_qkv(1, 40, 40, heads=2, groups=2, width=8))
+    factor = torch.rand(1, 40, 2) * 3
+    scaled = (q.float() * factor[..., None]).bfloat16()
+    found = attend(q, k, v, "causal", factor, fast=True)
+    assert torch.equal(found, attend(scaled, k, v, "causal", None, fast=True))

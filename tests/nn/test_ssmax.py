@@ -68,8 +68,9 @@ def test_the_first_s_makes_the_mean_factor_1_over_1024_keys() -> None:
 
 
 def test_a_window_bounds_n(step: Callable[..., Step]) -> None:
-    factor = SSMax(SSMaxConfig(learned=False), heads=1)(step([0, 2, 3, 4, 100]), window=4)
-    assert_close(factor[0, :, 0], torch.tensor([1.0, 3.0, 4.0, 4.0, 4.0]).log())
+    ssmax, places = SSMax(SSMaxConfig(learned=False), heads=1), step([0, 2, 3, 4, 100])
+    for window, keys in ((4, [1, 3, 4, 4, 4]), (None, [1, 3, 4, 5, 101])):
+        assert_close(ssmax(places, window)[0, :, 0], torch.tensor(keys).log())
 
 
 def test_the_factor_of_a_bf16_model_is_computed_in_fp32(step: Callable[..., Step]) -> None:

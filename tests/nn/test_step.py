@@ -102,3 +102,11 @@ def test_each_layer_sees_its_own_cache() -> None:
     assert step.at(own).cache is own
     assert step.cache is None
     assert step.at(None) is step
+
+
+def test_layers_with_different_windows_share_no_mask() -> None:
+    step = Step(torch.arange(5)[None], None)
+    for window in (2, None, 3, 2):
+        mask = step.visibility(window)
+        assert isinstance(mask, Tensor)
+        assert mask[0, 0, 4].sum() == (window or 5)
