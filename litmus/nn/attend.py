@@ -14,7 +14,7 @@ SHORT = 512
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None, *, fast: bool) -> Tensor:
-    """softmax(factor · q·k / sqrt(D)) v for q (B, T, H, D), k (B, S, G, D), v (B, S, G, D); returns (B, T, H, D).
+    """softmax(factor · q·k / sqrt(D)) v for q (B, T, H, D), k (B, S, G, D), v (B, S, G, E); returns (B, T, H, E).
 
     Each of the G key-value heads serves H / G query heads (Ainslie et al. 2023, arXiv 2305.13245).
     `factor` (B or 1, T, H or 1) multiplies the scores of a query (SSMax); None means 1.
@@ -51,6 +51,11 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: 
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+    scale, values = q.shape[-1] ** -0.5, v.shape[-1]
+    if q.device.type == "cpu" and values != q.shape[-1]:
+        # Flash attention on a CPU takes one width only; zeros change no product and are far cheaper than its absence.
+        widest = max(values, q.shape[-1])
+        q, k, v = (F.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -58,8 +63,9 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
         attn_mask=visibility if isinstance(visibility, Tensor) else None,
         is_causal=isinstance(visibility, str) and visibility == "causal",
         enable_gqa=q.shape[2] != k.shape[2],
+        scale=scale,
     )
-    return out.transpose(1, 2)
+    return out.transpose(1, 2)[..., :values]
 
 
 def _trains(q: Tensor) -> bool:

@@ -16,7 +16,12 @@ def linear(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
 
 def residual_linear(inputs: int, site: Site, *, bias: bool = False) -> nn.Linear:
     """A linear map into the residual stream: its start is smaller by sqrt(2·depth), the number of such writes."""
-    return _started(nn.Linear(inputs, site.dim, bias=bias), INIT_STD / (2 * site.depth) ** 0.5)
+    return _started(nn.Linear(inputs, site.dim, bias=bias), residual_std(site))
+
+
+def residual_std(site: Site) -> float:
+    """The standard deviation at which weights that write into the residual stream start."""
+    return INIT_STD / (2 * site.depth) ** 0.5
 
 
 def _started(layer: nn.Linear, std: float) -> nn.Linear:
