@@ -121,7 +121,8 @@ class Recipe(BaseModel):
 
     def site(self, layer: int) -> Site:
         """Where the parts of layer `layer` are built."""
-        return Site(self.dim, self.heads, self.context, self.depth, layer, self.dropout, self.positions, self.norm)
+        sizes = (self.dim, self.heads, self.context, self.depth, layer, self.dropout)
+        return Site(*sizes, self.positions, self.norm, **self.layer_parts()[layer])  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, defaults included, as plain data."""

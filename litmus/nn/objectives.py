@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from litmus.nn.loss import cross_entropy, token_cross_entropy
 from litmus.nn.parts import Part, Site
+from litmus.nn.step import Step
+from litmus.nn.terms import Terms
 
 
 @dataclass
@@ -26,8 +28,15 @@ class LanguageModel(Protocol):
     embedding: nn.Embedding
     head: nn.Linear
 
-    def hidden(self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True) -> Tensor:
-        """The normed vectors (B, T, dim) that the head turns into logits."""
+    def hidden(
+        self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True, terms: Terms | None = None
+    ) -> Tensor:
+        """The normed vectors (B, T, dim) that the head turns into logits; layers leave their loss terms in `terms`."""
+
+    def step(
+        self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True, terms: Terms | None = None
+    ) -> Step:
+        """What layers beyond the model's own need to know of tokens (B, T)."""
 
 
 class ObjectiveConfig(Part):
@@ -60,12 +69,10 @@ class Objective(nn.Module):
         fast: bool = True,
     ) -> Loss:
         """The training loss of tokens (B, T) against targets (B, T); targets of -100 are not scored."""
-        hidden = model.hidden(tokens, documents=documents, fast=fast).flatten(0, 1)
-        head = model.head
-        nats = cross_entropy(
-            hidden, head.weight, head.bias, targets.flatten(), label_smoothing=label_smoothing, fast=fast
-        )
-        return Loss(nats, {"next_token": nats})
+        terms = Terms.before(targets)
+        hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)
+        nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        return with_terms(Loss(nats, {"next_token": nats}), terms)
 
     @torch.no_grad()
     def token_losses(
@@ -74,3 +81,24 @@ class Objective(nn.Module):
         """Nats of each target (B, T), 0 where it is -100: always -log softmax(logits), whatever training descends."""
         hidden = model.hidden(tokens, documents=documents).flatten(0, 1)
         return token_cross_entropy(hidden, model.head.weight, model.head.bias, targets.flatten()).view_as(targets)
+
+
+def head_nats(
+    model: LanguageModel, hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, fast: bool = True
+) -> Tensor:
+    """Mean nats of the scored targets (B, T) by the model's head on vectors (B, T, dim), in chunks of logits."""
+    return cross_entropy(
+        hidden.flatten(0, 1),
+        model.head.weight,
+        model.head.bias,
+        targets.flatten(),
+        label_smoothing=label_smoothing,
+        fast=fast,
+    )
+
+
+def with_terms(loss: Loss, terms: Terms) -> Loss:
+    """`loss` with what the layers left: the total takes each layer's weighted term, the parts their mean by name."""
+    parts = {name: torch.stack([value for _, value in left]).mean() for name, left in terms.left.items()}
+    weighted = [weight * value for left in terms.left.values() for weight, value in left]
+    return Loss(torch.stack([loss.total, *weighted]).sum(), {**loss.parts, **parts}) if weighted else loss

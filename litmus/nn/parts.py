@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
@@ -16,6 +16,9 @@ from torch import nn
 from litmus.errors import BadInput, first_fault, nearest
 
 if TYPE_CHECKING:
+    from litmus.nn.blocks import BlockConfig
+    from litmus.nn.feedforwards import FeedforwardConfig
+    from litmus.nn.mixers import Mixer, MixerConfig
     from litmus.nn.norms import NormConfig
     from litmus.nn.positions import PositionsConfig
 
@@ -25,7 +28,8 @@ class Site:
     """Where a part is built: the sizes of the model around it and the layer it belongs to.
 
     `dim` is the width of the residual stream, `heads` the recipe's default head count, `context` the longest
-    sequence the recipe is meant for, `layer` counts from 0 to `depth` - 1.
+    sequence the recipe is meant for, `layer` counts from 0 to `depth` - 1; `block`, `mixer` and `feedforward` declare
+    that layer.
     """
 
     dim: int
@@ -36,6 +40,14 @@ class Site:
     dropout: float
     positions: PositionsConfig
     norm: NormConfig
+    block: BlockConfig | None = None
+    mixer: MixerConfig | None = None
+    feedforward: FeedforwardConfig | None = None
+
+    def another_layer(self) -> Mixer:
+        """One more layer of the form that stands here, with weights of its own."""
+        assert self.block is not None and self.mixer is not None and self.feedforward is not None
+        return self.block.assemble(self.mixer, self.feedforward, self)
 
 
 class Part(BaseModel):
@@ -71,6 +83,14 @@ class Part(BaseModel):
     def build(self, site: Site) -> nn.Module:
         """Make the module for this declaration at `site`; raise BadInput when the sizes do not fit."""
         raise BadInput(f"{self.family} kind {self.kind!r} declares no build(site)")
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """A module that also changes by another rule than the gradient, once per training step."""
+
+    def after_step(self) -> None:
+        """Adapt by what the forward passes since the last call showed."""
 
 
 P = TypeVar("P", bound=Part)

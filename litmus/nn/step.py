@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from litmus.nn.terms import Terms
+
 Buffers = dict[str, Tensor]
 """One layer's cache: named buffers whose first dimension is the batch row."""
 
@@ -28,7 +30,8 @@ class Step:
     used: number of cache slots that can hold a token after this step (the same for every row).
     fast: whether mechanisms take their fast path or their plain reference.
     shared: results that several layers need (masks, rotations), computed once per step.
-    observed: where mixers leave figures about themselves (attention entropy) when somebody asked.
+    observed: where layers leave figures about themselves (attention entropy) when somebody asked.
+    terms: where layers leave terms of the training loss (a router's balance) while it is computed.
     """
 
     positions: Tensor
@@ -40,6 +43,7 @@ class Step:
     fast: bool = True
     shared: dict[Any, Any] = field(default_factory=dict)
     observed: dict[str, list[Tensor]] | None = None
+    terms: Terms | None = None
 
     def at(self, cache: Buffers | None) -> Step:
         """The same step as seen by one layer, with that layer's cache."""
