@@ -11,36 +11,54 @@ from litmus.nn.caches import Cache, write
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
+from litmus.nn.mla import Mla, MlaConfig
+from litmus.nn.moe import Experts, MixtureOfExperts, MoeConfig
+from litmus.nn.mtp import MtpConfig, ParallelMtpConfig
 from litmus.nn.norms import NormConfig, RMSNorm
 from litmus.nn.objectives import Loss, Objective, ObjectiveConfig
-from litmus.nn.parts import Part, Site
+from litmus.nn.parts import Adapts, Part, Site
 from litmus.nn.positions import PositionsConfig, Rotation
+from litmus.nn.routing import Router, RouterConfig, RouterFigures, Routing
 from litmus.nn.ssmax import SSMax, SSMaxConfig
 from litmus.nn.step import Buffers, Step, Visibility
+from litmus.nn.terms import Terms
 
 __all__ = [
+    "Adapts",
     "Attention",
     "AttentionConfig",
     "BlockConfig",
     "Buffers",
     "Cache",
+    "Experts",
     "FeedforwardConfig",
     "Loss",
     "Mixer",
     "MixerConfig",
+    "MixtureOfExperts",
+    "Mla",
+    "MlaConfig",
+    "MoeConfig",
+    "MtpConfig",
     "NormConfig",
     "Objective",
     "ObjectiveConfig",
+    "ParallelMtpConfig",
     "Part",
     "PositionsConfig",
     "PreNormBlock",
     "PreNormConfig",
     "RMSNorm",
     "Rotation",
+    "Router",
+    "RouterConfig",
+    "RouterFigures",
+    "Routing",
     "SSMax",
     "SSMaxConfig",
     "Site",
     "Step",
+    "Terms",
     "Visibility",
     "attend",
     "attention_weights",

@@ -1,0 +1,141 @@
+"""Multi-token prediction: training also predicts tokens further ahead; the model's own logits stay what they are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.nn.linear import linear
+from litmus.nn.loss import IGNORED
+from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_terms
+from litmus.nn.parts import Site
+from litmus.nn.step import Step
+from litmus.nn.terms import Terms
+
+
+class AheadConfig(ObjectiveConfig):
+    """Predict up to `depth` tokens beyond the next one; their mean loss counts `weight` times."""
+
+    depth: int = Field(1, ge=1)
+    weight: float = Field(0.3, gt=0)
+
+
+class MtpConfig(AheadConfig):
+    """DeepSeek-V3's modules, one after another; a module's block is declared as the model's last layer."""
+
+    kind: Literal["mtp"] = "mtp"
+
+    def build(self, site: Site) -> Objective:
+        return Sequential(self, site)
+
+
+class ParallelMtpConfig(AheadConfig):
+    kind: Literal["mtp_parallel"] = "mtp_parallel"
+
+    def build(self, site: Site) -> Objective:
+        return Parallel(self, site)
+
+
+class AheadObjective(Objective):
+    """Next-token cross-entropy + weight · mean over k = 1 .. depth of the cross-entropy of the token k further ahead.
+
+    Its parts are named "next_token", "mtp_1", "mtp_2", ...
+    """
+
+    def __init__(self, config: AheadConfig) -> None:
+        super().__init__()
+        self.depth, self.weight = config.depth, config.weight
+
+    def forward(
+        self,
+        model: LanguageModel,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        documents: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        fast: bool = True,
+    ) -> Loss:
+        terms = Terms.before(targets)
+        hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)
+        nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        total, parts = nats, {"next_token": nats}
+        for number in range(1, self.depth + 1):
+            further = ahead(targets, number, documents)
+            step = model.step(tokens, documents=documents, fast=fast, terms=terms.counting(further))
+            hidden, vectors = self.look(number, model, hidden, tokens.roll(-number, 1), step)
+            nats = head_nats(model, vectors, further, label_smoothing=label_smoothing, fast=fast)
+            total = total + self.weight / self.depth * nats
+            parts[f"mtp_{number}"] = nats
+        return with_terms(Loss(total, parts), terms)
+
+    def look(
+        self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (B, T, dim) to look from one token further, and those that the head turns into logits.
+
+        `tokens` (B, T) stand `number` places further on; past the end of a row they are any, and not scored.
+        """
+        raise NotImplementedError
+
+
+class Sequential(AheadObjective):
+    """DeepSeek-V3's modules (arXiv 2412.19437, section 2.2), each one token further than the one before.
+
+    h'_i = M [norm(h_i) ; norm(Emb(t_{i+k}))] -> one layer -> norm -> the model's own head predicts t_{i+k+1}. The first
+    module starts from the vectors that the main head reads.
+    """
+
+    def __init__(self, config: MtpConfig, site: Site) -> None:
+        super().__init__(config)
+        self.modules_ahead = nn.ModuleList(AheadModule(site) for _ in range(config.depth))
+
+    def look(
+        self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        module: AheadModule = self.modules_ahead[number - 1]  # type: ignore[assignment]
+        hidden = module(hidden, model.embedding(tokens), step)
+        return hidden, module.norm(hidden)
+
+
+class AheadModule(nn.Module):
+    """M [norm(h) ; norm(e)], then one layer, for vectors h and embeddings e (B, T, dim); `norm` is for the head."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.hidden_norm = site.norm.build(site)
+        self.embedding_norm = site.norm.build(site)
+        self.join = linear(2 * site.dim, site.dim)
+        self.layer = site.another_layer()
+        self.norm = site.norm.build(site)
+
+    def forward(self, hidden: Tensor, embedded: Tensor, step: Step) -> Tensor:
+        joined = torch.cat((self.hidden_norm(hidden), self.embedding_norm(embedded)), dim=-1)
+        return self.layer(self.join(joined), step)
+
+
+class Parallel(AheadObjective):
+    """One map per token ahead, all from the vectors of the main head: head(h + silu(W_k h)).
+
+    The heads of Medusa (Cai et al. 2024, arXiv 2401.10774), here with the model's own output matrix.
+    """
+
+    def __init__(self, config: ParallelMtpConfig, site: Site) -> None:
+        super().__init__(config)
+        self.maps = nn.ModuleList(linear(site.dim, site.dim) for _ in range(config.depth))
+
+    def look(
+        self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        return hidden, hidden + F.silu(self.maps[number - 1](hidden))
+
+
+def ahead(targets: Tensor, number: int, documents: Tensor | None) -> Tensor:
+    """Targets (B, T) from `number` places further on; -100 where the row, or the token's document, ends before."""
+    further = targets.roll(-number, 1)
+    further[:, max(0, targets.shape[1] - number) :] = IGNORED
+    return further if documents is None else further.masked_fill(documents.roll(-number, 1) != documents, IGNORED)

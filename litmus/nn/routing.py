@@ -1,0 +1,237 @@
+"""Routers of a mixture of experts: which experts a token goes to, with which weights, and how the load stays even."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.errors import BadInput
+from litmus.nn.linear import INIT_STD
+from litmus.nn.parts import Part, Site
+from litmus.nn.step import Step
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where N tokens go, in at least fp32.
+
+    experts: (N, K) numbers of the chosen experts. gates: (N, K) weights of their outputs.
+    shares: (N, E) how much each expert was wanted; every row sums to 1.
+    """
+
+    experts: Tensor
+    gates: Tensor
+    shares: Tensor
+
+
+class RouterConfig(Part):
+    """How tokens are assigned to experts; `build_for` makes the router."""
+
+    family: ClassVar[str] = "router"
+
+    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+        raise NotImplementedError
+
+
+class SoftmaxRouterConfig(RouterConfig):
+    """`balance` weighs the balance loss."""
+
+    kind: Literal["softmax"] = "softmax"
+    balance: float = Field(0.01, ge=0)
+
+    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+        return SoftmaxRouter(self, experts, top_k, site)
+
+
+class SigmoidRouterConfig(RouterConfig):
+    """`bias_rate` is the step of the balancing bias, `balance` weighs the loss per sequence, `scale` multiplies gates.
+
+    With `groups`, each token chooses among the experts of its `top_groups` best groups only.
+    """
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    bias_rate: float = Field(1e-3, ge=0)
+    balance: float = Field(1e-4, ge=0)
+    scale: float = Field(1.0, gt=0)
+    groups: int = Field(1, ge=1)
+    top_groups: int = Field(1, ge=1)
+
+    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+        if experts % self.groups:
+            raise BadInput(f"groups = {self.groups} does not divide experts = {experts}")
+        if self.top_groups > self.groups:
+            raise BadInput(f"top_groups = {self.top_groups} is more than groups = {self.groups}")
+        reachable = experts // self.groups * self.top_groups
+        if top_k > reachable:
+            raise BadInput(
+                f"top_k = {top_k} is more than the {reachable} experts in top_groups = {self.top_groups} groups"
+            )
+        return SigmoidRouter(self, experts, top_k, site)
+
+
+class Router(nn.Module):
+    """Scores tokens (N, dim) against one vector per expert, in at least fp32 whatever the model computes in."""
+
+    def __init__(self, experts: int, top_k: int, site: Site) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.weight = nn.Parameter(torch.empty(experts, site.dim))
+        nn.init.normal_(self.weight, std=INIT_STD)
+
+    def forward(self, x: Tensor) -> Routing:
+        """Choose experts for each of the tokens x (N, dim), each by itself."""
+        raise NotImplementedError
+
+    def leave_terms(self, routing: Routing, step: Step) -> None:
+        """Add to `step.terms` what keeps the load even."""
+        raise NotImplementedError
+
+    def scores(self, x: Tensor) -> Tensor:
+        """One number per token and expert, (N, E): near ties decide where a token goes, so they must not be rounded."""
+        exact = torch.promote_types(x.dtype, torch.float32)
+        with _without_autocast(x.device):
+            return F.linear(x.to(exact), self.weight.to(exact))
+
+
+class SoftmaxRouter(Router):
+    """The k likeliest experts of softmax(x W), their probabilities renormalized (Shazeer et al. 2017, 1701.06538).
+
+    Balance loss: E · sum_e mean probability of e · fraction of assignments to e; 1 when the load is even
+    (Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equation 4, over k choices per token).
+    """
+
+    def __init__(self, config: SoftmaxRouterConfig, experts: int, top_k: int, site: Site) -> None:
+        super().__init__(experts, top_k, site)
+        self.balance = config.balance
+
+    def forward(self, x: Tensor) -> Routing:
+        scores = self.scores(x)
+        chosen, experts = scores.topk(self.top_k, dim=-1)
+        return Routing(experts, chosen.softmax(-1), scores.softmax(-1))
+
+    def leave_terms(self, routing: Routing, step: Step) -> None:
+        assert step.terms is not None
+        counted = counted_tokens(step).flatten()
+        tokens = counted.sum().clamp(min=1)
+        probability = (routing.shares * counted[:, None]).sum(0) / tokens
+        fraction = assignments(routing, counted[None])[0] / (self.top_k * tokens)
+        if self.balance:
+            value = len(fraction) * (probability * fraction).sum()
+            step.terms.leave("balance", value, self.balance)
+
+
+class SigmoidRouter(Router):
+    """Affinities s = sigmoid(x W); experts are chosen by s + bias, their outputs weighed by s alone.
+
+    DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): gates are s normalized over the chosen, times a scale. After each
+    training step the bias of an expert with more tokens than the mean falls by `bias_rate`, of one with fewer rises.
+    The loss per sequence of T tokens is sum_e f_e P_e, f_e = E / (K·T) · assignments to e, P_e = mean of s_e / sum s.
+    """
+
+    bias: Tensor
+    load: Tensor
+
+    def __init__(self, config: SigmoidRouterConfig, experts: int, top_k: int, site: Site) -> None:
+        super().__init__(experts, top_k, site)
+        self.config = config
+        self.register_buffer("bias", torch.zeros(experts))
+        self.register_buffer("load", torch.zeros(experts, dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor) -> Routing:
+        affinities = self.scores(x).sigmoid()
+        experts = self._allowed(affinities.detach() + self.bias).topk(self.top_k, dim=-1).indices
+        chosen = affinities.gather(-1, experts)
+        gates = self.config.scale * chosen / chosen.sum(-1, keepdim=True).clamp(min=1e-20)
+        return Routing(experts, gates, affinities / affinities.sum(-1, keepdim=True).clamp(min=1e-20))
+
+    def _allowed(self, biased: Tensor) -> Tensor:
+        """Scores (N, E) with -inf outside each token's best groups, by the sum of a group's two highest scores."""
+        if self.config.groups == 1:
+            return biased
+        grouped = biased.unflatten(-1, (self.config.groups, -1))
+        best = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1).topk(self.config.top_groups, dim=-1)
+        outside = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=biased.device)
+        outside = outside.scatter(-1, best.indices, False)
+        return grouped.masked_fill(outside[..., None], -torch.inf).flatten(-2)
+
+    def leave_terms(self, routing: Routing, step: Step) -> None:
+        assert step.terms is not None
+        counted = counted_tokens(step)
+        count = assignments(routing, counted)
+        if self.training:
+            self.load += count.sum(0).long()
+        if self.config.balance:
+            shares = routing.shares.unflatten(0, counted.shape)
+            tokens = counted.sum(1, keepdim=True).clamp(min=1)
+            frequency = count * count.shape[-1] / (self.top_k * tokens)
+            share = (shares * counted[..., None]).sum(1) / tokens
+            rows = counted.any(1).sum().clamp(min=1)
+            step.terms.leave("balance", (frequency * share).sum() / rows, self.config.balance)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Make what had too many tokens since the last call a little harder to choose, and the rest easier."""
+        load = self.load.to(torch.promote_types(self.bias.dtype, torch.float32))
+        self.bias -= self.config.bias_rate * (load - load.mean()).sign()
+        self.load.zero_()
+
+
+def counted_tokens(step: Step) -> Tensor:
+    """(B, T) which tokens count in statistics of the load: not padding, and none that serves no scored target."""
+    counted = torch.ones_like(step.positions, dtype=torch.bool) if step.terms is None else step.terms.counted
+    return counted if step.valid is None else counted & step.valid
+
+
+def assignments(routing: Routing, counted: Tensor) -> Tensor:
+    """How often the counted tokens (B, T) of each row chose each expert, (B, E)."""
+    rows, experts = counted.shape[0], routing.shares.shape[-1]
+    chosen = routing.experts.view(rows, -1)
+    weights = counted[..., None].expand(*counted.shape, routing.experts.shape[-1]).reshape(rows, -1)
+    none = torch.zeros(rows, experts, dtype=routing.shares.dtype, device=chosen.device)
+    return none.scatter_add(1, chosen, weights.to(none.dtype))
+
+
+@dataclass(frozen=True)
+class RouterFigures:
+    """How evenly one layer's router spread its tokens.
+
+    load: each expert's share of all assignments. max_violation: (highest load - mean) / mean, 0 when even
+    (Wang et al. 2024, arXiv 2408.15664). entropy: of one token's wants, mean in nats. dead: experts without a token.
+    """
+
+    load: list[float]
+    max_violation: float
+    entropy: float
+    dead: int
+
+
+def observe(routing: Routing, step: Step) -> None:
+    """Leave the load and entropy of one layer's routing in `step.observed`."""
+    assert step.observed is not None
+    counted = counted_tokens(step).flatten()
+    count = assignments(routing, counted[None])[0]
+    entropy = (torch.special.entr(routing.shares).sum(-1) * counted).sum() / counted.sum().clamp(min=1)
+    step.observed.setdefault("expert_load", []).append(count / count.sum().clamp(min=1))
+    step.observed.setdefault("router_entropy", []).append(entropy)
+
+
+def router_figures(observed: dict[str, list[Tensor]]) -> list[RouterFigures]:
+    """The figures of each layer that has a router, first to last, from what a forward pass left."""
+    loads = [load.tolist() for load in observed.get("expert_load", [])]
+    entropies = [float(entropy) for entropy in observed.get("router_entropy", [])]
+    return [
+        RouterFigures(load, max(load) * len(load) - 1, entropy, load.count(0.0))
+        for load, entropy in zip(loads, entropies, strict=True)
+    ]
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
