@@ -12,8 +12,12 @@ from litmus.nn.blocks import BlockConfig
 from litmus.nn.caches import Cache
 from litmus.nn.linear import INIT_STD, linear
 from litmus.nn.mixers import Mixer
+from litmus.nn.moe import Experts
 from litmus.nn.objectives import Loss
+from litmus.nn.parts import Adapts
+from litmus.nn.routing import RouterFigures, router_figures
 from litmus.nn.step import Step
+from litmus.nn.terms import Terms
 
 
 class Decoder(nn.Module):
@@ -58,9 +62,10 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         fast: bool = True,
         observed: dict[str, list[Tensor]] | None = None,
+        terms: Terms | None = None,
     ) -> Tensor:
-        """The normed vectors (B, T, dim) that the head turns into logits."""
-        step = self._step(tokens, cache, valid, documents, fast, observed)
+        """The normed vectors (B, T, dim) that the head turns into logits; layers leave figures and loss terms."""
+        step = self.step(tokens, cache, valid=valid, documents=documents, fast=fast, observed=observed, terms=terms)
         x = self.dropout(self.positions(self.embedding(tokens), step))
         for number, layer in enumerate(self.layers):
             x = layer(x, step.at(cache.layers[number] if cache else None))
@@ -100,6 +105,20 @@ class Decoder(nn.Module):
         self.hidden(tokens, observed=observed)
         return [float(value) for value in observed.get("attention_entropy", [])]
 
+    @torch.no_grad()
+    def routing(self, tokens: Tensor) -> list[RouterFigures]:
+        """How evenly the router of each mixture-of-experts layer spreads tokens (B, T) over its experts."""
+        observed: dict[str, list[Tensor]] = {}
+        self.hidden(tokens, observed=observed)
+        return router_figures(observed)
+
+    def after_step(self) -> None:
+        """Let the parts that adapt by another rule than the gradient do so; training calls it once per step."""
+        for child in self.children():
+            for module in child.modules():
+                if isinstance(module, Adapts):
+                    module.after_step()
+
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache with static buffers for `batch` rows of up to `capacity` tokens."""
         if batch < 1 or capacity < 1:
@@ -113,23 +132,31 @@ class Decoder(nn.Module):
         return sum(layer.cached_numbers(capacity) for layer in self._mixers())
 
     def parameter_counts(self) -> dict[str, int]:
-        """Parameters in total, and without the token embedding, the position table and the head."""
+        """Parameters in total; without the token embedding, the position table and the head; and active ones.
+
+        Active are those that the logits of one token use: the objective's own are not, nor experts not chosen.
+        """
         total = sum(p.numel() for p in self.parameters())
         outside = sum(p.numel() for part in (self.layers, self.norm) for p in part.parameters())
-        return {"total": total, "non_embedding": outside}
+        unused = sum(p.numel() for p in self.objective.parameters())
+        unused += sum(module.idle_parameters() for module in self.layers.modules() if isinstance(module, Experts))
+        return {"total": total, "non_embedding": outside, "active": total - unused}
 
     def _mixers(self) -> list[Mixer]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def _step(
+    def step(
         self,
         tokens: Tensor,
-        cache: Cache | None,
-        valid: Tensor | None,
-        documents: Tensor | None,
-        fast: bool,
-        observed: dict[str, list[Tensor]] | None,
+        cache: Cache | None = None,
+        *,
+        valid: Tensor | None = None,
+        documents: Tensor | None = None,
+        fast: bool = True,
+        observed: dict[str, list[Tensor]] | None = None,
+        terms: Terms | None = None,
     ) -> Step:
+        """What layers need to know of tokens (B, T) besides their vectors; reserves their places in the cache."""
         batch, length = tokens.shape
         index = torch.arange(length, device=tokens.device).expand(batch, length)
         if cache is not None:
@@ -140,9 +167,9 @@ class Decoder(nn.Module):
             start = cache.start if valid is None else None
             return Step(cache.lengths[:, None] + offset, start, valid, None, None, used, fast, observed=observed)
         if valid is None and documents is None:
-            return Step(index, 0, fast=fast, observed=observed)
+            return Step(index, 0, fast=fast, observed=observed, terms=terms)
         positions = _positions_within(documents, valid, index)
-        return Step(positions, None, valid, documents, fast=fast, observed=observed)
+        return Step(positions, None, valid, documents, fast=fast, observed=observed, terms=terms)
 
 
 def _layer(recipe: Recipe, number: int) -> nn.Module:

@@ -16,17 +16,26 @@ from litmus.files import folder_written_atomically
 from litmus.model.decoder import Decoder
 from litmus.model.plugins import CODE, import_declarations
 from litmus.model.recipe import PluginSource, Recipe, validated
+from litmus.nn.objectives import NextTokenConfig
 
 RECIPE, WEIGHTS, PLUGIN = "recipe.yaml", "model.safetensors", "plugin.py"
 
 
-def save(model: Decoder, folder: str | Path) -> None:
-    """Write the model to `folder` in one step; a model that stood there is replaced only once all is written."""
+def save(model: Decoder, folder: str | Path, *, keep_objective: bool = True) -> None:
+    """Write the model to `folder` in one step; a model that stood there is replaced only once all is written.
+
+    Without `keep_objective`, what only training needs is left out (the modules of multi-token prediction): the folder
+    then holds a model of the same logits that trains on by next-token prediction.
+    """
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file()):
         raise BadInput(f"{folder} holds something other than a model; save to a new folder or over a saved model")
+    recipe, tensors = model.recipe, weights(model)
+    if not keep_objective:
+        recipe = recipe.model_copy(update={"objective": NextTokenConfig()})
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("objective.")}
     with folder_written_atomically(folder) as fresh:
-        write_model(model.recipe, weights(model), fresh)
+        write_model(recipe, tensors, fresh)
 
 
 def write_model(recipe: Recipe, tensors: dict[str, Tensor], folder: Path) -> None:
@@ -39,7 +48,8 @@ def write_model(recipe: Recipe, tensors: dict[str, Tensor], folder: Path) -> Non
 
 def weights(model: Decoder) -> dict[str, Tensor]:
     """The tensors that make the model, each once: a tied head is not written beside its embedding."""
-    return {name: p for name, p in [*model.named_parameters(), *model.named_buffers()]}
+    kept = model.state_dict()  # leaves out buffers that are not to be kept
+    return {name: p for name, p in [*model.named_parameters(), *model.named_buffers()] if name in kept}
 
 
 def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:

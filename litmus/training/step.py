@@ -38,6 +38,7 @@ class Stepper:
         """`document_end` is the token that ends documents, for when packed documents are isolated."""
         self.device = model.embedding.weight.device
         self.precision = precision
+        self._model = model
         self.weights = Weights(model, precision)
         self.optimizers = Optimizers(self.weights.named, hidden_matrices(model), settings)
         self._settings = settings
@@ -59,6 +60,7 @@ class Stepper:
         clip_gradients(self.weights.named, norm, self._settings.clip)
         self.optimizers.step(lr)
         self.weights.publish()
+        self._model.after_step()
         return StepFigures(figures.pop("total"), figures, norm)
 
     def _gradient(self, batch: Batch, share: float) -> dict[str, Tensor]:
