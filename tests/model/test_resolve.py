@@ -152,7 +152,7 @@ def test_an_override_that_cannot_be_is_refused(overrides: dict[str, Any], senten
     ("source", "size", "sentence"),
     [
         ("standrd", None, r"unknown recipe 'standrd'; did you mean 'standard'\?"),
-        ("zzz", None, r"unknown recipe 'zzz'; valid: gpt2, learned"),
+        ("zzz", None, r"unknown recipe 'zzz'; valid: deepseek, gpt2, learned"),
         ("zzz.yaml", None, r"there is no recipe file 'zzz.yaml'"),
         ("standard", "tinny", r"unknown size 'tinny'; did you mean 'tiny'"),
         ("standard", "zzz", r"unknown size 'zzz'; valid: base, mini, small, tiny"),
