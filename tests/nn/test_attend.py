@@ -102,3 +102,22 @@ def test_the_factor_meets_the_query_in_fp32_before_the_cast() -> None:
     scaled = (q.float() * factor[..., None]).bfloat16()
     found = attend(q, k, v, "causal", factor, fast=True)
     assert torch.equal(found, attend(scaled, k, v, "causal", None, fast=True))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_training_in_bf16_is_close_to_the_exact_attention_and_as_causal(groups: int) -> None:
+    exact = [tensor.requires_grad_() for tensor in random_qkv(2, 12, 12, heads=4, groups=groups, width=8)]
+    low = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    factor = torch.rand(2, 12, 4) * 3
+    found = attend(*low, "causal", factor, fast=True)
+    expected = attend(*exact, "causal", factor, fast=False)
+    assert found.dtype == torch.bfloat16
+    assert_close(found.double(), expected, rtol=0.05, atol=0.05)
+    pull = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * pull).sum(), exact)
+    for one, other in zip(torch.autograd.grad((found * pull).sum(), low), gradients, strict=True):
+        assert (one.double() - other).norm() < 0.03 * other.norm()
+    with torch.no_grad():
+        for tensor in low[1:]:
+            tensor[:, 7:] += 1
+    assert torch.equal(attend(*low, "causal", factor, fast=True)[:, :7], found[:, :7])
