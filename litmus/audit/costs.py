@@ -1,0 +1,224 @@
+"""Costs as declared: parameters, FLOPs and cache, what the recipe implies against what live tensors hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from litmus.audit.check import Check, Evidence, counted
+from litmus.audit.localize import described
+from litmus.audit.redundancy import idle_slots, low_rank_buffers
+from litmus.audit.subject import Subject
+from litmus.model import Decoder, training_flops_per_token
+
+AGREE = 0.01
+"""Share by which a measured cost may exceed the declared one: rounding a buffer's size up, for alignment."""
+
+WASTE = 1.1
+"""A matrix of low rank is a fault where applying it costs more than this times its two thin factors."""
+
+
+def gather(subject: Subject) -> Iterator[Evidence]:
+    yield from parameters(subject)
+    yield from flops(subject)
+    yield from merged_matrices(subject)
+    yield from cache_as_declared(subject)
+    yield from cache_as_needed(subject)
+    yield from kept_outside(subject)
+
+
+def parameters(subject: Subject) -> Iterator[Evidence]:
+    """The live model's parameters against those of a model built anew from its recipe, and against its own count."""
+    with torch.device("meta"):
+        implied = sum(p.numel() for p in Decoder(subject.recipe).parameters())
+    model = subject.unstirred
+    live = sum(parameter.numel() for parameter in model.parameters())
+    declared = int(model.parameter_counts()["total"])
+    if not live == implied == declared:
+        yield Evidence(
+            f"the model holds {live:,} parameters, reports {declared:,}, and its recipe implies {implied:,}",
+            fault=True,
+            measured=live,
+            tolerance=implied,
+            where="model.parameters()",
+            mark="has other parameters than it declares",
+        )
+    else:
+        yield Evidence(f"{live:,} parameters")
+
+
+def flops(subject: Subject) -> Iterator[Evidence]:
+    """Training FLOPs per token as reported (counted on the meta device) against a real forward and backward pass."""
+    length = subject.length(subject.pick(32, 64))
+    reported = training_flops_per_token(subject.recipe, length)
+    model = subject.fresh(dtype=torch.float32).train()
+    tokens = subject.tokens(1, length, seed=110)
+    with FlopCounterMode(display=False) as counter:
+        model.loss(tokens, tokens).total.backward()
+    measured = counter.get_total_flops() / length
+    # What is routed or drawn at random differs a little from pass to pass.
+    if abs(measured - reported) > 0.1 * reported:
+        yield Evidence(
+            f"a trained token costs {measured:,.0f} FLOPs where {reported:,.0f} are reported",
+            fault=True,
+            measured=measured / max(reported, 1e-9),
+            tolerance=1.1,
+            where="forward and backward pass",
+            mark="costs more FLOPs than it declares",
+        )
+    else:
+        yield Evidence(f"{measured:,.0f} FLOPs per trained token of {length}")
+
+
+class _Matmuls(TorchDispatchMode):
+    """Keeps the two-dimensional operands of every matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operands: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm"):
+            self.operands += args[-2:] if name == "mm" else args[1:3]
+        return func(*args, **(kwargs or {}))
+
+
+def merged_matrices(subject: Subject) -> Iterator[Evidence]:
+    """Matrices that tokens are multiplied by, whatever the tokens, and whose rank two thin factors would do."""
+    model, length = subject.model, subject.length(24)
+    seen = []
+    for seed in (111, 112):
+        with torch.no_grad(), _Matmuls() as products:
+            model(subject.tokens(1, length, seed=seed))
+        seen.append(products.operands)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    for one, other in zip(*seen, strict=False):
+        # Equal for different tokens, so made of weights; a parameter itself has the rank that it was given.
+        if one.shape != other.shape or not torch.equal(one, other) or one.untyped_storage().data_ptr() in own:
+            continue
+        rows, columns = one.shape
+        rank = int(torch.linalg.matrix_rank(one.double(), rtol=1e-9))
+        if rows * columns > WASTE * rank * (rows + columns):
+            yield Evidence(
+                f"tokens are multiplied by a {rows} x {columns} matrix of rank {rank}: {rows * columns:,} "
+                f"multiply-adds where two thin matrices take {rank * (rows + columns):,}",
+                fault=True,
+                measured=rows * columns / max(1, rank * (rows + columns)),
+                tolerance=WASTE,
+                where="forward pass, a product of weights",
+                mark="merges low-rank weights into full ones",
+                meaning="The low rank is paid for and not used: its saving in FLOPs and cache does not exist.",
+            )
+            return
+
+
+def cache_as_declared(subject: Subject) -> Iterator[Evidence]:
+    """Live cache buffers, empty and after decoding, against what the mixers declare to need."""
+    model = subject.model
+    for rows, capacity in ((1, 1), (1, 100), (3, 40), (1, subject.recipe.context)):
+        declared = rows * model.cached_numbers(capacity)
+        cache = model.new_cache(rows, capacity)
+        with torch.no_grad():
+            model(subject.tokens(rows, min(capacity, 30, subject.longest)), cache)
+        held = sum(buffer.numel() for layer in cache.layers for buffer in layer.values())
+        if held > (1 + AGREE) * declared:
+            layer, names = heaviest(cache.layers)
+            yield Evidence(
+                f"the cache holds {held / rows / capacity:,.0f} numbers per token where the mixers declare "
+                f"{declared / rows / capacity:,.0f}",
+                fault=True,
+                measured=held / max(declared, 1),
+                tolerance=1 + AGREE,
+                where=f"{described(model, f'layers.{layer}')}, buffers {names}",
+                mark="caches more than it declares",
+                meaning="The memory that decoding is said to take is not the memory it takes.",
+            )
+            return
+        if held < (1 - AGREE) * declared:
+            yield Evidence(
+                f"the mixers declare {declared:,} cached numbers and hold {held:,}",
+                fault=True,
+                measured=held / declared,
+                tolerance=1 - AGREE,
+                where="cached_numbers",
+                mark="declares another cache than it holds",
+            )
+            return
+    per_token = model.cached_numbers(subject.recipe.context) / subject.recipe.context
+    yield Evidence(f"{per_token:,.0f} cached numbers per token, as declared")
+
+
+def heaviest(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
+    sizes = [sum(buffer.numel() for buffer in layer.values()) for layer in layers]
+    number = sizes.index(max(sizes))
+    return number, ", ".join(f"{name} {tuple(buffer.shape)}" for name, buffer in layers[number].items())
+
+
+def cache_as_needed(subject: Subject) -> Iterator[Evidence]:
+    """What is cached against what it says: numbers of low rank, and slots that nothing reads."""
+    wasteful = [*low_rank_buffers(subject), *idle_slots(subject)]
+    for what, where, ratio in wasteful[:2]:
+        yield Evidence(
+            what,
+            fault=True,
+            measured=ratio,
+            tolerance=WASTE,
+            where=where,
+            mark="caches more than it needs",
+            meaning="Decoding takes more memory, and reads more of it per token, than the mechanism calls for.",
+        )
+    if not wasteful:
+        yield Evidence("no cached number is redundant")
+
+
+def kept_outside(subject: Subject) -> Iterator[Evidence]:
+    """Tensors that modules keep to themselves and that grow with the tokens decoded."""
+    model, held = subject.fresh(), []
+    for length in (8, subject.length(40)):
+        cache = model.new_cache(1, length)
+        with torch.no_grad():
+            for token in subject.tokens(1, length, seed=113).split(1, dim=1):
+                model(token, cache)
+        held.append({name: numbers_kept(module) for name, module in model.named_modules()})
+    grown = {name: held[1][name] - held[0][name] for name in held[0] if held[1][name] > held[0][name]}
+    if grown:
+        worst = max(grown, key=lambda name: grown[name])
+        yield Evidence(
+            f"{counted(len(grown), 'part')} keep numbers outside the cache, and more with every decoded token",
+            fault=True,
+            measured=sum(grown.values()) / max(1, subject.length(40) - 8),
+            tolerance=0.0,
+            where=described(model, worst) if worst else "model",
+            mark="caches more than it declares",
+            meaning="Memory that no figure shows, and that the texts of one batch leave to the next.",
+        )
+
+
+def numbers_kept(module: nn.Module) -> int:
+    """Numbers in tensors that are plain attributes of a module, or in its lists and dicts."""
+    found = 0
+    for value in vars(module).values():
+        values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+        for tensor in values:
+            if isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter):
+                found += tensor.numel()
+    return found
+
+
+CHECK = Check(
+    name="costs as declared",
+    asserts="Parameters, FLOPs and cache are what the recipe implies, and the cache holds no more than is needed.",
+    how="Live tensors are counted; matrices that tokens meet are checked for wasted rank, cached numbers for rank and "
+    "for slots that no prediction depends on, modules for tensors that grow while decoding.",
+    tolerance="1 % for buffers (alignment), 10 % for FLOPs (routing) and for wasted rank; ranks in fp64 at 1e-9 of the "
+    "largest singular value, where random weights leave no doubt.",
+    means="The cost column of a comparison would be wrong.",
+    mark="costs more than it declares",
+    gather=gather,
+)

@@ -1,0 +1,96 @@
+"""Equivalence: every fast path computes what its plain reference defines."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litmus.audit.check import Check, Evidence, apart, counted
+from litmus.audit.subject import Subject, generator
+from litmus.model import Decoder
+
+SHAPES = (4, 16)
+GRADIENT = 1e-8
+"""How far gradients may lie apart, relative to the largest of each parameter: a sum over all tokens, so ten times
+the tolerance of logits."""
+
+
+def gather(subject: Subject) -> Iterator[Evidence]:
+    worst, worst_gradient, shapes = 0.0, 0.0, list(random_shapes(subject))
+    model = copy.deepcopy(subject.model)
+    for batch, length, packed in shapes:
+        forward, gradient, name = compared(model, subject, batch, length, packed)
+        worst, worst_gradient = max(worst, forward), max(worst_gradient, gradient)
+        if forward > subject.rounding or gradient > limit(subject):
+            yield Evidence(
+                f"the fast path differs from its plain reference in {'its gradients' if name else 'what it computes'} "
+                f"for {counted(batch, 'row')} of {counted(length, 'token')}{' in packed documents' if packed else ''}",
+                fault=True,
+                measured=gradient if name else forward,
+                tolerance=limit(subject) if name else subject.rounding,
+                where=name or "model(tokens, fast=True) against fast=False",
+            )
+            return
+    yield Evidence(
+        f"fast paths equal their references, gradients to {worst_gradient:.1g} ({len(shapes)} random shapes)",
+        measured=worst,
+        tolerance=subject.rounding,
+    )
+
+
+def limit(subject: Subject) -> float:
+    return max(GRADIENT, subject.rounding)
+
+
+def random_shapes(subject: Subject) -> Iterator[tuple[int, int, bool]]:
+    """(batch, length, packed documents or not)."""
+    source = generator(60)
+    for number in range(subject.pick(*SHAPES)):
+        longest = min(subject.longest, 150 if number % 4 == 3 else 40)
+        length = int(torch.randint(1, longest + 1, (), generator=source))
+        yield int(torch.randint(1, 5, (), generator=source)), length, number % 3 == 2
+
+
+def compared(model: Decoder, subject: Subject, batch: int, length: int, packed: bool) -> tuple[float, float, str]:
+    """Difference of logits and losses, of gradients, and the parameter where the latter is too large ("" if none)."""
+    tokens, targets = subject.tokens(batch, length, seed=61), subject.tokens(batch, length, seed=62)
+    documents = (torch.arange(length) // max(1, length // 3)).expand(batch, -1) if packed else None
+    fast, plain = (passed(model, tokens, targets, documents, fast=fast) for fast in (True, False))
+    forward = max(apart(fast[0], plain[0]), float((fast[1] - plain[1]).abs()) / max(1.0, float(plain[1].abs())))
+    worst, place = 0.0, ""
+    for name, reference in plain[2].items():
+        scale = reference.abs().max().clamp(min=1e-12 * max(1.0, float(plain[3])))
+        moved = float(((fast[2][name] - reference).abs().max() / scale).nan_to_num(torch.inf))
+        if moved > max(worst, 0.0):
+            worst, place = moved, name
+    return forward, worst, place if forward <= subject.rounding and worst > limit(subject) else ""
+
+
+def passed(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | None, *, fast: bool) -> Any:
+    """Logits, training loss, its gradients by parameter, and the largest of those."""
+    model.train().zero_grad()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loss = model.loss(tokens, targets, documents=documents, fast=fast).total
+    loss.backward()
+    gradients = {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        logits = model.eval()(tokens, documents=documents, fast=fast)
+    largest = max((float(gradient.abs().max()) for gradient in gradients.values()), default=0.0)
+    return logits, loss.detach(), gradients, largest
+
+
+CHECK = Check(
+    name="equivalence",
+    asserts="Every fast path computes what its plain reference defines, forward and gradient.",
+    how="model(tokens) and model.loss with fast=True against fast=False at random shapes, some with packed documents.",
+    tolerance="1e-9 standard deviations of the logits and 1e-8 of each parameter's largest gradient, in fp64: the same "
+    "formula in another order.",
+    means="The model that trains fast is not the one that is described.",
+    mark="computes something else on its fast path",
+    gather=gather,
+)

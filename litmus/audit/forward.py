@@ -1,0 +1,50 @@
+"""Forward pass: the model builds and gives finite logits of the right shape; without it nothing can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from litmus.audit.check import Check, Evidence
+from litmus.audit.subject import Subject
+
+
+def gather(subject: Subject) -> Iterator[Evidence]:
+    for batch, length in ((1, 1), (2, subject.length(7)), (1, min(subject.recipe.context, 300))):
+        tokens = subject.tokens(batch, length)
+        expected = (batch, length, subject.recipe.vocab_size)
+        with torch.no_grad():
+            for model, weights in ((subject.unstirred, ""), (subject.model, ", with weights away from their start")):
+                logits = model(tokens)
+                shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+                if shape != expected:
+                    yield fault(
+                        f"model(tokens) gives {shape} for tokens {tuple(tokens.shape)}, not {expected}",
+                        "gives logits of the wrong shape",
+                    )
+                    return
+                if not logits.isfinite().all():
+                    position = int((~logits.isfinite()).any(-1).any(0).nonzero()[0])
+                    yield fault(
+                        f"model(tokens) gives NaN or infinite logits for {length} random tokens{weights}",
+                        "gives logits that are not finite",
+                        f"position {position}",
+                    )
+                    return
+    yield Evidence("finite logits of shape (B, T, V)")
+
+
+def fault(what: str, mark: str, where: str = "") -> Evidence:
+    return Evidence(what, fault=True, mark=mark, where=where)
+
+
+CHECK = Check(
+    name="forward pass",
+    asserts="The model builds, and model(tokens) is finite and of shape (batch, time, vocabulary).",
+    how="One token, a small batch, and one sequence as long as the context (up to 300 tokens).",
+    tolerance="None.",
+    means="It is not a model that can be audited or scored; the other checks were not made.",
+    mark="has no working forward pass",
+    gather=gather,
+)

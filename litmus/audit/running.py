@@ -1,0 +1,73 @@
+"""All checks of one request in this process, as a stream of findings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from pydantic import BaseModel
+
+from litmus.audit.checks import CHECKS, FORWARD, concluded, crashed, finding_of
+from litmus.audit.limits import TimeUp, limited
+from litmus.audit.opening import Request, opened
+from litmus.audit.report import Finding
+from litmus.audit.subject import Subject
+from litmus.errors import BadInput
+
+LIMIT = (30.0, 120.0)
+"""Seconds (quick, full) that one check may take, unless the model is so slow that this would not be fair to it."""
+
+FORWARDS = 1500
+"""A check may always take as long as this many forward passes of 32 tokens."""
+
+
+class Opened(BaseModel):
+    """The first item of the stream: what is audited, what was changed for that, and the seconds each check has."""
+
+    name: str
+    note: str = ""
+    limit: float
+
+
+def run(request: Request) -> Iterator[Opened | Finding]:
+    """Open the subject, then make each check; of all that can go wrong, only BadInput is raised."""
+    limit = request.limit or LIMIT[not request.quick]
+    try:
+        with limited(limit):
+            subject = opened(request)
+            limit = request.limit or max(limit, fair(subject))
+    except BadInput as error:
+        if error.__cause__ is None:
+            raise
+        # A plug-in file that does not run: its own error is a finding about it.
+        yield from stillborn(request, limit, error.__cause__)
+        return
+    except (TimeUp, Exception, SystemExit) as error:
+        yield from stillborn(request, limit, error)
+        return
+    yield Opened(name=subject.name, note=subject.note, limit=limit)
+    forward = finding_of(FORWARD, subject, limit)
+    yield forward
+    for name in request.checks:
+        yield finding_of(CHECKS[name], subject, limit) if forward.status == "pass" else not_made(name)
+
+
+def fair(subject: Subject) -> float:
+    """Seconds that a check may take on this model and machine."""
+    tokens = subject.tokens(1, min(32, subject.recipe.context))
+    with torch.no_grad():
+        started = time.perf_counter()
+        subject.model(tokens)
+    return FORWARDS * (time.perf_counter() - started)
+
+
+def stillborn(request: Request, limit: float, error: BaseException) -> Iterator[Opened | Finding]:
+    """What is left to say when the subject cannot even be built."""
+    yield Opened(name=request.name, limit=limit)
+    yield concluded(FORWARD, [crashed(error, limit)])
+    yield from (not_made(name) for name in request.checks)
+
+
+def not_made(name: str) -> Finding:
+    return Finding(name=name, status="not applicable", detail="not made, since the forward pass fails")
