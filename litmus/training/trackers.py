@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from litmus.errors import missing_extra
+from litmus.errors import BadInput, missing_extra
 
 
 class Tracker(Protocol):
@@ -65,5 +65,7 @@ def open_trackers(names: Iterable[str], folder: Path, step: int, config: Mapping
 def _import(package: str) -> Any:
     try:
         return import_module(package)
-    except ImportError:
-        raise missing_extra(package, package, f"the tracker {package}") from None
+    except ImportError as error:
+        if error.name == package:
+            raise missing_extra(package, package, f"the tracker {package}") from None
+        raise BadInput(f"the tracker {package} is installed but cannot be imported: {error}") from error

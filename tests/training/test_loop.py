@@ -270,6 +270,7 @@ def test_a_stopped_training_saves_says_so_and_goes_on_as_if_nothing_had_been(qui
     assert "the same command goes on from there" in display.notes[-1]
     assert len(display.steps) == 7
     assert signal.getsignal(number) == handler
+    assert load_run(tmp_path / "stopped").step == 7
     quick("stopped")
     quick("whole")
     assert events("stopped") == events("whole")
