@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated
 
 import typer
@@ -44,6 +46,9 @@ def compare(
     name: Annotated[
         str | None, typer.Option(help="Folder name in runs/; the same command finds its own by default.")
     ] = None,
+    keep_failed: Annotated[
+        bool, typer.Option("--keep-failed", help="Train arms that fail their audit too, marked and without a verdict.")
+    ] = False,
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit with code 1 unless every arm is better than the baseline.")
     ] = False,
@@ -80,10 +85,13 @@ def compare(
         primary=primary,
         confidence=confidence,
         jobs=jobs,
+        keep_failed=keep_failed,
         prompt=prompt,
         name=name,
+        command=shlex.join(["litmus", *sys.argv[1:]]),
     )
     comparison.print()
     print(f"\nreport: {comparison.report}")
-    if require_better and any(verdict.word != "better" for verdict in comparison.verdicts):
+    unmet = require_better and any(verdict.word != "better" for verdict in comparison.verdicts)
+    if unmet or comparison.result.arm_notes:
         raise typer.Exit(1)

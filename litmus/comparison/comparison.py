@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console, Group
 
+from litmus.comparison.gate import audit_section, audited, marks, require_sound
 from litmus.comparison.learning_rate import choose_learning_rate
 from litmus.comparison.metrics import metric
 from litmus.comparison.plan import Plan, arms_on_equal_terms, folder_name
@@ -33,8 +32,9 @@ from litmus.training.precision import best_precision
 ARMS = ("standard", "ssmax", "ssmax-nope")
 """The lab's baseline and two of the founding ideas: what `litmus compare` takes without arguments."""
 
+DEFAULT_CONTEXT = 128
 DEFAULT_TRAINING = TrainSettings(
-    budget="400 steps", batch=8, context=128, lr=3e-3, validate_tokens=8192, evaluate_tokens=65_536
+    budget="250 steps", batch=8, context=DEFAULT_CONTEXT, lr=3e-3, validate_tokens=8192, evaluate_tokens=65_536
 )
 """About a quarter of a minute per trial at size `tiny` on two CPU cores."""
 
@@ -85,17 +85,21 @@ def compare(
     primary: str = "bpb",
     confidence: float = 0.95,
     jobs: int = 1,
+    keep_failed: bool = False,
     prompt: str = "",
     name: str | None = None,
     runs: str | Path = "runs",
+    command: str | None = None,
     console: Console | None = None,
 ) -> Comparison:
     """Train `arms` (the first is the baseline) on equal terms over several seeds and judge the others against it.
 
     Every arm gets the same size, context, tokenizer, budget, data order and held-out tokens; with `lr_sweep` each gets
     its own best of three learning rates. `noise` trains the baseline once more per seed from another init, to measure
-    how far it differs from itself. Trials are processes, `jobs` at a time; the same call goes on where an interrupted
-    one stopped and repeats no finished trial. Raises BadInput before anything is trained where it can.
+    how far it differs from itself. Every arm is audited first; one that fails is not trained, or with `keep_failed`
+    trained and marked, and never scored. Trials are processes, `jobs` at a time; the same call goes on where an
+    interrupted one stopped and repeats no finished trial. Raises BadInput before anything is trained where it can,
+    Failed when the audits leave nothing to compare.
     """
     console = console or Console(stderr=True)
     metric(primary)
@@ -106,13 +110,17 @@ def compare(
     data = DataSettings(corpus=data) if isinstance(data, str) else data
     tokens = prepare(data, announce=lambda text: console.print(text, highlight=False, markup=False))
     threads = training.threads or max(1, torch.get_num_threads() // jobs)
-    training = training.model_copy(update={"context": training.context or 256, "threads": threads})
+    context = training.context or DEFAULT_CONTEXT
+    training = training.model_copy(update={"context": context, "threads": threads})
     recipes = arms_on_equal_terms(
-        arms, size=size, context=training.context, vocab_size=tokens.tokenizer.vocab_size, overrides=overrides or {}
+        arms, size=size, context=context, vocab_size=tokens.tokenizer.vocab_size, overrides=overrides or {}
     )
     plan = Plan(recipes, data, training, seeds, noise, prompt)
     folder = Path(runs) / (name or folder_name(plan))
-    notes: dict[str, str] = {}
+    reports = audited(recipes, folder, console)
+    if not keep_failed:
+        require_sound(plan.baseline, reports)
+        plan = replace(plan, skipped=frozenset(marks(reports)))
     swept = _trained(plan.sweep() if lr_sweep else [], folder, jobs, console, "learning rates")
     rates = {arm: choose_learning_rate(arm, swept).lr or training.lr for arm in plan.arms}
     judged = _trained(plan.trials(rates), folder, jobs, console, "trials")
@@ -124,11 +132,11 @@ def compare(
         trials=swept + judged,
         primary=primary,
         confidence=confidence,
-        arm_notes=notes,
-        context=_circumstances(plan, tokens),
+        arm_notes=marks(reports),
+        context={"command": command or _as_call(arms), **_circumstances(plan, tokens)},
     )
     result.save(folder / RESULT)
-    comparison = Comparison(result, folder)
+    comparison = Comparison(result, folder, (audit_section(reports),))
     comparison.save_report(comparison.report)
     return comparison
 
@@ -140,12 +148,17 @@ def _trained(specs: list[TrialSpec], folder: Path, jobs: int, console: Console, 
         return run_all(specs, folder, jobs=jobs, listen=watch.heard)
 
 
+def _as_call(arms: Sequence[Source]) -> str:
+    """The Python call that a comparison came from, in short."""
+    names = ", ".join(repr(str(arm)) if isinstance(arm, str | Path) else "..." for arm in arms)
+    return f"litmus.compare([{names}], ...)"
+
+
 def _circumstances(plan: Plan, tokens: TokenData) -> dict[str, Any]:
     """What the report says about how the figures came about."""
     training, device = plan.training, pick_device(plan.training.device)
     precision = best_precision(device) if training.precision == "auto" else training.precision
     return {
-        "command": shlex.join(["litmus", *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "hardware": hardware(device),
         "device": str(device),

@@ -29,7 +29,7 @@ SWEEP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Plan:
-    """Arms by name in order (the first is the baseline), and the terms that all of them share."""
+    """Arms by name in order (the first is the baseline), the terms they share, and which of them are not trained."""
 
     arms: dict[str, Recipe]
     data: DataSettings
@@ -37,6 +37,7 @@ class Plan:
     seeds: int
     noise: bool
     prompt: str
+    skipped: frozenset[str] = frozenset()
 
     @property
     def baseline(self) -> str:
@@ -57,7 +58,7 @@ class Plan:
         """The trials to be judged, seed by seed so that an interrupted comparison has whole pairs first."""
         specs = []
         for seed in range(self.seeds):
-            specs += [self._spec(arm, "arm", seed, rates[arm]) for arm in self.arms]
+            specs += [self._spec(arm, "arm", seed, rates[arm]) for arm in self._trained]
             if self.noise:
                 specs.append(self._spec(self.baseline, "noise", seed, rates[self.baseline]))
         return specs
@@ -65,7 +66,11 @@ class Plan:
     def sweep(self) -> list[TrialSpec]:
         """The trials that choose each arm's learning rate: one seed, a quarter of the budget, three rates."""
         rates = [self.training.lr * math.sqrt(10) ** step for step in SWEEP_STEPS]
-        return [self._spec(arm, "sweep", 0, rate) for arm in self.arms for rate in rates]
+        return [self._spec(arm, "sweep", 0, rate) for arm in self._trained for rate in rates]
+
+    @property
+    def _trained(self) -> list[str]:
+        return [arm for arm in self.arms if arm not in self.skipped]
 
     def _spec(self, arm: str, role: Role, seed: int, lr: float) -> TrialSpec:
         init = 1 if role == "noise" else self._repeats(arm)

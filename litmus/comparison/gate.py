@@ -1,0 +1,53 @@
+"""The gate before a comparison: every arm is audited, and one that fails gets a finding in place of a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from litmus.audit import AuditReport, audit
+from litmus.comparison.report import Section
+from litmus.errors import Failed
+from litmus.files import write_atomically
+from litmus.model import Recipe
+
+
+def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[str, AuditReport]:
+    """The quick audit of each arm, kept in `folder` so that a resumed comparison does not repeat it."""
+    reports = {}
+    for arm, recipe in arms.items():
+        kept = folder / "audits" / f"{arm}.json"
+        if kept.is_file():
+            reports[arm] = AuditReport.from_json(kept.read_bytes())
+            continue
+        with console.status(f"auditing {escape(arm)}"):
+            reports[arm] = audit(recipe, quick=True)
+        write_atomically(kept, reports[arm].to_json())
+        outcome = reports[arm].mark() or "passes its audit"
+        console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False)
+    return reports
+
+
+def marks(reports: Mapping[str, AuditReport]) -> dict[str, str]:
+    """What stands in place of a score, for each arm that fails its audit."""
+    return {arm: report.mark() for arm, report in reports.items() if not report.passed}
+
+
+def require_sound(baseline: str, reports: Mapping[str, AuditReport]) -> None:
+    """Failed when nothing could be said: the baseline fails its audit, or every arm beside it does."""
+    failed = marks(reports)
+    if baseline in failed:
+        raise Failed(f"the baseline {baseline!r} {failed[baseline]}; see it with: litmus audit {baseline}")
+    others = [arm for arm in reports if arm != baseline]
+    if all(arm in failed for arm in others):
+        found = "; ".join(f"{arm!r} {failed[arm]}" for arm in others)
+        raise Failed(f"no arm is left to compare: {found}; --keep-failed trains them all the same, without a verdict")
+
+
+def audit_section(reports: Mapping[str, AuditReport]) -> Section:
+    """The report's section on the audits."""
+    body = "".join(report.html_section() for report in reports.values())
+    return Section("Audit", body, "Every arm is audited before it is trained; one that fails gets no verdict.")
