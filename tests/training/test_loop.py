@@ -140,6 +140,19 @@ def test_every_precision_trains_and_saves_fp32_weights(quick, tmp_path, precisio
     assert {tensor.dtype for tensor in final_weights(tmp_path / "run").values()} == {torch.float32}
 
 
+def test_medium_products_are_asked_for_while_training_and_not_after(quick):
+    seen = []
+
+    class Watch(Display):
+        def step(self, status):
+            seen.append(torch.get_float32_matmul_precision())
+
+    before = torch.get_float32_matmul_precision()
+    quick(precision="medium", budget="2 steps", display=Watch())
+    assert seen == ["medium", "medium"]
+    assert torch.get_float32_matmul_precision() == before
+
+
 @pytest.mark.parametrize("options", [{"optimizer": "muon"}, {"isolate_documents": True}, {"stride": 3}, {"clip": None}])
 def test_every_option_of_the_loop_trains(quick, options):
     assert quick(budget="40 steps", lr=0.01, **options).evaluation.bits_per_byte < 6.5
