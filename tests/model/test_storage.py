@@ -138,3 +138,27 @@ def test_a_damaged_recipe_is_refused(content: bytes, saved: Path) -> None:
     (saved / "recipe.yaml").write_bytes(content)
     with pytest.raises(BadInput, match=r"recipe.yaml is damaged: it holds no recipe"):
         load(saved)
+
+
+@pytest.mark.parametrize("name", ["mtp", "deepseek"])
+def test_what_only_training_needs_can_be_left_out(name: str, small: Small, tmp_path: Path) -> None:
+    model = small(name).eval()
+    save(model, tmp_path / "lean", keep_objective=False)
+    save(model, tmp_path / "whole")
+    lean, whole, tokens = load(tmp_path / "lean").eval(), load(tmp_path / "whole").eval(), torch.arange(9)[None]
+    assert torch.equal(lean(tokens), model(tokens))
+    assert whole.recipe == model.recipe
+    assert lean.recipe.objective.kind == "next_token"
+    assert lean.parameter_counts()["active"] == model.parameter_counts()["active"]
+    assert lean.parameter_counts()["total"] < model.parameter_counts()["total"]
+    assert list(lean.loss(tokens, tokens).parts)[0] == "next_token"
+
+
+def test_what_a_router_learned_beside_its_gradient_is_kept(small: Small, tmp_path: Path) -> None:
+    model = small("moe-v3").eval()
+    bias = model.get_buffer("layers.1.feedforward.router.bias")
+    bias += torch.randn(len(bias))
+    save(model, tmp_path / "model")
+    again, tokens = load(tmp_path / "model").eval(), torch.arange(20)[None]
+    assert torch.equal(again(tokens), model(tokens))
+    assert not torch.equal(small("moe-v3").eval()(tokens), model(tokens))
