@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from litmus.audit import audit
     from litmus.comparison import compare
     from litmus.generation import generate
     from litmus.model import Decoder, build, load, recipes, save
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Decoder": "litmus.model",
+    "audit": "litmus.audit",
     "build": "litmus.model",
     "compare": "litmus.comparison",
     "generate": "litmus.generation",
@@ -21,7 +23,7 @@ _PUBLIC = {
     "recipes": "litmus.model",
     "save": "litmus.model",
 }
-__all__ = ["Decoder", "__version__", "build", "compare", "generate", "load", "recipes", "save"]
+__all__ = ["Decoder", "__version__", "audit", "build", "compare", "generate", "load", "recipes", "save"]
 
 
 def __getattr__(name: str) -> Any:

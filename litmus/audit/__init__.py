@@ -12,9 +12,10 @@ from typing import Any
 
 from litmus.audit.audit import audit
 from litmus.audit.checks import CHECKS
+from litmus.audit.keeping import keep, kept_audit
 from litmus.audit.report import AuditReport, Finding
 
-__all__ = ["CHECKS", "AuditReport", "Finding", "audit"]
+__all__ = ["CHECKS", "AuditReport", "Finding", "audit", "keep", "kept_audit"]
 
 
 class _Callable(ModuleType):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from litmus.cli import compare, data, eval, generate, recipes, train
+from litmus.cli import audit, compare, data, eval, generate, recipes, train
 from litmus.errors import BadInput, Failed
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(compare.compare)
+app.command()(audit.audit)
 app.command()(train.train)
 app.command("eval")(eval.evaluate)
 app.command()(generate.generate)

@@ -31,6 +31,7 @@ def evaluate(
     """
     from rich.console import Console
 
+    from litmus.audit import kept_audit
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.scoring import score_run
 
@@ -46,6 +47,9 @@ def evaluate(
         trust_plugin=trust_plugin,
         announce=lambda text: notes.print(text, markup=False, highlight=False),
     )
+    report = kept_audit(run)
+    if report is not None and not report.passed:
+        notes.print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
     if json:
         print(score.model_dump_json(indent=1))
     else:

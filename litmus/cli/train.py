@@ -54,7 +54,9 @@ def train(
 
     from rich.console import Console
 
+    from litmus.audit import audit, keep, kept_audit
     from litmus.data import DataSettings
+    from litmus.errors import Failed
     from litmus.generation import sample_text
     from litmus.model import resolve
     from litmus.training.evaluation_table import evaluation_table
@@ -69,5 +71,10 @@ def train(
         console.print(make_plan(whole, data_settings, settings).table())
         return
     target = folder or Path("runs") / (name or whole.name)
+    report = kept_audit(target) or audit(whole, quick=True)
+    console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
     result = run_training(whole, data_settings, settings, target, sample=sample_text, display=display_for(console))
+    keep(target, report)
     console.print(evaluation_table(result.evaluation))
+    if not report.passed:
+        raise Failed(f"{whole.name} {report.mark()}, so this is no score; see: litmus audit {recipe}")

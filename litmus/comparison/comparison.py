@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console, Group
 
+from litmus.audit import keep
 from litmus.comparison.gate import audit_section, audited, marks, require_sound
 from litmus.comparison.learning_rate import choose_learning_rate
 from litmus.comparison.metrics import metric
@@ -20,7 +21,7 @@ from litmus.comparison.progress import Watch
 from litmus.comparison.report import Section, save_report
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.table import print_table, render
-from litmus.comparison.trial import TrialSpec
+from litmus.comparison.trial import RUN, TrialSpec
 from litmus.comparison.verdicts import Verdict, judge
 from litmus.data import DataSettings, TokenData, prepare
 from litmus.errors import BadInput
@@ -124,6 +125,8 @@ def compare(
     swept = _trained(plan.sweep() if lr_sweep else [], folder, jobs, console, "learning rates")
     rates = {arm: choose_learning_rate(arm, swept).lr or training.lr for arm in plan.arms}
     judged = _trained(plan.trials(rates), folder, jobs, console, "trials")
+    for spec in plan.trials(rates):
+        keep(folder / spec.place / RUN, reports[spec.arm])
     result = ComparisonResult(
         name=folder.name,
         baseline=plan.baseline,

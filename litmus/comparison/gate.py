@@ -8,10 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from litmus.audit import AuditReport, audit
+from litmus.audit import AuditReport, audit, keep, kept_audit
 from litmus.comparison.report import Section
 from litmus.errors import Failed
-from litmus.files import write_atomically
 from litmus.model import Recipe
 
 
@@ -19,13 +18,14 @@ def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[
     """The quick audit of each arm, kept in `folder` so that a resumed comparison does not repeat it."""
     reports = {}
     for arm, recipe in arms.items():
-        kept = folder / "audits" / f"{arm}.json"
-        if kept.is_file():
-            reports[arm] = AuditReport.from_json(kept.read_bytes())
+        place = folder / "audits" / arm
+        known = kept_audit(place)
+        if known is not None:
+            reports[arm] = known
             continue
         with console.status(f"auditing {escape(arm)}"):
             reports[arm] = audit(recipe, quick=True)
-        write_atomically(kept, reports[arm].to_json())
+        keep(place, reports[arm])
         outcome = reports[arm].mark() or "passes its audit"
         console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False)
     return reports
