@@ -91,6 +91,17 @@ def test_a_missing_plugin_is_replaced_by_its_copy_only_when_trusted(
     assert (tmp_path / "again/plugin.py").read_text() == (tmp_path / "model/plugin.py").read_text()
 
 
+def test_a_trusted_copy_may_be_mended_where_it_lies(write_plugin: Write, small: Small, tmp_path: Path) -> None:
+    save(small(write_plugin(factor=1.0)), tmp_path / "model")
+    resolve(write_plugin(factor=2.0))
+    copy = tmp_path / "model/plugin.py"
+    copy.write_text(copy.read_text().replace("* 1.0", "* 3.0"))
+    model = load(tmp_path / "model", trust_plugin=True)
+    assert mixed_by(model) == 3.0
+    save(model, tmp_path / "again")
+    assert (tmp_path / "again/plugin.py").read_text() == copy.read_text()
+
+
 def test_code_that_came_in_the_folder_never_runs_untrusted(write_plugin: Write, small: Small, tmp_path: Path) -> None:
     save(small(write_plugin()), tmp_path / "model")
     recipe = tmp_path / "model/recipe.yaml"
