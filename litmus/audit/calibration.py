@@ -26,7 +26,7 @@ GROWTH = 100.0
 A residual stream grows by sums, which tens of layers make tenfold; faults multiply at every layer.
 """
 
-LARGEST = (60_000_000, 300_000_000)
+LARGEST = (20_000_000, 300_000_000)
 """Models with up to so many parameters (quick, full) are born at their full width for this."""
 
 

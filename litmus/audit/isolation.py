@@ -25,7 +25,7 @@ GRACE = 30.0
 
 
 def run_apart(request: Request) -> Iterator[Opened | Finding]:
-    """What `run` yields, made elsewhere; a check in which the process ends gets a finding, a new process makes the rest."""
+    """What `run` yields, made elsewhere; where that process ends, a finding says so and a new process goes on."""
     left = [FORWARD.name, *request.checks]
     opened = False
     while left:

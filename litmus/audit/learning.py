@@ -68,6 +68,7 @@ def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tup
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        model.after_step()
         if step % 10 == 0:
             nats = float(model.eval().token_losses(tokens, targets).mean())
             if nats <= LEARNED or math.isnan(nats):

@@ -1,0 +1,152 @@
+"""The causality check finds every way in which something later, or something beside, gets in."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from litmus.audit import audit
+from litmus.model import recipes
+from litmus.nn import Attention
+from litmus.nn.feedforwards import Swiglu, SwigluConfig
+from litmus.nn.step import Step
+
+ONLY = ("causality",)
+
+
+def shifted(self, window=None):
+    """Visibility that lets every query read one token too many."""
+    mask = self._mask(window)
+    return mask | F.pad(mask[..., :-1], (1, 0))
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_mask_that_is_off_by_one_position_is_caught_in_every_recipe(monkeypatch, name):
+    monkeypatch.setattr(Step, "visibility", shifted)
+    report = audit(name, quick=True, only=ONLY)
+    assert report.mark() == "fails audit: sees the future"
+    assert "layer 0 of" in report["causality"].where and "mixer" in report["causality"].where
+
+
+def later(x):
+    """Each token's follower (B, T, dim), zeros after the last."""
+    return F.pad(x[:, 1:], (0, 0, 0, 1))
+
+
+class OnlyInLastLayer(Attention):
+    def __init__(self, config, site):
+        super().__init__(config, site)
+        self.last = site.layer == site.depth - 1
+
+    def forward(self, x, step):
+        return super().forward(x, step) + (later(x) if self.last else 0)
+
+
+def test_the_first_leaking_layer_is_named(small, mixer):
+    finding = small(only=ONLY, depth=4, mixer=mixer(OnlyInLastLayer))["causality"]
+    assert finding.status == "fail" and finding.mark == "sees the future"
+    assert finding.where == "layer 3 of 0..3, mixer (OnlyInLastLayer), position 0"
+    assert finding.measured > 1e-3 and finding.tolerance == 1e-9
+
+
+class BehindAClosedGate(Attention):
+    """Leaks through a gate that is 0 at birth: only training opens it."""
+
+    def __init__(self, config, site):
+        super().__init__(config, site)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, step):
+        return super().forward(x, step) + self.gate * later(x)
+
+
+class Cancelling(Attention):
+    """The value of the leak is zero; its gradient is not, so training can use it."""
+
+    def forward(self, x, step):
+        return super().forward(x, step) + later(x) - later(x).detach()
+
+
+class LoudestTokens(Attention):
+    """Keeps the attention of the louder half of the sequence: a choice, through which no gradient flows."""
+
+    def forward(self, x, step):
+        loudness = x.norm(dim=-1)
+        chosen = loudness >= loudness.median(dim=1, keepdim=True).values
+        return super().forward(x, step) * chosen[..., None]
+
+
+class PastTokenHundred(Attention):
+    """Reads one token ahead, from position 99 to position 100 only."""
+
+    def forward(self, x, step):
+        leak = torch.zeros_like(x)
+        if x.shape[1] > 100:
+            leak[:, 99] = x[:, 100]
+        return super().forward(x, step) + leak
+
+
+class MaximumOverTime(Attention):
+    def forward(self, x, step):
+        return super().forward(x, step) / x.abs().amax(dim=(1, 2), keepdim=True)
+
+
+class OnlyInTraining(Attention):
+    def forward(self, x, step):
+        return super().forward(x, step) + (later(x) if self.training else 0)
+
+
+@pytest.mark.parametrize(
+    "leaky", [BehindAClosedGate, Cancelling, LoudestTokens, PastTokenHundred, MaximumOverTime, OnlyInTraining]
+)
+def test_a_leak_from_later_tokens_is_caught(small, mixer, leaky):
+    finding = small(only=ONLY, mixer=mixer(leaky))["causality"]
+    assert finding.status == "fail"
+    assert finding.mark == ("sees the future in training" if leaky is OnlyInTraining else "sees the future")
+
+
+class CentredOverTheBatch(Attention):
+    def forward(self, x, step):
+        return super().forward(x, step) - x.mean(dim=0)
+
+
+def test_rows_that_see_each_other_are_caught(small, mixer):
+    assert small(only=ONLY, mixer=mixer(CentredOverTheBatch)).mark() == "fails audit: rows of a batch see each other"
+
+
+class BlindToDocuments(Attention):
+    def forward(self, x, step):
+        return super().forward(x, Step(step.positions, 0, cache=step.cache, used=step.used, fast=step.fast))
+
+
+def test_packed_documents_that_see_each_other_are_caught(small, mixer):
+    report = small(only=ONLY, mixer=mixer(BlindToDocuments))
+    assert report.mark() == "fails audit: packed documents see each other"
+
+
+class BatchNorm(nn.Module):
+    """In evaluation it uses what it has seen, so only training mixes rows and times."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x):
+        return self.norm(x.flatten(0, -2)).view_as(x)
+
+
+def test_batch_normalization_is_caught_in_training(small, norm):
+    assert small(only=ONLY, norm=norm(BatchNorm)).mark() == "fails audit: sees the future in training"
+
+
+class InSinglePrecision(Swiglu):
+    def forward(self, x, step):
+        weights = [self.gate_up.weight.float(), self.down.weight.float()]
+        gate, up = F.linear(x.float(), weights[0]).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, weights[1]).to(x.dtype)
+
+
+def test_rounding_is_not_taken_for_a_leak(small, feedforward):
+    part = feedforward(lambda config, site: InSinglePrecision(SwigluConfig(), 64, site))
+    finding = small(only=ONLY, feedforward=part)["causality"]
+    assert (finding.status, finding.tolerance) == ("pass", 1e-4)
