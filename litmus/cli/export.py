@@ -1,0 +1,34 @@
+"""`litmus export`: write a run in another program's format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from litmus.cli.options import TrustPlugin
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
+    to: Annotated[Literal["hf"], typer.Option(help="The format: hf, for Hugging Face transformers.")] = "hf",
+    out: Annotated[Path | None, typer.Option(help="Folder to write; RUN-hf beside the run when not given.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    trust_plugin: TrustPlugin = False,
+) -> None:
+    """Write a run as a folder that Hugging Face transformers loads, with its tokenizer.
+
+    Examples:
+
+      litmus export runs/standard --to hf
+
+      litmus export runs/deepseek --to hf --out exported/deepseek
+    """
+    from litmus.interop import export_run
+
+    folder = out or run.with_name(f"{run.resolve().name}-{to}")
+    announce = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    architecture = export_run(run, folder, best=best, trust_plugin=trust_plugin, announce=announce)
+    print(f"{folder}: {architecture}")

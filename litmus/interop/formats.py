@@ -1,0 +1,70 @@
+"""The formats that Litmus reads and writes, and which one a recipe belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from litmus.errors import BadInput, nearest
+from litmus.interop import deepseek, gpt2, llama
+from litmus.interop.config import Config
+from litmus.interop.layout import Rule
+from litmus.model import Decoder, Recipe
+
+
+@dataclass(frozen=True)
+class Format:
+    """One published architecture.
+
+    obstacles: what keeps a recipe from it. config: config.json of a model. recipe: the recipe of a config.json and the
+    names of the tensors beside it. rules: where each tensor stands. renamed: a tensor's name as `rules` have it.
+    """
+
+    architecture: str
+    obstacles: Callable[[Recipe], list[str]]
+    config: Callable[[Decoder], dict[str, Any]]
+    recipe: Callable[[Config, Collection[str]], dict[str, Any]]
+    rules: Callable[[Decoder], list[Rule]]
+    renamed: Callable[[str], str | None]
+
+
+def _format(architecture: str, module: Any) -> Format:
+    return Format(architecture, module.obstacles, module.config, module.recipe, module.rules, module.renamed)
+
+
+FORMATS = {
+    name: _format(name, module)
+    for name, module in {
+        "LlamaForCausalLM": llama,
+        "Qwen3ForCausalLM": llama,
+        "GPT2LMHeadModel": gpt2,
+        "DeepseekV3ForCausalLM": deepseek,
+    }.items()
+}
+
+
+def format_of(recipe: Recipe) -> Format:
+    """The format that a recipe comes closest to; its obstacles say what is still in the way."""
+    mixer = recipe.layer_parts()[0]["mixer"]
+    if mixer.kind == "mla":
+        return FORMATS["DeepseekV3ForCausalLM"]
+    if recipe.norm.kind == "layernorm":
+        return FORMATS["GPT2LMHeadModel"]
+    return FORMATS["Qwen3ForCausalLM" if getattr(mixer, "qk_norm", False) else "LlamaForCausalLM"]
+
+
+def format_named(config: Config) -> Format:
+    """The format that a config.json names; BadInput lists the supported ones."""
+    named = config.get("architectures") or [None]
+    if named[0] not in FORMATS:
+        raise BadInput(f"config.json: architecture {named[0]!r} is not supported; {nearest(str(named[0]), FORMATS)}")
+    return FORMATS[named[0]]
+
+
+def blank(recipe: Recipe) -> Decoder:
+    """The model of a recipe on the meta device: its shapes without numbers."""
+    with torch.device("meta"):
+        return Decoder(recipe)
