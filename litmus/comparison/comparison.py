@@ -35,7 +35,7 @@ ARMS = ("standard", "ssmax", "ssmax-nope")
 
 DEFAULT_CONTEXT = 128
 DEFAULT_TRAINING = TrainSettings(
-    budget="250 steps", batch=8, context=DEFAULT_CONTEXT, lr=3e-3, validate_tokens=8192, evaluate_tokens=65_536
+    budget="200 steps", batch=8, context=DEFAULT_CONTEXT, lr=3e-3, validate_tokens=4096, evaluate_tokens=32_768
 )
 """About a quarter of a minute per trial at size `tiny` on two CPU cores."""
 
