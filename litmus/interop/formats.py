@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from litmus.errors import BadInput, nearest
+from litmus.errors import BadInput
 from litmus.interop import deepseek, gpt2, llama
 from litmus.interop.config import Config
 from litmus.interop.layout import Rule
@@ -60,7 +60,7 @@ def format_named(config: Config) -> Format:
     """The format that a config.json names; BadInput lists the supported ones."""
     named = config.get("architectures") or [None]
     if named[0] not in FORMATS:
-        raise BadInput(f"config.json: architecture {named[0]!r} is not supported; {nearest(str(named[0]), FORMATS)}")
+        raise BadInput(f"config.json: architecture {named[0]!r} is not supported; supported: {', '.join(FORMATS)}")
     return FORMATS[named[0]]
 
 
