@@ -118,6 +118,16 @@ def test_an_impossible_token_is_never_drawn(row: list[float], uniform: float, k:
     assert probabilities(logits, sampling)[0, token] > 0
 
 
+def test_rounding_in_the_sum_never_draws_past_the_last_possible_token() -> None:
+    logits = torch.randn(1000, 60)
+    logits[:, 50:] = -math.inf
+    sampling = Sampling(temperature=1)
+    almost = 1 - 2**-53
+    assert (probabilities(logits, sampling).cumsum(-1)[:, -1] <= almost).any()
+    tokens = next_tokens(logits, sampling, torch.full((1000,), almost, dtype=torch.float64))
+    assert tokens.max() < 50
+
+
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
 def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_possible_token(uniform: float) -> None:
     row = torch.tensor([[-math.inf, 0.1, 0.2, 0.3, -math.inf]])

@@ -75,6 +75,13 @@ def test_a_group_is_a_diff_against_the_parts_of_the_recipe() -> None:
     assert found == [(2, False, "swiglu")] * 2 + [(2, True, "gelu")] * 2 + [(1, False, "swiglu")]
 
 
+def test_a_group_with_another_kind_starts_afresh() -> None:
+    groups = [{"repeat": 1, "feedforward": {"kind": "gelu"}}, {"feedforward": {"bias": True}}]
+    recipe = resolve("standard", overrides={"feedforward.hidden": 99, "layers": groups})
+    found = [(parts["feedforward"].kind, parts["feedforward"].hidden) for parts in recipe.layer_parts()]
+    assert found == [("gelu", None)] + [("swiglu", 99)] * 4
+
+
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
