@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 from torch import Tensor
 
-from litmus.data import DataSettings, TokenData, Tokenizer
+from litmus.data import DataSettings, TokenData, Tokenizer, prepare
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically
@@ -21,30 +22,40 @@ from litmus.model import Recipe, resolve
 from litmus.model.storage import RECIPE, weights
 from litmus.training.budget import Spent
 from litmus.training.checkpoints import State, save_checkpoint
-from litmus.training.run import CHECKPOINTS, METRICS, RUN, TOKENIZER, describe
+from litmus.training.run import CHECKPOINTS, METRICS, RUN, TOKENIZER, Description, describe
 from litmus.training.settings import TrainSettings
 
-CORPUS = "imported"
+UNKNOWN = "unknown"
 """What run.yaml gives as the corpus of a model whose training data nobody here knows."""
 
 Announce = Callable[[str], None]
 
 
-def import_run(folder: Path, run: Path, *, announce: Announce = lambda text: None) -> Recipe:
-    """Make the run folder `run` from a model folder; it can be evaluated, generated from and trained on.
+def import_run(
+    folder: Path,
+    run: Path,
+    *,
+    corpus: str | None = None,
+    settings: TrainSettings | None = None,
+    use_bytes: bool = False,
+    announce: Announce = lambda text: None,
+) -> Description:
+    """Make the run folder `run` from a model folder: a training that stands at step 0, with the model's weights.
 
+    With a `corpus` it is a training on that corpus by `settings`, which `litmus train` takes up; without one it can be
+    generated from, and scored on any corpus. `use_bytes` takes one token per byte in place of the model's tokenizer.
     BadInput for an unsupported architecture, weights that are not safetensors, and tensors that do not fit.
     """
     if run.exists():
         raise BadInput(f"{run} is there already; choose another name with --name, or delete it")
     recipe, tensors = read_model(folder, name=run.name)
-    tokenizer = read_tokenizer(folder) or _bytes_for(recipe, announce)
+    tokenizer = ByteTokenizer() if use_bytes else read_tokenizer(folder) or _bytes_instead(announce)
     if tokenizer.vocab_size > recipe.vocab_size:
-        raise BadInput(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {recipe.vocab_size}")
-    nothing = np.empty(0, dtype=np.uint32)
-    data = TokenData(nothing, nothing, tokenizer, "", {"imported_from": str(folder)})
-    settings = DataSettings(corpus=CORPUS, tokenizer=tokenizer.name)
-    description = describe(recipe, data, settings, TrainSettings())
+        announce(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {recipe.vocab_size}: it takes no text")
+    data_settings = DataSettings(corpus=corpus or UNKNOWN, tokenizer=tokenizer.name)
+    data = _unknown(tokenizer) if corpus is None else _prepared(data_settings, tokenizer, recipe, announce)
+    data = replace(data, provenance={**data.provenance, "imported_from": str(folder)})
+    description = describe(recipe, data, data_settings, settings or TrainSettings())
     with folder_written_atomically(run) as fresh:
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         tokenizer.save(fresh / TOKENIZER)
@@ -52,7 +63,7 @@ def import_run(folder: Path, run: Path, *, announce: Announce = lambda text: Non
         (fresh / RUN).write_text(text, encoding="utf-8")
         (fresh / METRICS).touch()  # a folder without one counts as a run that never began, and may be taken over
         save_checkpoint(fresh / CHECKPOINTS, recipe, tensors, {}, State(spent=Spent(), peak_memory_bytes=0))
-    return recipe
+    return description
 
 
 def read_model(folder: Path, *, name: str) -> tuple[Recipe, dict[str, Tensor]]:
@@ -67,14 +78,27 @@ def read_model(folder: Path, *, name: str) -> tuple[Recipe, dict[str, Tensor]]:
     return recipe, to_ours(chosen.rules(model), found, weights(model), str(folder))
 
 
-def _bytes_for(recipe: Recipe, announce: Announce) -> Tokenizer:
-    tokenizer = ByteTokenizer()
-    if recipe.vocab_size < tokenizer.vocab_size:
+def _prepared(settings: DataSettings, tokenizer: Tokenizer, recipe: Recipe, announce: Announce) -> TokenData:
+    """The token data to train on; its tokenizer must be the model's, and leave no row of the embedding over."""
+    data = prepare(settings, announce=announce)
+    if data.tokenizer.pieces != tokenizer.pieces:
         raise BadInput(
-            f"the folder has no tokenizer.json, and a vocabulary of {recipe.vocab_size} is too small for bytes, "
-            f"which needs {tokenizer.vocab_size}; put the model's tokenizer.json beside its config.json"
+            f"{settings.tokenizer!r} learned from {settings.corpus!r} is not the model's tokenizer; "
+            f"train on the corpus it was learned from"
         )
-    announce(
-        "the folder has no tokenizer.json: the run takes one token per byte, which a trained model was not made for"
-    )
-    return tokenizer
+    if tokenizer.vocab_size != recipe.vocab_size:
+        raise BadInput(
+            f"the tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} tokens and the model {recipe.vocab_size}; "
+            f"a training needs equal numbers"
+        )
+    return data
+
+
+def _unknown(tokenizer: Tokenizer) -> TokenData:
+    nothing = np.empty(0, dtype=np.uint32)
+    return TokenData(nothing, nothing, tokenizer, "", {})
+
+
+def _bytes_instead(announce: Announce) -> Tokenizer:
+    announce("the folder has no tokenizer.json: the run takes one token per byte, which the model may not know")
+    return ByteTokenizer()

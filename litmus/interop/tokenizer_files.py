@@ -54,15 +54,18 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
         vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in saved.get("added_tokens", [])}}
     except (ValueError, KeyError, TypeError):
         raise BadInput(
-            f"{path}: only byte-level BPE has a form in Litmus; pass --tokenizer to choose another"
+            f"{path}: only byte-level BPE has a form in Litmus; --bytes takes one token per byte instead"
         ) from None
-    if before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not saved.get("normalizer"):
+    plain = before.get("use_regex", True) and not before.get("add_prefix_space") and not saved.get("normalizer")
+    if before.get("type") == "ByteLevel" and plain:
         for known in _candidates(merges):
-            if set(vocabulary.items()) >= set(_vocabulary(known).items()) and len(vocabulary) == known.vocab_size:
+            own = _vocabulary(known)
+            ends = [token for token, number in vocabulary.items() if number == known.end]
+            if ends and vocabulary == {**own, ends[0]: known.end}:
                 return known
     raise BadInput(
         f"{path} orders its {len(vocabulary)} tokens in another way than 256 bytes, then one per merge, then the end "
-        f"token, which is the form that Litmus has; pass --tokenizer to choose another"
+        f"token, which is the form that Litmus has; --bytes takes one token per byte instead"
     )
 
 
