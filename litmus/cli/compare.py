@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from litmus.cli.options import Corpus, Option, Override, Size, TokenizerName, overrides, setting
+from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides, setting
 
 
 def compare(
@@ -20,6 +20,8 @@ def compare(
     ] = None,
     data: Corpus = "stdlib",
     tokenizer: TokenizerName = "bpe-4096",
+    held_out: HeldOut = 0.1,
+    sample_bytes: SampleBytes = None,
     size: Size = "tiny",
     change: Override = None,
     seeds: Annotated[int, typer.Option(help="Trainings per arm, paired by data order; at least 2.")] = 3,
@@ -75,7 +77,7 @@ def compare(
     changes = {key: value for key, value in given.items() if value is not None} | overrides(option)
     comparison = run_comparison(
         arms or ARMS,
-        data=DataSettings(corpus=data, tokenizer=tokenizer),
+        data=DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes),
         training=settings_from({**DEFAULT_TRAINING.model_dump(exclude_unset=True), **changes}),
         size=size,
         overrides=overrides(change),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from litmus.cli.options import HeldOut, SampleBytes, TokenizerName
+
 if TYPE_CHECKING:
     from litmus.data import TokenData
 
@@ -19,11 +21,6 @@ Corpus = Annotated[
         "PATH:COLUMN for rows), or hf:NAME:SPLIT:COLUMN."
     ),
 ]
-TokenizerName = Annotated[
-    str, typer.Option("--tokenizer", help="bytes, bpe-N (N tokens, learned from the train split) or gpt2.")
-]
-HeldOut = Annotated[float, typer.Option(help="Share of the bytes that is held out.")]
-SampleBytes = Annotated[int | None, typer.Option(help="Use only the first so many bytes of the corpus.")]
 
 
 @app.command()

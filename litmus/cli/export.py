@@ -15,6 +15,9 @@ def export(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
     to: Annotated[Literal["hf"], typer.Option(help="The format: hf, for Hugging Face transformers.")] = "hf",
     out: Annotated[Path | None, typer.Option(help="Folder to write; RUN-hf beside the run when not given.")] = None,
+    remote_code: Annotated[
+        bool, typer.Option("--remote-code", help="Bring a modelling file, for what transformers has no class for.")
+    ] = False,
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
     trust_plugin: TrustPlugin = False,
 ) -> None:
@@ -25,10 +28,17 @@ def export(
       litmus export runs/standard --to hf
 
       litmus export runs/deepseek --to hf --out exported/deepseek
+
+      litmus export runs/ssmax-nope --to hf --remote-code
     """
     from litmus.interop import export_run
 
     folder = out or run.with_name(f"{run.resolve().name}-{to}")
-    announce = lambda text: print(text, file=sys.stderr)  # noqa: E731
-    architecture = export_run(run, folder, best=best, trust_plugin=trust_plugin, announce=announce)
+
+    def announce(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    architecture = export_run(
+        run, folder, remote_code=remote_code, best=best, trust_plugin=trust_plugin, announce=announce
+    )
     print(f"{folder}: {architecture}")

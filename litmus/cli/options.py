@@ -24,6 +24,8 @@ Corpus = Annotated[
 TokenizerName = Annotated[
     str, typer.Option("--tokenizer", help="bytes, bpe-N (N tokens, learned from the train split) or gpt2.")
 ]
+HeldOut = Annotated[float, typer.Option(help="Share of the text's bytes that is held out.")]
+SampleBytes = Annotated[int | None, typer.Option(help="Use only the first so many bytes of the corpus.")]
 Option = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from litmus.cli.options import Corpus, Option, Override, Size, TokenizerName, overrides, setting
+from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides, setting
 from litmus.training.settings import settings_from
 
 
@@ -17,6 +17,8 @@ def train(
     change: Override = None,
     data: Corpus = "stdlib",
     tokenizer: TokenizerName = "bpe-4096",
+    held_out: HeldOut = 0.1,
+    sample_bytes: SampleBytes = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder in runs/; the recipe's when not given.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Run folder anywhere, in place of runs/NAME.")] = None,
     budget: Annotated[str | None, setting("budget")] = None,
@@ -66,7 +68,7 @@ def train(
 
     console = Console()
     whole = resolve(recipe, size=size, overrides=overrides(change))
-    data_settings = DataSettings(corpus=data, tokenizer=tokenizer)
+    data_settings = DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
     if dry_run:
         console.print(make_plan(whole, data_settings, settings).table())
         return
