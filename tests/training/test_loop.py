@@ -290,6 +290,26 @@ def test_a_stopped_training_saves_says_so_and_goes_on_as_if_nothing_had_been(qui
     assert equal(final_weights(tmp_path / "stopped"), final_weights(tmp_path / "whole"))
 
 
+def test_a_second_ctrl_c_ends_at_once(quick):
+    class Impatient(Recorder):
+        def step(self, status):
+            super().step(status)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    display = Impatient()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        quick(display=display)
+    assert not isinstance(raised.value, Interrupted)
+    assert len(display.steps) == 1
+
+
+def test_ctrl_c_means_the_usual_thing_again_after_a_training(quick):
+    before = signal.getsignal(signal.SIGINT)
+    quick(budget="1 step")
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 def test_a_second_process_may_not_train_in_the_same_folder(quick, tmp_path):
     refusals = []
 
