@@ -1,0 +1,122 @@
+"""A model that transformers has no class for, in a folder that brings its own modelling file beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.resources import files
+from typing import Any
+
+from litmus.errors import BadInput
+from litmus.interop.config import Config
+from litmus.interop.fitting import need, part
+from litmus.interop.layout import Rule, same
+from litmus.model import Decoder, Recipe
+from litmus.model.storage import weights
+from litmus.nn import Attention, MixtureOfExperts, Mla, SSMaxConfig
+from litmus.nn.norms import LayerNormConfig
+
+MODULE = "modeling_litmus"
+ARCHITECTURE = "LitmusForCausalLM"
+MIXERS = {
+    "attention": ("heads", "kv_heads", "head_dim", "bias", "qk_norm", "ssmax"),
+    "mla": ("heads", "kv_rank", "latent_query", "q_rank", "nope_dim", "rope_dim", "value_dim", "ssmax", "absorb"),
+}
+FEEDFORWARDS = {
+    "gelu": ("hidden", "bias", "approximate"),
+    "relu2": ("hidden", "bias"),
+    "swiglu": ("hidden", "bias"),
+    "moe": ("experts", "top_k", "shared", "hidden", "router"),
+}
+
+
+def modelling_file() -> str:
+    """The source of the self-contained modelling file."""
+    return (files("litmus.interop") / f"{MODULE}.py.txt").read_text(encoding="utf-8")
+
+
+def obstacles(recipe: Recipe) -> list[str]:
+    """What the modelling file does not know."""
+    found = need(recipe.plugin is None, "the recipe comes from a plug-in", "use built-in parts")
+    found += need(recipe.norm.kind in ("rmsnorm", "layernorm"), f"norm is {recipe.norm.kind!r}", "set it to rmsnorm")
+    known = ("rope", "none", "learned", "sinusoidal")
+    found += need(recipe.positions.kind in known, f"positions is {recipe.positions.kind!r}", "set it to rope")
+    for parts in recipe.layer_parts():
+        found += need(parts["block"].kind == "prenorm", f"block is {parts['block'].kind!r}", "set it to prenorm")
+        for family, kinds in (("mixer", MIXERS), ("feedforward", FEEDFORWARDS)):
+            kind = parts[family].kind
+            if kind not in kinds:
+                found.append(f"{family} is {kind!r} (set {family} to {' or '.join(kinds)})")
+            else:
+                found += part(parts[family], family, kind, kinds[kind])
+        router = getattr(parts["feedforward"], "router", None)
+        if router is not None:
+            known_router = router.kind in ("softmax", "sigmoid")
+            found += need(known_router, f"feedforward.router is {router.kind!r}", "set it to sigmoid")
+    return list(dict.fromkeys(found))
+
+
+def config(model: Decoder) -> dict[str, Any]:
+    """config.json of a model that has no obstacles, every width spelled out."""
+    recipe = model.recipe
+    norm = {"kind": recipe.norm.kind, "eps": recipe.norm.eps}
+    if isinstance(recipe.norm, LayerNormConfig):
+        norm["bias"] = recipe.norm.bias
+    layers = [
+        {
+            "mixer": _mixer(layer.mixer, parts["mixer"]),
+            "feedforward": _feedforward(layer.feedforward, parts["feedforward"]),
+        }
+        for layer, parts in zip(model.layers, recipe.layer_parts(), strict=True)
+    ]
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "litmus",
+        "auto_map": {"AutoConfig": f"{MODULE}.LitmusConfig", "AutoModelForCausalLM": f"{MODULE}.{ARCHITECTURE}"},
+        "vocab_size": recipe.vocab_size,
+        "max_position_embeddings": recipe.context,
+        "hidden_size": recipe.dim,
+        "num_hidden_layers": recipe.depth,
+        "num_attention_heads": recipe.heads,
+        "norm": norm,
+        "positions": recipe.positions.model_dump(),
+        "layers": layers,
+        "head_bias": recipe.head.bias,
+        "tie_word_embeddings": recipe.head.tied,
+        "litmus_recipe": recipe.to_dict(),
+    }
+
+
+def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
+    """The recipe that the folder was exported with; its objective stayed behind, as training alone needs it."""
+    written = config.get("litmus_recipe")
+    if not isinstance(written, dict):
+        raise BadInput(f"config.json of a {ARCHITECTURE} holds no litmus_recipe; export the run again")
+    return {key: value for key, value in written.items() if key not in ("name", "about", "objective")}
+
+
+def rules(model: Decoder) -> list[Rule]:
+    """Every tensor that the logits depend on keeps its name."""
+    return [same(name, name) for name in weights(model) if not name.startswith("objective.")]
+
+
+def renamed(name: str) -> str:
+    """Names are kept."""
+    return name
+
+
+def _mixer(mixer: Any, said: Any) -> dict[str, Any]:
+    ssmax = SSMaxConfig.model_dump(said.ssmax) if said.ssmax else None
+    if isinstance(mixer, Mla):
+        q_rank = None if mixer.q_down is None else mixer.q_down.out_features
+        widths = {"nope_dim": mixer.nope, "rope_dim": mixer.rope, "value_dim": mixer.value}
+        return {"kind": "mla", "heads": mixer.heads, "kv_rank": mixer.rank, "q_rank": q_rank, **widths, "ssmax": ssmax}
+    assert isinstance(mixer, Attention)
+    sizes = {"heads": mixer.heads, "kv_heads": mixer.kv_heads, "head_dim": mixer.head_dim}
+    return {"kind": "attention", **sizes, "bias": said.bias, "qk_norm": said.qk_norm, "ssmax": ssmax}
+
+
+def _feedforward(feedforward: Any, said: Any) -> dict[str, Any]:
+    whole = said.model_dump()
+    if isinstance(feedforward, MixtureOfExperts):
+        return {**whole, "hidden": feedforward.experts.down.shape[-1], "router": said.router.model_dump()}
+    return {**whole, "hidden": feedforward.down.in_features}
