@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from litmus.audit import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
 
@@ -88,6 +89,12 @@ def test_its_training_reaches_every_parameter(model, tokens):
 def test_its_costs_can_be_counted(model):
     assert training_flops_per_token(model.recipe) > 0
     assert model.new_cache(2, 10).bytes() == 2 * 8 * model.cached_numbers(10)
+
+
+def test_it_passes_the_audit(model):
+    checks = ("causality", "prefix consistency", "cache parity", "coverage", "costs as declared", "equivalence")
+    report = audit(model.float(), quick=True, only=checks)
+    assert {finding.name: finding.detail for finding in report.failed} == {}
 
 
 def test_the_saved_recipe_names_its_file(model, folder):
