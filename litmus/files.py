@@ -48,7 +48,8 @@ def write_atomically(target: Path, content: str | bytes) -> None:
 def folder_written_atomically(target: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `target` when the block ends without an error.
 
-    An existing `target` is replaced; on an error the temporary folder is removed and `target` is untouched.
+    An existing `target` is replaced; on an error the temporary folder is removed and `target` is untouched. A kill
+    between the two renames of a replacement leaves both folders under hidden names beside where `target` stood.
     """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,9 @@ def train(
     device: Annotated[str | None, setting("device")] = None,
     threads: Annotated[int | None, setting("threads")] = None,
     option: Option = None,
+    keep_failed: Annotated[
+        bool, typer.Option("--keep-failed", help="Train it even if it fails its audit; what it scores is no score.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes, FLOPs, memory and schedule only.")] = False,
 ) -> None:
     """Train one architecture; the same command goes on where it was stopped.
@@ -74,6 +77,10 @@ def train(
         return
     target = folder or Path("runs") / (name or whole.name)
     report = kept_audit(target) or audit(whole, quick=True)
+    if not report.passed and not keep_failed:
+        raise Failed(
+            f"{whole.name} {report.mark()}; see: litmus audit {recipe}, or train it all the same: --keep-failed"
+        )
     console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
     result = run_training(whole, data_settings, settings, target, sample=sample_text, display=display_for(console))
     keep(target, report)
