@@ -90,7 +90,7 @@ def passes(subject: Subject) -> Iterator[Pass]:
         longer = subject.length(EDGE)
         if longer > length:
             tokens = subject.tokens(1, longer, seed=10)
-            sizes = [longer // 2 - 4, *[1] * 6, 29, *[1] * 8, longer - (longer // 2 + 39)]
+            sizes = chunks(longer, [longer // 2 - 4, *[1] * 6, 29, *[1] * 8, longer])
             yield (
                 "prefill, decoding and prefill again past block edges",
                 in_chunks(model, tokens, sizes),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from litmus.audit.check import Check, Evidence, NotApplicable
 from litmus.audit.scoring import nats
-from litmus.audit.subject import Subject, generator
+from litmus.audit.subject import Subject, generator, outline
 from litmus.model import Decoder
 
 LOW, HIGH = -0.1, 0.5
@@ -43,8 +43,8 @@ def gather(subject: Subject) -> Iterator[Evidence]:
 
 def newborn(subject: Subject) -> tuple[Decoder, str]:
     """The model as the recipe says it, fp32, evaluation mode; narrowed only if it is very large."""
-    with torch.device("meta"):
-        large = Decoder(subject.given).parameter_counts()["total"] > subject.pick(*LARGEST)
+    parameters = sum(parameter.numel() for parameter in outline(subject.given).parameters())
+    large = parameters > subject.pick(*LARGEST)
     recipe = subject.recipe if large else subject.given
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -125,9 +125,11 @@ def crashed(error: BaseException, limit: float) -> Evidence:
 
 
 def where(error: BaseException) -> str:
-    """The last line of the audited code that an error passed through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    audited = [
-        f for f in frames if not {"audit", "site-packages"} & set(Path(f.filename).parts) and "<" not in f.filename
-    ]
-    return f"{audited[-1].name}, {Path(audited[-1].filename).name} line {audited[-1].lineno}" if audited else ""
+    """The last line that an error passed through in the user's own code, or else in Litmus outside the audit."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "<" not in Path(frame.filename).name]
+    here = Path(__file__).parent
+    outside = [f for f in frames if here not in Path(f.filename).parents and "site-packages" not in f.filename]
+    own = [f for f in outside if here.parent not in Path(f.filename).parents]
+    for frame in (own or outside)[-1:]:
+        return f"{frame.name}, {Path(frame.filename).name} line {frame.lineno}"
+    return ""

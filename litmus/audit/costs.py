@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from litmus.audit.check import Check, Evidence, counted
 from litmus.audit.localize import described
 from litmus.audit.redundancy import idle_slots, low_rank_buffers
-from litmus.audit.subject import Subject
+from litmus.audit.subject import Subject, outline
 from litmus.model import Decoder, training_flops_per_token
 
 AGREE = 0.01
@@ -35,8 +35,7 @@ def gather(subject: Subject) -> Iterator[Evidence]:
 
 def parameters(subject: Subject) -> Iterator[Evidence]:
     """The live model's parameters against those of a model built anew from its recipe, and against its own count."""
-    with torch.device("meta"):
-        implied = sum(p.numel() for p in Decoder(subject.recipe).parameters())
+    implied = sum(parameter.numel() for parameter in outline(subject.recipe).parameters())
     model = subject.unstirred
     live = sum(parameter.numel() for parameter in model.parameters())
     declared = int(model.parameter_counts()["total"])
@@ -181,8 +180,9 @@ def cache_as_needed(subject: Subject) -> Iterator[Evidence]:
 
 def kept_outside(subject: Subject) -> Iterator[Evidence]:
     """Tensors that modules keep to themselves and that grow with the tokens decoded."""
-    model, held = subject.fresh(), []
+    held = []
     for length in (8, subject.length(40)):
+        model = subject.fresh()
         cache = model.new_cache(1, length)
         with torch.no_grad():
             for token in subject.tokens(1, length, seed=113).split(1, dim=1):

@@ -17,7 +17,7 @@ from litmus.audit.vectors import caught
 from litmus.model import Decoder
 
 LENGTH = (20, 40)
-ROWS, GRADIENT_PASSES = 8, (4, 16)
+ROWS, GRADIENT_PASSES = 8, (16, 64)
 SHOWN = 4
 
 
@@ -101,7 +101,7 @@ def reached(subject: Subject) -> Iterator[Evidence]:
     for model in (copy.deepcopy(subject.model), subject.fresh()):
         for seed in range(subject.pick(*GRADIENT_PASSES)):
             take_gradients(subject, model, seed, gradients, positions)
-            if seed and all(bool(gradient.any()) for gradient in gradients.values()):
+            if seed and positions.all() and all(gradient.any() for gradient in gradients.values()):
                 break
     unused = [name for name, gradient in gradients.items() if not gradient.any()]
     dead = {name: found for name, gradient in gradients.items() if (found := dead_slices(name, gradient))}

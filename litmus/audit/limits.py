@@ -25,13 +25,23 @@ def limited(seconds: float) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeUp
+        if not importing(frame):
+            raise TimeUp
 
     before = signal.signal(signal.SIGALRM, stop)
     # It keeps ringing: code that catches everything once would otherwise go on for ever.
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether a module is just being imported; cut short, it would stay half there for the rest of the process."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

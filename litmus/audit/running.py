@@ -15,7 +15,7 @@ from litmus.audit.report import Finding
 from litmus.audit.subject import Subject
 from litmus.errors import BadInput
 
-LIMIT = (30.0, 120.0)
+LIMIT = (60.0, 240.0)
 """Seconds (quick, full) that one check may take, unless the model is so slow that this would not be fair to it."""
 
 FORWARDS = 1500

@@ -167,8 +167,19 @@ def narrowed(recipe: Recipe) -> tuple[Recipe, str]:
 
 def weights(recipe: Recipe) -> int:
     """How many weights the layers of a recipe have."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Decoder(recipe).layers.parameters())
+    return sum(parameter.numel() for parameter in outline(recipe).layers.parameters())
+
+
+def outline(recipe: Recipe) -> Decoder:
+    """The model of a recipe without its numbers; with them, where a plug-in cannot be built without."""
+    try:
+        with torch.device("meta"):
+            return Decoder(recipe)
+    except BadInput:
+        raise
+    except Exception:
+        with torch.random.fork_rng(devices=[]):
+            return Decoder(recipe)
 
 
 def _factors(recipe: Recipe) -> Iterator[int]:

@@ -116,12 +116,12 @@ def repeated_terms(subject: Subject, length: int) -> Iterator[tuple[str, int]]:
         for name in training_loss(model, tokens, target, seed=0).parts:
             vectors.clear()
             one = training_loss(model, tokens, only(target, position), seed=0).parts[name]
-            read = vectors[0] if vectors else None
+            read = [vector for vector in vectors if vector.requires_grad and vector.shape[:2] == tokens.shape]
             other = training_loss(model, tokens, only(subject.others(target), position), seed=0).parts[name]
-            if read is None or not one.requires_grad or not moves(torch.stack((one.detach(), other.detach()))):
+            if not read or not one.requires_grad or not moves(torch.stack((one.detach(), other.detach()))):
                 continue
-            (gradient,) = torch.autograd.grad(one, read, allow_unused=True)
-            if gradient is not None and gradient.shape[:2] == tokens.shape and gradient[0, position].any():
+            gradients = torch.autograd.grad(one, read, allow_unused=True)
+            if any(gradient is not None and gradient[0, position].any() for gradient in gradients):
                 if main_seen:
                     yield name, position
                 main_seen = True

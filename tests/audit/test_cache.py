@@ -1,0 +1,117 @@
+"""Cache parity: models whose decoding is another model than their training."""
+
+import pytest
+import torch
+
+from litmus.nn import Attention
+from litmus.nn.step import Step
+
+ONLY = ("cache parity",)
+
+
+class RotatesAtZero(Attention):
+    """A decoded query stands at position 0: only its own rotation is wrong."""
+
+    def forward(self, x, step):
+        if step.cache is None or x.shape[1] > 1:
+            return super().forward(x, step)
+        rotation, self.rotation = self.rotation, None
+        try:
+            return super().forward(x, step)
+        finally:
+            self.rotation = rotation
+
+
+def test_a_model_that_decodes_wrongly_fails_this_check_alone(small, mixer):
+    report = small(mixer=mixer(RotatesAtZero))
+    assert [finding.name for finding in report.failed] == ["cache parity"]
+    assert report.mark() == "fails audit: decodes differently than it was trained"
+    assert report["cache parity"].where == "first at position 1"
+
+
+class ForgetsItsPrefill(Attention):
+    def forward(self, x, step):
+        y = super().forward(x, step)
+        if step.cache is not None and x.shape[1] > 1:
+            step.cache["k"].zero_()
+            step.cache["v"].zero_()
+        return y
+
+
+def test_a_prompt_that_does_not_matter_is_the_first_thing_said(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(ForgetsItsPrefill))["cache parity"]
+    assert finding.mark == "decoding ignores the prompt" and finding.measured == 0
+
+
+class LeaksWithinAChunk(Attention):
+    def forward(self, x, step):
+        y = super().forward(x, step)
+        return y + x[:, -1:] if step.cache is not None and x.shape[1] > 1 else y
+
+
+class LeaksWithinLateChunks(Attention):
+    """Right for the first chunk of a prompt; a second one sees its own last token."""
+
+    def forward(self, x, step):
+        y = super().forward(x, step)
+        return y + x[:, -1:] if step.cache is not None and x.shape[1] > 1 and step.used > x.shape[1] else y
+
+
+class ReadsPadding(Attention):
+    """Takes every slot in use for real, also those of shorter rows."""
+
+    def forward(self, x, step):
+        if step.cache is None or step.valid is None:
+            return super().forward(x, step)
+        whole = Step(step.positions, None, None, None, step.cache, step.used, step.fast)
+        return super().forward(x, whole)
+
+
+class OneLengthForAllRows(Attention):
+    """Writes and reads every row where the first one stands."""
+
+    def forward(self, x, step):
+        if step.cache is None or step.start is not None or step.valid is not None:
+            return super().forward(x, step)
+        positions = step.positions[:1].expand_as(step.positions)
+        return super().forward(x, Step(positions, None, None, None, step.cache, step.used, step.fast))
+
+
+class KeepsTheLastText(Attention):
+    """A state that starts anew only when the whole cache does."""
+
+    def new_cache(self, batch, capacity, *, device, dtype):
+        buffers = super().new_cache(batch, capacity, device=device, dtype=dtype)
+        self.seen = torch.zeros(batch, 1, 1, device=device, dtype=dtype)
+        return buffers
+
+    def forward(self, x, step):
+        y = super().forward(x, step)
+        total = x.sum(-1, keepdim=True) if step.valid is None else (x * step.valid[..., None]).sum(-1, keepdim=True)
+        if step.cache is None:
+            if step.documents is not None or step.valid is not None:
+                return y
+            return y + total.cumsum(1)
+        sums = self.seen + total.cumsum(1)
+        self.seen = sums[:, -1:]
+        return y + sums
+
+
+@pytest.mark.parametrize(
+    "faulty", [LeaksWithinAChunk, LeaksWithinLateChunks, ReadsPadding, OneLengthForAllRows, KeepsTheLastText]
+)
+def test_decoding_that_differs_from_the_full_pass_is_caught(small, mixer, faulty):
+    finding = small(only=ONLY, mixer=mixer(faulty))["cache parity"]
+    assert (finding.status, finding.mark) == ("fail", "decodes differently than it was trained")
+
+
+class DecodesWronglyPastTokenHundred(Attention):
+    def forward(self, x, step):
+        y = super().forward(x, step)
+        return y if step.cache is None else y * (1 + (step.positions > 100)[..., None])
+
+
+def test_a_cache_that_breaks_past_a_block_edge_is_caught(small, mixer):
+    report = small(only=ONLY, mixer=mixer(DecodesWronglyPastTokenHundred))
+    assert "past block edges" in report["cache parity"].detail
+    assert report["cache parity"].where == "first at position 101"

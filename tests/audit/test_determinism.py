@@ -1,0 +1,69 @@
+"""Determinism: models that throw dice, forget or remember."""
+
+import pytest
+import torch
+
+from litmus.nn import Attention
+
+ONLY = ("determinism",)
+
+
+class OutsideTheState(Attention):
+    """A random scale that is neither a parameter nor a buffer."""
+
+    def __init__(self, config, site):
+        super().__init__(config, site)
+        self.scale = 1 + torch.rand(())
+
+    def forward(self, x, step):
+        return self.scale * super().forward(x, step)
+
+
+def test_a_model_that_does_not_survive_saving_fails_this_check_alone(small, mixer):
+    report = small(mixer=mixer(OutsideTheState))
+    assert [finding.name for finding in report.failed] == ["determinism"]
+    assert report.mark() == "fails audit: does not survive saving"
+
+
+class Unseeded(Attention):
+    def __init__(self, config, site):
+        super().__init__(config, site)
+        with torch.no_grad():
+            self.out.weight.copy_(torch.randn(self.out.weight.shape, generator=FRESH))
+
+
+FRESH = torch.Generator()
+
+
+class DropsInEvaluation(Attention):
+    def forward(self, x, step):
+        return torch.nn.functional.dropout(super().forward(x, step), 0.5, training=True)
+
+
+class Remembers(Attention):
+    """Adds the mean of what it saw last time."""
+
+    last = 0.0
+
+    def forward(self, x, step):
+        y = super().forward(x, step) + self.last
+        self.last = float(x.mean())
+        return y
+
+
+@pytest.mark.parametrize(
+    ("faulty", "mark"),
+    [
+        (Unseeded, "is not reproducible from its seed"),
+        (DropsInEvaluation, "gives other scores each time"),
+        (Remembers, "is not reproducible from its seed"),
+    ],
+)
+def test_randomness_and_memory_are_caught(small, mixer, faulty, mark):
+    assert small(only=ONLY, mixer=mixer(faulty)).mark() == f"fails audit: {mark}"
+
+
+def test_a_model_that_ignores_its_seed_is_caught(small, mixer, monkeypatch):
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: torch.random.default_generator.manual_seed(0))
+    finding = small(only=ONLY)["determinism"]
+    assert finding.mark == "ignores its seed"

@@ -1,0 +1,30 @@
+"""Prefix consistency: a model that looks at how long its input is."""
+
+from math import log
+
+from litmus.nn import Attention
+
+
+class LouderWhenLong(Attention):
+    """Scales attention by the number of tokens in the tensor, beyond the lengths at which decoding is checked."""
+
+    def forward(self, x, step):
+        y = super().forward(x, step)
+        return y * log(x.shape[1]) if step.cache is None and x.shape[1] > 140 else y
+
+
+def test_a_model_that_depends_on_the_tensors_length_fails_this_check_alone(small, mixer):
+    report = small(mixer=mixer(LouderWhenLong), context=200)
+    assert [finding.name for finding in report.failed] == ["prefix consistency"]
+    assert report.mark() == "fails audit: depends on the sequence's length"
+
+
+class ByItsLength(Attention):
+    def forward(self, x, step):
+        return super().forward(x, step) * log(1 + x.shape[1])
+
+
+def test_the_shortest_prefix_that_changes_is_reported(small, mixer):
+    finding = small(only=("prefix consistency",), mixer=mixer(ByItsLength))["prefix consistency"]
+    assert finding.detail == "the logits of 1 tokens change when 2 more follow, whatever those are"
+    assert finding.measured > finding.tolerance == 1e-9
