@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from litmus.errors import BadInput
-from litmus.interop import deepseek, gpt2, llama, remote
+from litmus.interop import deepseek, deepseek_v2, gpt2, llama, remote
 from litmus.interop.config import Config
 from litmus.interop.layout import Rule
 from litmus.model import Decoder, Recipe
@@ -41,6 +41,7 @@ FORMATS = {
         "LlamaForCausalLM": llama,
         "Qwen3ForCausalLM": llama,
         "GPT2LMHeadModel": gpt2,
+        "DeepseekV2ForCausalLM": deepseek_v2,
         "DeepseekV3ForCausalLM": deepseek,
         remote.ARCHITECTURE: remote,
     }.items()

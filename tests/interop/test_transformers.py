@@ -46,6 +46,19 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3ForCausalLM", {**SMALL, "num_key_value_heads": 2, "head_dim": 12, "rms_norm_eps": 1e-5}),
     "gpt2": ("GPT2LMHeadModel", {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "deepseek-v2": ("DeepseekV2ForCausalLM", {**LATENT, "q_lora_rank": 12, "n_shared_experts": 2}),
+    "deepseek-v2-groups": (
+        "DeepseekV2ForCausalLM",
+        {
+            **LATENT,
+            "q_lora_rank": None,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
+    "deepseek-v2-dense": ("DeepseekV2ForCausalLM", {**LATENT, "q_lora_rank": None, "first_k_dense_replace": 3}),
     "deepseek-v3": (
         "DeepseekV3ForCausalLM",
         {**LATENT, "q_lora_rank": 12, "n_group": 4, "topk_group": 2, "n_shared_experts": 2},
@@ -112,7 +125,7 @@ def test_transformers_computes_the_logits_of_an_exported_module_ahead(
 
 @pytest.mark.parametrize("name", THEIRS)
 @torch.no_grad()
-def test_an_imported_model_computes_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
+def test_an_imported_model_computes_the_logits_of_transformers(name: str, tmp_path: Path, kinds_restored: None) -> None:
     architecture, options = THEIRS[name]
     kind = getattr(transformers, architecture)
     theirs = kind(kind.config_class(**options)).eval()
