@@ -1,4 +1,4 @@
-"""Latent attention: its definition, and that fused, absorbed and cached attention are other ways to the same numbers."""
+"""Latent attention: its definition, and that fused, absorbed and cached attention give the same numbers."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_cache_is_one_tensor_of_normed_latents_and_rotated_keys(site: Callab
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("start", "length", "absorbed"),
-    [(None, 1, False), (None, 6, False), (0, 6, False), (6, 1, True), (6, 5, True), (6, 6, False)],
+    [(None, 1, False), (None, 6, False), (0, 3, False), (0, 6, False), (6, 1, True), (6, 5, True), (6, 6, False)],
 )
 def test_auto_absorbs_when_decoding_and_only_while_it_multiplies_less(
     start: int | None, length: int, absorbed: bool, site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
@@ -164,6 +164,16 @@ def test_auto_absorbs_when_decoding_and_only_while_it_multiplies_less(
     assert absorbed == (start == 6 and length * more_per_query < to_expand)
     module(torch.randn(1, length, DIM), step)
     assert used == (["_absorbed"] if absorbed else ["_expanded"])
+
+
+@torch.no_grad()
+def test_the_reference_is_never_absorbed(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = MlaConfig(absorb="on").build(site())
+    monkeypatch.delattr(Mla, "_absorbed")
+    x = torch.randn(1, LENGTH, DIM)
+    module(x, Step(torch.arange(LENGTH)[None], fast=False))
+    with pytest.raises(AttributeError):
+        module(x, Step(torch.arange(LENGTH)[None], fast=True))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import MixtureOfExperts, MoeConfig, Routing, Site, Step, moe
+from litmus.nn import Experts, MixtureOfExperts, MoeConfig, Routing, Site, Step, moe
 from litmus.nn.moe import expert_hidden, grouped_linear
 from litmus.nn.routing import SigmoidRouterConfig
 
@@ -100,6 +100,15 @@ def test_one_token_alone_is_what_it_is_in_a_batch(
     together = module(x, Step(torch.arange(7)[None]))
     alone = torch.cat([module(token, Step(torch.zeros(1, 1), None)) for token in x.split(1, dim=1)], dim=1)
     assert_close(alone, together, **({"atol": 0.05, "rtol": 0.05} if dtype == torch.bfloat16 else {}))
+
+
+@torch.no_grad()
+def test_a_single_token_on_a_cpu_is_not_sorted(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = MoeConfig(experts=4, hidden=16).build(site())
+    monkeypatch.delattr(Experts, "_sorted")
+    module(torch.randn(1, 1, 16), Step(torch.zeros(1, 1)))
+    with pytest.raises(AttributeError):
+        module(torch.randn(1, 2, 16), Step(torch.arange(2)[None]))
 
 
 @torch.no_grad()

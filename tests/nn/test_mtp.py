@@ -169,7 +169,9 @@ def test_a_module_is_made_like_the_last_layer_and_leaves_its_own_balance(tokens:
     shapes = {name: p.shape for name, p in module.layer.named_parameters()}
     assert shapes == {name: p.shape for name, p in model.layers[-1].named_parameters()}
     assert not any(p is q for p in module.layer.parameters() for q in model.layers[-1].parameters())
-    model.loss(tokens, tokens)
+    loss = model.loss(tokens, tokens)
+    parts = loss.parts["next_token"] + 0.3 * loss.parts["mtp_1"] + 1e-4 * 2 * loss.parts["balance"]
+    assert_close(loss.total, parts, rtol=1e-7, atol=0)
     loads = [m.load.sum().item() for m in model.modules() if hasattr(m, "load")]
     assert loads == [4 * tokens.numel(), 4 * (tokens.numel() - len(tokens))], "the last place of a row looks nowhere"
 

@@ -188,6 +188,8 @@ def test_padding_does_not_enter_the_balance(config: Any, site: Callable[..., Sit
     assert (balance(module, other.flatten(0, 1), training_step(targets)) - found).abs() > 1e-6
     if isinstance(config, SigmoidRouterConfig):
         assert module.load.sum() == 3 * (4 + 6) * TOP_K
+    longer, nothing = torch.cat((x, x[:6])), torch.full((1, 6), -100)
+    assert_close(balance(module, longer, training_step(torch.cat((targets, nothing)))), found)
     valid = torch.arange(6) < torch.tensor([4, 6])[:, None]
     whole = training_step(torch.zeros(2, 6, dtype=torch.long))
     assert_close(balance(module, x, replace(whole, valid=valid)), found)
