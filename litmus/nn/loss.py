@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
+LEAST_ROWS = 256
+"""Rows of a chunk however large the vocabulary: fewer, and adding up the weight's gradient costs more than it saves."""
 CHUNK_NUMBERS = 4_000_000
 """Logits held at one time: about 16 MB in fp32, near the caches of a CPU and still a large matmul on a GPU."""
 
@@ -65,6 +67,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=exact, device=weight.device) if wants_weight else None
         grad_bias = torch.zeros(weight.shape[0], dtype=exact, device=weight.device) if wants_bias else None
+        # Chunks add up in full precision; a product of less precise factors has one place in memory for all of them.
+        piece = torch.empty_like(weight, dtype=hidden.dtype) if wants_weight and hidden.dtype != exact else None
         total = torch.zeros((), dtype=exact, device=hidden.device)
         rows = _chunk_rows(weight)
         for begin in range(0, len(hidden), rows):
@@ -88,8 +92,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, w, out=grad_hidden[chunk])
-            if grad_weight is not None:
-                grad_weight += grad.T @ h
+            if grad_weight is not None and piece is None:
+                grad_weight.addmm_(grad.T, h)
+            elif grad_weight is not None:
+                grad_weight += torch.mm(grad.T, h, out=piece)
         ctx.save_for_backward(
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -111,4 +117,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _chunk_rows(weight: Tensor) -> int:
-    return max(16, CHUNK_NUMBERS // len(weight))
+    return max(LEAST_ROWS, CHUNK_NUMBERS // len(weight))

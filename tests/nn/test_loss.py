@@ -57,6 +57,7 @@ def test_value_and_gradients_equal_the_definition_whatever_the_chunks(
     inputs = [tensor for tensor in (hidden, weight, shift) if tensor is not None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "CHUNK_NUMBERS", chunk)
+        patch.setattr(loss, "LEAST_ROWS", 16)
         found = cross_entropy(hidden, weight, shift, targets, label_smoothing=smoothing, fast=fast)
     expected = by_definition(hidden, weight, shift, targets, smoothing)
     assert_close(found, expected)
@@ -78,6 +79,7 @@ def test_nothing_to_score_is_a_loss_of_0_with_gradient_0(fast: bool) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_gradient_agrees_with_finite_differences(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 16)
     hidden, weight, shift, targets = a_problem(20, 4, bias=True, ignored=0.2)
     assert torch.autograd.gradcheck(
         lambda *inputs: cross_entropy(*inputs, targets, label_smoothing=smoothing), (hidden, weight, shift)
@@ -113,6 +115,7 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_bf16_is_close_to_the_exact_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 16)
     hidden, weight, shift, targets = a_problem(200, 30, bias=True, ignored=0.2)
     exact = cross_entropy(hidden, weight, shift, targets, label_smoothing=smoothing, fast=False)
     low = [tensor.detach().bfloat16().requires_grad_() for tensor in (hidden, weight, shift)]
@@ -127,6 +130,7 @@ def test_bf16_is_close_to_the_exact_loss(smoothing: float, monkeypatch: pytest.M
 
 def test_under_autocast_the_weight_gradient_is_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(loss, "LEAST_ROWS", 16)
     weight = torch.randn(9, DIM, requires_grad=True)
     hidden = 1 + 0.1 * torch.randn(8000, DIM)  # every chunk pulls the same way: a bf16 sum would stop growing
     targets = torch.zeros(8000, dtype=torch.long)
@@ -166,6 +170,7 @@ def test_token_losses_equal_the_definition_row_by_row(rows: int, vocabulary: int
     hidden, weight, shift, targets = a_problem(rows, vocabulary, bias, ignored=0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "CHUNK_NUMBERS", chunk)
+        patch.setattr(loss, "LEAST_ROWS", 16)
         nats = token_cross_entropy(hidden, weight, shift, targets)
     assert not nats.requires_grad
     for row in range(rows):
