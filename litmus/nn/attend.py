@@ -13,7 +13,9 @@ SHORT = 512
 (bench/attention.py); beyond it the T x T weights cost more than they save."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None, *, fast: bool) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, visibility: Visibility, factor: Tensor | None = None, *, fast: bool
+) -> Tensor:
     """softmax(factor · q·k / sqrt(D)) v for q (B, T, H, D), k (B, S, G, D), v (B, S, G, E); returns (B, T, H, E).
 
     Each of the G key-value heads serves H / G query heads (Ainslie et al. 2023, arXiv 2305.13245).

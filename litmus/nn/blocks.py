@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.mixers import Mixer, MixerConfig
-from litmus.nn.parts import Part, Site
+from litmus.nn.parts import Part, Site, unwritten
 from litmus.nn.step import Buffers, Step
 
 
@@ -20,7 +20,7 @@ class BlockConfig(Part):
 
     def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> Mixer:
         """Make the layer; it obeys the mixer's contract (forward, new_cache, cached_numbers) as a whole."""
-        raise NotImplementedError
+        raise unwritten(self, "assemble(mixer, feedforward, site)")
 
 
 class PreNormConfig(BlockConfig):

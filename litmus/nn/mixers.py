@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from litmus.nn.parts import Part
+from litmus.nn.parts import Part, unwritten
 from litmus.nn.step import Buffers, Step
 
 
@@ -22,12 +22,12 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """Mix x (B, T, dim) into the same shape; with `step.cache`, write this step's tokens there first."""
-        raise NotImplementedError
+        raise unwritten(self, "forward(x, step)")
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         """Static buffers for `batch` rows of up to `capacity` tokens, zeroed; every first dimension is the row."""
-        raise NotImplementedError
+        raise unwritten(self, "new_cache(batch, capacity, device, dtype)")
 
     def cached_numbers(self, capacity: int) -> int:
         """How many numbers the mechanism needs for one row of `capacity` tokens: what the buffers are held to."""
-        raise NotImplementedError
+        raise unwritten(self, "cached_numbers(capacity)")

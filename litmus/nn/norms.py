@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn.parts import Part, Site
+from litmus.nn.parts import Part, Site, unwritten
 
 
 class NormConfig(Part):
@@ -22,7 +22,7 @@ class NormConfig(Part):
 
     def over(self, width: int) -> nn.Module:
         """The normalization for vectors of `width` numbers."""
-        raise NotImplementedError
+        raise unwritten(self, "over(width)")
 
 
 class RMSNormConfig(NormConfig):

@@ -44,9 +44,6 @@ class ObjectiveConfig(Part):
 
     family: ClassVar[str] = "objective"
 
-    def build(self, site: Site) -> Objective:
-        raise NotImplementedError
-
 
 class NextTokenConfig(ObjectiveConfig):
     kind: Literal["next_token"] = "next_token"

@@ -74,6 +74,8 @@ class Part(BaseModel):
         """Register this class under its kind: when it is defined, and when an older version of a plug-in returns."""
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str):
+            if {"build", "assemble", "over"} & set(vars(cls)):
+                raise BadInput(f"{cls.__name__} names no kind; add e.g. kind: Literal['mine'] = 'mine' to it")
             return  # a base that several kinds share, not a kind
         known = cls.kinds.get(kind)
         if known is not None and _source(known) != _source(cls):
@@ -91,6 +93,11 @@ class Adapts(Protocol):
 
     def after_step(self) -> None:
         """Adapt by what the forward passes since the last call showed."""
+
+
+def unwritten(owner: object, method: str) -> BadInput:
+    """The error for a method that a part's contract asks for and its class leaves out."""
+    return BadInput(f"{type(owner).__name__} has no {method}; docs/plugins.md says what it must do")
 
 
 P = TypeVar("P", bound=Part)
