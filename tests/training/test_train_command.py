@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from litmus.cli import main
+from litmus.model import resolve
 
-TOY = ["--set", "dim=16", "--set", "depth=2", "--set", "heads=2", "--context", "16", "--batch", "4", "--threads", "1"]
+TOY = ["--set", "dim=32", "--set", "depth=2", "--set", "heads=2", "--context", "16", "--batch", "4", "--threads", "1"]
 
 
 @pytest.fixture
@@ -26,8 +27,17 @@ def litmus(capsys, corpus, tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture(scope="session")
+def passed():
+    from litmus.audit import audit
+
+    return audit(resolve("standard", overrides={"dim": 32, "depth": 2, "heads": 2}), quick=True)
+
+
 @pytest.fixture
-def train(litmus, corpus):
+def train(litmus, corpus, passed, monkeypatch):
+    """litmus("train", ...) of one tiny recipe; its audit, the same every time, is done once."""
+    monkeypatch.setattr("litmus.audit.audit", lambda *arguments, **options: passed)
     return lambda *more: litmus("train", "standard", "--data", corpus, "--tokenizer", "bytes", *TOY, *more)
 
 
