@@ -60,12 +60,13 @@ def train(
     from rich.console import Console
 
     from litmus.audit import audit, keep, kept_audit
-    from litmus.data import DataSettings
+    from litmus.data import DataSettings, prepare
     from litmus.errors import Failed
     from litmus.generation import sample_text
     from litmus.model import resolve
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.loop import train as run_training
+    from litmus.training.machine import pick_device
     from litmus.training.plan import make_plan
     from litmus.training.progress import display_for
 
@@ -75,6 +76,8 @@ def train(
     if dry_run:
         console.print(make_plan(whole, data_settings, settings).table())
         return
+    pick_device(settings.device)
+    prepare(data_settings, announce=lambda line: console.print(line, markup=False, highlight=False))
     target = folder or Path("runs") / (name or whole.name)
     report = kept_audit(target) or audit(whole, quick=True)
     if not report.passed and not keep_failed:

@@ -93,7 +93,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad, w, out=grad_hidden[chunk])
             if grad_weight is not None and piece is None:
-                grad_weight.addmm_(grad.T, h)
+                torch.addmm(grad_weight, grad.T, h, out=grad_weight)  # in a form that torch counts FLOPs of
             elif grad_weight is not None:
                 grad_weight += torch.mm(grad.T, h, out=piece)
         ctx.save_for_backward(

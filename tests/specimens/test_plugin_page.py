@@ -105,7 +105,7 @@ def test_the_saved_recipe_names_its_file(model, folder):
 MISTAKES = [
     ("recipe = {", "recipes = {", "defines no recipe"),
     ("import Buffers", "import Bufers", "ImportError: cannot import name 'Bufers' from 'litmus.nn'"),
-    ('kind: Literal["my_idea"] = "my_idea"', "kind: str", "unknown mixer kind 'my_idea'"),
+    ('kind: Literal["my_idea"] = "my_idea"', "kind: str", "MyIdeaConfig names no kind"),
     ('"my_idea"', '"attention"', "mixer kind 'attention' is declared twice, in "),
     (
         '{"kind": "my_idea"}',
