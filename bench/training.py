@@ -17,15 +17,17 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from measure import interleaved, ratio, spread, write_table
+from measure import gigaflops, interleaved, ratio, spread, write_table
 
 import litmus
 from litmus.data import Sampler
+from litmus.model import resolve, training_flops_per_token
 from litmus.training.precision import Precision, matmul_precision
 from litmus.training.settings import TrainSettings
 from litmus.training.step import Stepper
 
 VOCABULARY, CONTEXT, BATCH, DIM, DEPTH, HEADS = 8192, 256, 8, 384, 6, 6
+SHAPE = {"context": CONTEXT, "dim": DIM, "depth": DEPTH, "heads": HEADS, "dropout": 0.0}
 LR = 1e-3
 
 
@@ -51,9 +53,7 @@ def nanogpt(folder: Path, tokens: np.ndarray) -> Callable[[], None]:
 
 def ours(recipe: str, precision: Precision, tokens: np.ndarray, **changes: object) -> Callable[[], None]:
     """One step of Litmus: its sampler, loss, clipping, fused AdamW and precision."""
-    model = litmus.build(
-        recipe, vocab_size=VOCABULARY, context=CONTEXT, dim=DIM, depth=DEPTH, heads=HEADS, dropout=0.0, **changes
-    )
+    model = litmus.build(recipe, vocab_size=VOCABULARY, overrides={**SHAPE, **changes})
     settings = TrainSettings(lr=LR, batch=BATCH, context=CONTEXT)
     stepper = Stepper(model, settings, precision, document_end=0)
     sampler = Sampler(tokens, context=CONTEXT, batch=BATCH, seed=0)
@@ -64,6 +64,11 @@ def ours(recipe: str, precision: Precision, tokens: np.ndarray, **changes: objec
             stepper.step([sampler.batch(next(number))], LR)
 
     return step
+
+
+def flops_per_token(recipe: str) -> float:
+    """Training FLOPs of one token at the measured shape, attention counted as full T x T."""
+    return training_flops_per_token(resolve(recipe, vocab_size=VOCABULARY, overrides=SHAPE))
 
 
 def load(path: Path) -> ModuleType:
@@ -95,17 +100,21 @@ def main() -> None:
     sides["ssmax, fp32"] = ours("ssmax", "fp32", tokens)
     seconds = interleaved(sides, arguments.rounds)
     base = seconds["nanoGPT, fp32"]
-    rows = [
-        (name, f"{BATCH * CONTEXT / statistics.median(taken):,.0f}", spread(base, taken))
-        for name, taken in seconds.items()
-    ]
+    rates = {kind: gigaflops(dtype) for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    rows = []
+    for name, taken in seconds.items():
+        speed = BATCH * CONTEXT / statistics.median(taken)
+        ceiling = rates["bf16" if "bf16" in name else "fp32"]
+        recipe = "gpt2" if "gpt2" in name or "nanoGPT" in name else "standard"
+        share = 100 * speed * flops_per_token(recipe) / 1e9 / ceiling
+        rows.append((name, f"{speed:,.0f}", spread(base, taken), f"{share:.0f} %"))
     overhead = {
         kind: 100 * (ratio(seconds[f"ssmax, {kind}"], seconds[f"standard, {kind}"]) - 1) for kind in ("fp32", "bf16")
     }
     write_table(
         "training",
         "Training speed against nanoGPT",
-        ("model, precision", "tokens/s (median)", "times nanoGPT (median, middle half)"),
+        ("model, precision", "tokens/s (median)", "times nanoGPT (median, middle half)", "of the matmul rate"),
         rows,
         [
             f"Shape: {DEPTH} layers, {DIM} wide, {HEADS} heads, vocabulary {VOCABULARY}, "
