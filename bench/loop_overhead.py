@@ -14,7 +14,7 @@ from measure import write_table
 from litmus.data import Batch, DataSettings
 from litmus.model import resolve
 from litmus.training import TrainSettings, train
-from litmus.training.step import Stepper, StepFigures
+from litmus.training.step import StepFigures, Stepper
 
 SHAPE = {"dim": 384, "depth": 6, "heads": 6, "context": 256}
 
