@@ -79,22 +79,22 @@ class Mla(Mixer):
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        q, latents = self._queries(x, step), self._latents(x, step)
+        q, latents = self.queries(x, step), self.latents(x, step)
         if step.cache is not None:
             latents = write(step.cache["latents"], latents, step)
         latents = latents.to(q.dtype)
         visibility = step.visibility()
         factor = self.ssmax(step) if self.ssmax else None
         if step.observed is not None:
-            k, _ = self._expanded(latents)
+            k, _ = self.expanded(latents)
             step.observed.setdefault("attention_entropy", []).append(entropy(q, k, visibility, factor))
         if self._absorbs(step):
-            y = self._absorbed(q, latents, visibility, factor)
+            y = self.absorbed(q, latents, visibility, factor)
         else:
-            y = attend(q, *self._expanded(latents), visibility, factor, fast=step.fast)
+            y = attend(q, *self.expanded(latents), visibility, factor, fast=step.fast)
         return self.out(y.flatten(-2))
 
-    def _queries(self, x: Tensor, step: Step) -> Tensor:
+    def queries(self, x: Tensor, step: Step) -> Tensor:
         """(B, T, H, nope + rope), the second part rotated."""
         if self.q_down is not None and self.q_norm is not None:
             x = self.q_norm(self.q_down(x))
@@ -104,7 +104,7 @@ class Mla(Mixer):
         content, rotated = q.split((self.nope, self.rope), dim=-1)
         return torch.cat((content, self.rotation(rotated, step)), dim=-1)
 
-    def _latents(self, x: Tensor, step: Step) -> Tensor:
+    def latents(self, x: Tensor, step: Step) -> Tensor:
         """What is cached of each token, (B, T, rank + rope): a normed latent, and the rotated key part of all heads."""
         latent, rotated = self.kv_down(x).split((self.rank, self.rope), dim=-1)
         latent = self.kv_norm(latent)
@@ -112,7 +112,7 @@ class Mla(Mixer):
             return latent
         return torch.cat((latent, self.rotation(rotated[:, :, None], step)[:, :, 0]), dim=-1)
 
-    def _expanded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+    def expanded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Keys (B, S, H, nope + rope) and values (B, S, H, value) of all heads."""
         latent, rotated = latents.split((self.rank, self.rope), dim=-1)
         k, v = self.kv_up(latent).unflatten(-1, (self.heads, -1)).split((self.nope, self.value), dim=-1)
@@ -131,7 +131,7 @@ class Mla(Mixer):
         width = self.nope + self.value
         return step.positions.shape[1] * (2 * self.rank - width) < self.rank * width
 
-    def _absorbed(self, q: Tensor, latents: Tensor, visibility: Visibility, factor: Tensor | None) -> Tensor:
+    def absorbed(self, q: Tensor, latents: Tensor, visibility: Visibility, factor: Tensor | None) -> Tensor:
         """The same by another order of multiplication: q_c · (W_UK c) = (W_UKᵀ q_c) · c, sum a (W_UV c) = W_UV sum a c.
 
         All heads then read the same keys (B, S, rank + rope), whose first part is also their values.

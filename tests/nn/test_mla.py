@@ -154,7 +154,7 @@ def test_auto_absorbs_when_decoding_and_only_while_it_multiplies_less(
 ) -> None:
     module = MlaConfig(kv_rank=12, nope_dim=4, value_dim=4, rope_dim=0).build(site())
     used = []
-    for name in ("_expanded", "_absorbed"):
+    for name in ("expanded", "absorbed"):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, n=name, o=original: (used.append(n), o(*a))[1])
     cache = None if start is None else module.new_cache(1, 12, device=torch.device("cpu"), dtype=torch.float32)
@@ -163,13 +163,13 @@ def test_auto_absorbs_when_decoding_and_only_while_it_multiplies_less(
     to_expand, more_per_query = 12 * (4 + 4), 2 * 12 - (4 + 4)  # multiplications per cached token and head
     assert absorbed == (start == 6 and length * more_per_query < to_expand)
     module(torch.randn(1, length, DIM), step)
-    assert used == (["_absorbed"] if absorbed else ["_expanded"])
+    assert used == (["absorbed"] if absorbed else ["expanded"])
 
 
 @torch.no_grad()
 def test_the_reference_is_never_absorbed(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
     module = MlaConfig(absorb="on").build(site())
-    monkeypatch.delattr(Mla, "_absorbed")
+    monkeypatch.delattr(Mla, "absorbed")
     x = torch.randn(1, LENGTH, DIM)
     module(x, Step(torch.arange(LENGTH)[None], fast=False))
     with pytest.raises(AttributeError):
@@ -218,7 +218,7 @@ def test_fused_attention_takes_values_of_any_width(width: int, values: int, visi
 
 
 @torch.no_grad()
-def test_the_entropy_reported_is_that_of_the_expanded_weights(
+def test_the_entropy_reported_is_that_of_theexpanded_weights(
     site: Callable[..., Site], rough: Any, whole_rows: Callable[[Tensor], Step]
 ) -> None:
     x = torch.randn(1, LENGTH, DIM, dtype=torch.float64)
@@ -229,7 +229,7 @@ def test_the_entropy_reported_is_that_of_the_expanded_weights(
         observed: dict[str, list[Tensor]] = {}
         module(x, Step(torch.arange(LENGTH)[None], observed=observed))
         found.append(observed["attention_entropy"][0].item())
-    q, (k, _) = module._queries(x, whole_rows(x)), module._expanded(module._latents(x, whole_rows(x)))
+    q, (k, _) = module.queries(x, whole_rows(x)), module.expanded(module.latents(x, whole_rows(x)))
     scores = torch.einsum("bthd,bshd->bhts", q, k) / math.sqrt(module.nope + module.rope)
     weights = scores.masked_fill(~torch.ones(LENGTH, LENGTH).tril().bool(), -torch.inf).softmax(-1)
     entropy = torch.special.entr(weights).sum(-1).mean().item()
