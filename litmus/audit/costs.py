@@ -15,7 +15,7 @@ from litmus.audit.check import Check, Evidence, counted
 from litmus.audit.localize import described
 from litmus.audit.redundancy import idle_slots, low_rank_buffers
 from litmus.audit.subject import Subject, outline
-from litmus.model import Decoder, training_flops_per_token
+from litmus.model import training_flops_per_token
 
 AGREE = 0.01
 """Share by which a measured cost may exceed the declared one: rounding a buffer's size up, for alignment."""

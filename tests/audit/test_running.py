@@ -1,5 +1,6 @@
 """Whatever the audited code does, it becomes a finding."""
 
+import contextlib
 import sys
 import time
 
@@ -27,10 +28,8 @@ class Exits(Attention):
 class Loops(Attention):
     def forward(self, x, step):
         while True:
-            try:
+            with contextlib.suppress(Exception):
                 time.sleep(0.01)
-            except Exception:
-                pass
 
 
 class WrongShape(Attention):

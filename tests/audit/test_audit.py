@@ -1,0 +1,97 @@
+"""The call, the command, and the built-in recipes, which all pass."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import litmus
+from litmus.audit import CHECKS, AuditReport, audit
+from litmus.cli import main
+from litmus.model import build, recipes, resolve, save
+
+TINY = {"dim": 32, "heads": 2, "depth": 2, "vocab_size": 61, "context": 64}
+DOCS = Path(__file__).parents[2] / "docs" / "audit.md"
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_built_in_recipe_passes_every_check(name):
+    report = audit(resolve(name, size="tiny", overrides=TINY), quick=True)
+    assert {finding.name: finding.detail for finding in report.failed} == {}
+    assert [finding.name for finding in report.findings] == ["forward pass", *CHECKS]
+    assert report.mark() == ""
+
+
+def test_a_full_audit_passes_too_and_measures_more():
+    report, quick = (audit("standard", overrides=TINY, quick=quick, only=["causality"]) for quick in (False, True))
+    assert report.passed and not report.quick
+    assert sequences(report) > sequences(quick) > 10
+
+
+def sequences(report: AuditReport) -> int:
+    found = re.search(r"(\d+) sequences", report["causality"].detail)
+    assert found is not None
+    return int(found[1])
+
+
+def test_litmus_audit_is_the_call_however_it_was_imported():
+    call = f"litmus.audit('standard', quick=True, only=['determinism'], overrides={TINY}).passed"
+    for way in ("pass", "import litmus.audit.report"):
+        code = f"import litmus; {way}; first = {call}; import litmus.audit; print(first and {call})"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert run.stdout == "True\n", run.stderr
+
+
+def test_the_package_is_still_a_package():
+    assert importlib.import_module("litmus.audit").AuditReport is AuditReport
+    assert callable(litmus.audit) and litmus.audit.audit is audit
+
+
+def test_a_saved_model_is_audited_with_its_weights(tmp_path):
+    save(build("standard", **TINY), tmp_path / "saved")
+    report = audit(tmp_path / "saved", quick=True, only=["calibration at birth", "determinism"])
+    assert report.passed and report["calibration at birth"].status == "not applicable"
+
+
+def test_the_command_prints_a_table_and_exits_with_0_or_1(capsys, tmp_path):
+    small = [argument for key, value in TINY.items() for argument in ("--set", f"{key}={value}")]
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "standard", "--quick", "--only", "causality", *small])
+    assert ended.value.code == 0
+    printed = capsys.readouterr()
+    assert "quick audit of standard: 2 passed, 0 failed" in printed.out
+    assert "standard: causality: pass" in printed.err
+    specimen = Path(__file__).parents[2] / "specimens" / "f1_linformer_over_time.py"
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", str(specimen), "--quick", "--only", "causality", *small])
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert "layer 0 of 0..1, mixer (LinformerOverTime), position 0" in " ".join(printed.out.split())
+    assert "litmus: f1_linformer_over_time fails audit: sees the future" in printed.err
+
+
+def test_the_command_prints_json(capsys):
+    small = [argument for key, value in TINY.items() for argument in ("--set", f"{key}={value}")]
+    with pytest.raises(SystemExit):
+        main(["audit", "standard", "nope", "--quick", "--only", "determinism", "--json", *small])
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["subject"], first["passed"], second["subject"]) == ("standard", True, "nope")
+
+
+def test_the_command_refuses_what_it_cannot_audit(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "standart"])
+    assert ended.value.code == 2 and "did you mean 'standard'" in capsys.readouterr().err
+
+
+def test_the_documentation_states_what_each_check_asserts():
+    text = DOCS.read_text(encoding="utf-8")
+    headings = re.findall(r"^### (.+)$", text, flags=re.M)
+    assert headings == ["forward pass", *CHECKS]
+    words = " ".join(text.split())
+    for check in CHECKS.values():
+        assert f"*{check.asserts}*" in words
