@@ -242,3 +242,16 @@ def test_a_routing_is_what_the_experts_obey(site: Callable[..., Site], rough: An
         experts(x, Routing(torch.full((3, 2), e), gates * 0 + 0.5, routing.shares), fast=False) for e in (0, 1)
     )
     assert_close(y, torch.stack((first[0], second[1], (first[2] + second[2]) / 2)))
+
+
+@pytest.mark.parametrize(("dtype", "whole"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_it_can_be_compiled(dtype: torch.dtype, whole: bool) -> None:
+    model = build("moe-v3", vocab_size=61, dim=32, depth=1, heads=4, context=24).to(dtype)
+    tokens = torch.randint(61, (2, 16))
+    compiled = torch.compile(model.loss, backend="aot_eager", dynamic=False, fullgraph=whole)
+    plain = model.loss(tokens, tokens).total
+    expected = torch.autograd.grad(plain, list(model.parameters()))
+    found = compiled(tokens, tokens).total
+    assert_close(found, plain)
+    for one, other in zip(torch.autograd.grad(found, list(model.parameters())), expected, strict=True):
+        assert_close(one, other)
