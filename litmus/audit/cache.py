@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from litmus.audit.check import Check, Evidence, differences
+from litmus.audit.localize import first_difference_in_decoding
 from litmus.audit.subject import Subject, generator
 from litmus.model import Decoder
 
@@ -25,19 +26,26 @@ def gather(subject: Subject) -> Iterator[Evidence]:
         moved = differences(logits, expected)
         worst, ways = max(worst, float(moved.max())), ways + 1
         if float(moved.max()) > subject.rounding:
-            first = int((moved > subject.rounding).nonzero()[0, -1])
+            position = int(positions[int((moved > subject.rounding).nonzero()[0, -1])])
+            part = "" if faults else layer_at_fault(subject, position)
             faults += 1
             yield Evidence(
                 f"{way} differs from the full forward pass",
                 fault=True,
                 measured=float(moved.max()),
                 tolerance=subject.rounding,
-                where=f"first at position {int(positions[first])}",
+                where=f"first at position {position}{part and f', {part}'}",
             )
         if faults >= 3:
             return
     if not faults:
         yield Evidence(f"{ways} ways of decoding equal the full pass", measured=worst, tolerance=subject.rounding)
+
+
+def layer_at_fault(subject: Subject, position: int) -> str:
+    """The part that begins to differ when tokens up to `position` are decoded one by one, if that shows it."""
+    tokens = subject.tokens(1, position + 1, seed=9)
+    return first_difference_in_decoding(subject.model, tokens, position + 1, subject.rounding)
 
 
 def prompt_matters(subject: Subject) -> Evidence:
@@ -80,7 +88,7 @@ def passes(subject: Subject) -> Iterator[Pass]:
         for size in subject.pick((3,), (2, 3, 7, 16)):
             yield f"prefill in chunks of {size}", in_chunks(model, tokens, chunks(length, [size])), full, positions
         mixed = chunks(length, [1, 2, 3, 7])
-        yield "chunks of 1, 2, 3 and 7 tokens", in_chunks(model, tokens, mixed), full, positions
+        yield "decoding in chunks of 1, 2, 3 and 7", in_chunks(model, tokens, mixed), full, positions
         for prefill in subject.pick((length // 2,), (1, 16, length // 2, length - 1)):
             sizes = [prefill, *[1] * (length - prefill)]
             yield f"a prefill of {prefill} tokens, then single ones", in_chunks(model, tokens, sizes), full, positions

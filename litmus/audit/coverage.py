@@ -61,10 +61,10 @@ def judged(found: Trained, subject: Subject) -> Iterator[Evidence]:
         )
     elif found.otherwise:
         yield Evidence(
-            f"at {len(found.otherwise)} of {share} positions, training never scores what model(tokens) predicts there, "
-            "in any of its random passes",
+            f"at {len(found.otherwise)} of {len(found.compared)} positions, no pass of training scores what "
+            "model(tokens) predicts there",
             fault=True,
-            measured=len(found.otherwise) / share,
+            measured=len(found.otherwise) / len(found.compared),
             tolerance=0.0,
             where=f"position {found.otherwise[0]} of {found.length}",
             mark="predicts in ways it never trained",

@@ -25,25 +25,25 @@ def gather(subject: Subject) -> Iterator[Evidence]:
     for batch, length, packed in shapes:
         forward, gradient, name = compared(model, subject, batch, length, packed)
         worst, worst_gradient = max(worst, forward), max(worst_gradient, gradient)
-        if forward > subject.rounding or gradient > limit(subject):
+        if forward > subject.loss_rounding or gradient > limit(subject):
             yield Evidence(
                 f"the fast path differs from its plain reference in {'its gradients' if name else 'what it computes'} "
                 f"for {counted(batch, 'row')} of {counted(length, 'token')}{' in packed documents' if packed else ''}",
                 fault=True,
                 measured=gradient if name else forward,
-                tolerance=limit(subject) if name else subject.rounding,
+                tolerance=limit(subject) if name else subject.loss_rounding,
                 where=name or "model(tokens, fast=True) against fast=False",
             )
             return
     yield Evidence(
         f"fast paths equal their references, gradients to {worst_gradient:.1g} ({len(shapes)} random shapes)",
         measured=worst,
-        tolerance=subject.rounding,
+        tolerance=subject.loss_rounding,
     )
 
 
 def limit(subject: Subject) -> float:
-    return max(GRADIENT, subject.rounding)
+    return max(GRADIENT, subject.loss_rounding)
 
 
 def random_shapes(subject: Subject) -> Iterator[tuple[int, int, bool]]:
@@ -67,7 +67,7 @@ def compared(model: Decoder, subject: Subject, batch: int, length: int, packed: 
         moved = float(((fast[2][name] - reference).abs().max() / scale).nan_to_num(torch.inf))
         if moved > max(worst, 0.0):
             worst, place = moved, name
-    return forward, worst, place if forward <= subject.rounding and worst > limit(subject) else ""
+    return forward, worst, place if forward <= subject.loss_rounding and worst > limit(subject) else ""
 
 
 def passed(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | None, *, fast: bool) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from litmus.audit.check import Check, Evidence
+from litmus.audit.check import Check, Evidence, counted
+from litmus.audit.losses import training_loss
 from litmus.audit.subject import Subject
 
 
@@ -32,7 +33,14 @@ def gather(subject: Subject) -> Iterator[Evidence]:
                         f"position {position}",
                     )
                     return
-    yield Evidence("finite logits of shape (B, T, V)")
+    loss = training_loss(subject.fresh(), tokens, tokens, seed=0).total
+    if loss.shape != () or not loss.isfinite():
+        yield fault(
+            f"model.loss gives {loss.tolist()} for {counted(length, 'token')}, not one finite number",
+            "gives a loss that is not finite",
+        )
+        return
+    yield Evidence("finite logits of shape (B, T, V), a finite loss")
 
 
 def fault(what: str, mark: str, where: str = "") -> Evidence:
@@ -41,7 +49,7 @@ def fault(what: str, mark: str, where: str = "") -> Evidence:
 
 CHECK = Check(
     name="forward pass",
-    asserts="The model builds, and model(tokens) is finite and of shape (batch, time, vocabulary).",
+    asserts="The model builds, model(tokens) is finite and of shape (batch, time, vocabulary), and its loss is finite.",
     how="One token, a small batch, and one sequence as long as the context (up to 300 tokens).",
     tolerance="None.",
     means="It is not a model that can be audited or scored; the other checks were not made.",

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+TICK = 0.25
+
 
 class TimeUp(BaseException):
     """The time limit passed; not an Exception, so that no `except Exception` on the way can swallow it."""
@@ -15,7 +17,7 @@ class TimeUp(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise TimeUp in the block once `seconds` have passed.
+    """Raise TimeUp in the block once it has run for `seconds`; time in which the process stands still does not count.
 
     Works by a timer signal, so only in the main thread of a Unix process and between two Python instructions; code
     that never comes back from a C call is stopped from outside (see isolation.py). Elsewhere there is no limit.
@@ -24,13 +26,17 @@ def limited(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if not importing(frame):
+    ticks = 0
+
+    def tick(number: int, frame: FrameType | None) -> None:
+        nonlocal ticks
+        ticks += 1
+        # From then on at every tick: code that catches everything once would otherwise go on for ever.
+        if ticks * TICK >= seconds and not importing(frame):
             raise TimeUp
 
-    before = signal.signal(signal.SIGALRM, stop)
-    # It keeps ringing: code that catches everything once would otherwise go on for ever.
-    signal.setitimer(signal.ITIMER_REAL, seconds, 0.25)
+    before = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
     try:
         yield
     finally:

@@ -37,18 +37,38 @@ def passages(model: Decoder) -> Iterator[list[Passage]]:
 
 def first_difference(model: Decoder, one: Tensor, other: Tensor, until: int, tolerance: float) -> str:
     """The part where positions below `until` begin to differ between tokens (B, T) `one` and `other`; "" if none."""
+    return culprit(model, in_one_pass(model, one), in_one_pass(model, other), until, tolerance)
+
+
+def first_difference_in_decoding(model: Decoder, tokens: Tensor, until: int, tolerance: float) -> str:
+    """The part where positions below `until` begin to differ when tokens (B, T) are decoded one by one."""
+    cache = model.new_cache(*tokens.shape)
+    steps = []
     with torch.no_grad():
-        with passages(model) as first:
-            model(one)
-        with passages(model) as second:
-            model(other)
-    for (name, given, gave), (_, given_too, gave_too) in zip(first, second, strict=False):
-        same_shape = given.shape == given_too.shape and gave.shape == gave_too.shape
-        if (
-            same_shape
-            and agree(given[:, :until], given_too[:, :until], tolerance)
-            and not agree(gave[:, :until], gave_too[:, :until], tolerance)
-        ):
+        for token in tokens.split(1, dim=1):
+            with passages(model) as seen:
+                model(token, cache)
+            steps.append(seen)
+    decoded = [
+        (name, torch.cat([step[i][1] for step in steps], 1), torch.cat([step[i][2] for step in steps], 1))
+        for i, (name, _, _) in enumerate(steps[0])
+    ]
+    return culprit(model, in_one_pass(model, tokens), decoded, until, tolerance)
+
+
+def in_one_pass(model: Decoder, tokens: Tensor) -> list[Passage]:
+    with torch.no_grad(), passages(model) as seen:
+        model(tokens)
+    return seen
+
+
+def culprit(model: Decoder, first: list[Passage], second: list[Passage], until: int, tolerance: float) -> str:
+    """The first part that gets the same at positions below `until` in two passes and gives something else."""
+    for (name, *one), (_, *other) in zip(first, second, strict=False):
+        (given, gave), (given_too, gave_too) = ([t[:, :until] for t in passage] for passage in (one, other))
+        if given.shape != given_too.shape or gave.shape != gave_too.shape:
+            continue
+        if agree(given, given_too, tolerance) and not agree(gave, gave_too, tolerance):
             return described(model, name)
     return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from litmus.audit.check import Check, Evidence, counted, differences
+from litmus.audit.localize import first_difference
 from litmus.audit.subject import Subject
 
 MORE = (1, 2, 7, 50)
@@ -25,13 +26,13 @@ def gather(subject: Subject) -> Iterator[Evidence]:
         )
         worst, pairs = max(worst, float(moved.max())), pairs + 1
         if worst > subject.rounding:
-            position = int(moved.argmax())
+            place = first_difference(subject.model, tokens[:, :prefix], tokens, prefix, subject.rounding)
             yield Evidence(
-                f"the logits of {prefix} tokens change when {longer - prefix} more follow, whatever those are",
+                f"the logits of {counted(prefix, 'token')} change when {longer - prefix} more follow",
                 fault=True,
                 measured=worst,
                 tolerance=subject.rounding,
-                where=f"position {position} of {prefix}",
+                where=", ".join(part for part in (place, f"position {int(moved.argmax())} of {prefix}") if part),
             )
             return
     yield Evidence(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -69,8 +69,14 @@ class Subject:
     @cached_property
     def rounding(self) -> float:
         """How far results may lie apart that are equal by definition, in standard deviations of the logits."""
-        coarsest = _coarsest_activation(self.model, self.tokens(1, min(9, self.longest)))
-        return COARSER.get(coarsest, ROUNDING)
+        tokens = self.tokens(1, min(9, self.longest))
+        return COARSER.get(_coarsest(self.model, lambda model: model(tokens)), ROUNDING)
+
+    @cached_property
+    def loss_rounding(self) -> float:
+        """The same for training losses, which may be computed in fp32 whatever the model computes in."""
+        tokens = self.tokens(1, min(9, self.longest))
+        return COARSER.get(_coarsest(self.model, lambda model: model.train().loss(tokens, tokens).total), ROUNDING)
 
     @cached_property
     def longest(self) -> int:
@@ -219,10 +225,10 @@ class _Watch(TorchFunctionMode):
         return result
 
 
-def _coarsest_activation(model: Decoder, tokens: Tensor) -> torch.dtype:
+def _coarsest(model: Decoder, use: Callable[[Decoder], object]) -> torch.dtype:
     """The coarsest type in which the model, given in fp64, computes on its activations."""
     model = copy.deepcopy(model).requires_grad_(False)
     model.embedding.register_forward_hook(lambda _, __, vectors: vectors.detach().requires_grad_())
     with _Watch() as watch:
-        model(tokens)
+        use(model)
     return watch.coarsest

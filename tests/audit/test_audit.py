@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn import functional
 
 import litmus
 from litmus.audit import CHECKS, AuditReport, audit
 from litmus.cli import main
 from litmus.model import build, recipes, resolve, save
+from litmus.nn import Attention, Loss, Objective
+from litmus.nn.feedforwards import Swiglu, SwigluConfig
 
 TINY = {"dim": 32, "heads": 2, "depth": 2, "vocab_size": 61, "context": 64}
 DOCS = Path(__file__).parents[2] / "docs" / "audit.md"
@@ -95,3 +99,48 @@ def test_the_documentation_states_what_each_check_asserts():
     words = " ".join(text.split())
     for check in CHECKS.values():
         assert f"*{check.asserts}*" in words
+
+
+class InSinglePrecision(Swiglu):
+    """Casts to fp32, as much published code does."""
+
+    def forward(self, x, step):
+        gate, up = functional.linear(x.float(), self.gate_up.weight.float()).chunk(2, dim=-1)
+        return functional.linear(functional.silu(gate) * up, self.down.weight.float()).to(x.dtype)
+
+
+class LossInSinglePrecision(Objective):
+    """Plain cross-entropy of fp32 logits, and its own way to score."""
+
+    def forward(self, model, tokens, targets, **options):
+        logits = model(tokens, documents=options.get("documents")).float()
+        loss = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="sum")
+        return Loss(loss / (targets != -100).sum().clamp(min=1), {})
+
+    @torch.no_grad()
+    def token_losses(self, model, tokens, targets, *, documents=None):
+        logits = model(tokens, documents=documents).float()
+        return functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="none")
+
+
+class ZeroAtBirth(Attention):
+    """Writes nothing into the residual stream at birth."""
+
+    def __init__(self, config, site):
+        super().__init__(config, site)
+        torch.nn.init.zeros_(self.out.weight)
+
+
+def test_sound_models_that_are_written_otherwise_pass(small, feedforward, objective, mixer):
+    single = feedforward(lambda config, site: InSinglePrecision(SwigluConfig(), 64, site))
+    assert small(feedforward=single).failed == []
+    assert small(objective=objective(LossInSinglePrecision)).failed == []
+    assert small(mixer=mixer(ZeroAtBirth), head={"tied": False, "bias": True}).failed == []
+
+
+def test_the_plug_ins_of_the_documentation_pass(tmp_path):
+    page = (DOCS.parent / "plugins.md").read_text(encoding="utf-8")
+    for code in re.findall(r"```python\n(# \w+\.py\nfrom typing.*?)```", page, flags=re.S):
+        path = tmp_path / code.split()[1]
+        path.write_text(code)
+        assert audit(build(path, **TINY), quick=True).failed == []

@@ -26,7 +26,7 @@ def test_a_model_that_decodes_wrongly_fails_this_check_alone(small, mixer):
     report = small(mixer=mixer(RotatesAtZero))
     assert [finding.name for finding in report.failed] == ["cache parity"]
     assert report.mark() == "fails audit: decodes differently than it was trained"
-    assert report["cache parity"].where == "first at position 1"
+    assert report["cache parity"].where == "first at position 1, layer 0 of 0..1, mixer (RotatesAtZero)"
 
 
 class ForgetsItsPrefill(Attention):
@@ -114,4 +114,4 @@ class DecodesWronglyPastTokenHundred(Attention):
 def test_a_cache_that_breaks_past_a_block_edge_is_caught(small, mixer):
     report = small(only=ONLY, mixer=mixer(DecodesWronglyPastTokenHundred))
     assert "past block edges" in report["cache parity"].detail
-    assert report["cache parity"].where == "first at position 101"
+    assert report["cache parity"].where.startswith("first at position 101, layer 0")

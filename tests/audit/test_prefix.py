@@ -26,5 +26,6 @@ class ByItsLength(Attention):
 
 def test_the_shortest_prefix_that_changes_is_reported(small, mixer):
     finding = small(only=("prefix consistency",), mixer=mixer(ByItsLength))["prefix consistency"]
-    assert finding.detail == "the logits of 1 tokens change when 2 more follow, whatever those are"
+    assert finding.detail == "the logits of 1 token change when 2 more follow"
+    assert finding.where == "layer 0 of 0..1, mixer (ByItsLength), position 0 of 1"
     assert finding.measured > finding.tolerance == 1e-9

@@ -10,7 +10,7 @@ import torch
 from litmus.audit import audit
 from litmus.errors import BadInput
 from litmus.model import build
-from litmus.nn import Attention
+from litmus.nn import Attention, Loss, Objective
 
 ONLY = ("causality",)
 
@@ -75,6 +75,15 @@ def test_a_model_without_a_working_forward_pass_gets_one_finding(small, mixer, f
 
 def test_a_crash_names_the_line_of_the_users_code(small, mixer):
     assert small(mixer=mixer(Crashes))["forward pass"].where.startswith("forward, test_running.py line ")
+
+
+class NoLoss(Objective):
+    def forward(self, model, tokens, targets, **options):
+        return Loss(super().forward(model, tokens, targets, **options).total.log() * float("inf"), {})
+
+
+def test_a_loss_that_is_not_finite_is_named(small, objective):
+    assert small(objective=objective(NoLoss)).mark() == "fails audit: gives a loss that is not finite"
 
 
 def test_logits_of_the_wrong_shape_are_named(monkeypatch):
