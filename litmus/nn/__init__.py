@@ -9,6 +9,7 @@ from litmus.nn.attention import Attention, AttentionConfig
 from litmus.nn.blocks import BlockConfig, PreNormBlock, PreNormConfig
 from litmus.nn.caches import Cache, write
 from litmus.nn.feedforwards import FeedforwardConfig
+from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.mla import Mla, MlaConfig
@@ -32,6 +33,8 @@ __all__ = [
     "Cache",
     "Experts",
     "FeedforwardConfig",
+    "Gate",
+    "GateConfig",
     "Loss",
     "Mixer",
     "MixerConfig",

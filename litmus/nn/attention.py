@@ -1,4 +1,4 @@
-"""Multi-head attention with grouped key-value heads, optional QK-norm, biases and Scalable-Softmax."""
+"""Multi-head attention with grouped key-value heads, optional QK-norm, biases, Scalable-Softmax and output gate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from litmus.errors import BadInput
 from litmus.nn.attend import attend, attention_weights
 from litmus.nn.caches import write
+from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.norms import RMSNorm
@@ -30,6 +31,7 @@ class AttentionConfig(MixerConfig):
     bias: bool = False
     qk_norm: bool = False
     ssmax: SSMaxConfig | None = None
+    gate: GateConfig | None = None
 
     def build(self, site: Site) -> Attention:
         return Attention(self, site)
@@ -55,6 +57,7 @@ class Attention(Mixer):
         self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
+        self.gate = Gate(config.gate, self.heads, self.head_dim, site) if config.gate else None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2G, D)
@@ -73,7 +76,10 @@ class Attention(Mixer):
         visibility = step.visibility()
         if step.observed is not None:
             step.observed.setdefault("attention_entropy", []).append(entropy(q, k, visibility, factor))
-        return self.out(attend(q, k, v, visibility, factor, fast=step.fast).flatten(-2))
+        y = attend(q, k, v, visibility, factor, fast=step.fast)
+        if self.gate is not None:
+            y = self.gate(y, x, step)
+        return self.out(y.flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.kv_heads, self.head_dim)

@@ -13,6 +13,7 @@ from litmus.errors import BadInput
 from litmus.nn.attend import attend
 from litmus.nn.attention import divisors, entropy
 from litmus.nn.caches import write
+from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.norms import RMSNorm
@@ -41,6 +42,7 @@ class MlaConfig(MixerConfig):
     rope_dim: int | None = Field(None, ge=0)
     value_dim: int | None = Field(None, ge=1)
     ssmax: SSMaxConfig | None = None
+    gate: GateConfig | None = None
     absorb: Literal["auto", "on", "off"] = "auto"
 
     def build(self, site: Site) -> Mla:
@@ -77,6 +79,7 @@ class Mla(Mixer):
         self.kv_up = linear(self.rank, self.heads * (self.nope + self.value))
         self.out = residual_linear(self.heads * self.value, site)
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
+        self.gate = Gate(config.gate, self.heads, self.value, site) if config.gate else None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         q, latents = self.queries(x, step), self.latents(x, step)
@@ -92,6 +95,8 @@ class Mla(Mixer):
             y = self.absorbed(q, latents, visibility, factor)
         else:
             y = attend(q, *self.expanded(latents), visibility, factor, fast=step.fast)
+        if self.gate is not None:
+            y = self.gate(y, x, step)
         return self.out(y.flatten(-2))
 
     def queries(self, x: Tensor, step: Step) -> Tensor:
