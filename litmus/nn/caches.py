@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -48,8 +50,15 @@ class Cache:
             self.lengths += valid.sum(1)
             self.start = None
 
-    def release(self, rows: Tensor) -> None:
-        """Empty the rows where `rows` (B,) is True, so that new texts can take their places."""
+    def part(self, first: int, last: int) -> Cache:
+        """The rows first..last-1 as a cache of their own over the same buffers; its owner keeps `start` and `used`."""
+        part = copy.copy(self)
+        part.layers = [{name: buffer[first:last] for name, buffer in layer.items()} for layer in self.layers]
+        part.lengths = self.lengths[first:last]
+        return part
+
+    def release(self, rows: Tensor | slice) -> None:
+        """Empty the rows where `rows` (B,) is True, or those of a slice, so that new texts can take their places."""
         for layer in self.layers:
             for buffer in layer.values():
                 buffer[rows] = 0
@@ -58,11 +67,15 @@ class Cache:
 
 
 def write(buffer: Tensor, new: Tensor, step: Step) -> Tensor:
-    """Store `new` (B, T, ...) at its tokens' slots of `buffer` (B, capacity, ...); return the used part (B, S, ...)."""
+    """Store `new` (B, T, ...) at its tokens' slots of `buffer` (B, capacity, ...); return the used part (B, S, ...).
+
+    In a step of single tokens a row without one writes too, where its next token will: nothing reads it before that
+    token replaces it, and no step has to find out which rows are real (on a GPU, to wait for it).
+    """
     new = new.to(buffer.dtype)
     if step.start is not None:
         buffer[:, step.start : step.start + new.shape[1]] = new
-    elif step.valid is not None:
+    elif step.valid is not None and new.shape[1] > 1:
         valid = step.valid
         rows, columns = step.once("valid places", lambda: torch.nonzero(valid, as_tuple=True))
         buffer[rows, step.positions[rows, columns]] = new[rows, columns]

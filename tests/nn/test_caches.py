@@ -65,11 +65,25 @@ def test_a_write_touches_the_slots_of_its_tokens_and_no_others(
     new = torch.rand(len(lengths), width, 2)
     expected = buffer.clone()
     for row, start in enumerate(lengths):
+        if width == 1:
+            expected[row, start] = new[row, 0]  # without a token: the slot that the next one will take
         for column, place in zip([c for c in range(width) if real[row][c]], range(start, 99), strict=False):
             expected[row, place] = new[row, column]
     read = write(buffer, new, Step(positions, None, valid if padded else None, used=9))
     assert torch.equal(buffer, expected)
     assert torch.equal(read, expected[:, :9])
+
+
+def test_a_part_is_the_same_cache_seen_through_some_rows() -> None:
+    cache = Cache([{"k": torch.zeros(4, 3, 2)}], batch=4, capacity=3, device=CPU)
+    part = cache.part(1, 3)
+    part.layers[0]["k"].fill_(1.0)
+    part.advance(2, None)
+    assert cache.lengths.tolist() == [0, 2, 2, 0]
+    assert cache.layers[0]["k"].sum((1, 2)).tolist() == [0, 6, 6, 0]
+    cache.release(slice(2, 3))
+    assert part.lengths.tolist() == [2, 0]
+    assert part.layers[0]["k"].sum((1, 2)).tolist() == [6, 0]
 
 
 def test_rows_that_agree_are_written_as_one_block() -> None:
