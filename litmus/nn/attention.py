@@ -20,11 +20,13 @@ from litmus.nn.ssmax import SSMax, SSMaxConfig
 from litmus.nn.step import Buffers, Step
 
 
-class AttentionConfig(MixerConfig):
-    """`heads` defaults to the recipe's, `kv_heads` to `heads`, `head_dim` to dim / heads."""
+class HeadsConfig(MixerConfig):
+    """What mixers with query, key and value heads share.
+
+    `heads` defaults to the recipe's, `kv_heads` to `heads`, `head_dim` to dim / heads.
+    """
 
     sized: ClassVar[tuple[str, ...]] = ("heads", "kv_heads", "head_dim")
-    kind: Literal["attention"] = "attention"
     heads: int | None = Field(None, ge=1)
     kv_heads: int | None = Field(None, ge=1)
     head_dim: int | None = Field(None, ge=1)
@@ -33,14 +35,18 @@ class AttentionConfig(MixerConfig):
     ssmax: SSMaxConfig | None = None
     gate: GateConfig | None = None
 
+
+class AttentionConfig(HeadsConfig):
+    kind: Literal["attention"] = "attention"
+
     def build(self, site: Site) -> Attention:
         return Attention(self, site)
 
 
-class Attention(Mixer):
-    """softmax(q·k / sqrt(D)) v per head over the token itself and those before it (Vaswani et al. 2017)."""
+class Heads(Mixer):
+    """From x to queries, keys and values, and from what the heads have read back to x; mixers read in between."""
 
-    def __init__(self, config: AttentionConfig, site: Site) -> None:
+    def __init__(self, config: HeadsConfig, site: Site) -> None:
         super().__init__()
         self.heads = config.heads or site.heads
         self.kv_heads = config.kv_heads or self.heads
@@ -59,7 +65,8 @@ class Attention(Mixer):
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
         self.gate = Gate(config.gate, self.heads, self.head_dim, site) if config.gate else None
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def project(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, D), keys and values (B, T, G, D) of x (B, T, dim); queries and keys normed and rotated."""
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2G, D)
         if self.q_norm is None and self.rotation is not None:
             qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
@@ -70,16 +77,27 @@ class Attention(Mixer):
                 q, k = self.q_norm(q), self.k_norm(k)
             if self.rotation is not None:
                 q, k = self.rotation(q, step), self.rotation(k, step)
+        return q, k, v
+
+    def join(self, y: Tensor, x: Tensor, step: Step) -> Tensor:
+        """The heads' outputs y (B, T, H, D), gated by x, as a write (B, T, dim) into the residual stream."""
+        if self.gate is not None:
+            y = self.gate(y, x, step)
+        return self.out(y.flatten(-2))
+
+
+class Attention(Heads):
+    """softmax(q·k / sqrt(D)) v per head over the token itself and those before it (Vaswani et al. 2017)."""
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        q, k, v = self.project(x, step)
         factor = self.ssmax(step) if self.ssmax else None
         if step.cache is not None:
             k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
         visibility = step.visibility()
         if step.observed is not None:
             step.observed.setdefault("attention_entropy", []).append(entropy(q, k, visibility, factor))
-        y = attend(q, k, v, visibility, factor, fast=step.fast)
-        if self.gate is not None:
-            y = self.gate(y, x, step)
-        return self.out(y.flatten(-2))
+        return self.join(attend(q, k, v, visibility, factor, fast=step.fast), x, step)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.kv_heads, self.head_dim)
