@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from litmus.comparison.results import CurvePoint, TrialResult
+from litmus.comparison.results import TrialResult
 from litmus.errors import BadInput, nearest
+from litmus.training import CurvePoint
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from litmus.errors import BadInput, nearest
 from litmus.files import write_atomically
+from litmus.nn import RouterFigures
+from litmus.training import CurvePoint
 
 Role = Literal["arm", "noise", "sweep"]
 
@@ -18,16 +20,6 @@ class Record(BaseModel):
     """Stored data: unknown keys are refused, and a NaN survives JSON (as the string "NaN")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class CurvePoint(Record):
-    """One evaluation on the held-out split during training; `seconds` counts training time only."""
-
-    step: int
-    tokens: int
-    seconds: float
-    train_loss: float | None
-    held_out_bpb: float
 
 
 class TrialResult(Record):
@@ -44,6 +36,7 @@ class TrialResult(Record):
     role: Role
     parameters: int
     parameters_non_embedding: int
+    parameters_active: int
     flops_per_token: float
     cache_bytes_per_token: int
     tokens: int
@@ -58,6 +51,7 @@ class TrialResult(Record):
     held_out_bytes: int
     loss_by_position: list[float]
     attention_entropy: list[float] | None
+    routing: list[RouterFigures] | None = None
     curve: list[CurvePoint]
     sample: str
     failed: str | None = None

@@ -26,6 +26,7 @@ class ArmSummary:
     lr: float | None
     parameters: int | None
     parameters_non_embedding: int | None
+    parameters_active: int | None
     flops_per_token: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int | None
@@ -33,6 +34,11 @@ class ArmSummary:
     bits_per_byte: Interval | None
     speedup: Speedup | None
     verdict: Verdict | None
+
+    @property
+    def all_active(self) -> bool:
+        """Whether the logits of a token use all parameters: no experts that it skips, nothing for training alone."""
+        return self.parameters_active == self.parameters
 
 
 def summarize(result: ComparisonResult) -> list[ArmSummary]:
@@ -60,6 +66,7 @@ def _summarize_arm(result: ComparisonResult, arm: str, verdict: Verdict | None) 
         lr=first.lr if first else None,
         parameters=first.parameters if first else None,
         parameters_non_embedding=first.parameters_non_embedding if first else None,
+        parameters_active=first.parameters_active if first else None,
         flops_per_token=first.flops_per_token if first else None,
         tokens_per_second=median(trial.tokens_per_second for trial in finished) if finished else None,
         peak_memory_bytes=max(trial.peak_memory_bytes for trial in finished) if finished else None,

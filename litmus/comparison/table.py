@@ -66,11 +66,16 @@ def _cells(summary: ArmSummary) -> list[Text]:
         _two_lines(*(with_interval(summary.bits_per_byte) if summary.bits_per_byte else ("–", ""))),
         _two_lines(*difference),
         _two_lines(*(("1×", "") if summary.is_baseline else speedup_words(summary.speedup))),
-        _two_lines(scaled(summary.parameters), scaled(summary.flops_per_token)),
+        _two_lines(_parameters(summary), scaled(summary.flops_per_token)),
         _two_lines(scaled(summary.tokens_per_second), scaled(summary.peak_memory_bytes, "B")),
         _two_lines(scaled(summary.cache_bytes_per_token, "B"), ""),
         _verdict_cell(summary),
     ]
+
+
+def _parameters(summary: ArmSummary) -> str:
+    total = scaled(summary.parameters)
+    return total if summary.all_active else f"{scaled(summary.parameters_active)}/{total}"
 
 
 def _verdict_cell(summary: ArmSummary) -> Text:
@@ -91,7 +96,8 @@ def _terms(result: ComparisonResult, summaries: list[ArmSummary]) -> str:
     seeds = max(summary.seeds for summary in summaries)
     text = scaled(held_out_bytes(result), "B")
     interval = f"± is the {result.confidence:.0%} interval over seeds"
-    return f"{seeds} seeds, budget {result.budget}, scored on {text} of held-out text; {interval}"
+    active = "" if all(summary.all_active for summary in summaries) else "; parameters: active for a token/all"
+    return f"{seeds} seeds, budget {result.budget}, scored on {text} of held-out text; {interval}{active}"
 
 
 def _two_lines(first: str, second: str, style: str = "") -> Text:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from litmus.comparison.results import CurvePoint, Role, TrialResult
+from litmus.comparison.results import Role, TrialResult
 from litmus.data import DataSettings
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
@@ -105,12 +105,14 @@ def _result(spec: TrialSpec, run: RunResult) -> TrialResult:
             include={
                 "parameters",
                 "parameters_non_embedding",
+                "parameters_active",
                 "flops_per_token",
                 "tokens",
                 "steps",
                 "train_seconds",
                 "tokens_per_second",
                 "peak_memory_bytes",
+                "curve",
                 "sample",
             }
         ),
@@ -122,7 +124,7 @@ def _result(spec: TrialSpec, run: RunResult) -> TrialResult:
         held_out_bytes=score.bytes,
         loss_by_position=score.loss_by_position,
         attention_entropy=score.attention_entropy,
-        curve=[CurvePoint.model_validate(point.model_dump(exclude={"held_out_loss"})) for point in run.curve],
+        routing=score.routing,
     )
 
 
@@ -138,6 +140,7 @@ def _failure(spec: TrialSpec, recipe: Recipe, reason: str) -> TrialResult:
         role=spec.role,
         parameters=counts["total"],
         parameters_non_embedding=counts["non_embedding"],
+        parameters_active=counts["active"],
         flops_per_token=training_flops_per_token(recipe),
         cache_bytes_per_token=round(cache_bytes_per_token(model)),
         tokens=0,

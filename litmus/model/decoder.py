@@ -19,6 +19,9 @@ from litmus.nn.routing import RouterFigures, router_figures
 from litmus.nn.step import Step
 from litmus.nn.terms import Terms
 
+OBSERVED_ROWS = 4
+"""Sequences looked at in one pass: what layers leave about attention needs the T x T weights."""
+
 
 class Decoder(nn.Module):
     """A causal language model: `model(tokens)[:, t]` is the distribution of token t+1 given tokens 0..t."""
@@ -108,9 +111,11 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def routing(self, tokens: Tensor) -> list[RouterFigures]:
         """How evenly the router of each mixture-of-experts layer spreads tokens (B, T) over its experts."""
-        observed: dict[str, list[Tensor]] = {}
-        self.hidden(tokens, observed=observed)
-        return router_figures(observed)
+        passes: list[dict[str, list[Tensor]]] = []
+        for rows in tokens.split(OBSERVED_ROWS):
+            passes.append({})
+            self.hidden(rows, observed=passes[-1])
+        return router_figures(passes)
 
     def after_step(self) -> None:
         """Let the parts that adapt by another rule than the gradient do so; training calls it once per step."""

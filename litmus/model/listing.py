@@ -13,9 +13,10 @@ from litmus.model.resolve import resolve
 
 
 def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[str, Any] | None = None) -> Table:
-    """One row per recipe: shape, parameters (with and without embedding and head), cache bytes, what it is.
+    """One row per recipe: shape, parameters (all; without embedding and head; active), cache bytes, what it is.
 
-    Models are built on the meta device, so nothing is allocated. Cache bytes are per token in bf16.
+    Active are those that the logits of one token use. Cache bytes are per token in bf16. Models are built on the meta
+    device, so nothing is allocated.
     """
     listing = Table(box=None, header_style="bold", pad_edge=False)
     for column in (
@@ -25,6 +26,7 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
         "context",
         "parameters",
         "non-embedding",
+        "active",
         "cache B/token",
     ):
         listing.add_column(column, justify="left" if column == "recipe" else "right", no_wrap=column == "recipe")
@@ -41,6 +43,7 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
             f"{recipe.context:,}",
             f"{counts['total']:,}",
             f"{counts['non_embedding']:,}",
+            f"{counts['active']:,}",
             f"{2 * model.cached_numbers(recipe.context) / recipe.context:,.0f}",
             recipe.about,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from litmus.errors import BadInput
 from litmus.nn.linear import INIT_STD
-from litmus.nn.parts import Part, Site
+from litmus.nn.parts import Part, Site, unwritten
 from litmus.nn.step import Step
 
 
@@ -36,7 +37,7 @@ class RouterConfig(Part):
     family: ClassVar[str] = "router"
 
     def build_for(self, experts: int, top_k: int, site: Site) -> Router:
-        raise NotImplementedError
+        raise unwritten(self, "build_for(experts, top_k, site)")
 
 
 class SoftmaxRouterConfig(RouterConfig):
@@ -86,11 +87,11 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         """Choose experts for each of the tokens x (N, dim), each by itself."""
-        raise NotImplementedError
+        raise unwritten(self, "forward(x)")
 
     def leave_terms(self, routing: Routing, step: Step) -> None:
         """Add to `step.terms` what keeps the load even."""
-        raise NotImplementedError
+        raise unwritten(self, "leave_terms(routing, step)")
 
     def scores(self, x: Tensor) -> Tensor:
         """One number per token and expert, (N, E): near ties decide where a token goes, so they must not be rounded."""
@@ -212,23 +213,28 @@ class RouterFigures:
 
 
 def observe(routing: Routing, step: Step) -> None:
-    """Leave the load and entropy of one layer's routing in `step.observed`."""
+    """Leave in `step.observed` how often one layer chose each expert (E,), and (sum of entropies, tokens)."""
     assert step.observed is not None
     counted = counted_tokens(step).flatten()
-    count = assignments(routing, counted[None])[0]
-    entropy = (torch.special.entr(routing.shares).sum(-1) * counted).sum() / counted.sum().clamp(min=1)
-    step.observed.setdefault("expert_load", []).append(count / count.sum().clamp(min=1))
-    step.observed.setdefault("router_entropy", []).append(entropy)
+    entropy = (torch.special.entr(routing.shares).sum(-1) * counted).sum()
+    step.observed.setdefault("expert_choices", []).append(assignments(routing, counted[None])[0])
+    step.observed.setdefault("router_entropy", []).append(torch.stack((entropy, counted.sum().to(entropy.dtype))))
 
 
-def router_figures(observed: dict[str, list[Tensor]]) -> list[RouterFigures]:
-    """The figures of each layer that has a router, first to last, from what a forward pass left."""
-    loads = [load.tolist() for load in observed.get("expert_load", [])]
-    entropies = [float(entropy) for entropy in observed.get("router_entropy", [])]
+def router_figures(passes: Sequence[Mapping[str, list[Tensor]]]) -> list[RouterFigures]:
+    """The figures of each layer that has a router, first to last, over what all these forward passes left."""
+    choices = zip(*(observed.get("expert_choices", []) for observed in passes), strict=True)
+    entropies = zip(*(observed.get("router_entropy", []) for observed in passes), strict=True)
     return [
-        RouterFigures(load, max(load) * len(load) - 1, entropy, load.count(0.0))
-        for load, entropy in zip(loads, entropies, strict=True)
+        _figures(torch.stack(counts).sum(0), torch.stack(entropy).sum(0))
+        for counts, entropy in zip(choices, entropies, strict=True)
     ]
+
+
+def _figures(count: Tensor, entropy: Tensor) -> RouterFigures:
+    load = (count / count.sum().clamp(min=1)).tolist()
+    total, tokens = entropy.tolist()
+    return RouterFigures(load, max(load) * len(load) - 1, total / max(tokens, 1), load.count(0.0))
 
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from litmus.data import TokenData, document_ids, held_out_windows
 from litmus.errors import BadInput
+from litmus.nn import RouterFigures
 
+ROUTED_TOKENS = 4096
+"""About how many tokens the figures of routers are over."""
 ENTROPY_ROWS = 4
 """Sequences over which attention entropy is averaged: it needs the T x T weights that fast attention never forms."""
 
@@ -22,7 +25,8 @@ class Evaluation(BaseModel):
 
     nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
     can be compared between tokenizers. loss_by_position: mean nats at each place of a window; later places have
-    more context. attention_entropy: mean entropy of the attention weights in nats, per layer.
+    more context. attention_entropy: mean entropy of the attention weights in nats, per layer. routing: how evenly the
+    router of each layer of experts spread the first batch, or about 4096 tokens of it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -34,6 +38,7 @@ class Evaluation(BaseModel):
     bytes: int
     loss_by_position: list[float]
     attention_entropy: list[float] | None = None
+    routing: list[RouterFigures] | None = None
 
 
 @torch.no_grad()
@@ -59,7 +64,7 @@ def evaluate(
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
-    entropy = None
+    entropy, routing = None, None
     was_training = model.training
     model.eval()
     try:
@@ -74,7 +79,9 @@ def evaluate(
             scored[:width] += counted.sum(0)
             text_bytes += int(token_bytes[targets[counted]].sum())
             if entropy is None:
-                entropy = model.attention_entropy(_whole_rows(inputs, counted))
+                whole = _whole_rows(inputs, counted)
+                entropy = model.attention_entropy(whole[:ENTROPY_ROWS])
+                routing = model.routing(whole[: max(1, ROUTED_TOKENS // width)])
     finally:
         model.train(was_training)
     tokens = int(scored.sum())
@@ -92,6 +99,7 @@ def evaluate(
         bytes=text_bytes,
         loss_by_position=(nats[reached] / scored[reached]).tolist(),
         attention_entropy=entropy or None,
+        routing=routing or None,
     )
 
 
@@ -107,8 +115,8 @@ def tokens_within(data: TokenData, limit_bytes: int) -> int:
 
 
 def _whole_rows(inputs: Tensor, counted: Tensor) -> Tensor:
-    """A few sequences of `inputs` without padding."""
+    """The sequences of `inputs` without padding."""
     whole = counted.all(dim=1).to(inputs.device)
     if whole.any():
-        return inputs[whole][:ENTROPY_ROWS]
+        return inputs[whole]
     return inputs[:1, : int(counted[0].sum())]

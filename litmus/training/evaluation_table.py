@@ -26,6 +26,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     if evaluation.attention_entropy:
         layers = "  ".join(f"{value:.2f}" for value in evaluation.attention_entropy)
         figures.add_row("attention entropy", f"{layers}  (nats, first layer to last)")
+    if evaluation.routing:
+        excess = "  ".join(f"{layer.max_violation:+.0%}" for layer in evaluation.routing)
+        dead = sum(layer.dead for layer in evaluation.routing)
+        figures.add_row("busiest expert", f"{excess}  (over the mean load, by layer of experts; {dead} experts unused)")
     return figures
 
 

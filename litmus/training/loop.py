@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
@@ -176,10 +177,14 @@ class Training:
         score = self._evaluate(self.settings.validate_tokens)
         step = self.spent.steps
         figures: dict[str, Any] = {"loss": score.nats_per_token, "bpb": score.bits_per_byte}
-        entropy = score.attention_entropy or []
+        entropy, routing = score.attention_entropy or [], score.routing or []
+        inside = {"attention_entropy": entropy, "routing": [dataclasses.asdict(layer) for layer in routing]}
         timing = {"seconds": self.spent.seconds, "validation_seconds": time.perf_counter() - began}
-        metrics.write("held_out", step, {"tokens": self.spent.tokens, **figures, "attention_entropy": entropy}, timing)
+        metrics.write("held_out", step, {"tokens": self.spent.tokens, **figures, **inside}, timing)
         figures |= {f"attention_entropy/{layer}": value for layer, value in enumerate(entropy)}
+        for layer, router in enumerate(routing):
+            names = ("max_violation", "entropy", "dead")
+            figures |= {f"router_{name}/{layer}": getattr(router, name) for name in names}
         for tracker in trackers:
             tracker.log({f"held_out/{name}": value for name, value in figures.items()}, step)
         self.display.held_out(step, score)
@@ -237,6 +242,7 @@ class Training:
             peak_memory_bytes=self.peak_memory,
             parameters=counts["total"],
             parameters_non_embedding=counts["non_embedding"],
+            parameters_active=counts["active"],
             flops_per_token=self.flops_per_token,
             cache_bytes_per_token=cache_bytes_per_token(self.model, self.sampler.context),
             precision=self.stepper.precision,

@@ -37,6 +37,7 @@ class Plan:
     precision: Precision
     parameters: int
     parameters_non_embedding: int
+    parameters_active: int
     flops_per_token: float
     tokens_per_step: int
     steps: int | None
@@ -49,7 +50,10 @@ class Plan:
         rows = {
             "recipe": f"{recipe.name}: {recipe.depth} layers, {recipe.dim} wide, {recipe.heads} heads",
             "vocabulary": f"{recipe.vocab_size:,} tokens",
-            "parameters": f"{self.parameters:,} ({self.parameters_non_embedding:,} without embedding and head)",
+            "parameters": f"{self.parameters:,} ({self.parameters_non_embedding:,} without embedding and head"
+            + (
+                f"; {self.parameters_active:,} active for a token)" if self.parameters_active < self.parameters else ")"
+            ),
             "sequences": f"{settings.batch} x {settings.context or recipe.context} tokens"
             + (f" x {settings.accumulation} per step" if settings.accumulation > 1 else ""),
             "FLOPs": f"{self.flops_per_token:.4g} per token, forward and backward",
@@ -93,6 +97,7 @@ def make_plan(recipe: Source, data_settings: DataSettings, settings: TrainSettin
         precision=precision,
         parameters=counts["total"],
         parameters_non_embedding=counts["non_embedding"],
+        parameters_active=counts["active"],
         flops_per_token=flops,
         tokens_per_step=tokens,
         steps=Budget.parse(settings.budget).steps(Spent(1, tokens, 0.0, tokens * flops)),

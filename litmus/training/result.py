@@ -14,7 +14,10 @@ RESULT = "result.json"
 
 
 class CurvePoint(BaseModel):
-    """The held-out score at one validation, and the mean training loss since the one before (nats per token)."""
+    """The held-out score at one validation, and the mean training loss since the one before (nats per token).
+
+    train_parts: the mean of each term of the training loss, unweighted, where there is more than one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -22,6 +25,7 @@ class CurvePoint(BaseModel):
     tokens: int
     seconds: float
     train_loss: float
+    train_parts: dict[str, float] = {}
     held_out_loss: float
     held_out_bpb: float
 
@@ -39,6 +43,7 @@ class RunResult(BaseModel):
     peak_memory_bytes: int
     parameters: int
     parameters_non_embedding: int
+    parameters_active: int
     flops_per_token: float
     cache_bytes_per_token: float
     precision: Precision
@@ -55,17 +60,19 @@ def read_result(folder: Path) -> RunResult | None:
 def curve(path: Path) -> list[CurvePoint]:
     """The validations recorded in a metrics.jsonl, each with the mean training loss since the one before."""
     points: list[CurvePoint] = []
-    losses: list[float] = []
+    losses: list[dict[str, float]] = []
     for event in read_metrics(path):
         if event["kind"] == "train":
-            losses.append(event["loss"])
+            losses.append({key: value for key, value in event.items() if key.partition("/")[0] == "loss"})
         elif event["kind"] == "held_out":
+            means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
             points.append(
                 CurvePoint(
                     step=event["step"],
                     tokens=event["tokens"],
                     seconds=event["timing"]["seconds"],
-                    train_loss=sum(losses) / len(losses),
+                    train_loss=means.pop("loss"),
+                    train_parts={key.removeprefix("loss/"): mean for key, mean in means.items()},
                     held_out_loss=event["loss"],
                     held_out_bpb=event["bpb"],
                 )

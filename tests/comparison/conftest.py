@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from litmus.comparison.results import ComparisonResult, CurvePoint, TrialResult
+from litmus.comparison.results import ComparisonResult, TrialResult
+from litmus.training import CurvePoint
 
 
 def a_trial(arm: str, seed: int, bpb: float, role: str = "arm", **changes: object) -> TrialResult:
     """A trial that ends at `bpb` after 10 seconds, on a curve falling in a straight line from 1 bit above."""
     curve = [
-        CurvePoint(step=s, tokens=100 * s, seconds=float(s), train_loss=None, held_out_bpb=bpb + 1 - s / 10)
+        CurvePoint(
+            step=s, tokens=100 * s, seconds=float(s), train_loss=2.0, held_out_loss=2.0, held_out_bpb=bpb + 1 - s / 10
+        )
         for s in range(11)
     ]
     facts: dict[str, object] = {
@@ -23,6 +26,7 @@ def a_trial(arm: str, seed: int, bpb: float, role: str = "arm", **changes: objec
         "lr": 1e-3,
         "parameters": 1_700_000,
         "parameters_non_embedding": 1_200_000,
+        "parameters_active": 1_700_000,
         "flops_per_token": 8.7e6,
         "cache_bytes_per_token": 4096,
         "tokens": 1000,

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from litmus.comparison.metrics import seconds_difference, seconds_to_loss
-from litmus.comparison.results import CurvePoint, TrialResult
+from litmus.comparison.results import TrialResult
 from litmus.comparison.speedup import effective_speedup
+from litmus.training import CurvePoint
 
 Trials = Callable[..., TrialResult]
 
@@ -17,7 +18,9 @@ Trials = Callable[..., TrialResult]
 def falling(slope: float, start: float = 3.0, end: int = 10) -> list[CurvePoint]:
     """A held-out curve that loses `slope` bits per byte a second."""
     return [
-        CurvePoint(step=s, tokens=s, seconds=float(s), train_loss=None, held_out_bpb=start - slope * s)
+        CurvePoint(
+            step=s, tokens=s, seconds=float(s), train_loss=2.0, held_out_loss=2.0, held_out_bpb=start - slope * s
+        )
         for s in range(1, end + 1)
     ]
 

@@ -159,7 +159,7 @@ def test_the_bias_evens_out_the_load(site: Callable[..., Site]) -> None:
     def violation() -> float:
         step = Step(torch.zeros(1, 256), observed={})
         observe(module(x), step)
-        return router_figures(step.observed or {})[0].max_violation
+        return router_figures([step.observed or {}])[0].max_violation
 
     before = violation()
     for _ in range(100):
@@ -225,13 +225,17 @@ def test_routers_compute_in_fp32_whatever_the_model_computes_in(name: str, way: 
     assert_close(scores, x.float() @ module.weight.float().T)
 
 
-def test_router_figures_say_how_uneven_the_load_is() -> None:
-    observed = {
-        "expert_load": [torch.tensor([0.25] * 4), torch.tensor([0.5, 0.5, 0.0, 0.0])],
-        "router_entropy": [torch.tensor(1.25), torch.tensor(0.5)],
+def test_router_figures_say_how_uneven_the_load_is_over_all_passes() -> None:
+    first = {
+        "expert_choices": [torch.tensor([2.0, 1, 0, 1]), torch.tensor([4.0, 0, 0, 0])],
+        "router_entropy": [torch.tensor([2.0, 2]), torch.tensor([0.0, 2])],
     }
-    even, crowded = router_figures(observed)
-    assert (even.max_violation, even.dead, even.entropy) == (0.0, 0, 1.25)
+    second = {
+        "expert_choices": [torch.tensor([0.0, 1, 2, 1]), torch.tensor([0.0, 4, 0, 0])],
+        "router_entropy": [torch.tensor([4.0, 2]), torch.tensor([2.0, 2])],
+    }
+    even, crowded = router_figures([first, second])
+    assert (even.max_violation, even.dead, even.entropy) == (0.0, 0, 1.5)
     assert (crowded.max_violation, crowded.dead, crowded.load) == (1.0, 2, [0.5, 0.5, 0.0, 0.0])
 
 
@@ -242,6 +246,14 @@ def test_a_model_reports_the_routing_of_each_layer_that_routes() -> None:
     assert all(sum(layer.load) == pytest.approx(1) and len(layer.load) == 16 for layer in figures)
     assert all(0 < layer.entropy <= torch.tensor(16.0).log() + 1e-6 for layer in figures)
     assert build("standard", size="tiny", vocab_size=61).routing(torch.zeros(1, 4, dtype=torch.long)) == []
+
+
+def test_routing_of_many_rows_is_over_all_of_them() -> None:
+    model = build("moe", vocab_size=61, dim=32, depth=1, heads=2, context=16)
+    tokens = torch.randint(61, (7, 12))
+    (together,) = model.routing(tokens)
+    apart = torch.tensor([model.routing(row[None])[0].load for row in tokens])
+    assert together.load == pytest.approx(apart.mean(0).tolist())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from litmus.errors import BadInput
 from litmus.model import build
-from litmus.training import evaluate
+from litmus.training import Evaluation, evaluate
 from litmus.training.evaluation import tokens_within
 
 
@@ -103,6 +103,16 @@ def test_a_score_of_less_than_one_window_takes_entropy_over_its_tokens_only(mode
     model.eval()
     tokens = torch.from_numpy(data.held_out[:5].astype(np.int64))[None]
     assert score.attention_entropy == pytest.approx(model.attention_entropy(tokens))
+
+
+def test_routing_is_that_of_whole_windows_and_absent_without_experts(model, data):
+    assert evaluate(model, data, context=16, batch=4).routing is None
+    routed = build("moe-v3", vocab_size=257, dim=32, depth=2, heads=2, context=16).eval()
+    score = evaluate(routed, data, context=16, batch=6)
+    tokens = torch.from_numpy(data.held_out[:96].astype(np.int64)).view(6, 16)
+    assert score.routing == routed.routing(tokens)
+    assert [len(layer.load) for layer in score.routing] == [16, 16]
+    assert Evaluation.model_validate_json(score.model_dump_json()) == score
 
 
 def test_isolated_documents_are_scored_without_the_text_before_them(model):

@@ -123,6 +123,27 @@ def attention_entropy(result: ComparisonResult) -> Figure | None:
     return figure
 
 
+def further_terms(result: ComparisonResult) -> list[str]:
+    """What training descends besides next-token cross-entropy in some arm: mtp_1, balance, ..."""
+    found = [term for trial in result.trials for point in trial.curve for term in point.train_parts]
+    return [term for term in dict.fromkeys(found) if term != "next_token"]
+
+
+def training_term(result: ComparisonResult, term: str) -> Figure | None:
+    """One term of the training loss over tokens, each point the mean since the one before."""
+    lines: Lines = {}
+    for arm in result.arms:
+        seeds = [
+            np.array([(point.tokens, point.train_parts[term]) for point in trial.curve], dtype=float)
+            for trial in result.scored(arm)
+            if len(trial.curve) > 1 and all(term in point.train_parts for point in trial.curve)
+        ]
+        if seeds:
+            places = _shared_places(seeds)
+            lines[arm] = places, np.array([_read(seed, places) for seed in seeds])
+    return _over_training(result, lines, f"{term} in training", "tokens")
+
+
 def learning_rates(result: ComparisonResult, choices: Sequence[LearningRateChoice]) -> Figure | None:
     """Bits per byte of each learning rate tried on the short budget; the chosen one is large, a failed one a cross."""
     drawn = [choice for choice in choices if choice.lr is not None]

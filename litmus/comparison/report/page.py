@@ -17,6 +17,7 @@ from litmus.comparison.metrics import metric
 from litmus.comparison.report import figures
 from litmus.comparison.report.canvas import to_svg
 from litmus.comparison.report.caveats import caveats
+from litmus.comparison.report.experts import expert_load
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.summary import ArmSummary, held_out_bytes, summarize
 from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
@@ -77,6 +78,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
         costs={summary.arm: _costs(summary, summaries) for summary in summaries},
         samples=_samples(result),
         pictures=_pictures(result, summaries, choices),
+        galleries=_galleries(result),
         choices=choices,
         headline=_headline(summaries, result.baseline),
         caveats=caveats(result, summaries, choices),
@@ -112,6 +114,8 @@ def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
         "peak memory": (summary.peak_memory_bytes, base.peak_memory_bytes),
         "cache per token": (summary.cache_bytes_per_token, base.cache_bytes_per_token),
     }
+    if not (summary.all_active and base.all_active):
+        costs["active parameters"] = (summary.parameters_active, base.parameters_active)
     ratios = {name: mine / theirs - 1 for name, (mine, theirs) in costs.items() if mine and theirs}
     changed = [f"{name} {change:+.0%}" for name, change in ratios.items() if abs(change) >= ALIKE]
     alike = [name for name, change in ratios.items() if abs(change) < ALIKE]
@@ -177,11 +181,31 @@ def _pictures(
             "Each learning rate tried on a short budget. The large dot was chosen; a cross at the top failed.",
         ),
     }
-    return {
-        name: Picture(Markup(to_svg(figure, caption)), caption)
-        for name, (figure, caption) in drawn.items()
-        if figure is not None
-    }
+    return {name: _picture(figure, caption) for name, (figure, caption) in drawn.items() if figure is not None}
+
+
+def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
+    """(title, pictures) of what only some arms have: experts, and terms of the loss beside the next token's."""
+    loads = [
+        _picture(
+            figure,
+            f"Load in {arm}: a row per layer of experts, first to last, a column per expert; mean over seeds on "
+            f"held-out text. Full colour is twice an even share or more, a cross an expert that no token chose.",
+        )
+        for arm in result.arms
+        if (figure := expert_load(result, arm)) is not None
+    ]
+    terms = [
+        _picture(figure, f"{term} as training goes on, before its weight. Training descends it; no score contains it.")
+        for term in figures.further_terms(result)
+        if (figure := figures.training_term(result, term)) is not None
+    ]
+    galleries = [("Load of the experts", loads), ("Further terms of the training loss", terms)]
+    return [(title, drawn) for title, drawn in galleries if drawn]
+
+
+def _picture(figure: Figure, caption: str) -> Picture:
+    return Picture(Markup(to_svg(figure, caption)), caption)
 
 
 def _minus(text: str) -> str:
