@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 from measure import write_table
 
 from litmus.nn.loss import cross_entropy
+from litmus.training.machine import process_peak_bytes
 
 TOKENS, DIM, VOCABULARY = 4096, 768, 50257
 
@@ -27,11 +27,11 @@ def once(fast: bool, dtype: torch.dtype) -> dict[str, float]:
     weight = torch.randn(VOCABULARY, DIM).mul_(0.02).to(dtype).requires_grad_()
     hidden = torch.randn(TOKENS, DIM).to(dtype).requires_grad_()
     targets = torch.randint(VOCABULARY, (TOKENS,))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = process_peak_bytes()
     start = time.perf_counter()
     cross_entropy(hidden, weight, None, targets, fast=fast).backward()
     seconds = time.perf_counter() - start
-    return {"mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, "seconds": seconds}
+    return {"mb": (process_peak_bytes() - before) / 2**20, "seconds": seconds}
 
 
 def main() -> None:

@@ -1,0 +1,17 @@
+"""What training writes down of the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+
+from litmus.training.machine import process_peak_bytes
+
+
+def test_the_peak_of_a_process_does_not_begin_at_what_its_parent_held() -> None:
+    held = torch.ones(200 * 2**20, dtype=torch.uint8)
+    code = "from litmus.training.machine import process_peak_bytes; print(process_peak_bytes())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(child.stdout) < process_peak_bytes() - held.nbytes / 2
