@@ -9,12 +9,13 @@ from pydantic import Field
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.nn.attend import attend, attention_weights
+from litmus.nn.attend import attend
 from litmus.nn.caches import write
 from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.norms import RMSNorm
+from litmus.nn.observing import observe_attention
 from litmus.nn.parts import Site
 from litmus.nn.ssmax import SSMax, SSMaxConfig
 from litmus.nn.step import Buffers, Step
@@ -95,8 +96,7 @@ class Attention(Heads):
         if step.cache is not None:
             k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
         visibility = step.visibility()
-        if step.observed is not None:
-            step.observed.setdefault("attention_entropy", []).append(entropy(q, k, visibility, factor))
+        observe_attention(q, k, visibility, factor, step)
         return self.join(attend(q, k, v, visibility, factor, fast=step.fast), x, step)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
@@ -105,18 +105,6 @@ class Attention(Heads):
 
     def cached_numbers(self, capacity: int) -> int:
         return 2 * self.kv_heads * self.head_dim * capacity
-
-
-def entropy(q: Tensor, k: Tensor, visibility: object, factor: Tensor | None) -> Tensor:
-    """Mean entropy of the attention weights in nats, one head at a time so that T x T is held once."""
-    shared = q.shape[2] // k.shape[2]
-    total = torch.zeros((), device=q.device, dtype=torch.float32)
-    for head in range(q.shape[2]):
-        one = slice(head, head + 1)
-        part = factor if factor is None or factor.shape[-1] == 1 else factor[..., one]
-        weights = attention_weights(q[:, :, one], k[:, :, head // shared, None], visibility, part)  # type: ignore[arg-type]
-        total += torch.special.entr(weights).sum(-1).mean().float()
-    return total / q.shape[2]
 
 
 def divisors(number: int) -> str:

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from litmus.errors import BadInput
 from litmus.nn.attend import attend
-from litmus.nn.attention import divisors, entropy
+from litmus.nn.attention import divisors
 from litmus.nn.caches import write
 from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.norms import RMSNorm
+from litmus.nn.observing import observe_attention
 from litmus.nn.parts import Site
 from litmus.nn.ssmax import SSMax, SSMaxConfig
 from litmus.nn.step import Buffers, Step, Visibility
@@ -90,7 +91,7 @@ class Mla(Mixer):
         factor = self.ssmax(step) if self.ssmax else None
         if step.observed is not None:
             k, _ = self.expanded(latents)
-            step.observed.setdefault("attention_entropy", []).append(entropy(q, k, visibility, factor))
+            observe_attention(q, k, visibility, factor, step)
         if self._absorbs(step):
             y = self.absorbed(q, latents, visibility, factor)
         else:

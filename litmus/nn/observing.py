@@ -1,0 +1,29 @@
+"""What attention layers tell about their weights when somebody asks, at the price of the T x T weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from litmus.nn.attend import attention_weights
+from litmus.nn.step import Step, Visibility
+
+
+def observe_attention(q: Tensor, k: Tensor, visibility: Visibility, factor: Tensor | None, step: Step) -> None:
+    """Leave two figures of softmax(factor · q·k / sqrt(D)) in `step.observed`, where there is one.
+
+    attention_entropy: entropy of a query's weights in nats. first_token_attention: the weight of the first key (an
+    attention sink where it is large; the first token's own is 1). Both are means over rows, heads and queries.
+    """
+    if step.observed is None:
+        return
+    shared = q.shape[2] // k.shape[2]
+    entropy, first = torch.zeros(2, device=q.device, dtype=torch.float32)
+    for head in range(q.shape[2]):  # one at a time, so that T x T is held once
+        one = slice(head, head + 1)
+        part = factor if factor is None or factor.shape[-1] == 1 else factor[..., one]
+        weights = attention_weights(q[:, :, one], k[:, :, head // shared, None], visibility, part)
+        entropy += torch.special.entr(weights).sum(-1).mean().float()
+        first += weights[..., 0].mean().float()
+    step.observed.setdefault("attention_entropy", []).append(entropy / q.shape[2])
+    step.observed.setdefault("first_token_attention", []).append(first / q.shape[2])
