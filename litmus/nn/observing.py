@@ -18,12 +18,13 @@ def observe_attention(q: Tensor, k: Tensor, visibility: Visibility, factor: Tens
     if step.observed is None:
         return
     shared = q.shape[2] // k.shape[2]
-    entropy, first = torch.zeros(2, device=q.device, dtype=torch.float32)
+    entropy = torch.zeros((), device=q.device, dtype=torch.float32)
+    first = torch.zeros_like(entropy)
     for head in range(q.shape[2]):  # one at a time, so that T x T is held once
         one = slice(head, head + 1)
         part = factor if factor is None or factor.shape[-1] == 1 else factor[..., one]
         weights = attention_weights(q[:, :, one], k[:, :, head // shared, None], visibility, part)
-        entropy += torch.special.entr(weights).sum(-1).mean().float()
-        first += weights[..., 0].mean().float()
+        entropy = entropy + torch.special.entr(weights).sum(-1).mean().float()
+        first = first + weights[..., 0].mean().float()
     step.observed.setdefault("attention_entropy", []).append(entropy / q.shape[2])
     step.observed.setdefault("first_token_attention", []).append(first / q.shape[2])
