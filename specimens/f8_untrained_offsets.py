@@ -37,7 +37,7 @@ from litmus.nn import (
 
 
 class WorkerConfig(BlockConfig):
-    kind: Literal["worker"] = "worker"
+    kind: Literal["f8_worker"] = "f8_worker"
     every: int = 4
 
     def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> Mixer:
@@ -132,6 +132,6 @@ class OnePhase(Objective):
 recipe = {
     "base": "standard",
     "about": "Specimen F8 - workers trained at one phase, used at all.",
-    "block": {"kind": "worker"},
+    "block": {"kind": "f8_worker"},
     "objective": {"kind": "one_phase"},
 }
