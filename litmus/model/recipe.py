@@ -91,7 +91,9 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
-        self.layer_parts()
+        blocks = [parts["block"] for parts in self.layer_parts()]
+        for block in blocks:
+            block.beside(blocks)  # type: ignore[attr-defined]
         return self
 
     def layer_parts(self) -> list[dict[str, Part]]:

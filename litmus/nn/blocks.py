@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -21,6 +22,9 @@ class BlockConfig(Part):
     def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> Mixer:
         """Make the layer; it obeys the mixer's contract (forward, new_cache, cached_numbers) as a whole."""
         raise unwritten(self, "assemble(mixer, feedforward, site)")
+
+    def beside(self, blocks: Sequence[BlockConfig]) -> None:
+        """Raise BadInput where a layer of this form cannot stand in one model with layers of those forms."""
 
 
 class PreNormConfig(BlockConfig):
