@@ -22,6 +22,9 @@ from litmus.nn.parts import Site
 from litmus.nn.ssmax import SSMax, SSMaxConfig
 from litmus.nn.step import Buffers, Step, Visibility
 
+FEW = 64
+"""Up to so many queries a CPU reads latents faster through plain matmuls than fused (bench/mla_decode.py)."""
+
 LATENT_EPS = 1e-6
 """Of the norms over latents, as published; it does not follow the recipe's norm."""
 
@@ -164,9 +167,9 @@ def attend_shared(q: Tensor, keys: Tensor, values: int, visibility: Visibility, 
     mask = _mask(visibility, length, keys.shape[1], q.device)
     if mask is not None:
         mask = mask[:, :, None].expand(-1, -1, heads, -1).flatten(1, 2)  # (B or 1, T·H, S)
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # Half the time of fused attention; and keys·q takes a fifth of q·keys, which would reorder the keys.
-        scores = torch.matmul(keys, q.mT).mT.float() * scale
+    if q.device.type == "cpu" and length <= FEW:
+        # Less time than fused attention; and keys·q takes a fifth of q·keys, which would reorder the keys.
+        scores = torch.matmul(keys, q.mT).mT.to(torch.promote_types(q.dtype, torch.float32)) * scale
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         y = torch.matmul(scores.softmax(-1).to(keys.dtype), keys)
