@@ -23,6 +23,8 @@ from litmus.nn.routing import Router, RouterConfig, RouterFigures, Routing
 from litmus.nn.ssmax import SSMax, SSMaxConfig
 from litmus.nn.step import Buffers, Step, Visibility
 from litmus.nn.terms import Terms
+from litmus.nn.worker import WorkerConfig
+from litmus.nn.worker_objective import WorkerObjectiveConfig
 
 __all__ = [
     "Adapts",
@@ -63,6 +65,8 @@ __all__ = [
     "Step",
     "Terms",
     "Visibility",
+    "WorkerConfig",
+    "WorkerObjectiveConfig",
     "attend",
     "attention_weights",
     "linear",

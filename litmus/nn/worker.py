@@ -1,0 +1,199 @@
+"""The worker block: only every k-th token is updated and read as such later; the others stay what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.errors import BadInput
+from litmus.nn.attend import attend
+from litmus.nn.attention import AttentionConfig
+from litmus.nn.blocks import BlockConfig
+from litmus.nn.caches import write
+from litmus.nn.causal_conv import CausalConv
+from litmus.nn.feedforwards import FeedforwardConfig
+from litmus.nn.linear import INIT_STD
+from litmus.nn.mixers import Mixer, MixerConfig
+from litmus.nn.observing import observe_attention
+from litmus.nn.parts import Site
+from litmus.nn.spaced import attend_at, visible
+from litmus.nn.step import Buffers, Step
+from litmus.nn.worker_streams import Asked, AskingTerms, Streams, everyone, rows
+
+STREAMS = "worker streams"
+
+
+class WorkerConfig(BlockConfig):
+    """`interval` is k: one token in k is a worker, the last of each k unless training draws another `phase`.
+
+    phase: "random" draws the workers' place anew for each row in training (objective kind "worker"); "fixed" does not.
+    others: tokens that are no workers keep their embedding, as published, or add a learned share of what the
+    convolution makes of them ("residual").
+    """
+
+    kind: Literal["worker"] = "worker"
+    interval: int = Field(4, ge=1)
+    phase: Literal["random", "fixed"] = "random"
+    conv_width: int = Field(3, ge=1)
+    type_embedding: bool = True
+    others: Literal["keep", "residual"] = "keep"
+
+    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> WorkerBlock:
+        return WorkerBlock(self, mixer, feedforward, site)
+
+    def beside(self, blocks: Sequence[BlockConfig]) -> None:
+        for other in blocks:
+            if not isinstance(other, WorkerConfig):
+                raise BadInput(
+                    f"a worker block stands in one model with a {other.kind!r} block, but a token is a worker in all "
+                    "layers or in none; valid: block {kind: worker} in every layer"
+                )
+            if other.interval != self.interval:
+                raise BadInput(
+                    f"worker blocks of intervals {self.interval} and {other.interval} stand in one model; one interval "
+                    "in all layers is valid"
+                )
+
+
+class WorkerBlock(Mixer):
+    """h = norm(conv(x)); keys and values of all tokens from h; attention and feedforward for the workers alone.
+
+    The memory holds what later tokens read: workers as the layers update them, other tokens as they were. A prediction
+    after token t is made by t as a worker, which reads the memory before t and itself, whatever t is to the memory:
+    what running the layers on tokens 0 .. t alone with t made a worker would give. (WorkerTransformer, here with
+    one meaning for every position; docs/sparse.md.)
+    """
+
+    def __init__(self, config: WorkerConfig, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> None:
+        super().__init__()
+        if not isinstance(mixer, AttentionConfig):
+            raise BadInput(f"the worker block's mixer is of kind {mixer.kind!r}; only 'attention' is valid in it")
+        if config.interval > site.context:
+            raise BadInput(
+                f"the worker interval is {config.interval} tokens and the context {site.context}, so that no text has "
+                f"a worker; valid: 1 to {site.context}"
+            )
+        self.interval = config.interval
+        self.last = site.layer == site.depth - 1
+        marked = config.type_embedding and site.layer == 0
+        self.worker_type = nn.Parameter(INIT_STD * torch.randn(site.dim)) if marked else None
+        self.conv = CausalConv(site.dim, config.conv_width)
+        self.mixer_norm = site.norm.build(site)
+        self.mixer = mixer.build(site)
+        self.feedforward_norm = site.norm.build(site)
+        self.feedforward = feedforward.build(site)
+        self.dropout = nn.Dropout(site.dropout)
+        moves = config.others == "residual" and not self.last  # nothing reads the memory after the last layer
+        self.share = nn.Parameter(torch.zeros(site.dim)) if moves else None
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        if STREAMS not in step.shared:
+            x = self._open(x, step)
+        streams: Streams = step.shared[STREAMS]
+        memory, asked = streams.memory, streams.asked
+        before = self.conv.before(memory, step, step.cache["before"] if step.cache else None)
+        h = self.mixer_norm(self.conv.here(memory) + before)
+        asked_h = self.mixer_norm(self.conv.here(x) + torch.cat([group.of(before) for group in asked.groups], dim=1))
+        read = self._attend(h, asked_h, asked, step)
+        x = x + self.dropout(self.mixer.join(read, asked_h, asked.step))
+        x = x + self.dropout(self.feedforward(self.feedforward_norm(x), asked.step))
+        if not self.last:
+            streams.memory = self._remembered(memory, h, x, asked)
+        return x
+
+    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        buffers = self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
+        last = torch.zeros(batch, self.conv.lags, self.conv.bias.numel(), device=device, dtype=dtype)
+        return {**buffers, "before": last}
+
+    def cached_numbers(self, capacity: int) -> int:
+        return self.mixer.cached_numbers(capacity) + self.conv.lags * self.conv.bias.numel()
+
+    def _open(self, x: Tensor, step: Step) -> Tensor:
+        """Begin both streams with the vectors of all tokens (B, T, dim); returns those of the tokens asked."""
+        terms = step.terms
+        if isinstance(terms, AskingTerms) and terms.asked is not None:
+            asked = terms.asked
+        else:
+            asked = everyone(step, workers(step, self.interval))
+        marked = x if self.worker_type is None else x + self.worker_type
+        step.shared[STREAMS] = Streams(torch.where(asked.workers[..., None], marked, x), asked)
+        return torch.cat([group.of(marked) for group in asked.groups], dim=1)
+
+    def _attend(self, h: Tensor, asked_h: Tensor, asked: Asked, step: Step) -> Tensor:
+        """What the heads of the tokens asked read (B, N, H, D), from h (B, T, dim) of the memory and their own."""
+        k, v = self._keys_values(h, step)
+        if step.cache is not None and h.shape[1] == 1:
+            return self._attend_alone(k, v, asked_h, step)
+        if step.cache is not None:
+            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
+        read = []
+        sizes = [group.step.positions.shape[1] for group in asked.groups]
+        for group, own_h in zip(asked.groups, asked_h.split(sizes, dim=1), strict=True):
+            q, own = self._queries(own_h, group.step), None
+            if not group.in_memory:
+                own = self._keys_values(own_h, group.step)
+            factor = self.mixer.ssmax(group.step) if self.mixer.ssmax else None
+            if step.observed is not None and own is not None:
+                mask = visible(group.places, k.shape[1], step, own=True)
+                observe_attention(q, torch.cat((k, own[0]), dim=1), mask, factor, step)
+            read.append(attend_at(group.places, q, k, v, step, own=own, factor=factor, fast=step.fast))
+        return torch.cat(read, dim=1)
+
+    def _attend_alone(self, k: Tensor, v: Tensor, own_h: Tensor, step: Step) -> Tensor:
+        """The same for one token per row that is decoded, without a copy of the cache.
+
+        Its own key stands in its slot while it reads, what the memory keeps of it (k, v) from then on.
+        """
+        assert step.cache is not None
+        q, own_k, own_v = self.mixer.project(own_h, step)
+        factor = self.mixer.ssmax(step) if self.mixer.ssmax else None
+        stored_k, stored_v = write(step.cache["k"], own_k, step), write(step.cache["v"], own_v, step)
+        read = attend(q, stored_k, stored_v, step.visibility(), factor, fast=step.fast)
+        write(step.cache["k"], k, step)
+        write(step.cache["v"], v, step)
+        return read
+
+    def _queries(self, h: Tensor, step: Step) -> Tensor:
+        """Queries (B, N, H, D) of h (B, N, dim)."""
+        return self._turned(self._heads(h, 0, self.mixer.heads), self.mixer.q_norm, step)
+
+    def _keys_values(self, h: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, N, G, D) of h (B, N, dim)."""
+        k, v = self._heads(h, self.mixer.heads, None).chunk(2, dim=2)
+        return self._turned(k, self.mixer.k_norm, step), v
+
+    def _heads(self, h: Tensor, first: int, end: int | None) -> Tensor:
+        """Heads `first` up to `end` of what the attention's one map makes of h."""
+        qkv, width = self.mixer.qkv, self.mixer.head_dim
+        part = slice(first * width, None if end is None else end * width)
+        bias = None if qkv.bias is None else qkv.bias[part]
+        return F.linear(h, qkv.weight[part], bias).unflatten(-1, (-1, width))
+
+    def _turned(self, x: Tensor, norm: nn.Module | None, step: Step) -> Tensor:
+        x = x if norm is None else norm(x)
+        return x if self.mixer.rotation is None else self.mixer.rotation(x, step)
+
+    def _remembered(self, memory: Tensor, h: Tensor, x: Tensor, asked: Asked) -> Tensor:
+        """The memory after this layer: workers as x (B, N, dim) has them, the others as they were, or nearly."""
+        others = memory if self.share is None else memory + self.share * h
+        group = asked.groups[0]
+        if group.index is None:
+            return torch.where(asked.workers[..., None], x, others)
+        updated = x[:, : group.index.shape[1]].to(others.dtype)
+        kept = rows(others, group.index)
+        assert group.real is not None
+        updated = torch.where(group.real[..., None], updated, kept)  # a row with fewer workers writes back what it has
+        return others.scatter(1, group.index[..., None].expand_as(updated), updated)
+
+
+def workers(step: Step, interval: int, phase: Tensor | None = None) -> Tensor:
+    """(B, T) which tokens are the memory's workers: those at `phase` (B, 1) of each interval, by default the last."""
+    place = interval - 1 if phase is None else phase
+    chosen = step.positions % interval == place
+    return chosen if step.valid is None else chosen & step.valid

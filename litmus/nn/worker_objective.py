@@ -1,0 +1,83 @@
+"""Training of worker models: loss at the memory's workers, and at tokens asked in between, from every distance."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from litmus.errors import BadInput
+from litmus.nn.loss import IGNORED
+from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_terms
+from litmus.nn.parts import Site
+from litmus.nn.step import Step
+from litmus.nn.terms import Terms
+from litmus.nn.worker import WorkerConfig, workers
+from litmus.nn.worker_streams import Asked, counting, drawn
+
+
+class WorkerObjectiveConfig(ObjectiveConfig):
+    """`queries`: how many tokens are asked besides the memory's workers, as a share of their number."""
+
+    kind: Literal["worker"] = "worker"
+    queries: float = Field(1.0, ge=0, le=1)
+
+    def build(self, site: Site) -> Objective:
+        if not isinstance(site.block, WorkerConfig):
+            kind = getattr(site.block, "kind", None)
+            raise BadInput(f"objective 'worker' trains worker blocks, and the layers are {kind!r}; valid: 'worker'")
+        return WorkerObjective(site.block, self.queries)
+
+
+class WorkerObjective(Objective):
+    """Next-token cross-entropy, in training over the tokens drawn, in evaluation over all.
+
+    In decoding a token is asked at every distance from the last worker. Training only the memory's workers would show
+    the model one of these; so each row also asks tokens at one other place of the interval, drawn anew. With a random
+    phase the workers' own place is drawn too, and position as such says nothing.
+    """
+
+    def __init__(self, block: WorkerConfig, queries: float) -> None:
+        super().__init__()
+        self.interval, self.random = block.interval, block.phase == "random"
+        self.stride = block.interval * round(1 / queries) if queries and block.interval > 1 else None
+
+    @property
+    def scored_share(self) -> float:
+        return 1 / self.interval + (1 / self.stride if self.stride else 0)
+
+    def forward(
+        self,
+        model: LanguageModel,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        documents: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        fast: bool = True,
+    ) -> Loss:
+        if not self.training:
+            every = super().forward
+            return every(model, tokens, targets, documents=documents, label_smoothing=label_smoothing, fast=fast)
+        asked = self.draw(model.step(tokens, documents=documents, fast=fast))
+        terms = counting(Terms.before(targets), asked)
+        hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)  # (B, N, dim)
+        targets = torch.cat([group.per_token(targets, IGNORED) for group in asked.groups], dim=1)
+        nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        return with_terms(Loss(nats, {"next_token": nats}), terms)
+
+    def draw(self, step: Step) -> Asked:
+        """Who is a worker in the memory and who is asked besides, a new draw for each row."""
+        batch, device = len(step.positions), step.positions.device
+        phase = torch.full((batch, 1), self.interval - 1, device=device)
+        if self.random:
+            phase = torch.randint(self.interval, (batch, 1), device=device)
+        chosen = workers(step, self.interval, phase)
+        if self.stride is None:
+            return drawn(step, chosen, self.interval)
+        away = torch.randint(1, self.interval, (batch, 1), device=device)
+        intervals = torch.randint(self.stride // self.interval, (batch, 1), device=device)
+        place = (phase + away + self.interval * intervals) % self.stride
+        return drawn(step, chosen, self.interval, step.positions % self.stride == place, self.stride)
