@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -136,8 +137,21 @@ def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_possible_toke
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -0.1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": 1.5}, {"typical": 0.5}]
+    "wrong",
+    [
+        {"temperature": -0.1},
+        {"top_k": 0},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"top_k": 1.5},
+        {"min_p": 1.5},
+        {"typical_p": 0},
+        {"repetition_penalty": 0},
+        {"no_repeat_ngram": 0},
+        {"bad_words": [[]]},
+        {"typical": 0.5},
+    ],
 )
-def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Sampling(**wrong)

@@ -1,0 +1,83 @@
+"""The weights that decoding reads: as trained, in bf16, or linear ones in 8 bits."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.errors import BadInput
+from litmus.model import Decoder
+from litmus.training.precision import cast_for
+
+DecodePrecision = Literal["fp32", "bf16"]
+
+FEW = 8
+"""Up to so many tokens the product with 8-bit weights is faster than with weights widened before it."""
+
+READ_WHOLE = ("kv_up",)
+"""Linear layers whose matrix latent attention reads itself; they keep their type."""
+
+
+def prepared(model: Decoder, precision: DecodePrecision | None = None, *, int8: bool = False) -> Decoder:
+    """The model itself, or a copy for decoding in another precision; 8-bit weights go with bf16 unless told fp32."""
+    if int8:
+        check_int8(model.embedding.weight.device)
+        precision = precision or "bf16"
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision or "")
+    if precision is not None and wanted is None:
+        raise BadInput(f"precision {precision!r} is unknown; fp32 and bf16 are valid")
+    if not int8 and wanted in (None, model.embedding.weight.dtype):
+        return model
+    copied = copy.deepcopy(model)
+    if precision == "fp32":
+        copied.float()
+    else:
+        cast_for(copied, "bf16")
+    if int8:
+        _quantize(copied)
+    return copied
+
+
+def check_int8(device: torch.device) -> None:
+    """BadInput where there is no kernel that reads 8-bit weights."""
+    if device.type != "cpu" or not hasattr(torch.ops.aten, "_weight_int8pack_mm"):
+        raise BadInput(f"int8 decoding has a kernel for CPUs only, not for {device.type!r}; decode in bf16")
+
+
+class Int8Linear(nn.Module):
+    """y = (x W_qᵀ) · s with W ≈ W_q · s: 8-bit integers W_q and one scale s per output, max |W| / 127.
+
+    The reference widens the weights; in bf16 and for a few tokens a kernel reads them as they are.
+    """
+
+    weight_int8: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        self.register_buffer("weight_int8", (weight / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale.to(linear.weight.dtype))
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)
+        if x.dtype == torch.bfloat16 and len(flat) <= FEW:
+            y = torch.ops.aten._weight_int8pack_mm(flat.contiguous(), self.weight_int8, self.scale)
+        else:
+            y = F.linear(flat, self.weight_int8.to(x.dtype)) * self.scale
+        y = y if self.bias is None else y + self.bias
+        return y.unflatten(0, x.shape[:-1])
+
+
+def _quantize(model: Decoder) -> None:
+    """Replace the linear layers; the embedding stays, even where the head shares its weights."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and name not in READ_WHOLE:
+                setattr(parent, name, Int8Linear(child))
