@@ -21,7 +21,7 @@ class SSMaxConfig(BaseModel):
 class SSMax(nn.Module):
     """The factor s·log n (+ b) on the scores of each query and head (Nakanishi 2025, arXiv 2501.19399).
 
-    n is the number of keys the query may read: its position + 1, or the window where that is smaller.
+    n is the number of keys the query may read: its position + 1, the window if smaller, or what the mixer says.
     s (and b) are one learned scalar per head.
     """
 
@@ -30,10 +30,13 @@ class SSMax(nn.Module):
         self.scale = nn.Parameter(torch.full((heads,), config.init)) if config.learned else None
         self.bias = nn.Parameter(torch.zeros(heads)) if config.bias else None
 
-    def forward(self, step: Step, window: int | None = None) -> Tensor:
-        """The factor, (B or 1, T, H or 1) in at least fp32."""
+    def forward(self, step: Step, window: int | None = None, *, keys: Tensor | None = None) -> Tensor:
+        """The factor, (B or 1, T, H or 1) in at least fp32; `keys` (B or 1, T) is n where window does not tell."""
         exact = torch.float32 if self.scale is None else torch.promote_types(self.scale.dtype, torch.float32)
-        factor = step.once(("log n", window, exact), lambda: _log_keys(step, window, exact))
+        if keys is not None:
+            factor = keys.to(exact).log()[..., None]
+        else:
+            factor = step.once(("log n", window, exact), lambda: _log_keys(step, window, exact))
         if self.scale is not None:
             factor = factor * self.scale.to(exact)
         if self.bias is not None:
