@@ -23,6 +23,8 @@ from litmus.nn.routing import Router, RouterConfig, RouterFigures, Routing
 from litmus.nn.ssmax import SSMax, SSMaxConfig
 from litmus.nn.step import Buffers, Step, Visibility
 from litmus.nn.terms import Terms
+from litmus.nn.window import WindowAttention, WindowConfig
+from litmus.nn.windowed import Keys, Window, attend_window
 from litmus.nn.worker import WorkerConfig
 from litmus.nn.worker_objective import WorkerObjectiveConfig
 
@@ -37,6 +39,7 @@ __all__ = [
     "FeedforwardConfig",
     "Gate",
     "GateConfig",
+    "Keys",
     "Loss",
     "Mixer",
     "MixerConfig",
@@ -65,9 +68,13 @@ __all__ = [
     "Step",
     "Terms",
     "Visibility",
+    "Window",
+    "WindowAttention",
+    "WindowConfig",
     "WorkerConfig",
     "WorkerObjectiveConfig",
     "attend",
+    "attend_window",
     "attention_weights",
     "linear",
     "residual_linear",
