@@ -10,6 +10,7 @@ from litmus.nn.blocks import BlockConfig, PreNormBlock, PreNormConfig
 from litmus.nn.caches import Cache, write
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.gates import Gate, GateConfig
+from litmus.nn.latent import Latent, LatentConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.mla import Mla, MlaConfig
@@ -40,6 +41,8 @@ __all__ = [
     "Gate",
     "GateConfig",
     "Keys",
+    "Latent",
+    "LatentConfig",
     "Loss",
     "Mixer",
     "MixerConfig",
