@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
+from litmus.nn import split_kv
 from litmus.nn.attend import attend
 from litmus.nn.attention import divisors
 from litmus.nn.caches import write
@@ -163,6 +164,10 @@ class Mla(Mixer):
 def attend_shared(q: Tensor, keys: Tensor, values: int, visibility: Visibility, scale: float) -> Tensor:
     """softmax(scale · q·k) k[:values] for q (B, T, H, D) and keys (B, S, D) that all heads share; (B, T, H, values)."""
     batch, length, heads, width = q.shape
+    if split_kv.serves(q):
+        every = torch.full((batch,), keys.shape[1], device=q.device)
+        visible = visibility.sum(-1).view(-1).expand(batch) if isinstance(visibility, Tensor) else every
+        return split_kv.attend_split(q[:, 0], keys, values, visible, scale)[:, None]
     q = q.reshape(batch, length * heads, width)  # heads are more queries: the keys are read once for all of them
     mask = _mask(visibility, length, keys.shape[1], q.device)
     if mask is not None:
