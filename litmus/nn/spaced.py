@@ -13,8 +13,8 @@ from litmus.nn.step import Step
 
 CHUNKS = 4
 """Into so many runs the queries are cut; each reads the keys up to its last query, so that 1/(2·CHUNKS) is wasted."""
-LEAST = 64
-"""No run is shorter than this: a smaller product costs more in calls than it saves in keys."""
+LEAST, MOST = 64, 256
+"""No run is shorter, as smaller products cost more in calls than they save in keys, nor longer, for its mask's sake."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def attend_at(
     The plain reference is one product under a mask (N, S); the fast path cuts the queries into runs with their keys.
     """
     count = q.shape[1]
-    size = max(LEAST, -(-count // CHUNKS)) if fast else count
+    size = min(MOST, max(LEAST, -(-count // CHUNKS))) if fast else count
     read = []
     for begin in range(0, count, size):
         end = min(begin + size, count)
