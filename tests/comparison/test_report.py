@@ -17,6 +17,7 @@ from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.summary import summarize
 from litmus.comparison.wording import sentence
 from litmus.errors import BadInput
+from litmus.training import CurvePoint
 
 Results = Callable[..., ComparisonResult]
 Trials = Callable[..., TrialResult]
@@ -158,6 +159,29 @@ def test_trials_without_curves_samples_or_entropy_still_make_a_page(result: Resu
     bare = {"curve": [], "sample": "", "attention_entropy": None, "loss_by_position": []}
     trials = [trial(arm, seed, 2.3 + seed / 10, **bare) for arm in ("standard", "idea") for seed in range(2)]
     assert len(figures_of(render_page(result({"standard": [], "idea": []}, trials=trials)))) == 1
+
+
+def test_experts_and_terms_of_the_loss_are_drawn_where_an_arm_has_them(result: Results, trial: Trials) -> None:
+    def routing(*loads: float) -> list[dict[str, object]]:
+        return [{"load": list(loads), "max_violation": 0.5, "entropy": 1.0, "dead": loads.count(0.0)}]
+
+    curve = [
+        CurvePoint(step=s, tokens=s, seconds=s, train_loss=2.0, train_parts={"next_token": 2.0, "mtp_1": 3.0 / s},
+                   held_out_loss=2.0, held_out_bpb=3.0)
+        for s in (1, 2, 3)
+    ]  # fmt: skip
+    trials = [trial("standard", seed, bpb) for seed, bpb in enumerate(STANDARD)]
+    trials += [
+        trial("routed", seed, 2.2, curve=curve, routing=routing(*loads), parameters_active=1_000_000)
+        for seed, loads in enumerate([(0.75, 0.25, 0.0), (0.0, 0.25, 0.75), (0.25, 0.75, 0.0)])
+    ]
+    page = render_page(result({"standard": [], "routed": []}, trials=trials))
+    heatmap = next(figure for figure in figures_of(page) if "times an even share" in figure)
+    assert "routed: 0.00 to 2.25 times an even share" in heatmap, "busiest first in each seed, whatever its number"
+    text = text_of(page)
+    assert "Load of the experts" in text and "mtp_1 as training goes on" in text and "next_token as" not in text
+    assert "1.00M active" in text and "active parameters −41%" in text
+    assert "Load of the experts" not in text_of(render_page(result(SCORES, AGAIN)))
 
 
 def test_a_large_comparison_stays_under_two_megabytes(result: Results, trial: Trials) -> None:

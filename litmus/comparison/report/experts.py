@@ -1,4 +1,4 @@
-"""How evenly each arm's routers spread tokens over experts, as a heatmap: a row per layer, a column per expert."""
+"""How evenly an arm's routers spread tokens over experts, as a heatmap: a row per layer, a column per expert."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ MOST_TICKS = 16
 
 
 def expert_load(result: ComparisonResult, arm: str) -> Figure | None:
-    """Cells darken from no tokens to twice an even share; a cross marks an expert that got none in any seed."""
+    """Cells darken from no tokens to twice an even share; a cross marks experts that got none in any seed.
+
+    Experts stand in the order of their load: their numbers mean something else in every seed.
+    """
     seeds = [trial.routing for trial in result.scored(arm) if trial.routing]
     if not seeds or any(len(layer.load) != len(seeds[0][0].load) for layers in seeds for layer in layers):
         return None
-    load = np.array([[layer.load for layer in layers] for layers in seeds]).mean(axis=0)
+    load = np.array([[sorted(layer.load, reverse=True) for layer in layers] for layers in seeds]).mean(axis=0)
     layers, experts = load.shape
     share = load * experts
     title = f"{arm}: {share.min():.2f} to {share.max():.2f} times an even share"
-    figure, axes = new_figure(title, "expert", height=0.75 + ROW * layers, right=0.98)
+    figure, axes = new_figure(title, "experts, busiest first", height=0.75 + ROW * layers, right=0.98)
     colour = arm_colour(result.arms.index(arm))
     for (row, column), value in np.ndenumerate(share):
         axes.add_patch(

@@ -189,8 +189,8 @@ def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
     loads = [
         _picture(
             figure,
-            f"Load in {arm}: a row per layer of experts, first to last, a column per expert; mean over seeds on "
-            f"held-out text. Full colour is twice an even share or more, a cross an expert that no token chose.",
+            f"Load in {arm} on held-out text: a row per layer of experts, first to last; in it the experts from most to "
+            f"least tokens, mean over seeds. Full colour is twice an even share or more, a cross no token at all.",
         )
         for arm in result.arms
         if (figure := expert_load(result, arm)) is not None
