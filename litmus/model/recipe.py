@@ -38,10 +38,13 @@ class HeadConfig(BaseModel):
 
 
 class LayerGroup(BaseModel):
-    """`repeat` layers in a row (one group may say "rest"); each part is a diff against the recipe's own."""
+    """`repeat` layers in a row (one group may say "rest"); each part is a diff against the recipe's own.
+
+    "half" is half the depth, rounded down, so that a recipe of two kinds of layers fits every size.
+    """
 
     model_config = STRICT
-    repeat: int | Literal["rest"] = "rest"
+    repeat: int | Literal["half", "rest"] = "rest"
     mixer: dict[str, Any] | None = None
     feedforward: dict[str, Any] | None = None
     block: dict[str, Any] | None = None
@@ -49,8 +52,8 @@ class LayerGroup(BaseModel):
     @field_validator("repeat", mode="before")
     @classmethod
     def _layers(cls, raw: Any) -> Any:
-        if raw != "rest" and (not isinstance(raw, int) or raw < 1):
-            raise BadInput(f"a layer group repeats {raw!r} times; a number of at least 1, or 'rest', is valid")
+        if raw not in ("half", "rest") and (not isinstance(raw, int) or raw < 1):
+            raise BadInput(f"a layer group repeats {raw!r} times; a number of at least 1, 'half' or 'rest' is valid")
         return raw
 
 
@@ -99,7 +102,8 @@ class Recipe(BaseModel):
     def layer_parts(self) -> list[dict[str, Part]]:
         """The block, mixer and feedforward of each layer, from first to last."""
         rest = [group for group in self.layers if group.repeat == "rest"]
-        counted = sum(group.repeat for group in self.layers if group.repeat != "rest")
+        repeats = [self.depth // 2 if group.repeat == "half" else group.repeat for group in self.layers]
+        counted = sum(repeat for repeat in repeats if repeat != "rest")
         if len(rest) > 1:
             raise BadInput(f"{len(rest)} layer groups repeat 'rest'; one may, the others need a number")
         if counted > self.depth or (not rest and counted != self.depth):
@@ -108,8 +112,8 @@ class Recipe(BaseModel):
                 f"make them agree, or let one group repeat 'rest'"
             )
         parts = []
-        for group in self.layers:
-            repeat = self.depth - counted if group.repeat == "rest" else group.repeat
+        for group, number in zip(self.layers, repeats, strict=True):
+            repeat = self.depth - counted if number == "rest" else number
             parts += [{family: self._part_of(group, family) for family in ("block", "mixer", "feedforward")}] * repeat
         return parts
 

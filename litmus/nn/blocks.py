@@ -34,6 +34,13 @@ class PreNormConfig(BlockConfig):
         return PreNormBlock(mixer, feedforward, site)
 
 
+class SingleResidualConfig(BlockConfig):
+    kind: Literal["single_residual"] = "single_residual"
+
+    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> SingleResidualBlock:
+        return SingleResidualBlock(mixer, feedforward, site)
+
+
 class PreNormBlock(Mixer):
     """x + mixer(norm(x)), then x + feedforward(norm(x)) (Xiong et al. 2020, arXiv 2002.04745)."""
 
@@ -48,6 +55,26 @@ class PreNormBlock(Mixer):
     def forward(self, x: Tensor, step: Step) -> Tensor:
         x = x + self.dropout(self.mixer(self.mixer_norm(x), step))
         return x + self.dropout(self.feedforward(self.feedforward_norm(x), step))
+
+    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        return self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
+
+    def cached_numbers(self, capacity: int) -> int:
+        return self.mixer.cached_numbers(capacity)
+
+
+class SingleResidualBlock(Mixer):
+    """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: the stream gets what the feedforward makes of it."""
+
+    def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> None:
+        super().__init__()
+        self.norm = site.norm.build(site)
+        self.mixer: Mixer = mixer.build(site)  # type: ignore[assignment]
+        self.feedforward = feedforward.build(site)
+        self.dropout = nn.Dropout(site.dropout)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        return x + self.dropout(self.feedforward(self.mixer(self.norm(x), step), step))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         return self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)

@@ -82,6 +82,14 @@ def test_a_group_with_another_kind_starts_afresh() -> None:
     assert found == [("gelu", None)] + [("swiglu", 99)] * 4
 
 
+@pytest.mark.parametrize(("depth", "gelus"), [(1, 0), (2, 1), (3, 1), (12, 6)])
+def test_half_the_layers_may_differ_at_any_depth(depth: int, gelus: int) -> None:
+    groups = [{"repeat": "half", "feedforward": {"kind": "gelu"}}, {"repeat": "rest"}]
+    recipe = resolve("standard", overrides={"depth": depth, "layers": groups})
+    kinds = [parts["feedforward"].kind for parts in recipe.layer_parts()]
+    assert kinds == ["gelu"] * gelus + ["swiglu"] * (depth - gelus)
+
+
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [

@@ -1,4 +1,4 @@
-"""The pre-norm block against its formula."""
+"""The forms of a block against their formulas."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from litmus.nn import AttentionConfig, PreNormBlock, PreNormConfig, Site, Step
+from litmus.nn.blocks import SingleResidualBlock, SingleResidualConfig
 from litmus.nn.feedforwards import GeluConfig
 
 
@@ -33,5 +34,16 @@ def test_a_block_drops_out_what_it_adds_but_never_the_stream(
 
 def test_a_block_caches_what_its_mixer_caches(site: Callable[..., Site]) -> None:
     block = PreNormConfig().assemble(AttentionConfig(kv_heads=2), GeluConfig(), site())
+    buffers = block.new_cache(2, 3, device=torch.device("cpu"), dtype=torch.float32)
+    assert sum(buffer.numel() for buffer in buffers.values()) == 2 * block.cached_numbers(3)
+
+
+def test_a_single_residual_block_adds_the_feedforward_of_what_its_mixer_made(
+    site: Callable[..., Site], rough: Callable[..., SingleResidualBlock], whole_rows: Callable[[Tensor], Step]
+) -> None:
+    block = rough(SingleResidualConfig().assemble(AttentionConfig(kv_heads=2), GeluConfig(), site()))
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    step = whole_rows(x)
+    assert_close(block(x, step), x + block.feedforward(block.mixer(block.norm(x), step), step))
     buffers = block.new_cache(2, 3, device=torch.device("cpu"), dtype=torch.float32)
     assert sum(buffer.numel() for buffer in buffers.values()) == 2 * block.cached_numbers(3)
