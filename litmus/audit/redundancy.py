@@ -40,7 +40,7 @@ def low_rank_buffers(subject: Subject) -> Iterator[Waste]:
         for name, buffer in layer.items():
             if not per_token(empty[0].layers[number][name], empty[1].layers[number][name]):
                 continue
-            content = buffer[0].reshape(tokens, -1).double()
+            content = buffer[0].flatten(1).double()  # a row per slot: a bounded cache has fewer than tokens
             content = content[content.any(1)]
             possible = min(content.shape[1], subject.recipe.dim, subject.recipe.vocab_size)
             if content.shape[0] < 1.2 * possible:
