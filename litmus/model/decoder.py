@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from litmus.errors import BadInput
 from litmus.model.recipe import Recipe
@@ -16,7 +15,7 @@ from litmus.nn.moe import Experts
 from litmus.nn.objectives import Loss
 from litmus.nn.parts import Adapts
 from litmus.nn.routing import RouterFigures, router_figures
-from litmus.nn.step import Step
+from litmus.nn.step import Step, positions_within
 from litmus.nn.terms import Terms
 
 OBSERVED_ROWS = 4
@@ -173,7 +172,7 @@ class Decoder(nn.Module):
             return Step(cache.lengths[:, None] + offset, start, valid, None, None, used, fast, observed=observed)
         if valid is None and documents is None:
             return Step(index, 0, fast=fast, observed=observed, terms=terms)
-        positions = _positions_within(documents, valid, index)
+        positions = positions_within(documents, valid, index)
         return Step(positions, None, valid, documents, fast=fast, observed=observed, terms=terms)
 
 
@@ -182,13 +181,3 @@ def _layer(recipe: Recipe, number: int) -> nn.Module:
     block = parts["block"]
     assert isinstance(block, BlockConfig)
     return block.assemble(parts["mixer"], parts["feedforward"], recipe.site(number))  # type: ignore[arg-type]
-
-
-def _positions_within(documents: Tensor | None, valid: Tensor | None, index: Tensor) -> Tensor:
-    """Positions (B, T) that count the real tokens of each document from 0; documents must stand in one piece each."""
-    real = torch.ones_like(index) if valid is None else valid.long()
-    counted = real.cumsum(1)
-    if documents is not None:
-        begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-        counted = counted - torch.where(begins, counted - real, 0).cummax(1).values
-    return (counted - 1).clamp(min=0)

@@ -8,6 +8,7 @@ from litmus.nn.attend import attend, attention_weights
 from litmus.nn.attention import Attention, AttentionConfig
 from litmus.nn.blocks import BlockConfig, PreNormBlock, PreNormConfig
 from litmus.nn.caches import Cache, write
+from litmus.nn.depths import DepthBlock, DepthConfig
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.latent import Latent, LatentConfig
@@ -36,6 +37,8 @@ __all__ = [
     "BlockConfig",
     "Buffers",
     "Cache",
+    "DepthBlock",
+    "DepthConfig",
     "Experts",
     "FeedforwardConfig",
     "Gate",

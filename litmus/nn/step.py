@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from litmus.nn.terms import Terms
 
@@ -86,3 +87,13 @@ class Step:
             mask = mask & (self.positions[:, None, :] > self.positions[:, :, None] - window)
         # Padding reads only itself: its output is never used, but a row without any key would be NaN.
         return (mask | (index == index[:, None]))[:, None]
+
+
+def positions_within(documents: Tensor | None, valid: Tensor | None, index: Tensor) -> Tensor:
+    """Positions (B, T) that count the real tokens of each document from 0; documents must stand in one piece each."""
+    real = torch.ones_like(index) if valid is None else valid.long()
+    counted = real.cumsum(1)
+    if documents is not None:
+        begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+        counted = counted - torch.where(begins, counted - real, 0).cummax(1).values
+    return (counted - 1).clamp(min=0)

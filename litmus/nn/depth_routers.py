@@ -1,0 +1,104 @@
+"""Which tokens a layer processes, where it processes only a share of them."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.nn.linear import INIT_STD
+from litmus.nn.parts import Site
+from litmus.nn.routing import counted_tokens
+from litmus.nn.step import Step
+
+
+class DepthRouter(nn.Module):
+    """Scores each token of x (B, T, dim) by one learned vector, in at least fp32; the sigmoid weighs what is done."""
+
+    def __init__(self, capacity: float, site: Site) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.weight = nn.Parameter(torch.empty(site.dim))
+        nn.init.normal_(self.weight, std=INIT_STD)
+
+    def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Which tokens are chosen (B, T), never padding, and the weight (B, T) of what the layer does to each."""
+        scores = projected(x, self.weight)
+        chosen = self.choose(scores, x, step)
+        return (chosen if step.valid is None else chosen & step.valid), scores.sigmoid().to(x.dtype)
+
+    def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
+        """Which tokens are chosen (B, T)."""
+        raise NotImplementedError
+
+
+class ThresholdRouter(DepthRouter):
+    """Chooses a token when its score is above a threshold, which no other token of the step has a say in.
+
+    After each training step the threshold moves by `rate` of the way to the score that `capacity` of that step's tokens
+    exceeded. At the start it is that of the scores' distribution at birth, N(0, 0.02² · dim).
+    """
+
+    threshold: Tensor
+    seen: Tensor
+    passes: Tensor
+
+    def __init__(self, capacity: float, rate: float, site: Site) -> None:
+        super().__init__(capacity, site)
+        self.rate = rate
+        start = NormalDist(0, INIT_STD * site.dim**0.5).inv_cdf(1 - capacity)
+        self.register_buffer("threshold", torch.tensor(start))
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+        self.register_buffer("passes", torch.zeros(()), persistent=False)
+
+    def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
+        if self.training and step.terms is not None:
+            counted = scores.detach().masked_fill(~counted_tokens(step), torch.nan)
+            exceeded = torch.nanquantile(counted, 1 - self.capacity)
+            self.passes += ~exceeded.isnan()
+            self.seen += exceeded.nan_to_num(0.0)
+        return scores > self.threshold
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Follow the scores, so that the share of chosen tokens stays near the capacity."""
+        found = self.seen / self.passes.clamp(min=1)
+        self.threshold += self.rate * torch.where(self.passes > 0, found - self.threshold, 0.0)
+        self.seen.zero_()
+        self.passes.zero_()
+
+
+class TopKRouter(DepthRouter):
+    """Training: the `capacity` · T tokens of each row with the highest scores, as published. It sees the future.
+
+    Whether a token is among them depends on tokens that come later. A predictor learns to tell from the token alone,
+    by binary cross-entropy on vectors that pass no gradient back; evaluation and decoding choose by it.
+    """
+
+    def __init__(self, capacity: float, predictor_weight: float, site: Site) -> None:
+        super().__init__(capacity, site)
+        self.predictor_weight = predictor_weight
+        self.predictor = nn.Parameter(torch.zeros(site.dim))
+        self.predictor_bias = nn.Parameter(torch.zeros(()))
+
+    def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
+        logits = projected(x.detach(), self.predictor) + self.predictor_bias
+        if not self.training:
+            return logits > 0
+        real = scores.detach() if step.valid is None else scores.detach().masked_fill(~step.valid, -torch.inf)
+        places = real.topk(max(1, round(self.capacity * x.shape[1])), dim=1).indices
+        chosen = torch.zeros_like(real, dtype=torch.bool).scatter(1, places, True)
+        if step.terms is not None:
+            counted = counted_tokens(step)
+            nats = F.binary_cross_entropy_with_logits(logits, chosen.to(logits.dtype), reduction="none")
+            value = (nats * counted).sum() / counted.sum().clamp(min=1)
+            step.terms.leave("depth_predictor", value, self.predictor_weight)
+        return chosen
+
+
+def projected(x: Tensor, weight: Tensor) -> Tensor:
+    """weight · x / rms(x) for x (B, T, dim), (B, T) in at least fp32: near ties decide, so they must not be rounded."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    return (F.rms_norm(x.to(exact), weight.shape) * weight.to(exact)).sum(-1)
