@@ -1,4 +1,4 @@
-"""`litmus generate`: continue a prompt with a trained run."""
+"""`litmus generate`: continue prompts with a trained run."""
 
 from __future__ import annotations
 
@@ -8,43 +8,101 @@ from typing import Annotated
 
 import typer
 
+from litmus.cli import sampling
 from litmus.cli.options import TrustPlugin
 
 
 def generate(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
-    prompt: Annotated[str, typer.Option(help="The text to continue; empty starts a new document.")] = "",
-    n: Annotated[int, typer.Option("--n", min=1, help="How many continuations; the i-th draws from seed + i.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest continuation, in tokens.")] = 200,
-    temperature: Annotated[
-        float, typer.Option(help="0 takes the likeliest token; 1 draws from the model as it is.")
-    ] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    prompt: Annotated[str | None, typer.Option(help="The text to continue; a new document when not given.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Continue each line of this file.")] = None,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Continue the text that comes in.")] = False,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many continuations of each prompt.")] = 1,
+    max_new_tokens: sampling.MaxNewTokens = 200,
+    temperature: sampling.Temperature = 0.8,
+    top_k: sampling.TopK = None,
+    top_p: sampling.TopP = None,
+    min_p: sampling.MinP = None,
+    typical_p: sampling.TypicalP = None,
+    repetition_penalty: sampling.RepetitionPenalty = 1.0,
+    presence_penalty: sampling.PresencePenalty = 0.0,
+    frequency_penalty: sampling.FrequencyPenalty = 0.0,
+    no_repeat_ngram: sampling.NoRepeatNgram = None,
+    min_new_tokens: sampling.MinNewTokens = 0,
+    bad_word: sampling.BadWord = None,
+    logit_bias: sampling.LogitBias = None,
+    stop: sampling.Stop = None,
+    stop_token: sampling.StopToken = None,
+    seed: sampling.Seed = 0,
+    overflow: Annotated[
+        str, typer.Option(help="At the end of the context: stop, or slide, going on from its last half.")
+    ] = "stop",
+    rows: Annotated[int | None, typer.Option(help="Prompts decoded at a time.")] = None,
+    precision: sampling.Precision = None,
+    int8: sampling.Int8 = False,
+    compile: sampling.Compile = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
     trust_plugin: TrustPlugin = False,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="With --json: tokens and log-probabilities.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per continuation.")] = False,
 ) -> None:
-    """Continue a prompt with a trained run; the prompt itself is not printed.
+    """Continue prompts with a trained run; the prompts themselves are not printed.
+
+    Continuation i of prompt p draws from seed + p * n + i. Ctrl-C prints what there is and exits with 130.
 
     Examples:
 
       litmus generate runs/standard --prompt "def main("
 
       litmus generate runs/standard --n 3 --temperature 1 --top-p 0.95 --seed 7
-    """
-    from litmus.generation import generate as continue_prompts
-    from litmus.training import load_run
 
+      litmus generate runs/standard --file prompts.txt --json --logprobs > continued.jsonl
+
+      git diff | litmus generate runs/standard --stdin --stop "diff --git" --no-repeat-ngram 8
+    """
+    from litmus.generation.generate import stream
+    from litmus.generation.printing import Printer
+    from litmus.generation.prompts import biases_named, read_prompts, token_named
+    from litmus.training import load_run
+    from litmus.training.machine import pick_device
+
+    prompts = [text for text in read_prompts(prompt, file, sys.stdin.buffer if stdin else None) for _ in range(n)]
+    where = pick_device(device)
     loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=lambda text: print(text, file=sys.stderr))
-    texts = continue_prompts(
-        loaded.model,
-        [prompt] * n,
-        tokenizer=loaded.tokenizer,
+    tokenizer = loaded.tokenizer
+    pieces = stream(
+        loaded.model.to(where),
+        prompts,
+        tokenizer=tokenizer,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+        min_new_tokens=min_new_tokens,
+        bad_words=bad_word or (),
+        logit_bias=biases_named(logit_bias or (), tokenizer),
+        stop=[tokenizer.end, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
+        stop_strings=stop or (),
         seed=seed,
+        logprobs=logprobs,
+        overflow=overflow,
+        rows=rows,
+        precision=precision,
+        int8=int8,
+        compile=compile,
     )
-    print("\n---\n".join(texts))
+    printer = Printer(prompts, sys.stdout, as_json=json, logprobs=logprobs)
+    try:
+        for piece in pieces:
+            printer.take(piece)
+    except KeyboardInterrupt:
+        printer.close()
+        raise
+    printer.close()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -92,6 +92,8 @@ class Engine:
         overflow: Overflow = "stop",
         prefill: int = PREFILL,
     ) -> None:
+        if overflow not in get_args(Overflow):
+            raise BadInput(f"overflow {overflow!r} is unknown; stop and slide are valid")
         context = model.recipe.context
         self.model = prepared(model, precision, int8=int8).eval()
         self.capacity = min(capacity or context, context)
@@ -108,6 +110,7 @@ class Engine:
         self._submitted = 0
         self._logits: Tensor | None = None
         self._settings: Settings | None = None
+        self._ahead = self.device.type == "cuda"
         self._decode_step = DecodeStep(self.model, self.cache, compile=compile)
 
     def submit(self, request: Request) -> int:
@@ -143,8 +146,7 @@ class Engine:
         On a GPU the model's next pass is launched before this step's tokens are read, so that neither waits for the
         other; a row that turns out to have ended has then been decoded once for nothing.
         """
-        ahead = self.device.type == "cuda"
-        if not ahead:
+        if not self._ahead:
             self._decode()
         self._join()
         self._prefill()
@@ -152,11 +154,10 @@ class Engine:
         if not drawing:
             return []
         drawn, logprobs = self._draw(drawing)
-        if ahead:
-            results, done = _to_host(drawn, logprobs)
+        if self._ahead:
+            drawn, logprobs, wait = _on_the_way(drawn, logprobs)
             self._decode()
-            done.synchronize()
-            drawn, logprobs = results
+            wait()
         return self._collect(drawing, drawn.tolist(), None if logprobs is None else logprobs.tolist())
 
     def _join(self) -> None:
@@ -281,15 +282,14 @@ class Engine:
         self.history.begin(place, row.tokens, row.drawn)
 
 
-def _to_host(drawn: Tensor, logprobs: Tensor | None) -> tuple[tuple[Tensor, Tensor | None], torch.cuda.Event]:
-    """Copies on the host that are there once the event has happened; nothing waits for them here."""
-    results = (
-        drawn.to("cpu", non_blocking=True),
-        None if logprobs is None else logprobs.to("cpu", non_blocking=True),
-    )
+def _on_the_way(drawn: Tensor, logprobs: Tensor | None) -> tuple[Tensor, Tensor | None, Callable[[], None]]:
+    """Copies on the host, and what waits until they are there; work that is launched meanwhile is not waited for."""
+    copies = drawn.to("cpu", non_blocking=True), None if logprobs is None else logprobs.to("cpu", non_blocking=True)
+    if not drawn.is_cuda:
+        return *copies, lambda: None
     done = torch.cuda.Event()
     done.record()
-    return results, done
+    return *copies, done.synchronize
 
 
 def _check(request: Request, number: int, capacity: int, context: int, vocabulary: int) -> None:

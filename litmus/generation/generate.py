@@ -17,16 +17,21 @@ from litmus.model import Decoder
 ROWS = 32
 """Prompts decoded at a time; the others wait for a place."""
 
-OPTIONS = ("max_new_tokens", "seed", "stop", "stop_strings", "on_token")
+OPTIONS = ("max_new_tokens", "seed", "stop", "stop_strings", "logprobs", "on_token")
 ENGINE = ("rows", "precision", "compile", "int8", "overflow")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some more text of prompt number `row`, and why it ended if it did."""
+    """One more token of prompt number `row`, the text that it makes certain, and why the row ended if it did.
+
+    A token that ends the row is not part of the text and is None here; `logprob` is there when `logprobs` is asked.
+    """
 
     row: int
     text: str
+    token: int | None = None
+    logprob: float | None = None
     finished: Finish | None = None
 
 
@@ -81,8 +86,7 @@ def stream(
                 finished = "stop"
             if finished is not None:
                 text += row.finish()
-            if text or finished is not None:
-                yield Piece(event.id, text, finished)
+            yield Piece(event.id, text, event.token, event.logprob, finished)
 
 
 def continue_tokens(
@@ -115,6 +119,7 @@ def _decoding(
     max_new_tokens: int = 100,
     seed: int = 0,
     stop: int | Iterable[int] | None = None,
+    logprobs: bool = False,
     **options: Any,
 ) -> Iterator[Engine]:
     """An engine with all prompts submitted; after it the model is back in the mode it came in."""
@@ -128,11 +133,13 @@ def _decoding(
     stop = () if stop is None else (stop,) if isinstance(stop, int) else tuple(stop)
     if options.get("overflow") != "slide":
         options["capacity"] = max(2, max(len(prompt) for prompt in prompts) + max_new_tokens)
+    if options.get("rows") is None:
+        options["rows"] = min(len(prompts), ROWS)
     training = model.training
     try:
-        engine = Engine(model, **{"rows": min(len(prompts), ROWS), **options})
+        engine = Engine(model, **options)
         for number, prompt in enumerate(prompts):
-            engine.submit(Request(prompt, sampling, max_new_tokens, seed + number, stop))
+            engine.submit(Request(prompt, sampling, max_new_tokens, seed + number, stop, logprobs))
         yield engine
     finally:
         model.train(training)

@@ -16,7 +16,8 @@ SMALLEST = 128
 class DecodeStep:
     """Feeds one token to each row that goes on, in place, and returns the logits after it.
 
-    Uncompiled, a step reads exactly the cache slots in use. Compiled, rows and slots are rounded up to powers of two.
+    Uncompiled, a step takes the rows and reads the cache slots that are in use. Compiled, it takes all rows, and the
+    slots are rounded up to a power of two, so that there are few graphs.
     """
 
     def __init__(self, model: Decoder, cache: Cache, *, compile: bool) -> None:
@@ -25,7 +26,7 @@ class DecodeStep:
         self.compile = compile
         self._last_logits = compiled(model.last_logits, cache.lengths.device) if compile else model.last_logits
         self._parts: dict[int, Cache] = {}
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._going: list[bool] = []
         self._valid = torch.zeros(len(cache.lengths), 1, dtype=torch.bool, device=cache.lengths.device)
 
@@ -37,7 +38,7 @@ class DecodeStep:
         number = len(going) - going[::-1].index(True)
         used = 1 + max(count for count, goes in zip(held, going, strict=True) if goes)
         if self.compile:
-            number, used = _rounded(number, 1, len(going)), _rounded(used, SMALLEST, self.cache.capacity)
+            number, used = len(going), _rounded(used, self.cache.capacity)
         part = self._part(number)
         part.used = used - 1
         part.start = None
@@ -58,36 +59,35 @@ class DecodeStep:
 
     def _replayed(self, tokens: Tensor, part: Cache) -> Tensor:
         """The step as one launch; a graph reads and writes where it was recorded, which is where everything stays."""
-        number, before = len(part.lengths), part.used
-        if (number, before) not in self._graphs:
-            self._graphs[number, before] = self._record(tokens[:number, None], part)
-        graph, logits = self._graphs[number, before]
+        before = part.used
+        if before not in self._graphs:
+            self._graphs[before] = self._record(tokens[:, None], part)
+        graph, logits = self._graphs[before]
         graph.replay()
         return logits
 
     def _record(self, tokens: Tensor, part: Cache) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Record a step, after trial runs in which no row has a token and so nothing changes."""
-        number, before = len(part.lengths), part.used
-        valid = self._valid[:number]
-        wanted = valid.clone()
-        valid.zero_()
+        before, wanted = part.used, self._valid.clone()
+        self._valid.zero_()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
                 part.used, part.start = before, None
-                self._last_logits(tokens, part, valid=valid)
+                self._last_logits(tokens, part, valid=self._valid)
         torch.cuda.current_stream().wait_stream(side)
         part.used, part.start = before, None
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = self._last_logits(tokens, part, valid=valid)
-        valid.copy_(wanted)
+            logits = self._last_logits(tokens, part, valid=self._valid)
+        self._valid.copy_(wanted)
         return graph, logits
 
 
-def _rounded(number: int, least: int, most: int) -> int:
-    """The next power-of-two multiple of `least`, at most `most`."""
-    while least < number:
-        least *= 2
-    return min(least, most)
+def _rounded(number: int, most: int) -> int:
+    """The next power-of-two multiple of the smallest graph, at most `most`."""
+    size = SMALLEST
+    while size < number:
+        size *= 2
+    return min(size, most)
