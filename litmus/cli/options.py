@@ -17,12 +17,13 @@ Override = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. mixer.kv_heads=2; may be repeated."
     ),
 ]
-Corpus = Annotated[
-    str,
-    typer.Option("--data", help="A corpus (see: litmus data list), a file, folder or glob, or hf:NAME:SPLIT:COLUMN."),
-]
-TokenizerName = Annotated[
-    str, typer.Option("--tokenizer", help="bytes, bpe-N (N tokens, learned from the train split) or gpt2.")
+_CORPUS = "A corpus (see: litmus data list), a file, folder or glob, or hf:NAME:SPLIT:COLUMN."
+_TOKENIZER = "bytes, bpe-N (N tokens, learned from the train split), gpt2, a run, or a tokenizer.json."
+Corpus = Annotated[str, typer.Option("--data", help=_CORPUS)]
+CorpusOrOwn = Annotated[str | None, typer.Option("--data", help=f"{_CORPUS} Default: stdlib, or the run's own.")]
+TokenizerName = Annotated[str, typer.Option("--tokenizer", help=_TOKENIZER)]
+TokenizerOrOwn = Annotated[
+    str | None, typer.Option("--tokenizer", help=f"{_TOKENIZER} Default: bpe-4096, or the run's own.")
 ]
 HeldOut = Annotated[float, typer.Option(help="Share of the text's bytes that is held out.")]
 SampleBytes = Annotated[int | None, typer.Option(help="Use only the first so many bytes of the corpus.")]

@@ -7,16 +7,30 @@ from typing import Annotated
 
 import typer
 
-from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides, setting
+from litmus.cli.options import (
+    CorpusOrOwn,
+    HeldOut,
+    Option,
+    Override,
+    SampleBytes,
+    Size,
+    TokenizerOrOwn,
+    TrustPlugin,
+    overrides,
+    setting,
+)
+from litmus.errors import BadInput
 from litmus.training.settings import settings_from
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe, a .yaml file or a plug-in .py file.")] = "standard",
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe, a .yaml file, a plug-in .py file, or a run to train on from.")
+    ] = "standard",
     size: Size = None,
     change: Override = None,
-    data: Corpus = "stdlib",
-    tokenizer: TokenizerName = "bpe-4096",
+    data: CorpusOrOwn = None,
+    tokenizer: TokenizerOrOwn = None,
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
     name: Annotated[str | None, typer.Option(help="Name of the folder in runs/; the recipe's when not given.")] = None,
@@ -38,9 +52,13 @@ def train(
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Train it even if it fails its audit; what it scores is no score.")
     ] = False,
+    trust_plugin: TrustPlugin = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes, FLOPs, memory and schedule only.")] = False,
 ) -> None:
     """Train one architecture; the same command goes on where it was stopped.
+
+    Given a run, trained or imported, it trains that run's model on in a new run: its weights, its tokenizer, and its
+    corpus unless --data names another.
 
     Examples:
 
@@ -49,6 +67,8 @@ def train(
       litmus train ssmax --data shakespeare --tokenizer bytes --budget '2M tokens' --lr 0.002
 
       litmus train super-small --data shakespeare --tokenizer gpt2 --dry-run
+
+      litmus train runs/standard --data my_book.txt --name tuned --lr 0.0003
     """
     given = {
         "budget": budget, "batch": batch, "accumulation": accumulation, "context": context, "optimizer": optimizer,
@@ -63,18 +83,32 @@ def train(
     from litmus.data import DataSettings, prepare
     from litmus.errors import Failed
     from litmus.generation import sample_text
-    from litmus.model import resolve
+    from litmus.model import recipes, resolve
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.loop import train as run_training
     from litmus.training.machine import pick_device
     from litmus.training.plan import make_plan
     from litmus.training.progress import display_for
+    from litmus.training.run import data_to_go_on, load_run
 
     console = Console()
-    whole = resolve(recipe, size=size, overrides=overrides(change))
-    data_settings = DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
+    data_settings = DataSettings(
+        corpus=data or "stdlib", tokenizer=tokenizer or "bpe-4096", held_out=held_out, sample_bytes=sample_bytes
+    )
+    start = None
+    if Path(recipe).is_dir() and recipe not in recipes():
+        if size or change or tokenizer:
+            raise BadInput(
+                f"{recipe} is a run, whose weights fix its size, recipe and tokenizer; leave those options out"
+            )
+        start = load_run(Path(recipe), trust_plugin=trust_plugin)
+        data_settings = data_to_go_on(start, data_settings if data else None)
+        whole = start.model.recipe
+        name = name or f"{Path(recipe).resolve().name}-tuned"
+    else:
+        whole = resolve(recipe, size=size, overrides=overrides(change))
     if dry_run:
-        console.print(make_plan(whole, data_settings, settings).table())
+        console.print(make_plan(whole, data_settings, settings, start=start).table())
         return
     pick_device(settings.device)
     prepare(data_settings, announce=lambda line: console.print(line, markup=False, highlight=False))
@@ -85,7 +119,9 @@ def train(
             f"{whole.name} {report.mark()}; see: litmus audit {recipe}, or train it all the same: --keep-failed"
         )
     console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
-    result = run_training(whole, data_settings, settings, target, sample=sample_text, display=display_for(console))
+    result = run_training(
+        whole, data_settings, settings, target, start=start, sample=sample_text, display=display_for(console)
+    )
     keep(target, report)
     console.print(evaluation_table(result.evaluation))
     if not report.passed:

@@ -5,7 +5,8 @@ from litmus.data.preparation import DataSettings, prepare
 from litmus.data.sampler import Batch, Sampler
 from litmus.data.summary import sample, summary
 from litmus.data.token_files import TokenData
-from litmus.data.tokenizers import Tokenizer, load_tokenizer
+from litmus.data.tokenizer import Tokenizer
+from litmus.data.tokenizers import load_tokenizer
 from litmus.data.windows import document_ids, held_out_windows
 
 __all__ = [

@@ -12,7 +12,7 @@ from litmus.data.cache import built_once, cache_folder
 from litmus.data.corpora import resolve
 from litmus.data.progress import Announce, silent
 from litmus.data.token_files import FORMAT, TokenData, open_token_files, write_token_files
-from litmus.data.tokenizers import check_tokenizer_name
+from litmus.data.tokenizers import check_tokenizer_name, made_from
 from litmus.errors import BadInput
 
 
@@ -22,7 +22,7 @@ class DataSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     corpus: str = Field("stdlib", description="a named corpus, a file, folder or glob, or hf:NAME:SPLIT:COLUMN")
-    tokenizer: str = Field("bpe-4096", description="bytes, bpe-N (learned from the train split) or gpt2")
+    tokenizer: str = Field("bpe-4096", description="bytes, bpe-N (learned from the train split), gpt2 or a file")
     held_out: float = Field(0.1, description="share of the corpus's bytes that is held out, between 0 and 1")
     sample_bytes: int | None = Field(None, description="use only the first so many bytes of the corpus")
 
@@ -40,7 +40,7 @@ def prepare(settings: DataSettings, *, announce: Announce | None = None) -> Toke
     made_of = {
         "format": FORMAT,
         "contents": corpus.contents(say),
-        "tokenizer": settings.tokenizer,
+        "tokenizer": made_from(settings.tokenizer),
         "held_out": settings.held_out,
         "sample_bytes": settings.sample_bytes,
     }

@@ -16,7 +16,8 @@ from litmus.data.corpora import Corpus
 from litmus.data.documents import Piece, first_bytes, read_pieces
 from litmus.data.progress import Announce, progress, readable_bytes
 from litmus.data.splits import decide_split
-from litmus.data.tokenizers import FILE_NAME, Tokenizer, load_tokenizer, make_tokenizer
+from litmus.data.tokenizer import FILE_NAME, Tokenizer
+from litmus.data.tokenizers import load_tokenizer, make_tokenizer
 from litmus.errors import BadInput
 
 SPLITS = ("train", "held_out")

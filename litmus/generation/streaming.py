@@ -27,7 +27,7 @@ class TextStream:
 
     def feed(self, token: int) -> str:
         """The text that is certain after one more token; often none."""
-        return self._certain(self._characters.decode(self._tokenizer.pieces[token]))
+        return self._certain(self._characters.decode(self._tokenizer.piece(token)))
 
     def finish(self) -> str:
         """What was held back, when no more tokens come; a character that was cut becomes U+FFFD."""

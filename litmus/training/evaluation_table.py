@@ -29,7 +29,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     if evaluation.routing:
         excess = "  ".join(f"{layer.max_violation:+.0%}" for layer in evaluation.routing)
         dead = sum(layer.dead for layer in evaluation.routing)
-        figures.add_row("busiest expert", f"{excess}  (over the mean load, by layer of experts; {dead} experts unused)")
+        figures.add_row("busiest expert", f"{excess}  (over the mean load, by layer; {dead} experts unused)")
     return figures
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from litmus.data import DataSettings, Sampler, TokenData, prepare
-from litmus.errors import Failed
+from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.model import Decoder, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
 from litmus.model.storage import load_weights, weights
@@ -27,7 +27,7 @@ from litmus.training.metrics import Metrics
 from litmus.training.precision import MEANING, autocast, matmul_precision
 from litmus.training.progress import Display, Status
 from litmus.training.result import RESULT, RunResult, curve, read_result
-from litmus.training.run import CHECKPOINTS, METRICS, Description, alone_in, describe, open_run
+from litmus.training.run import CHECKPOINTS, METRICS, Description, LoadedRun, alone_in, describe, open_run
 from litmus.training.schedule import lr_factor
 from litmus.training.settings import TrainSettings
 from litmus.training.step import NotFinite, Stepper, seed_for
@@ -50,25 +50,33 @@ def train(
     settings: TrainSettings,
     folder: Path,
     *,
+    start: LoadedRun | None = None,
     resume: bool = True,
     sample: WriteText | None = None,
     display: Display | None = None,
 ) -> RunResult:
     """Train `recipe` in the run folder `folder` until the budget is spent; go on where an earlier call was stopped.
 
-    A finished run is not trained again. Raises BadInput when the folder belongs to another training,
-    TrainingDiverged when a loss or gradient is not finite, Interrupted after SIGINT or SIGTERM.
+    With `start` training begins at the weights of that run, and `recipe` must be its own. A finished run is not trained
+    again. Raises BadInput when the folder belongs to another training, TrainingDiverged when a loss or gradient is not
+    finite, Interrupted after SIGINT or SIGTERM.
     """
     display = display or Display()
     data = prepare(data_settings, announce=display.note)
-    whole = resolve(recipe, vocab_size=data.tokenizer.vocab_size)
-    new = describe(whole, data, data_settings, settings)
+    whole = resolve(recipe, vocab_size=data.tokenizer.vocab_size if start is None else None)
+    if data.tokenizer.vocab_size > whole.vocab_size:
+        raise BadInput(
+            f"the tokenizer {data_settings.tokenizer!r} has {data.tokenizer.vocab_size} tokens and the model takes "
+            f"{whole.vocab_size}; train from a run whose tokenizer has no more tokens than its model"
+        )
+    new = describe(whole, data, data_settings, settings, start)
     description = open_run(folder, new, whole, data.tokenizer, resume=resume)
     if (finished := read_result(folder)) is not None:
         display.note(f"{folder} is already trained: {settings.budget} are spent; nothing to do")
         return finished
     with alone_in(folder), reproducibly(description.resolved.threads):
-        return Training(build(whole, seed=settings.seed), data, description, folder, sample, display).run()
+        model = build(whole, seed=settings.seed) if start is None else start.model
+        return Training(model, data, description, folder, sample, display).run()
 
 
 class Training:
@@ -267,7 +275,8 @@ class Training:
     def _title(self) -> str:
         count, precision = self.model.parameter_counts()["total"], self.stepper.precision
         return (
-            f"training {self.model.recipe.name} ({count:,} parameters) for {self.budget} in {self.folder} "
+            f"training {self.model.recipe.name} ({count:,} parameters) for {self.budget} in {self.folder}, "
+            f"{self.settings.batch * self.settings.accumulation} x {self.sampler.context} tokens a step, "
             f"on {self.stepper.device}, precision {precision} ({MEANING[precision]})"
         )
 

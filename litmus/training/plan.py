@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from litmus.data import DataSettings
-from litmus.data.tokenizers import check_tokenizer_name
+from litmus.data.tokenizers import check_tokenizer_name, read_tokenizer, tokenizer_file
 from litmus.model import Decoder, Recipe, Source, resolve, training_flops_per_token
 from litmus.training.budget import Budget, Spent
 from litmus.training.machine import pick_device
 from litmus.training.optimizers import hidden_matrices
 from litmus.training.precision import MEANING, Precision, autocast, best_precision, cast_for
+from litmus.training.run import LoadedRun
 from litmus.training.schedule import lr_factor
 from litmus.training.settings import TrainSettings
 
@@ -78,9 +79,13 @@ class Plan:
         return f" = {self.steps:,} steps, {tokens:,} tokens, {tokens * self.flops_per_token:.3g} FLOPs"
 
 
-def make_plan(recipe: Source, data_settings: DataSettings, settings: TrainSettings) -> Plan:
+def make_plan(
+    recipe: Source, data_settings: DataSettings, settings: TrainSettings, *, start: LoadedRun | None = None
+) -> Plan:
     """Plan the training of `recipe`: its model is built and run once on fake tensors, which hold no numbers."""
-    whole = resolve(recipe, vocab_size=_vocabulary(data_settings.tokenizer))
+    whole = resolve(recipe, vocab_size=None if start else _vocabulary(data_settings.tokenizer))
+    if start and settings.context is None:
+        settings = settings.model_copy(update={"context": start.description.resolved.context})
     device = pick_device(settings.device)
     precision = best_precision(device) if settings.precision == "auto" else settings.precision
     context = settings.context or whole.context
@@ -139,6 +144,8 @@ def _activations(model: Decoder, tokens: Tensor, precision: Precision) -> int:
 def _vocabulary(tokenizer: str) -> int:
     """The vocabulary of a tokenizer by its name; a bpe-N learned from too short a text may come out smaller."""
     check_tokenizer_name(tokenizer)
+    if file := tokenizer_file(tokenizer):
+        return read_tokenizer(file).vocab_size
     return FIXED_VOCABULARIES.get(tokenizer) or int(tokenizer.removeprefix("bpe-"))
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmus.data import DataSettings, TokenData, load_tokenizer
+from litmus.data.tokenizers import IN_A_RUN
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically, write_atomically
 from litmus.model import Decoder, Recipe, load
@@ -25,7 +26,9 @@ from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import Precision, best_precision
 from litmus.training.settings import TrainSettings
 
-RUN, METRICS, CHECKPOINTS, TOKENIZER = "run.yaml", "metrics.jsonl", "checkpoints", "tokenizer"
+UNKNOWN = "unknown"
+"""The corpus of an imported model, whose training data nobody here knows."""
+RUN, METRICS, CHECKPOINTS, TOKENIZER = "run.yaml", "metrics.jsonl", "checkpoints", IN_A_RUN
 
 
 class Resolved(BaseModel):
@@ -39,8 +42,17 @@ class Resolved(BaseModel):
     context: int
 
 
+class Start(BaseModel):
+    """The run, and its step, whose weights a training began from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    step: int
+
+
 class Description(BaseModel):
-    """run.yaml: everything needed to repeat a run."""
+    """run.yaml: everything needed to repeat a run; `start` is None where the weights were drawn at random."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,10 +66,11 @@ class Description(BaseModel):
     hardware: dict[str, Any]
     command: list[str]
     started: str
+    start: Start | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be the same, as flat dotted keys."""
-        whole = self.model_dump(mode="json", include={"recipe", "data", "data_fingerprint", "training"})
+        whole = self.model_dump(mode="json", include={"recipe", "data", "data_fingerprint", "training", "start"})
         return dict(_flat(whole))
 
 
@@ -69,11 +82,19 @@ class LoadedRun:
     tokenizer: Any
     description: Description
     step: int
+    folder: Path
 
 
-def describe(recipe: Recipe, data: TokenData, data_settings: DataSettings, settings: TrainSettings) -> Description:
+def describe(
+    recipe: Recipe,
+    data: TokenData,
+    data_settings: DataSettings,
+    settings: TrainSettings,
+    start: LoadedRun | None = None,
+) -> Description:
     """The description of a training that starts now, on this machine, by this command line."""
     device = pick_device(settings.device)
+    usual = recipe.context if start is None else start.description.resolved.context
     return Description(
         recipe=recipe.to_dict(),
         data=data_settings,
@@ -83,13 +104,14 @@ def describe(recipe: Recipe, data: TokenData, data_settings: DataSettings, setti
             device=str(device),
             precision=best_precision(device) if settings.precision == "auto" else settings.precision,
             threads=settings.threads or torch.get_num_threads(),
-            context=settings.context or recipe.context,
+            context=settings.context or usual,
         ),
         data_provenance=data.provenance,
         versions=versions(),
         hardware=hardware(device),
         command=sys.argv,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
+        start=None if start is None else Start(run=str(start.folder), step=start.step),
     )
 
 
@@ -146,7 +168,15 @@ def load_run(
     if checkpoint is None:
         raise BadInput(f"{folder} has no checkpoint yet; train it further with the command in its {RUN}")
     model = load(checkpoint.folder, trust_plugin=trust_plugin)
-    return LoadedRun(model, load_tokenizer(folder / TOKENIZER), description, checkpoint.state.step)
+    return LoadedRun(model, load_tokenizer(folder / TOKENIZER), description, checkpoint.state.step, folder)
+
+
+def data_to_go_on(start: LoadedRun, corpus: DataSettings | None) -> DataSettings:
+    """What to train on from `start`: its own corpus and split unless another is given, always in its own tokens."""
+    own = start.description.data
+    if corpus is None and own.corpus == UNKNOWN:
+        raise BadInput(f"{start.folder} was imported and has no corpus of its own; name one, e.g. --data stdlib")
+    return (corpus or own).model_copy(update={"tokenizer": str(start.folder)})
 
 
 @contextlib.contextmanager

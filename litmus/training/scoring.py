@@ -40,7 +40,7 @@ def score_run(
     run = load_run(folder, best=best, trust_plugin=trust_plugin, announce=announce)
     trained = run.description
     if corpus is None or corpus == trained.data.corpus:
-        data = prepare(trained.data, announce=announce)
+        data = prepare(_own_tokenizer(trained.data, folder), announce=announce)
         if data.fingerprint != trained.data_fingerprint:
             announce(
                 f"the corpus {trained.data.corpus!r} is not what the run was trained on: its text has changed since"
@@ -61,6 +61,12 @@ def score_run(
             limit_bytes=limit_bytes,
             isolate_documents=trained.training.isolate_documents,
         )
+
+
+def _own_tokenizer(settings: DataSettings, folder: Path) -> DataSettings:
+    """The settings with a tokenizer from a file taken from the run's own copy, which is there as long as the run is."""
+    named_by_file = Path(settings.tokenizer).exists() or "/" in settings.tokenizer
+    return settings.model_copy(update={"tokenizer": str(folder)}) if named_by_file else settings
 
 
 def _held_out_of(corpus: str, like: DataSettings, tokenizer: Any, announce: Callable[[str], None]) -> TokenData:

@@ -5,6 +5,7 @@ from tokenizers import pre_tokenizers
 
 from litmus.data import tokenizers
 from litmus.data.progress import silent
+from litmus.data.tokenizer import byte_of_symbol
 from litmus.data.tokenizers import (
     BytePairTokenizer,
     ByteTokenizer,
@@ -99,7 +100,7 @@ def test_two_merges_that_make_the_same_token_share_its_id():
 
 
 def test_every_byte_has_exactly_one_symbol():
-    byte_of = tokenizers._byte_of_symbol()
+    byte_of = byte_of_symbol()
     assert sorted(byte_of.values()) == list(range(256))
     for char in ["\0", "é", "\u00ad", "\u00a0", "~"]:
         (symbols, _), *rest = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(char)
@@ -117,6 +118,10 @@ def test_every_byte_has_exactly_one_symbol():
 def test_an_unknown_tokenizer_is_refused(name, complaint):
     with pytest.raises(BadInput, match=complaint):
         check_tokenizer_name(name)
+
+
+def test_ids_beyond_the_vocabulary_decode_to_nothing():
+    assert ByteTokenizer().decode([72, 300, 105]) == "Hi"
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

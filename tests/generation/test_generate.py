@@ -37,7 +37,10 @@ class Letters:
         return [ord(letter) - ord("a") for letter in text]
 
     def decode(self, ids: list[int]) -> str:
-        return b"".join(self.pieces[i] for i in ids).decode()
+        return b"".join(map(self.piece, ids)).decode()
+
+    def piece(self, token: int) -> bytes:
+        return self.pieces[token]
 
 
 def test_greedy_rows_are_the_argmax_step_by_step(model: Decoder) -> None:

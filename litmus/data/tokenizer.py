@@ -1,0 +1,68 @@
+"""What a tokenizer is: a list of byte strings, one per token id, and a way to cut text into them."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import pre_tokenizers
+
+from litmus.files import write_atomically
+
+FILE_NAME = "tokenizer.json"
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back. `pieces[i]` are the bytes of token i; `end`, which ends documents, has none.
+
+    Any text can be encoded, decoding gives back exactly that text, and the bytes of a token are known.
+    """
+
+    def __init__(self, name: str, pieces: list[bytes], end: int):
+        self.name = name
+        self.pieces = pieces
+        self.vocab_size = len(pieces)
+        self.end = end
+
+    @property
+    def token_bytes(self) -> np.ndarray:
+        """(vocab_size,) int64: the UTF-8 bytes of each token; 0 for the end token."""
+        return np.array([len(piece) for piece in self.pieces], dtype=np.int64)
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, without end tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of `text`, without an end token."""
+        return self.encode_batch([text])[0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; end tokens vanish, and a character cut in two becomes U+FFFD."""
+        return b"".join(map(self.piece, ids)).decode(errors="replace")
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, none beyond the vocabulary: a published model may have rows that no token uses."""
+        return self.pieces[token] if token < self.vocab_size else b""
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer into `folder`, for `load_tokenizer`."""
+        write_atomically(folder / FILE_NAME, json.dumps({"name": self.name, **self._details()}))
+
+    def _details(self) -> dict[str, Any]:
+        return {}
+
+
+def byte_of_symbol() -> dict[str, int]:
+    """The byte that each of GPT-2's 256 symbols stands for, in the order of their token ids.
+
+    A byte that is a printable Latin-1 character is its own symbol; the others follow, numbered from U+0100.
+    """
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    printable = {symbol: ord(symbol) for symbol in symbols if ord(symbol) < 256}
+    other_bytes = sorted(set(range(256)) - set(printable.values()))
+    return printable | dict(zip(symbols[len(printable) :], other_bytes, strict=True))
