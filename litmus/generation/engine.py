@@ -122,6 +122,7 @@ class Engine:
         self._submitted += 1
         return self._submitted - 1
 
+    @torch.inference_mode()
     def cancel(self, id: int) -> None:
         """Let a request go, wherever it is; nothing more is heard of it."""
         self._queue = deque(row for row in self._queue if row.id != id)
