@@ -9,8 +9,11 @@ from torch.nn import functional as F
 from litmus.nn.step import Visibility
 
 SHORT = 512
-"""Up to this many tokens, training attention in bf16 on a CPU is faster through plain matmuls than fused
+"""Up to this many queries, training attention in bf16 on a CPU is faster through plain matmuls than fused
 (bench/attention.py); beyond it the T x T weights cost more than they save."""
+
+QUERIES = 4
+"""The fewest queries of a head for which fused attention on a CPU is fast in bf16."""
 
 
 def attend(
@@ -25,8 +28,9 @@ def attend(
         return _reference(q, k, v, visibility, factor)
     if factor is not None:
         q = (q * factor[..., None]).to(q.dtype)  # exact: the factor belongs to the query alone
-    if visibility == "causal" and q.device.type == "cpu" and q.dtype == torch.bfloat16 and _trains(q):
-        return _by_matmuls(q, k, v)
+    hides = isinstance(visibility, Tensor) or visibility == "causal"
+    if hides and q.device.type == "cpu" and q.dtype == torch.bfloat16 and _trains(q):
+        return _by_matmuls(q, k, v, visibility)
     return _fused(q, k, v, visibility)
 
 
@@ -58,27 +62,44 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
         # Flash attention on a CPU takes one width only; zeros change no product and are far cheaper than its absence.
         widest = max(values, q.shape[-1])
         q, k, v = (F.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=visibility if isinstance(visibility, Tensor) else None,
-        is_causal=isinstance(visibility, str) and visibility == "causal",
-        enable_gqa=q.shape[2] != k.shape[2],
-        scale=scale,
-    )
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    mask = visibility if isinstance(visibility, Tensor) else None
+    if q.device.type == "cpu" and q.shape[2] == 1:
+        out = _one_query(q, k, v, mask, scale)
+    else:
+        causal, grouped = mask is None and visibility == "causal", q.shape[1] != k.shape[1]
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped, scale=scale)
     return out.transpose(1, 2)[..., :values]
+
+
+def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Fused attention on a CPU of q (B, H, 1, D), one query per row, over k and v (B, G, S, D); (B, H, 1, D).
+
+    The heads that share keys pass as queries of one head, so that keys are read once. In bf16 there are always at
+    least four: fused attention of fewer takes about three times as long (bench/decode_attention.py).
+    """
+    heads, groups = q.shape[1], k.shape[1]
+    q = q.reshape(len(q), groups, heads // groups, -1)
+    if q.dtype == torch.bfloat16:
+        q = F.pad(q, (0, 0, 0, max(0, QUERIES - q.shape[2])))
+    out = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
+    return out[:, :, : heads // groups].flatten(1, 2)[:, :, None]
 
 
 def _trains(q: Tensor) -> bool:
     return q.requires_grad and torch.is_grad_enabled() and q.shape[1] <= SHORT
 
 
-def _by_matmuls(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Square causal attention with its weights spelled out in the dtype of q."""
+def _by_matmuls(q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+    """Attention with its weights spelled out in the dtype of q; causal attention is square."""
     batch, length, heads, width = q.shape
+    keys = k.shape[1]
     k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) if x.shape[2] != heads else x for x in (k, v))
-    q, k, v = (x.transpose(1, 2).reshape(batch * heads, length, -1) for x in (q, k, v))
-    hidden = torch.full((length, length), -torch.inf, device=q.device, dtype=q.dtype).triu(1)
-    scores = torch.baddbmm(hidden.expand(batch * heads, length, length), q, k.mT, alpha=width**-0.5)
+    q, k, v = (x.transpose(1, 2).reshape(batch * heads, x.shape[1], -1) for x in (q, k, v))
+    hidden = torch.full((length, keys), -torch.inf, device=q.device, dtype=q.dtype)
+    if isinstance(visibility, Tensor):  # (B or 1, 1, T, S)
+        hidden = hidden.where(~visibility, 0).expand(batch, heads, length, keys).reshape(-1, length, keys)
+    else:
+        hidden = hidden.triu(1).expand(batch * heads, length, keys)
+    scores = torch.baddbmm(hidden, q, k.mT, alpha=width**-0.5)
     return (scores.softmax(-1) @ v).view(batch, heads, length, -1).transpose(1, 2)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from litmus.errors import BadInput
 from litmus.nn.attend import attend
-from litmus.nn.caches import write
+from litmus.nn.caches import heads_buffer, write
 from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.mixers import Mixer, MixerConfig
@@ -90,6 +90,8 @@ class Heads(Mixer):
 class Attention(Heads):
     """softmax(q·k / sqrt(D)) v per head over the token itself and those before it (Vaswani et al. 2017)."""
 
+    rewinds = True
+
     def forward(self, x: Tensor, step: Step) -> Tensor:
         q, k, v = self.project(x, step)
         factor = self.ssmax(step) if self.ssmax else None
@@ -100,8 +102,8 @@ class Attention(Heads):
         return self.join(attend(q, k, v, visibility, factor, fast=step.fast), x, step)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
-        shape = (batch, capacity, self.kv_heads, self.head_dim)
-        return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
+        sizes = (batch, capacity, self.kv_heads, self.head_dim)
+        return {name: heads_buffer(*sizes, device, dtype) for name in ("k", "v")}
 
     def cached_numbers(self, capacity: int) -> int:
         return 2 * self.kv_heads * self.head_dim * capacity

@@ -57,6 +57,16 @@ class Cache:
         part.lengths = self.lengths[first:last]
         return part
 
+    def select(self, rows: Tensor) -> None:
+        """Let the rows be those of index `rows` (N,), in that order: a row may be taken often, or not at all."""
+        self.layers = [{name: buffer[rows] for name, buffer in layer.items()} for layer in self.layers]
+        self.lengths = self.lengths[rows]
+
+    def rewind(self, length: int) -> None:
+        """Forget what each row holds beyond `length` tokens, which it must hold; for mixers that say `rewinds`."""
+        self.lengths.fill_(length)
+        self.start = self.used = length
+
     def release(self, rows: Tensor | slice) -> None:
         """Empty the rows where `rows` (B,) is True, or those of a slice, so that new texts can take their places."""
         for layer in self.layers:
@@ -64,6 +74,11 @@ class Cache:
                 buffer[rows] = 0
         self.lengths[rows] = 0
         self.start = None
+
+
+def heads_buffer(batch: int, capacity: int, heads: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Zeros (B, capacity, H, D) for keys or values, which lie head by head in memory: the way attention reads them."""
+    return torch.zeros(batch, heads, capacity, width, device=device, dtype=dtype).transpose(1, 2)
 
 
 def write(buffer: Tensor, new: Tensor, step: Step) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from litmus.nn.attend import attend
 from litmus.nn.attention import Heads, HeadsConfig
+from litmus.nn.caches import heads_buffer
 from litmus.nn.observing import observe_attention
 from litmus.nn.parts import Site
 from litmus.nn.ring import Ring
@@ -85,8 +86,8 @@ class WindowAttention(Heads):
         return attend(q, k, v, (slot <= step.positions)[:, None, None], factor, fast=step.fast)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
-        shape = (batch, self.ring.slots(capacity), self.kv_heads, self.head_dim)
-        return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
+        sizes = (batch, self.ring.slots(capacity), self.kv_heads, self.head_dim)
+        return {name: heads_buffer(*sizes, device, dtype) for name in ("k", "v")}
 
     def cached_numbers(self, capacity: int) -> int:
         return 2 * self.kv_heads * self.head_dim * self.ring.slots(capacity)
