@@ -120,6 +120,18 @@ def test_cached_decoding_equals_the_full_forward(
     assert cache.lengths.tolist() == [LENGTH] * len(tokens)
 
 
+def test_a_mixer_that_says_it_rewinds_forgets_what_it_is_told_to(model: Decoder, tokens: Tensor, full: Tensor) -> None:
+    if not all(layer.rewinds for layer in model.layers):
+        pytest.skip("a mixer of this recipe does not go back")
+    cache = model.new_cache(len(tokens), LENGTH)
+    with torch.no_grad():
+        model(tokens.flip(1), cache)  # another text from token 0 on, and longer than the one that follows
+        cache.rewind(0)
+        model(torch.cat((tokens[:, :8], tokens[:, :9]), 1), cache)
+        cache.rewind(8)
+        assert_close(model(tokens[:, 8:], cache), full[:, 8:])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -48,6 +48,7 @@ class PreNormBlock(Mixer):
         super().__init__()
         self.mixer_norm = site.norm.build(site)
         self.mixer: Mixer = mixer.build(site)  # type: ignore[assignment]
+        self.rewinds = self.mixer.rewinds
         self.feedforward_norm = site.norm.build(site)
         self.feedforward = feedforward.build(site)
         self.dropout = nn.Dropout(site.dropout)
@@ -70,6 +71,7 @@ class SingleResidualBlock(Mixer):
         super().__init__()
         self.norm = site.norm.build(site)
         self.mixer: Mixer = mixer.build(site)  # type: ignore[assignment]
+        self.rewinds = self.mixer.rewinds
         self.feedforward = feedforward.build(site)
         self.dropout = nn.Dropout(site.dropout)
 

@@ -18,7 +18,13 @@ class MixerConfig(Part):
 
 
 class Mixer(nn.Module):
-    """Base of mixers. One `forward` serves training, prefill, chunked prefill and token-by-token decoding."""
+    """Base of mixers. One `forward` serves training, prefill, chunked prefill and token-by-token decoding.
+
+    `rewinds` says that a row of its cache forgets its last tokens by going back in length, since slot i holds token i
+    and nothing else remembers it; speculative decoding needs that of every mixer.
+    """
+
+    rewinds: bool = False
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """Mix x (B, T, dim) into the same shape; with `step.cache`, write this step's tokens there first."""

@@ -61,6 +61,8 @@ class Mla(Mixer):
     q = [q_c ; RoPE(q_r)], and softmax(q·k / sqrt(nope + rope)) v.
     """
 
+    rewinds = True
+
     def __init__(self, config: MlaConfig, site: Site) -> None:
         super().__init__()
         self.heads = config.heads or site.heads

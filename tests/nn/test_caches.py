@@ -98,3 +98,27 @@ def test_what_is_written_takes_the_dtype_of_the_buffer(step: Callable[..., Step]
     buffer: Tensor = torch.zeros(1, 4, 2, dtype=torch.bfloat16)
     assert write(buffer, torch.ones(1, 1, 2), step([[2]], used=3)).dtype == torch.bfloat16
     assert buffer[0, :, 0].tolist() == [0, 0, 1, 0]
+
+
+def test_selected_rows_may_repeat_change_places_or_go() -> None:
+    cache = Cache([{"k": torch.arange(3.0)[:, None]}, {"v": torch.arange(3.0, 6)[:, None]}], 3, 9, CPU)
+    cache.lengths = torch.tensor([1, 2, 3])
+    cache.select(torch.tensor([2, 0, 2, 2]))
+    assert cache.layers[0]["k"][:, 0].tolist() == [2, 0, 2, 2]
+    assert cache.layers[1]["v"][:, 0].tolist() == [5, 3, 5, 5]
+    assert cache.lengths.tolist() == [3, 1, 3, 3]
+
+
+def test_a_selected_row_that_is_written_leaves_its_copy_alone() -> None:
+    cache = Cache([{"k": torch.zeros(1, 2)}], 1, 2, CPU)
+    cache.select(torch.tensor([0, 0]))
+    cache.layers[0]["k"][0] = 1.0
+    assert cache.layers[0]["k"].tolist() == [[1, 1], [0, 0]]
+
+
+def test_a_rewound_cache_has_room_again() -> None:
+    cache = Cache([], batch=2, capacity=5, device=CPU)
+    cache.advance(5, None)
+    cache.rewind(3)
+    assert (cache.start, cache.used, cache.lengths.tolist()) == (3, 3, [3, 3])
+    assert cache.reserve(2) == 5
