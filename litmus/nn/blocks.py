@@ -65,7 +65,7 @@ class PreNormBlock(Mixer):
 
 
 class SingleResidualBlock(Mixer):
-    """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: the stream gets what the feedforward makes of it."""
+    """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: the mixer itself adds nothing to the stream."""
 
     def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> None:
         super().__init__()

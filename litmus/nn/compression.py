@@ -34,8 +34,13 @@ class Shape:
 
     @property
     def span(self) -> int:
-        """Chunks before its own that a chunk of queries reads of."""
-        return -(-self.window // CHUNK)
+        """How many chunks of keys before its own the window of a chunk of queries reaches into."""
+        return -(-(self.window - 1) // CHUNK)
+
+    @property
+    def history(self) -> int:
+        """How many keys a chunk of queries needs before its own."""
+        return self.span * CHUNK
 
 
 @dataclass(frozen=True)

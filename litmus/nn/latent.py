@@ -14,7 +14,6 @@ from litmus.nn.attend import attend
 from litmus.nn.attention import Heads, HeadsConfig
 from litmus.nn.caches import write
 from litmus.nn.compression import (
-    CHUNK,
     Layout,
     Shape,
     blocks_of,
@@ -126,7 +125,7 @@ class Latent(Heads):
         length, device = k.shape[1], k.device
         before = step.positions[: 1 if step.start is not None else None, :1]  # tokens in each row, (B or 1, 1)
         after = before + (length if step.valid is None else step.valid.sum(1, keepdim=True))
-        history = 0 if step.start == 0 else self.shape.span * CHUNK
+        history = 0 if step.start == 0 else self.shape.history
         rows = torch.arange(len(k), device=device)[:, None]
         past = before - history + torch.arange(history, device=device)
         origin = history - before  # the place of position 0

@@ -121,3 +121,16 @@ def test_training_in_bf16_is_close_to_the_exact_attention_and_as_causal(groups: 
         for tensor in low[1:]:
             tensor[:, 7:] += 1
     assert torch.equal(attend(*low, "causal", factor, fast=True)[:, :7], found[:, :7])
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_training_in_bf16_under_a_mask_is_close_to_the_exact_attention(rows: int) -> None:
+    exact = [tensor.requires_grad_() for tensor in random_qkv(2, 7, 12, heads=4, groups=2, width=8)]
+    low = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    visible = (torch.rand(rows, 1, 7, 12) < 0.5) | (torch.arange(12) == 3)
+    found, expected = attend(*low, visible, None, fast=True), attend(*exact, visible, None, fast=False)
+    assert_close(found.double(), expected, rtol=0.05, atol=0.05)
+    pull = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * pull).sum(), exact)
+    for one, other in zip(torch.autograd.grad((found * pull).sum(), low), gradients, strict=True):
+        assert (one.double() - other).norm() < 0.03 * other.norm()
