@@ -38,6 +38,7 @@ class TrialResult(Record):
     parameters_non_embedding: int
     parameters_active: int
     flops_per_token: float
+    scored_share: float = 1.0
     cache_bytes_per_token: int
     tokens: int
     steps: int

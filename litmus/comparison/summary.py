@@ -28,6 +28,7 @@ class ArmSummary:
     parameters_non_embedding: int | None
     parameters_active: int | None
     flops_per_token: float | None
+    flops_per_scored_token: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int | None
     cache_bytes_per_token: int | None
@@ -39,6 +40,11 @@ class ArmSummary:
     def all_active(self) -> bool:
         """Whether the logits of a token use all parameters: no experts that it skips, nothing for training alone."""
         return self.parameters_active == self.parameters
+
+    @property
+    def all_scored(self) -> bool:
+        """Whether training takes a loss on every token, so that a scored token costs what a token costs."""
+        return self.flops_per_scored_token == self.flops_per_token
 
 
 def summarize(result: ComparisonResult) -> list[ArmSummary]:
@@ -68,6 +74,7 @@ def _summarize_arm(result: ComparisonResult, arm: str, verdict: Verdict | None) 
         parameters_non_embedding=first.parameters_non_embedding if first else None,
         parameters_active=first.parameters_active if first else None,
         flops_per_token=first.flops_per_token if first else None,
+        flops_per_scored_token=first.flops_per_token / first.scored_share if first else None,
         tokens_per_second=median(trial.tokens_per_second for trial in finished) if finished else None,
         peak_memory_bytes=max(trial.peak_memory_bytes for trial in finished) if finished else None,
         cache_bytes_per_token=first.cache_bytes_per_token if first else None,

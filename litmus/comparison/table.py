@@ -28,6 +28,7 @@ def render(result: ComparisonResult) -> Group:
     """The table and its sentences as one rich renderable."""
     summaries = summarize(result)
     compared = metric(result.primary)
+    some_drawn = not all(summary.all_scored for summary in summaries)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for header, justify in (
         ("arm", "left"),
@@ -35,13 +36,14 @@ def render(result: ComparisonResult) -> Group:
         (f"difference\nin {compared.name}", "right"),
         ("effective\nspeed-up", "right"),
         ("parameters\nFLOPs/token", "right"),
+        *([("FLOPs per\nscored token", "right")] if some_drawn else []),
         ("tokens/s\nmemory", "right"),
         ("cache\nper token", "right"),
         ("verdict", "left"),
     ):
         table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for summary in summaries:
-        table.add_row(*_cells(summary))
+        table.add_row(*_cells(summary, some_drawn))
     sentences = [_sentence_line(summary.verdict) for summary in summaries if summary.verdict is not None]
     return Group(table, Text(), *sentences, Text(), Text(_terms(result, summaries), style="dim"))
 
@@ -54,7 +56,7 @@ def print_table(result: ComparisonResult, file: IO[str] | None = None) -> None:
     console.print(render(result))
 
 
-def _cells(summary: ArmSummary) -> list[Text]:
+def _cells(summary: ArmSummary, some_drawn: bool) -> list[Text]:
     difference = ("baseline", "") if summary.is_baseline else ("–", "")
     if summary.verdict is not None and summary.verdict.difference is not None and not summary.is_baseline:
         difference = with_interval(summary.verdict.difference, sign=True)
@@ -67,6 +69,7 @@ def _cells(summary: ArmSummary) -> list[Text]:
         _two_lines(*difference),
         _two_lines(*(("1×", "") if summary.is_baseline else speedup_words(summary.speedup))),
         _two_lines(_parameters(summary), scaled(summary.flops_per_token)),
+        *([_two_lines(scaled(summary.flops_per_scored_token), "")] if some_drawn else []),
         _two_lines(scaled(summary.tokens_per_second), scaled(summary.peak_memory_bytes, "B")),
         _two_lines(scaled(summary.cache_bytes_per_token, "B"), ""),
         _verdict_cell(summary),

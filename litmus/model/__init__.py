@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from litmus.model.costs import cache_bytes_per_token, training_flops_per_token
+from litmus.model.costs import cache_bytes_per_token, scored_share, training_flops_per_token
 from litmus.model.decoder import Decoder
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import SIZES, Source, recipes, resolve
@@ -26,6 +26,7 @@ __all__ = [
     "recipes",
     "resolve",
     "save",
+    "scored_share",
     "training_flops_per_token",
 ]
 

@@ -25,6 +25,13 @@ def training_flops_per_token(recipe: Recipe, context: int | None = None) -> floa
     return counter.get_total_flops() / length
 
 
+def scored_share(recipe: Recipe) -> float:
+    """How much of a training batch's targets the recipe's loss is over; FLOPs per token / this are per scored token."""
+    with torch.device("meta"):
+        objective = recipe.objective.build(recipe.site(recipe.depth - 1))
+    return objective.scored_share
+
+
 def cache_bytes_per_token(model: Decoder, capacity: int | None = None) -> float:
     """Bytes that the live cache buffers of one row take per token, at `capacity` tokens (default: the context)."""
     tokens = capacity or model.recipe.context

@@ -55,6 +55,9 @@ class NextTokenConfig(ObjectiveConfig):
 class Objective(nn.Module):
     """Cross-entropy of each token given those before it; objectives with auxiliary terms extend it."""
 
+    scored_share: float = 1.0
+    """How much of a training batch's targets the loss is over, for objectives that draw some of them."""
+
     def forward(
         self,
         model: LanguageModel,

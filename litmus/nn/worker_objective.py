@@ -43,10 +43,7 @@ class WorkerObjective(Objective):
         super().__init__()
         self.interval, self.random = block.interval, block.phase == "random"
         self.stride = block.interval * round(1 / queries) if queries and block.interval > 1 else None
-
-    @property
-    def scored_share(self) -> float:
-        return 1 / self.interval + (1 / self.stride if self.stride else 0)
+        self.scored_share = 1 / self.interval + (1 / self.stride if self.stride else 0)
 
     def forward(
         self,

@@ -253,6 +253,7 @@ class Training:
             parameters_active=counts["active"],
             flops_per_token=self.flops_per_token,
             cache_bytes_per_token=cache_bytes_per_token(self.model, self.sampler.context),
+            scored_share=self.model.objective.scored_share,
             precision=self.stepper.precision,
             curve=curve(self.folder / METRICS),
             sample=self._sample() if self.write_text is not None else "",

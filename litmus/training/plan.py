@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from litmus.data import DataSettings
 from litmus.data.tokenizers import check_tokenizer_name, read_tokenizer, tokenizer_file
-from litmus.model import Decoder, Recipe, Source, resolve, training_flops_per_token
+from litmus.model import Decoder, Recipe, Source, resolve, scored_share, training_flops_per_token
 from litmus.training.budget import Budget, Spent
 from litmus.training.machine import pick_device
 from litmus.training.optimizers import hidden_matrices
@@ -57,7 +57,7 @@ class Plan:
             ),
             "sequences": f"{settings.batch} x {settings.context or recipe.context} tokens"
             + (f" x {settings.accumulation} per step" if settings.accumulation > 1 else ""),
-            "FLOPs": f"{self.flops_per_token:.4g} per token, forward and backward",
+            "FLOPs": f"{self.flops_per_token:.4g} per token, forward and backward" + self._per_scored_token(),
             "budget": str(Budget.parse(settings.budget)) + self._budget_in_full(),
             "device": f"{self.device}, precision {self.precision} ({MEANING[self.precision]})",
             "memory": f"about {_mega(sum(self.memory_bytes.values()))}: "
@@ -71,6 +71,10 @@ class Plan:
             schedule.add_column(f"{share:.0%}", justify="right")
         schedule.add_row(*(f"{settings.lr * lr_factor(share, settings):.2e}" for share in SHOWN_SHARES))
         return Group(figures, "", schedule)
+
+    def _per_scored_token(self) -> str:
+        share = scored_share(self.recipe)
+        return f"; {self.flops_per_token / share:.4g} per scored token, {share:.0%} of them" if share < 1 else ""
 
     def _budget_in_full(self) -> str:
         if self.steps is None:

@@ -45,6 +45,7 @@ class RunResult(BaseModel):
     parameters_non_embedding: int
     parameters_active: int
     flops_per_token: float
+    scored_share: float = 1.0
     cache_bytes_per_token: float
     precision: Precision
     curve: list[CurvePoint]

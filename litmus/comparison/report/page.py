@@ -117,6 +117,8 @@ def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
     if not (summary.all_active and base.all_active):
         costs["active parameters"] = (summary.parameters_active, base.parameters_active)
     ratios = {name: mine / theirs - 1 for name, (mine, theirs) in costs.items() if mine and theirs}
+    if not (summary.all_scored and base.all_scored):
+        costs["FLOPs per scored token"] = (summary.flops_per_scored_token, base.flops_per_scored_token)
     changed = [f"{name} {change:+.0%}" for name, change in ratios.items() if abs(change) >= ALIKE]
     alike = [name for name, change in ratios.items() if abs(change) < ALIKE]
     parts = [", ".join(changed)] if changed else []
