@@ -1,4 +1,4 @@
-"""The weights that decoding reads: as trained, in bf16, or linear ones in 8 bits."""
+"""The weights that decoding reads: in another precision, packed for a CPU's kernels, or in 8 bits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
+from litmus.generation.packed import PackedLinear, can_pack
 from litmus.model import Decoder
 from litmus.training.precision import cast_for
 
@@ -23,22 +24,28 @@ READ_WHOLE = ("kv_up",)
 
 
 def prepared(model: Decoder, precision: DecodePrecision | None = None, *, int8: bool = False) -> Decoder:
-    """The model itself, or a copy for decoding in another precision; 8-bit weights go with bf16 unless told fp32."""
+    """The model itself, or a copy for decoding: in another precision, and on a CPU with its linear weights packed.
+
+    8-bit weights go with bf16 unless told fp32.
+    """
     if int8:
         check_int8(model.embedding.weight.device)
         precision = precision or "bf16"
     wanted = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision or "")
     if precision is not None and wanted is None:
         raise BadInput(f"precision {precision!r} is unknown; fp32 and bf16 are valid")
-    if not int8 and wanted in (None, model.embedding.weight.dtype):
+    same = wanted in (None, model.embedding.weight.dtype)
+    if same and not int8 and not can_pack(model.embedding.weight):
         return model
     copied = copy.deepcopy(model)
     if precision == "fp32":
         copied.float()
-    else:
+    elif not same:
         cast_for(copied, "bf16")
     if int8:
-        _quantize(copied)
+        _replace_linears(copied, Int8Linear)
+    elif can_pack(copied.embedding.weight):
+        _replace_linears(copied, PackedLinear)
     return copied
 
 
@@ -75,9 +82,9 @@ class Int8Linear(nn.Module):
         return y.unflatten(0, x.shape[:-1])
 
 
-def _quantize(model: Decoder) -> None:
+def _replace_linears(model: Decoder, by: type[Int8Linear] | type[PackedLinear]) -> None:
     """Replace the linear layers; the embedding stays, even where the head shares its weights."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and name not in READ_WHOLE:
-                setattr(parent, name, Int8Linear(child))
+                setattr(parent, name, by(child))

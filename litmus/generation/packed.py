@@ -1,0 +1,45 @@
+"""Linear layers whose weights lie in memory as a CPU's matrix kernels read them, for few tokens at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+TOKENS = 16
+"""For how many tokens at a time weights are laid out; more and fewer also gain (bench/decode_floor.py)."""
+
+
+def can_pack(like: Tensor) -> bool:
+    """Whether weights of this type and device have such kernels."""
+    kernels = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    return like.device.type == "cpu" and like.dtype in (torch.float32, torch.bfloat16) and kernels
+
+
+class PackedLinear(nn.Module):
+    """y = x Wᵀ + b with W rearranged once: a plain product rearranges it anew, or reads it slowly, for every token."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.out_features = linear.out_features
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TOKENS)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # which knows this product only of weights that are constants to it
+            return packed_product(x, self.weight, self.bias, self.out_features)
+        return _product(x, self.weight, self.bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.custom_op("litmus::packed_product", mutates_args=())
+def packed_product(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    """x (..., inputs) times the packed weight of so many outputs, as one operation that a compiler leaves whole."""
+    return _product(x, weight, bias)
+
+
+@packed_product.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], outputs)
