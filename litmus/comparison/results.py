@@ -52,6 +52,7 @@ class TrialResult(Record):
     held_out_bytes: int
     loss_by_position: list[float]
     attention_entropy: list[float] | None
+    layer_figures: dict[str, list[float]] = {}
     routing: list[RouterFigures] | None = None
     curve: list[CurvePoint]
     sample: str

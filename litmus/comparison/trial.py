@@ -125,6 +125,7 @@ def _result(spec: TrialSpec, run: RunResult) -> TrialResult:
         held_out_bytes=score.bytes,
         loss_by_position=score.loss_by_position,
         attention_entropy=score.attention_entropy,
+        layer_figures=score.layer_figures,
         routing=score.routing,
     )
 

@@ -13,6 +13,7 @@ from litmus.nn.linear import INIT_STD, linear
 from litmus.nn.mixers import Mixer
 from litmus.nn.moe import Experts
 from litmus.nn.objectives import Loss
+from litmus.nn.observing import LAYER_FIGURES
 from litmus.nn.parts import Adapts
 from litmus.nn.routing import RouterFigures, router_figures
 from litmus.nn.step import Step, positions_within
@@ -71,6 +72,8 @@ class Decoder(nn.Module):
         x = self.dropout(self.positions(self.embedding(tokens), step))
         for number, layer in enumerate(self.layers):
             x = layer(x, step.at(cache.layers[number] if cache else None))
+            if observed is not None:
+                observed.setdefault("largest_activation", []).append(x.abs().max())
         if cache is not None:
             cache.advance(tokens.shape[1], valid)
         return self.norm(x)
@@ -101,11 +104,11 @@ class Decoder(nn.Module):
         return self.objective.token_losses(self, tokens, targets, documents=documents)
 
     @torch.no_grad()
-    def attention_entropy(self, tokens: Tensor) -> list[float]:
-        """Mean entropy of the attention weights of each attention layer, in nats, over tokens (B, T)."""
+    def layer_figures(self, tokens: Tensor) -> dict[str, list[float]]:
+        """What layers tell of themselves on tokens (B, T): by name, a number for each layer that has such a figure."""
         observed: dict[str, list[Tensor]] = {}
         self.hidden(tokens, observed=observed)
-        return [float(value) for value in observed.get("attention_entropy", [])]
+        return {name: [float(value) for value in observed[name]] for name in LAYER_FIGURES if name in observed}
 
     @torch.no_grad()
     def routing(self, tokens: Tensor) -> list[RouterFigures]:

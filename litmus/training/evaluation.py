@@ -16,8 +16,8 @@ from litmus.nn import RouterFigures
 
 ROUTED_TOKENS = 4096
 """About how many tokens the figures of routers are over."""
-ENTROPY_ROWS = 4
-"""Sequences over which attention entropy is averaged: it needs the T x T weights that fast attention never forms."""
+FIGURE_ROWS = 4
+"""Sequences over which figures of layers are averaged: some need the T x T weights that fast attention never forms."""
 
 
 class Evaluation(BaseModel):
@@ -25,7 +25,8 @@ class Evaluation(BaseModel):
 
     nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
     can be compared between tokenizers. loss_by_position: mean nats at each place of a window; later places have
-    more context. attention_entropy: mean entropy of the attention weights in nats, per layer. routing: how evenly the
+    more context. attention_entropy: mean entropy of the attention weights in nats, per layer. layer_figures: what else
+    layers tell of themselves, by the names in litmus.nn.observing. routing: how evenly the
     router of each layer of experts spread the first batch, or about 4096 tokens of it.
     """
 
@@ -38,6 +39,7 @@ class Evaluation(BaseModel):
     bytes: int
     loss_by_position: list[float]
     attention_entropy: list[float] | None = None
+    layer_figures: dict[str, list[float]] = {}
     routing: list[RouterFigures] | None = None
 
 
@@ -64,7 +66,7 @@ def evaluate(
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
-    entropy, routing = None, None
+    figures, routing = None, None
     was_training = model.training
     model.eval()
     try:
@@ -78,9 +80,9 @@ def evaluate(
             nats[:width] += losses.double().sum(0)
             scored[:width] += counted.sum(0)
             text_bytes += int(token_bytes[targets[counted]].sum())
-            if entropy is None:
+            if figures is None:
                 whole = _whole_rows(inputs, counted)
-                entropy = model.attention_entropy(whole[:ENTROPY_ROWS])
+                figures = model.layer_figures(whole[:FIGURE_ROWS])
                 routing = model.routing(whole[: max(1, ROUTED_TOKENS // width)])
     finally:
         model.train(was_training)
@@ -98,7 +100,8 @@ def evaluate(
         tokens=tokens,
         bytes=text_bytes,
         loss_by_position=(nats[reached] / scored[reached]).tolist(),
-        attention_entropy=entropy or None,
+        attention_entropy=(figures or {}).pop("attention_entropy", None),
+        layer_figures=figures or {},
         routing=routing or None,
     )
 

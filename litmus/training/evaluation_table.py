@@ -26,6 +26,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     if evaluation.attention_entropy:
         layers = "  ".join(f"{value:.2f}" for value in evaluation.attention_entropy)
         figures.add_row("attention entropy", f"{layers}  (nats, first layer to last)")
+    for name, values in evaluation.layer_figures.items():
+        layers = "  ".join(f"{value:.3g}" for value in values)
+        figures.add_row(name.replace("_", " "), f"{layers}  (first layer to last)")
     if evaluation.routing:
         excess = "  ".join(f"{layer.max_violation:+.0%}" for layer in evaluation.routing)
         dead = sum(layer.dead for layer in evaluation.routing)

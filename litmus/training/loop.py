@@ -186,10 +186,11 @@ class Training:
         step = self.spent.steps
         figures: dict[str, Any] = {"loss": score.nats_per_token, "bpb": score.bits_per_byte}
         entropy, routing = score.attention_entropy or [], score.routing or []
-        inside = {"attention_entropy": entropy, "routing": [dataclasses.asdict(layer) for layer in routing]}
+        layers = {"attention_entropy": entropy, **score.layer_figures}
+        inside = {**layers, "routing": [dataclasses.asdict(layer) for layer in routing]}
         timing = {"seconds": self.spent.seconds, "validation_seconds": time.perf_counter() - began}
         metrics.write("held_out", step, {"tokens": self.spent.tokens, **figures, **inside}, timing)
-        figures |= {f"attention_entropy/{layer}": value for layer, value in enumerate(entropy)}
+        figures |= {f"{name}/{layer}": value for name, values in layers.items() for layer, value in enumerate(values)}
         for layer, router in enumerate(routing):
             names = ("max_violation", "entropy", "dead")
             figures |= {f"router_{name}/{layer}": getattr(router, name) for name in names}

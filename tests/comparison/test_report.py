@@ -209,3 +209,12 @@ def test_a_baseline_that_failed_is_not_drawn_as_zero_among_the_curves(result: Re
     page = render_page(result({"standard": [], "idea": []}, trials=trials))
     assert "idea gets no verdict: 2 of the baseline's 2 trials failed" in text_of(page)
     assert not any("standard" in figure for figure in figures_of(page))
+
+
+def test_what_layers_tell_is_drawn_for_the_arms_that_tell_it(result: Results, trial: Trials) -> None:
+    gates = {"layer_figures": {"mean_gate": [0.4, 0.6]}}
+    trials = [trial("standard", seed, 2.3 + seed / 10) for seed in range(2)]
+    trials += [trial("gated", seed, 2.2 + seed / 10, **gates) for seed in range(2)]
+    page = render_page(result({"standard": [], "gated": []}, trials=trials))
+    assert "The mean score of the attention gate" in text_of(page)
+    assert "Inside the layers" not in text_of(render_page(result(SCORES, AGAIN)))

@@ -87,8 +87,23 @@ def test_attention_that_cannot_tell_keys_apart_has_the_entropy_of_their_number(s
             layer.mixer.qkv.weight[:32] = 0
     length = 9
     expected = sum(math.log(t + 1) for t in range(length)) / length
-    entropies = model.attention_entropy(torch.randint(61, (2, length)))
+    entropies = model.layer_figures(torch.randint(61, (2, length)))["attention_entropy"]
     assert entropies == pytest.approx([expected] * 3, rel=1e-6)
+
+
+def test_the_largest_activation_is_that_of_the_residual_stream_after_each_layer(small: Small) -> None:
+    model, tokens, found = small("standard"), torch.randint(61, (2, 9)), []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _, __, x: found.append(x.abs().max().item()))
+    figures = model.layer_figures(tokens)
+    assert figures["largest_activation"] == found[:3]
+
+
+def test_only_layers_with_gates_and_routes_tell_of_them(small: Small) -> None:
+    tokens = torch.randint(61, (2, 9))
+    assert "mean_gate" not in small("standard").layer_figures(tokens)
+    assert small("gated").layer_figures(tokens)["mean_gate"] == pytest.approx([0.5] * 3, abs=0.05)
+    assert len(small("mod").layer_figures(tokens)["processed_share"]) == 1
 
 
 def test_logits_start_near_the_uniform_distribution(small: Small) -> None:

@@ -94,15 +94,25 @@ def test_attention_entropy_is_that_of_each_layer_on_real_tokens(model, data):
     score = evaluate(model, data, context=16, batch=4)
     model.eval()
     tokens = torch.from_numpy(data.held_out[:64].astype(np.int64)).view(4, 16)
-    assert score.attention_entropy == pytest.approx(model.attention_entropy(tokens))
+    assert score.attention_entropy == pytest.approx(model.layer_figures(tokens)["attention_entropy"])
     assert len(score.attention_entropy) == 2
+
+
+def test_other_figures_of_layers_are_kept_by_name(model, data):
+    score = evaluate(model, data, context=16, batch=4)
+    model.eval()
+    tokens = torch.from_numpy(data.held_out[:64].astype(np.int64)).view(4, 16)
+    found = model.layer_figures(tokens)
+    del found["attention_entropy"]
+    assert set(found) == {"first_token_attention", "largest_activation"}
+    assert score.layer_figures == {name: pytest.approx(values) for name, values in found.items()}
 
 
 def test_a_score_of_less_than_one_window_takes_entropy_over_its_tokens_only(model, data):
     score = evaluate(model, data, context=16, batch=4, limit_tokens=5)
     model.eval()
     tokens = torch.from_numpy(data.held_out[:5].astype(np.int64))[None]
-    assert score.attention_entropy == pytest.approx(model.attention_entropy(tokens))
+    assert score.attention_entropy == pytest.approx(model.layer_figures(tokens)["attention_entropy"])
 
 
 def test_routing_is_that_of_whole_windows_and_absent_without_experts(model, data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -110,12 +110,24 @@ def loss_by_position_difference(result: ComparisonResult) -> Figure | None:
 
 def attention_entropy(result: ComparisonResult) -> Figure | None:
     """Mean entropy of the attention weights in each layer, in nats: low is focused, high is spread out."""
+    return _by_layer(result, "attention entropy, nats", lambda trial: trial.attention_entropy)
+
+
+def layer_figure(result: ComparisonResult, name: str) -> Figure | None:
+    """Another figure that layers tell of themselves, by its name."""
+    return _by_layer(result, name.replace("_", " "), lambda trial: trial.layer_figures.get(name))
+
+
+def _by_layer(
+    result: ComparisonResult, quantity: str, of: Callable[[TrialResult], list[float] | None]
+) -> Figure | None:
+    """One figure of each layer that has it, first to last; an arm in which no layer has it gets no line."""
     lines: Lines = {}
     for arm in result.arms:
-        seeds = [trial.attention_entropy for trial in result.scored(arm) if trial.attention_entropy]
+        seeds = [values for trial in result.scored(arm) if (values := of(trial))]
         if seeds:
             lines[arm] = np.arange(1, len(seeds[0]) + 1), np.array(seeds)
-    figure = _lines(result, lines, "attention entropy, nats", "layer", marker="o")
+    figure = _lines(result, lines, quantity, "layer", marker="o")
     if figure is None:
         return None
     figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))

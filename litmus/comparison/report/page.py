@@ -22,6 +22,7 @@ from litmus.comparison.results import ComparisonResult
 from litmus.comparison.summary import ArmSummary, held_out_bytes, summarize
 from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
 from litmus.files import write_atomically
+from litmus.nn.observing import LAYER_FIGURES
 
 MOST_SAMPLE_CHARACTERS = 1200
 ALIKE = 0.02
@@ -187,7 +188,7 @@ def _pictures(
 
 
 def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
-    """(title, pictures) of what only some arms have: experts, and terms of the loss beside the next token's."""
+    """(title, pictures) of what layers tell, and of what only some arms have: experts, further terms of the loss."""
     loads = [
         _picture(
             figure,
@@ -202,7 +203,16 @@ def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
         for term in figures.further_terms(result)
         if (figure := figures.training_term(result, term)) is not None
     ]
-    galleries = [("Load of the experts", loads), ("Further terms of the training loss", terms)]
+    layers = [
+        _picture(figure, f"{meaning} Layer by layer, first to last of those that have it; on held-out text.")
+        for name, meaning in LAYER_FIGURES.items()
+        if (figure := figures.layer_figure(result, name)) is not None
+    ]
+    galleries = [
+        ("Inside the layers", layers),
+        ("Load of the experts", loads),
+        ("Further terms of the training loss", terms),
+    ]
     return [(title, drawn) for title, drawn in galleries if drawn]
 
 
