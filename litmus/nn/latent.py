@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from litmus.errors import BadInput
 from litmus.nn.attend import attend
 from litmus.nn.attention import Heads, HeadsConfig
-from litmus.nn.caches import write
+from litmus.nn.caches import heads_buffer, write
 from litmus.nn.compression import (
     Layout,
     Shape,
@@ -184,10 +184,9 @@ class Latent(Heads):
         return torch.where(place < window, place <= step.positions, complete)[:, None, None]
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
-        keys = (batch, self.slots(capacity), self.kv_heads, self.head_dim)
-        scores = (batch, self.shape.block, self.kv_heads, self.shape.latents)
-        shapes = {"k": keys, "v": keys, "scores": scores}
-        return {name: torch.zeros(shape, device=device, dtype=dtype) for name, shape in shapes.items()}
+        sizes = (batch, self.slots(capacity), self.kv_heads, self.head_dim)
+        scores = torch.zeros(batch, self.shape.block, self.kv_heads, self.shape.latents, device=device, dtype=dtype)
+        return {**{name: heads_buffer(*sizes, device, dtype) for name in ("k", "v")}, "scores": scores}
 
     def cached_numbers(self, capacity: int) -> int:
         keys = 2 * self.slots(capacity) * self.head_dim
