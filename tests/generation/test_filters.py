@@ -1,4 +1,4 @@
-"""Each filter against a definition that looks at one row at a time, in batches whose rows have settings of their own."""
+"""Each filter against a definition that looks at one row at a time, in batches of rows with settings of their own."""
 
 from __future__ import annotations
 
