@@ -117,7 +117,7 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; returns its number, counted from 0."""
         recipe = self.model.recipe
-        _check(request, self._submitted, self.capacity, recipe.context, recipe.vocab_size)
+        check_request(request, self._submitted, self.capacity, recipe.context, recipe.vocab_size)
         tokens = list(request.tokens)
         self._queue.append(Row(self._submitted, request, deque(tokens), random.Random(request.seed), tokens))
         self._submitted += 1
@@ -295,7 +295,7 @@ def _on_the_way(drawn: Tensor, logprobs: Tensor | None) -> tuple[Tensor, Tensor 
     return *copies, done.synchronize
 
 
-def _check(request: Request, number: int, capacity: int, context: int, vocabulary: int) -> None:
+def check_request(request: Request, number: int, capacity: int, context: int, vocabulary: int) -> None:
     """BadInput for what cannot be continued."""
     prompt, sampling = request.tokens, request.sampling
     if request.max_new_tokens < 1:
