@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from litmus.interop.config import Config, only
@@ -12,13 +11,10 @@ from litmus.interop.deepseek import latent_recipe
 from litmus.interop.deepseek import obstacles as obstacles
 from litmus.interop.deepseek import renamed as renamed
 from litmus.interop.deepseek import rules as rules
-from litmus.model.plugins import import_plugin
-
-ROUTER = Path(__file__).with_name("deepseek_v2_router.py")
 
 
 def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
-    """The recipe that a DeepSeek-V2's config.json describes; its router is a plug-in that ships with Litmus."""
+    """The recipe that a DeepSeek-V2's config.json describes."""
     only(config, "norm_topk_prob", False)
     only(config, "scoring_func", "softmax")
     only(config, "topk_method", "greedy", "group_limited_greedy")
@@ -30,7 +26,4 @@ def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
         "groups": config.get("n_group") if grouped else 1,
         "top_groups": config.get("topk_group") if grouped else 1,
     }
-    described = latent_recipe(config, router, first_dense=config.get("first_k_dense_replace", 0))
-    if described["feedforward"]["kind"] != "moe":
-        return described
-    return {**described, "plugin": import_plugin(ROUTER)["plugin"]}
+    return latent_recipe(config, router, first_dense=config.get("first_k_dense_replace", 0))

@@ -13,9 +13,6 @@ from litmus.model import Decoder, Recipe
 from litmus.nn import Attention, AttentionConfig
 from litmus.nn.feedforwards import DenseConfig
 
-QK_NORM_EPS = 1e-5
-"""Of Litmus's norms over queries and keys; in Qwen3 it is that of all norms."""
-
 
 def obstacles(recipe: Recipe) -> list[str]:
     """What keeps a recipe from being a Llama or, with QK-norm, a Qwen3."""
@@ -29,8 +26,6 @@ def obstacles(recipe: Recipe) -> list[str]:
     ]
     if isinstance(mixer, AttentionConfig) and mixer.qk_norm and isinstance(feedforward, DenseConfig):
         found += need(not feedforward.bias, "feedforward.bias beside QK-norm", "set feedforward.bias to false")
-        eps = recipe.norm.eps
-        found += need(eps == QK_NORM_EPS, f"norm.eps = {eps:g} beside QK-norm", f"set norm.eps to {QK_NORM_EPS:g}")
     return found
 
 
@@ -66,8 +61,6 @@ def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
     only(config, "use_sliding_window", False)
     heads = size(config, "num_attention_heads")
     eps = config.get("rms_norm_eps", 1e-6)
-    if qk_norm:
-        only(config, "rms_norm_eps", QK_NORM_EPS)
     return {
         "vocab_size": size(config, "vocab_size"),
         "context": size(config, "max_position_embeddings"),

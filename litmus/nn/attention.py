@@ -61,8 +61,8 @@ class Heads(Mixer):
         self.rotation = site.positions.rotation(self.head_dim)
         self.qkv = linear(site.dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=config.bias)
         self.out = residual_linear(self.heads * self.head_dim, site, bias=config.bias)
-        self.q_norm = RMSNorm(self.head_dim) if config.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim) if config.qk_norm else None
+        self.q_norm = RMSNorm(self.head_dim, site.norm.eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, site.norm.eps) if config.qk_norm else None
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
         self.gate = Gate(config.gate, self.heads, self.head_dim, site) if config.gate else None
 

@@ -50,20 +50,19 @@ class SoftmaxRouterConfig(RouterConfig):
         return SoftmaxRouter(self, experts, top_k, site)
 
 
-class SigmoidRouterConfig(RouterConfig):
-    """`bias_rate` is the step of the balancing bias, `balance` weighs the loss per sequence, `scale` multiplies gates.
+class GroupedRouterConfig(RouterConfig):
+    """`balance` weighs the balance loss, `scale` multiplies gates.
 
     With `groups`, each token chooses among the experts of its `top_groups` best groups only.
     """
 
-    kind: Literal["sigmoid"] = "sigmoid"
-    bias_rate: float = Field(1e-3, ge=0)
     balance: float = Field(1e-4, ge=0)
     scale: float = Field(1.0, gt=0)
     groups: int = Field(1, ge=1)
     top_groups: int = Field(1, ge=1)
 
-    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+    def check(self, experts: int, top_k: int) -> None:
+        """Refuse groups that do not divide the experts, and more choices than a token's groups hold."""
         if experts % self.groups:
             raise BadInput(f"groups = {self.groups} does not divide experts = {experts}")
         if self.top_groups > self.groups:
@@ -73,7 +72,28 @@ class SigmoidRouterConfig(RouterConfig):
             raise BadInput(
                 f"top_k = {top_k} is more than the {reachable} experts in top_groups = {self.top_groups} groups"
             )
+
+
+class SigmoidRouterConfig(GroupedRouterConfig):
+    """DeepSeek-V3's; `bias_rate` is the step of the balancing bias, and the balance loss is per sequence."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    bias_rate: float = Field(1e-3, ge=0)
+
+    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+        self.check(experts, top_k)
         return SigmoidRouter(self, experts, top_k, site)
+
+
+class SoftmaxV2RouterConfig(GroupedRouterConfig):
+    """DeepSeek-V2's: probabilities as they are for gates; the balance loss is that of `softmax`."""
+
+    kind: Literal["softmax_v2"] = "softmax_v2"
+    balance: float = Field(0.003, ge=0)
+
+    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+        self.check(experts, top_k)
+        return SoftmaxV2Router(self, experts, top_k, site)
 
 
 class Router(nn.Module):
@@ -107,7 +127,9 @@ class SoftmaxRouter(Router):
     (Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equation 4, over k choices per token).
     """
 
-    def __init__(self, config: SoftmaxRouterConfig, experts: int, top_k: int, site: Site) -> None:
+    def __init__(
+        self, config: SoftmaxRouterConfig | SoftmaxV2RouterConfig, experts: int, top_k: int, site: Site
+    ) -> None:
         super().__init__(experts, top_k, site)
         self.balance = config.balance
 
@@ -125,6 +147,22 @@ class SoftmaxRouter(Router):
         if self.balance:
             value = len(fraction) * (probability * fraction).sum()
             step.terms.leave("balance", value, self.balance)
+
+
+class SoftmaxV2Router(SoftmaxRouter):
+    """The k likeliest experts of softmax(x W), weighed by their probabilities as they are, times `scale`.
+
+    DeepSeek-V2 (arXiv 2405.04434, section 2.1.2). A group ranks by its likeliest expert.
+    """
+
+    def __init__(self, config: SoftmaxV2RouterConfig, experts: int, top_k: int, site: Site) -> None:
+        super().__init__(config, experts, top_k, site)
+        self.config = config
+
+    def forward(self, x: Tensor) -> Routing:
+        shares = self.scores(x).softmax(-1)
+        gates, experts = within_best_groups(shares, self.config, worth=1, outside=0.0).topk(self.top_k, dim=-1)
+        return Routing(experts, self.config.scale * gates, shares)
 
 
 class SigmoidRouter(Router):
@@ -146,20 +184,11 @@ class SigmoidRouter(Router):
 
     def forward(self, x: Tensor) -> Routing:
         affinities = self.scores(x).sigmoid()
-        experts = self._allowed(affinities.detach() + self.bias).topk(self.top_k, dim=-1).indices
+        biased = within_best_groups(affinities.detach() + self.bias, self.config, worth=2, outside=-torch.inf)
+        experts = biased.topk(self.top_k, dim=-1).indices
         chosen = affinities.gather(-1, experts)
         gates = self.config.scale * chosen / chosen.sum(-1, keepdim=True).clamp(min=1e-20)
         return Routing(experts, gates, affinities / affinities.sum(-1, keepdim=True).clamp(min=1e-20))
-
-    def _allowed(self, biased: Tensor) -> Tensor:
-        """Scores (N, E) with -inf outside each token's best groups, by the sum of a group's two highest scores."""
-        if self.config.groups == 1:
-            return biased
-        grouped = biased.unflatten(-1, (self.config.groups, -1))
-        best = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1).topk(self.config.top_groups, dim=-1)
-        outside = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=biased.device)
-        outside = outside.scatter(-1, best.indices, False)
-        return grouped.masked_fill(outside[..., None], -torch.inf).flatten(-2)
 
     def leave_terms(self, routing: Routing, step: Step) -> None:
         assert step.terms is not None
@@ -181,6 +210,17 @@ class SigmoidRouter(Router):
         load = self.load.to(torch.promote_types(self.bias.dtype, torch.float32))
         self.bias -= self.config.bias_rate * (load - load.mean()).sign()
         self.load.zero_()
+
+
+def within_best_groups(scores: Tensor, config: GroupedRouterConfig, *, worth: int, outside: float) -> Tensor:
+    """Scores (N, E), `outside` where a token does not choose; a group ranks by the sum of its `worth` best scores."""
+    if config.groups == 1:
+        return scores
+    grouped = scores.unflatten(-1, (config.groups, -1))
+    best = grouped.topk(min(worth, grouped.shape[-1]), dim=-1).values.sum(-1).topk(config.top_groups, dim=-1)
+    elsewhere = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=scores.device)
+    elsewhere = elsewhere.scatter(-1, best.indices, False)
+    return grouped.masked_fill(elsewhere[..., None], outside).flatten(-2)
 
 
 def counted_tokens(step: Step) -> Tensor:

@@ -66,7 +66,9 @@ def test_training_from_an_imported_run_begins_at_its_weights_in_its_tokens(
     assert tuned.description.start is not None and tuned.description.start.run == str(tmp_path / "mine")
     assert result.evaluation.tokens == before.tokens and result.evaluation.nats_per_token < before.nats_per_token
     original = load_run(tmp_path / "mine").model
-    moved = max((a - b).abs().max().item() for a, b in zip(tuned.model.parameters(), original.parameters(), strict=True))
+    moved = max(
+        (a - b).abs().max().item() for a, b in zip(tuned.model.parameters(), original.parameters(), strict=True)
+    )
     assert 0 < moved < 0.01  # three small steps from the imported weights, not a new start
     shutil.rmtree(tmp_path / "mine")
     assert score_run(tmp_path / "tuned", device="cpu", precision="fp32").tokens == result.evaluation.tokens

@@ -44,7 +44,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         {**SMALL, "attention_bias": True, "mlp_bias": True, "head_dim": 12, "tie_word_embeddings": True},
     ),
-    "qwen3": ("Qwen3ForCausalLM", {**SMALL, "num_key_value_heads": 2, "head_dim": 12, "rms_norm_eps": 1e-5}),
+    "qwen3": ("Qwen3ForCausalLM", {**SMALL, "num_key_value_heads": 2, "head_dim": 12, "rms_norm_eps": 1e-2}),
     "gpt2": ("GPT2LMHeadModel", {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "deepseek-v2": ("DeepseekV2ForCausalLM", {**LATENT, "q_lora_rank": 12, "n_shared_experts": 2}),
     "deepseek-v2-groups": (

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from litmus.errors import BadInput
 from litmus.model import build
 from litmus.nn import Router, Site, Step, Terms
-from litmus.nn.routing import SigmoidRouterConfig, SoftmaxRouterConfig, observe, router_figures
+from litmus.nn.routing import SigmoidRouterConfig, SoftmaxRouterConfig, SoftmaxV2RouterConfig, observe, router_figures
 
 TOKENS, EXPERTS, TOP_K = 12, 8, 3
 
@@ -223,6 +223,20 @@ def test_routers_compute_in_fp32_whatever_the_model_computes_in(name: str, way: 
         scores = module.scores(x)
     assert scores.dtype == gates.dtype == shares.dtype == torch.float32
     assert_close(scores, x.float() @ module.weight.float().T)
+
+
+def test_v2_weighs_by_plain_probabilities_and_ranks_a_group_by_its_best_expert(
+    site: Callable[..., Site], rough: Any, x: Tensor
+) -> None:
+    module = router(SoftmaxV2RouterConfig(groups=4, top_groups=2, scale=2.5), site, rough)
+    routing = module(x)
+    for token in range(TOKENS):
+        p = (module.weight @ x[token]).softmax(-1)
+        best = p.view(4, -1).amax(-1).topk(2).indices
+        inside = [e for e in range(EXPERTS) if e // (EXPERTS // 4) in best]
+        chosen = sorted(inside, key=lambda e: -p[e])[:TOP_K]
+        assert routing.experts[token].tolist() == chosen
+        assert_close(routing.gates[token], 2.5 * p[chosen])
 
 
 def test_router_figures_say_how_uneven_the_load_is_over_all_passes() -> None:
