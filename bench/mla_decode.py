@@ -19,6 +19,7 @@ from measure import interleaved, spread, write_table
 from torch import Tensor
 
 import litmus
+from litmus.generation import Engine, Request, Sampling
 from litmus.interop import export_model
 from litmus.model import Decoder
 from litmus.nn import Mla, attend
@@ -26,6 +27,8 @@ from litmus.nn import Mla, attend
 LENGTHS = (256, 1024, 4096)
 SHAPE = {"vocab_size": 8192, "dim": 512, "depth": 6, "heads": 8}
 LATENT = {"mixer.kv_rank": 256, "mixer.nope_dim": 64, "mixer.value_dim": 64, "mixer.rope_dim": 32}
+SPARE = 512
+"""Tokens that can be decoded after the longest prompt."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -73,15 +76,18 @@ def by_length(rounds: int) -> None:
 
 def latent_model(absorb: str) -> Decoder:
     """A model of latent attention."""
-    return litmus.build("mla", context=max(LENGTHS) + 512, overrides={**LATENT, "mixer.absorb": absorb}, **SHAPE).eval()
+    return litmus.build(
+        "mla", context=max(LENGTHS) + SPARE, overrides={**LATENT, "mixer.absorb": absorb}, **SHAPE
+    ).eval()
 
 
-def decoding(model: Decoder, prompt: Tensor, rounds: int) -> tuple[Callable[[], object], float]:
+def decoding(model: Decoder, prompt: Tensor, *, compile: bool = False) -> tuple[Callable[[], object], float]:
     """One more token after `prompt` (1, T), and the bytes that the cache holds per token and layer, measured."""
-    cache = model.new_cache(1, prompt.shape[1] + rounds)
-    per_token = cache.bytes() / cache.capacity / model.recipe.depth
-    token = model.last_logits(prompt, cache).argmax(-1, keepdim=True)
-    return lambda: token.copy_(model.last_logits(token, cache).argmax(-1, keepdim=True)), per_token
+    engine = Engine(model, rows=1, capacity=model.recipe.context, compile=compile)
+    engine.submit(Request(prompt[0].tolist(), Sampling(temperature=0), max_new_tokens=SPARE))
+    while not engine.step():  # the prompt enters in pieces
+        pass
+    return engine.step, engine.cache.bytes() / engine.capacity / model.recipe.depth
 
 
 def transformers_decoding(model: Decoder, dtype: torch.dtype, prompt: Tensor) -> tuple[Callable[[], object], float]:
@@ -112,17 +118,19 @@ def end_to_end(rounds: int) -> None:
     prompt = torch.randint(SHAPE["vocab_size"], (1, length))
     with_transformers = importlib.util.find_spec("transformers") is not None
     for name, dtype in DTYPES.items():
-        models = {
-            "multi-head attention": litmus.build("standard", context=length + 512, **SHAPE).eval(),
-            "latents, expanded": latent_model("off"),
-            "latents, absorbed": latent_model("auto"),
+        absorbing = latent_model("auto").to(dtype)
+        ways = {
+            "multi-head attention": (litmus.build("standard", context=length + SPARE, **SHAPE).eval().to(dtype), False),
+            "latents, expanded": (latent_model("off").to(dtype), False),
+            "latents, absorbed": (absorbing, False),
+            "latents, absorbed, compiled": (absorbing, True),
         }
         sides, held = {}, {}
-        for way, model in models.items():
-            sides[way], held[way] = decoding(model.to(dtype), prompt, rounds + 5)
+        for way, (model, compile) in ways.items():
+            sides[way], held[way] = decoding(model, prompt, compile=compile)
         if with_transformers:
             way = "transformers' DeepseekV3"
-            sides[way], held[way] = transformers_decoding(models["latents, absorbed"], dtype, prompt)
+            sides[way], held[way] = transformers_decoding(absorbing, dtype, prompt)
         seconds = interleaved(sides, rounds, warmup=3)
         absorbed = seconds["latents, absorbed"]
         for way, taken in seconds.items():
