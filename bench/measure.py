@@ -35,11 +35,11 @@ def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def spread(over: Sequence[float], under: Sequence[float]) -> str:
+def spread(over: Sequence[float], under: Sequence[float], digits: int = 2) -> str:
     """The median ratio with the middle half of the rounds, as '1.42 (1.38 to 1.45)'."""
     ratios = sorted(a / b for a, b in zip(over, under, strict=True))
     low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def synchronize() -> None:
