@@ -12,6 +12,9 @@ from litmus.training.compiling import compiled
 SMALLEST = 128
 """Cached tokens of the smallest graph; each further graph has twice as many, so that a few serve any length."""
 
+GRAPHS = 128
+"""How many graphs one process may hold before further ones run uncompiled."""
+
 
 class DecodeStep:
     """Feeds one token to each row that goes on, in place, and returns the logits after it.
@@ -24,7 +27,11 @@ class DecodeStep:
         self.model = model
         self.cache = cache
         self.compile = compile
-        self._last_logits = compiled(model.last_logits, cache.lengths.device) if compile else model.last_logits
+        self._last_logits = model.last_logits
+        if compile:
+            self._last_logits = compiled(model.last_logits, cache.lengths.device)
+            # All engines of a process count together; each has one graph per power of two.
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         self._parts: dict[int, Cache] = {}
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         self._going: list[bool] = []
