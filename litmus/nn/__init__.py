@@ -5,7 +5,7 @@ BlockConfig with a `kind` of your own and build your module in it.
 """
 
 from litmus.nn.attend import attend, attention_weights
-from litmus.nn.attention import Attention, AttentionConfig
+from litmus.nn.attention import Attention, AttentionConfig, Heads, HeadsConfig
 from litmus.nn.blocks import BlockConfig, PreNormBlock, PreNormConfig
 from litmus.nn.caches import Cache, write
 from litmus.nn.depths import DepthBlock, DepthConfig
@@ -43,6 +43,8 @@ __all__ = [
     "FeedforwardConfig",
     "Gate",
     "GateConfig",
+    "Heads",
+    "HeadsConfig",
     "Keys",
     "Latent",
     "LatentConfig",

@@ -12,10 +12,11 @@ import yaml
 from litmus.audit import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
+from litmus.nn import Step
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.DOTALL))
-PLUGINS = ["fading_memory", "my_idea", "three_parts"]
+PLUGINS = ["fading_memory", "my_idea", "strided", "three_parts"]
 ROUNDING = 1e-12
 
 
@@ -79,6 +80,14 @@ def test_a_ragged_batch_in_the_cache_equals_each_row_alone(model, tokens, fast):
     alone = model(tokens[:, :10])
     assert (last[0] - alone[0, 6:8]).abs().max() < ROUNDING
     assert (last[1] - alone[1, 8:10]).abs().max() < ROUNDING
+
+
+def test_the_strided_page_reads_near_tokens_and_every_eighth_of_the_far_ones(folder):
+    made = build(folder / "strided.py", vocab_size=61, context=64, dim=32, heads=2, depth=1).double()
+    x = torch.randn(1, 40, 32, dtype=torch.float64, requires_grad=True)
+    y = made.layers[0].mixer(x, Step(torch.arange(40)[None]))
+    (gradient,) = torch.autograd.grad(y[0, 37].sum(), x)
+    assert gradient[0].abs().amax(-1).nonzero()[:, 0].tolist() == [0, 8, 16, *range(22, 38)]
 
 
 def test_its_training_reaches_every_parameter(model, tokens):
