@@ -80,11 +80,8 @@ def layout(step: Step, shape: Shape) -> Layout:
     if step.start == 0:
         return Layout(torch.zeros_like(place)[None], place[None, : length // shape.block] * shape.block)
     complete = (step.positions + 1) % shape.block == 0
-    first = place - step.positions
-    if step.valid is not None:
-        complete, first = complete & step.valid, torch.where(step.valid, first, place)
     begins = torch.where(complete, place - shape.block + 1, length).sort(1).values
-    return Layout(first, begins[:, : length // shape.block])
+    return Layout(place - step.positions, begins[:, : length // shape.block])
 
 
 def real_first(step: Step) -> tuple[Step, Tensor]:

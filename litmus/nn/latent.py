@@ -150,7 +150,7 @@ class Latent(Heads):
         """Store the latents (B, K, r, G, D) of those `blocks` (B or 1, K) that are `whole`."""
         places = buffer[:, self.shape.window :].unflatten(1, (-1, self.shape.latents))
         blocks, whole = (x.expand(len(buffer), -1) for x in (blocks, whole))
-        write(places, latents, Step(blocks.clamp(max=places.shape[1] - 1), None, whole))
+        write(places, latents, Step(blocks, None, whole))
 
     def decoded(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor, step: Step, cache: Buffers) -> Tensor:
         """What one token per row reads, (B, 1, H, D), in place: first the slots of the window, then the latents."""
