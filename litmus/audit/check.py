@@ -24,11 +24,12 @@ the name moves logits by 1e-6 and more. 1e-9 lies between the two with room on b
 class Evidence:
     """One thing that a check looked at: `what` it saw, as a phrase, and the figure against its tolerance.
 
-    `mark` and `meaning` say of a fault what the check's own words do not.
+    `mark` and `meaning` say of a fault what the check's own words do not. A `warning` is no fault, but to be known.
     """
 
     what: str
     fault: bool = False
+    warning: bool = False
     measured: float | None = None
     tolerance: float | None = None
     where: str = ""

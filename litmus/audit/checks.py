@@ -86,12 +86,15 @@ def concluded(check: Check, seen: list[Evidence], reason: str = "", seconds: flo
         return Finding(name=check.name, status="not applicable", detail=reason, seconds=round(seconds, 3))
     figures = [evidence for evidence in seen if evidence.measured is not None and evidence.tolerance is not None]
     nearest = max(figures, key=closeness, default=Evidence(""))
+    warning = next((evidence for evidence in seen if evidence.warning), None)
     return Finding(
         name=check.name,
-        status="pass",
+        status="warning" if warning else "pass",
         detail="; ".join(evidence.what for evidence in seen),
         measured=nearest.measured,
         tolerance=nearest.tolerance,
+        where=warning.where if warning else "",
+        meaning=warning.meaning if warning else "",
         seconds=round(seconds, 3),
     )
 

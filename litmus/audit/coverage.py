@@ -12,13 +12,16 @@ from litmus.audit.check import Check, Evidence, counted
 from litmus.audit.losses import training_loss
 from litmus.audit.scoring import held_out, pattern, scored
 from litmus.audit.subject import Subject
-from litmus.audit.trained import Trained, repeated_terms, trained_positions
+from litmus.audit.trained import Trained, repeated_terms, times_trained, trained_positions
 from litmus.audit.vectors import caught
 from litmus.model import Decoder
 
 LENGTH = (20, 40)
 ROWS, GRADIENT_PASSES = 8, (16, 64)
 SHOWN = 4
+
+NEIGHBOURS, SHARE_PASSES = 8, (12, 24)
+"""Of how many places side by side the loss is counted, in how many passes (quick, full)."""
 
 
 def gather(subject: Subject) -> Iterator[Evidence]:
@@ -40,6 +43,8 @@ def trained(subject: Subject) -> Iterator[Evidence]:
         if distant.unscored or distant.otherwise:
             found = distant
     yield from judged(found, subject)
+    if found.random and not found.unscored and not found.otherwise:
+        yield from often_enough(subject)
 
 
 def judged(found: Trained, subject: Subject) -> Iterator[Evidence]:
@@ -74,6 +79,23 @@ def judged(found: Trained, subject: Subject) -> Iterator[Evidence]:
     else:
         kind = "in some random pass" if found.random else "in every pass"
         yield Evidence(f"all {share} positions get a loss {kind}, on the prediction that is used")
+
+
+def often_enough(subject: Subject) -> Iterator[Evidence]:
+    """Whether places that get a loss in every pass stand beside places that get one in few."""
+    length = subject.length(NEIGHBOURS + 12)
+    places = list(range(length - NEIGHBOURS, length))
+    passes = subject.pick(*SHARE_PASSES)
+    times = times_trained(subject, length, places, passes)
+    most, least = max(places, key=times.__getitem__), min(places, key=times.__getitem__)
+    if times[most] == passes and times[least] < passes / 2:
+        yield Evidence(
+            f"training scores position {most} in all of {passes} passes and position {least} in {times[least]}: how "
+            "well a prediction is trained depends on where it stands",
+            warning=True,
+            where=f"positions {most} and {least} of {length}",
+            meaning="Losses by position differ for that reason alone; a phase drawn anew for each row evens it out.",
+        )
 
 
 def scores_them(subject: Subject, positions: list[int], length: int) -> bool:

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from litmus.errors import BadInput, first_fault
 
-Status = Literal["pass", "fail", "not applicable"]
-STYLES: dict[Status, str] = {"pass": "green", "fail": "bold red", "not applicable": "dim"}
+Status = Literal["pass", "warning", "fail", "not applicable"]
+STYLES: dict[Status, str] = {"pass": "green", "warning": "yellow", "fail": "bold red", "not applicable": "dim"}
 
 
 class Finding(BaseModel):
@@ -58,7 +58,7 @@ class AuditReport(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def passed(self) -> bool:
-        """Whether no check failed; checks that do not apply count neither way."""
+        """Whether no check failed; checks that do not apply count neither way, and a warning is no failure."""
         return not self.failed
 
     @property
@@ -89,7 +89,7 @@ class AuditReport(BaseModel):
     def table(self) -> Table:
         """One row per check for the terminal; a fault also says where it is and what it means."""
         kind = "quick audit" if self.quick else "audit"
-        passed = sum(finding.status == "pass" for finding in self.findings)
+        passed = sum(finding.status in ("pass", "warning") for finding in self.findings)
         title = f"{kind} of {self.subject}: {passed} passed, {len(self.failed)} failed, {self.seconds:.0f} s"
         table = Table(title=title, title_justify="left", caption=self.note or None, caption_justify="left", box=None)
         table.add_column("check", no_wrap=True)

@@ -83,6 +83,20 @@ def trained_positions(subject: Subject, length: int, positions: list[int]) -> Tr
     return found
 
 
+@torch.no_grad()
+def times_trained(subject: Subject, length: int, positions: list[int], passes: int) -> dict[int, int]:
+    """In how many passes of training each position gets a loss."""
+    model = copy.deepcopy(subject.model)
+    tokens, first = subject.tokens(1, length, seed=30), subject.tokens(1, length, seed=31)
+    times = dict.fromkeys(positions, 0)
+    for t in positions:
+        targets = [only(target, t) for target in (first, subject.others(first, 1))]
+        for seed in range(passes):
+            losses = torch.stack([training_loss(model, tokens, target, seed=seed).total for target in targets])
+            times[t] += moves(losses)
+    return times
+
+
 def is_random(model: Decoder, tokens: Tensor, targets: Tensor) -> bool:
     """Whether the training loss of the same tokens differs from seed to seed."""
     return len({training_loss(model, tokens, targets, seed=seed).total.item() for seed in range(4)}) > 1

@@ -45,6 +45,22 @@ def test_positions_that_are_drawn_at_random_are_covered_in_expectation(small, ob
     assert report.passed and "in some random pass" in report["coverage"].detail
 
 
+class OftenAtOnePhase(Objective):
+    """Trains every fourth position in each pass, and one of the three others beside it."""
+
+    def forward(self, model, tokens, targets, **options):
+        phase = int(torch.randint(3, ()))
+        chosen = torch.isin(torch.arange(targets.shape[1]) % 4, torch.tensor([phase, 3]))
+        return super().forward(model, tokens, targets.masked_fill(~chosen, IGNORED), **options)
+
+
+def test_positions_trained_much_more_often_than_their_neighbours_are_a_warning(small, objective):
+    report = small(only=ONLY, objective=objective(OftenAtOnePhase))
+    assert report.passed and report["coverage"].status == "warning"
+    assert "training scores position 15 in all of 12 passes and position" in report["coverage"].detail
+    assert "of 20" in report["coverage"].where
+
+
 class OtherOffsets(Attention):
     """What training computes at a position reads the memory at one offset, what is used reads it at another."""
 
