@@ -97,8 +97,8 @@ def main() -> None:
         rows,
         [
             f"`standard`, {arguments.depth} layers of {arguments.dim}, {count / 1e6:,.0f}M parameters, "
-            f"{arguments.length:,} cached tokens a text. Reading reached {bandwidth:.1f} GB/s in the rounds of the last "
-            f"rows. Share: floor / step, median of the rounds."
+            f"{arguments.length:,} cached tokens a text. Reading reached {bandwidth:.1f} GB/s in the last rows' rounds. "
+            f"Share: floor / step, median of the rounds."
         ],
     )
 
