@@ -37,7 +37,7 @@ def write_atomically(target: Path, content: str | bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
+            _as_umask_says(Path(name))
             os.replace(name, target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -57,10 +57,11 @@ def folder_written_atomically(target: Path) -> Iterator[Path]:
         try:
             yield fresh
             for path in fresh.rglob("*"):
+                _as_umask_says(path)
                 if path.is_file():
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-            fresh.chmod(0o755)
+            _as_umask_says(fresh)
             if target.exists():
                 old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
                 os.replace(target, old)
@@ -71,3 +72,10 @@ def folder_written_atomically(target: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
+
+
+def _as_umask_says(path: Path) -> None:
+    """Give a file or folder the mode that any program's would have; temporary ones are made for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

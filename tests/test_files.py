@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically, write_atomically, writing
@@ -37,7 +39,22 @@ def test_a_file_is_written_with_its_folders_and_replaced(content: str | bytes, t
     write_atomically(target, content)
     assert target.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert names(target.parent) == ["file"]
-    assert target.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_modes_are_what_the_umask_says_however_a_library_wrote_the_file(
+    mask: int, file: int, folder: int, tmp_path: Path
+) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "alone", "x")
+        with folder_written_atomically(tmp_path / "whole") as fresh:
+            save_file({"x": torch.zeros(1)}, fresh / "weights.safetensors")
+            write_atomically(fresh / "deeper" / "text", "x")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"alone": file, "whole": folder, "weights.safetensors": file, "deeper": folder, "text": file}
 
 
 def test_a_full_disk_leaves_the_old_file(full_disk: None, tmp_path: Path) -> None:

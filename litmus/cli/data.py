@@ -7,20 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from litmus.cli.options import HeldOut, SampleBytes, TokenizerName
+from litmus.cli.options import CORPUS, HeldOut, SampleBytes, TokenizerName
 
 if TYPE_CHECKING:
     from litmus.data import TokenData
 
 app = typer.Typer(help="Prepare corpora and look at them.", no_args_is_help=True)
 
-Corpus = Annotated[
-    str,
-    typer.Argument(
-        help="A named corpus (see: litmus data list), a file, folder or glob (.txt .md .py .jsonl .parquet, also .gz; "
-        "PATH:COLUMN for rows), or hf:NAME:SPLIT:COLUMN."
-    ),
-]
+Corpus = Annotated[str, typer.Argument(help=CORPUS)]
 
 
 @app.command()

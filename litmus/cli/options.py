@@ -17,10 +17,13 @@ Override = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. mixer.kv_heads=2; may be repeated."
     ),
 ]
-_CORPUS = "A corpus (see: litmus data list), a file, folder or glob, or hf:NAME:SPLIT:COLUMN."
+CORPUS = (
+    "A named corpus (see: litmus data list), a file, folder or glob (.txt .md .py .jsonl .parquet, also .gz; "
+    "PATH:COLUMN for rows), or hf:NAME:SPLIT:COLUMN."
+)
 _TOKENIZER = "bytes, bpe-N (N tokens, learned from the train split), gpt2, a run, or a tokenizer.json."
-Corpus = Annotated[str, typer.Option("--data", help=_CORPUS)]
-CorpusOrOwn = Annotated[str | None, typer.Option("--data", help=f"{_CORPUS} Default: stdlib, or the run's own.")]
+Corpus = Annotated[str, typer.Option("--data", help=CORPUS)]
+CorpusOrOwn = Annotated[str | None, typer.Option("--data", help=f"{CORPUS} Default: stdlib, or the run's own.")]
 TokenizerName = Annotated[str, typer.Option("--tokenizer", help=_TOKENIZER)]
 TokenizerOrOwn = Annotated[
     str | None, typer.Option("--tokenizer", help=f"{_TOKENIZER} Default: bpe-4096, or the run's own.")

@@ -27,12 +27,11 @@ def recipes(
       litmus recipes super-small --set positions.kind=rope --set context=2048
     """
     from litmus.model import recipes as names
-    from litmus.model import resolve
-    from litmus.model.listing import table
+    from litmus.model.listing import table, whole
 
     if name is None:
         from rich.console import Console
 
         Console().print(table(names(), size=size, overrides=overrides(change)))
     else:
-        print(resolve(name, size=size, overrides=overrides(change)).to_yaml(), end="")
+        print(whole(name, size=size, overrides=overrides(change)).to_yaml(), end="")

@@ -9,7 +9,8 @@ import torch
 from rich.table import Table
 
 from litmus.model.decoder import Decoder
-from litmus.model.resolve import resolve
+from litmus.model.recipe import Recipe
+from litmus.model.resolve import Source, resolve
 
 
 def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[str, Any] | None = None) -> Table:
@@ -48,3 +49,11 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
             recipe.about,
         )
     return listing
+
+
+def whole(source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that `source` resolves to; BadInput where no model can be built from it."""
+    recipe = resolve(source, size=size, overrides=overrides)
+    with torch.device("meta"):
+        Decoder(recipe)
+    return recipe

@@ -146,7 +146,10 @@ def open_run(folder: Path, new: Description, recipe: Recipe, tokenizer: Any, *, 
 def read_description(folder: Path) -> Description:
     """The run.yaml of a run folder."""
     if not (folder / RUN).is_file():
-        raise BadInput(f"{folder} is not a run folder: it has no {RUN}; give a folder that 'litmus train' wrote")
+        advice = "give a folder that 'litmus train' wrote"
+        if (folder / "config.json").is_file():
+            advice = f"make a run of this model with: litmus import {folder}"
+        raise BadInput(f"{folder} is not a run folder: it has no {RUN}; {advice}")
     try:
         return Description.model_validate(yaml.safe_load((folder / RUN).read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:

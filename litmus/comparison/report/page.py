@@ -117,9 +117,9 @@ def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
     }
     if not (summary.all_active and base.all_active):
         costs["active parameters"] = (summary.parameters_active, base.parameters_active)
-    ratios = {name: mine / theirs - 1 for name, (mine, theirs) in costs.items() if mine and theirs}
     if not (summary.all_scored and base.all_scored):
         costs["FLOPs per scored token"] = (summary.flops_per_scored_token, base.flops_per_scored_token)
+    ratios = {name: mine / theirs - 1 for name, (mine, theirs) in costs.items() if mine and theirs}
     changed = [f"{name} {change:+.0%}" for name, change in ratios.items() if abs(change) >= ALIKE]
     alike = [name for name, change in ratios.items() if abs(change) < ALIKE]
     parts = [", ".join(changed)] if changed else []
@@ -192,8 +192,8 @@ def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
     loads = [
         _picture(
             figure,
-            f"Load in {arm} on held-out text: a row per layer of experts, first to last; in it the experts from most to "
-            f"least tokens, mean over seeds. Full colour is twice an even share or more, a cross no token at all.",
+            f"Load in {arm} on held-out text: a row per layer of experts, first to last; in it the experts from most "
+            f"tokens to least, mean over seeds. Full colour is twice an even share or more, a cross no token at all.",
         )
         for arm in result.arms
         if (figure := expert_load(result, arm)) is not None
