@@ -97,7 +97,7 @@ def main() -> None:
         rows,
         [
             f"`standard`, {arguments.depth} layers of {arguments.dim}, {count / 1e6:,.0f}M parameters, "
-            f"{arguments.length:,} cached tokens a text. Reading reached {bandwidth:.1f} GB/s in the last rows' rounds. "
+            f"{arguments.length:,} cached tokens a text. Reading reached {bandwidth:.1f} GB/s in the last rounds. "
             f"Share: floor / step, median of the rounds."
         ],
     )
