@@ -18,6 +18,9 @@ def export(
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Bring a modelling file, for what transformers has no class for.")
     ] = False,
+    drop_mtp: Annotated[
+        bool, typer.Option("--drop-mtp", help="Leave out the modules of multi-token prediction.")
+    ] = False,
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
     trust_plugin: TrustPlugin = False,
 ) -> None:
@@ -39,6 +42,12 @@ def export(
         print(text, file=sys.stderr)
 
     architecture = export_run(
-        run, folder, remote_code=remote_code, best=best, trust_plugin=trust_plugin, announce=announce
+        run,
+        folder,
+        remote_code=remote_code,
+        drop_mtp=drop_mtp,
+        best=best,
+        trust_plugin=trust_plugin,
+        announce=announce,
     )
     print(f"{folder}: {architecture}")

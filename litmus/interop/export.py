@@ -14,7 +14,7 @@ from litmus.interop.formats import FORMATS, format_of
 from litmus.interop.layout import to_theirs
 from litmus.interop.tokenizer_files import write_tokenizer
 from litmus.model import Decoder
-from litmus.model.storage import weights
+from litmus.model.storage import weights, without_objective
 from litmus.training import load_run
 
 Announce = Callable[[str], None]
@@ -25,17 +25,19 @@ def export_run(
     folder: Path,
     *,
     remote_code: bool = False,
+    drop_mtp: bool = False,
     best: bool = False,
     trust_plugin: bool = False,
     announce: Announce = lambda text: None,
 ) -> str:
     """Write a run's newest (or best) checkpoint to `folder`; returns the name of the architecture.
 
-    `remote_code` writes a modelling file beside the weights, for what transformers has no class for. BadInput where
-    the recipe has no equivalent, with what would have to change.
+    `remote_code` writes a modelling file beside the weights, for what transformers has no class for; `drop_mtp` leaves
+    out modules of multi-token prediction. BadInput where the recipe has no equivalent, with what would have to change.
     """
     loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=announce)
-    return export_model(loaded.model, loaded.tokenizer, folder, remote_code=remote_code, announce=announce)
+    model = without_objective(loaded.model) if drop_mtp else loaded.model
+    return export_model(model, loaded.tokenizer, folder, remote_code=remote_code, announce=announce)
 
 
 def export_model(

@@ -30,12 +30,20 @@ def save(model: Decoder, folder: str | Path, *, keep_objective: bool = True) -> 
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file()):
         raise BadInput(f"{folder} holds something other than a model; save to a new folder or over a saved model")
-    recipe, tensors = model.recipe, weights(model)
-    if not keep_objective:
-        recipe = recipe.model_copy(update={"objective": NextTokenConfig()})
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("objective.")}
+    kept = model if keep_objective else without_objective(model)
     with folder_written_atomically(folder) as fresh:
-        write_model(recipe, tensors, fresh)
+        write_model(kept.recipe, weights(kept), fresh)
+
+
+def without_objective(model: Decoder) -> Decoder:
+    """A model of the same logits without what only training needs, such as modules of multi-token prediction."""
+    with torch.random.fork_rng():
+        bare = Decoder(model.recipe.model_copy(update={"objective": NextTokenConfig()}))
+    like = model.embedding.weight
+    bare.to(like.device, like.dtype).train(model.training)
+    own = {name: tensor for name, tensor in weights(model).items() if not name.startswith("objective.")}
+    load_weights(bare, own, "the model")
+    return bare
 
 
 def write_model(recipe: Recipe, tensors: dict[str, Tensor], folder: Path) -> None:

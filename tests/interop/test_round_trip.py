@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from litmus.data.tokenizers import ByteTokenizer
-from litmus.interop import export_model, read_model
+from litmus.interop import export_model, export_run, read_model
 from litmus.interop.importing import import_run
 from litmus.model import Decoder
 from litmus.model.storage import load_weights, weights
@@ -93,6 +93,16 @@ def test_a_module_ahead_is_published_with_the_embedding_first(
     own = small("deepseek").objective.modules_ahead[0].join.weight
     published = load_file(exported("deepseek") / "model.safetensors")["model.layers.3.eh_proj.weight"]
     assert torch.equal(published, torch.cat((own[:, 32:], own[:, :32]), dim=1))
+
+
+def test_modules_ahead_can_be_left_out_of_an_export(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    import_run(exported("deepseek"), tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "bare", drop_mtp=True)
+    whole, bare = load_file(tmp_path / "deepseek/model.safetensors"), load_file(tmp_path / "bare/model.safetensors")
+    ahead = {name for name in whole if name.startswith("model.layers.3.")}
+    assert ahead and bare.keys() == whole.keys() - ahead
+    assert all(torch.equal(bare[name], whole[name]) for name in bare)
+    assert json.loads((tmp_path / "bare/config.json").read_text())["num_nextn_predict_layers"] == 0
 
 
 def test_a_tied_llama_has_no_second_copy_of_its_embedding(exported: Callable[[str], Path]) -> None:
