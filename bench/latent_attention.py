@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measure import interleaved, process_peak_bytes, spread, write_table
+from measure import interleaved, spread, write_table
 from torch import Tensor
 
 import litmus
 from litmus.model import Decoder
 from litmus.nn import attend
+from litmus.training.machine import process_peak_bytes
 
 SHAPE = {"vocab_size": 8192, "dim": 512, "depth": 2, "heads": 8}
 OPTIONS = {"mixer.block": 16, "mixer.latents": 1, "mixer.window": 256}
@@ -97,9 +98,9 @@ def by_length(lengths: list[int], rounds: int) -> None:
         ("type", "tokens", "of", "attention", "ms (median)", "times faster (middle half)", "peak MB"),
         rows,
         [
-            f"One sequence; {described()}. Full is torch's fused causal attention. One mixer includes the maps to queries, "
-            f"keys and values and back; the whole model has {SHAPE['depth']} layers and its loss. Peak memory is that of a "
-            f"process of its own, less the {empty:,.0f} MB of one that builds nothing."
+            f"One sequence; {described()}. Full is torch's fused causal attention. One mixer includes the maps to "
+            f"queries, keys and values and back; the whole model has {SHAPE['depth']} layers and its loss. Peak memory "
+            f"is that of a process of its own, less the {empty:,.0f} MB of one that builds nothing."
         ],
     )
 
