@@ -107,3 +107,16 @@ def test_numbers_are_written_as_people_write_them() -> None:
     assert plain(-0.001, 2, sign=True) == "0.00"
     assert plain(12345.6, 0, sign=True) == "+12,346"
     assert (rate(1e-3), rate(3.16e-4), rate(1e-4)) == ("0.001", "3.16e-4", "1e-4")
+
+
+def test_flops_per_scored_token_stand_in_a_column_where_training_scores_some_only(
+    result: Results, printed: str
+) -> None:
+    found = result(SCORES, AGAIN, arm_notes=NOTES)
+    trials = [t.model_copy(update={"scored_share": 0.5}) if t.arm == "gated" else t for t in found.trials]
+    output = io.StringIO()
+    print_table(found.model_copy(update={"trials": trials}), output)
+    drawn = output.getvalue()
+    assert "scored token" in drawn and scaled(2 * 8.7e6) in drawn
+    assert max(len(line) for line in drawn.splitlines()) <= 100
+    assert "scored token" not in printed and scaled(2 * 8.7e6) not in printed

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from litmus.errors import BadInput
-from litmus.model import Decoder, build
+from litmus.model import Decoder, build, scored_share
 from litmus.nn import Step
 from litmus.nn.worker import WorkerBlock, workers
 
@@ -150,6 +150,16 @@ def test_training_asks_from_every_distance_to_the_worker_before() -> None:
     phase = asked.workers.long().argmax(1, keepdim=True)
     others = asked.groups[1].index[asked.groups[1].real] - phase.expand(-1, 4)[asked.groups[1].real]
     assert set((others % 4).tolist()) == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("interval", "queries", "share"), [(4, 1.0, 1 / 2), (4, 0.5, 3 / 8), (3, 0.0, 1 / 3), (1, 1, 1)]
+)
+def test_the_share_of_tokens_scored_is_the_declared_one(interval: int, queries: float, share: float) -> None:
+    model = small(**{"block.interval": interval, "objective.queries": queries})
+    scored = scored_in_training(model, text(400, 24), seed=0)
+    assert scored_share(model.recipe) == model.objective.scored_share == pytest.approx(share)
+    assert scored.double().mean() == pytest.approx(share, rel=0.03)
 
 
 @pytest.mark.parametrize("packed", [False, True])
