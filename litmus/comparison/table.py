@@ -28,7 +28,6 @@ def render(result: ComparisonResult) -> Group:
     """The table and its sentences as one rich renderable."""
     summaries = summarize(result)
     compared = metric(result.primary)
-    some_drawn = not all(summary.all_scored for summary in summaries)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for header, justify in (
         ("arm", "left"),
@@ -36,14 +35,13 @@ def render(result: ComparisonResult) -> Group:
         (f"difference\nin {compared.name}", "right"),
         ("effective\nspeed-up", "right"),
         ("parameters\nFLOPs/token", "right"),
-        *([("FLOPs per\nscored token", "right")] if some_drawn else []),
         ("tokens/s\nmemory", "right"),
         ("cache\nper token", "right"),
         ("verdict", "left"),
     ):
         table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for summary in summaries:
-        table.add_row(*_cells(summary, some_drawn))
+        table.add_row(*_cells(summary))
     sentences = [_sentence_line(summary.verdict) for summary in summaries if summary.verdict is not None]
     return Group(table, Text(), *sentences, Text(), Text(_terms(result, summaries), style="dim"))
 
@@ -56,7 +54,7 @@ def print_table(result: ComparisonResult, file: IO[str] | None = None) -> None:
     console.print(render(result))
 
 
-def _cells(summary: ArmSummary, some_drawn: bool) -> list[Text]:
+def _cells(summary: ArmSummary) -> list[Text]:
     difference = ("baseline", "") if summary.is_baseline else ("–", "")
     if summary.verdict is not None and summary.verdict.difference is not None and not summary.is_baseline:
         difference = with_interval(summary.verdict.difference, sign=True)
@@ -68,8 +66,7 @@ def _cells(summary: ArmSummary, some_drawn: bool) -> list[Text]:
         _two_lines(*(with_interval(summary.bits_per_byte) if summary.bits_per_byte else ("–", ""))),
         _two_lines(*difference),
         _two_lines(*(("1×", "") if summary.is_baseline else speedup_words(summary.speedup))),
-        _two_lines(_parameters(summary), scaled(summary.flops_per_token)),
-        *([_two_lines(scaled(summary.flops_per_scored_token), "")] if some_drawn else []),
+        _two_lines(_parameters(summary), _flops(summary)),
         _two_lines(scaled(summary.tokens_per_second), scaled(summary.peak_memory_bytes, "B")),
         _two_lines(scaled(summary.cache_bytes_per_token, "B"), ""),
         _verdict_cell(summary),
@@ -79,6 +76,11 @@ def _cells(summary: ArmSummary, some_drawn: bool) -> list[Text]:
 def _parameters(summary: ArmSummary) -> str:
     total = scaled(summary.parameters)
     return total if summary.all_active else f"{scaled(summary.parameters_active)}/{total}"
+
+
+def _flops(summary: ArmSummary) -> str:
+    each = scaled(summary.flops_per_token)
+    return each if summary.all_scored else f"{each}/{scaled(summary.flops_per_scored_token)}"
 
 
 def _verdict_cell(summary: ArmSummary) -> Text:
@@ -100,7 +102,8 @@ def _terms(result: ComparisonResult, summaries: list[ArmSummary]) -> str:
     text = scaled(held_out_bytes(result), "B")
     interval = f"± is the {result.confidence:.0%} interval over seeds"
     active = "" if all(summary.all_active for summary in summaries) else "; parameters: active for a token/all"
-    return f"{seeds} seeds, budget {result.budget}, scored on {text} of held-out text; {interval}{active}"
+    drawn = "" if all(summary.all_scored for summary in summaries) else "; FLOPs: per token/per scored token"
+    return f"{seeds} seeds, budget {result.budget}, scored on {text} of held-out text; {interval}{active}{drawn}"
 
 
 def _two_lines(first: str, second: str, style: str = "") -> Text:
