@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn.linear import INIT_STD
 from litmus.nn.parts import Site
 from litmus.nn.routing import counted_tokens
 from litmus.nn.step import Step
@@ -21,7 +20,7 @@ class DepthRouter(nn.Module):
         super().__init__()
         self.capacity = capacity
         self.weight = nn.Parameter(torch.empty(site.dim))
-        nn.init.normal_(self.weight, std=INIT_STD)
+        nn.init.normal_(self.weight, std=site.dim**-0.5)  # scores of variance 1, wide against what one step moves them
 
     def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """Which tokens are chosen (B, T), never padding, and the weight (B, T) of what the layer does to each."""
@@ -38,7 +37,7 @@ class ThresholdRouter(DepthRouter):
     """Chooses a token when its score is above a threshold, which no other token of the step has a say in.
 
     After each training step the threshold moves by `rate` of the way to the score that `capacity` of that step's tokens
-    exceeded. At the start it is that of the scores' distribution at birth, N(0, 0.02² · dim).
+    exceeded. At the start it is that of the scores' distribution at birth, N(0, 1).
     """
 
     threshold: Tensor
@@ -48,8 +47,7 @@ class ThresholdRouter(DepthRouter):
     def __init__(self, capacity: float, rate: float, site: Site) -> None:
         super().__init__(capacity, site)
         self.rate = rate
-        start = NormalDist(0, INIT_STD * site.dim**0.5).inv_cdf(1 - capacity)
-        self.register_buffer("threshold", torch.tensor(start))
+        self.register_buffer("threshold", torch.tensor(NormalDist().inv_cdf(1 - capacity)))
         self.register_buffer("seen", torch.zeros(()), persistent=False)
         self.register_buffer("passes", torch.zeros(()), persistent=False)
 

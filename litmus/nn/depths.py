@@ -30,7 +30,7 @@ class DepthConfig(BlockConfig):
     capacity: float = Field(0.125, gt=0, lt=1)
     every: int = Field(2, ge=1)
     selection: Literal["threshold", "topk"] = "threshold"
-    rate: float = Field(0.1, gt=0, le=1)
+    rate: float = Field(0.5, gt=0, le=1)
     predictor_weight: float = Field(0.01, ge=0)
 
     def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> Mixer:
