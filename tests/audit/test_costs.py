@@ -120,3 +120,8 @@ def test_parameters_that_the_recipe_does_not_imply_are_found():
 )
 def test_no_honest_architecture_is_called_wasteful(small, parts):
     assert small(only=ONLY, **parts).failed == []
+
+
+def test_a_cache_of_fewer_slots_than_tokens_is_judged_by_its_slots(small):
+    report = small(mixer={"kind": "window", "window": 20, "sinks": 2}, only=("costs as declared",))
+    assert report.passed
