@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from litmus.cli import sampling
 from litmus.cli.options import TrustPlugin
+from litmus.cli.ways import check_ways
 
 
 def generate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
     prompt: Annotated[str | None, typer.Option(help="The text to continue; a new document when not given.")] = None,
     file: Annotated[Path | None, typer.Option(help="Continue each line of this file.")] = None,
@@ -34,6 +36,24 @@ def generate(
     stop: sampling.Stop = None,
     stop_token: sampling.StopToken = None,
     seed: sampling.Seed = 0,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="Search with so many beams, and print the --n best texts found.")
+    ] = None,
+    length_penalty: Annotated[
+        float, typer.Option(help="Beams are judged by log p / length ** this; above 0 favours long texts.")
+    ] = 1.0,
+    early_stopping: Annotated[
+        bool, typer.Option("--early-stopping", help="End the search with as many ended texts as beams.")
+    ] = False,
+    contrastive: Annotated[
+        float | None,
+        typer.Option(metavar="ALPHA", help="Take, of the --top-k likeliest tokens (4), one unlike the text so far."),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(help="A smaller run that drafts tokens for this one to check; self: its own MTP modules."),
+    ] = None,
+    ahead: Annotated[int | None, typer.Option(help="Tokens that a smaller run drafts at a time (4).")] = None,
     overflow: Annotated[
         str, typer.Option(help="At the end of the context: stop, or slide, going on from its last half.")
     ] = "stop",
@@ -60,44 +80,72 @@ def generate(
       litmus generate runs/standard --file prompts.txt --json --logprobs > continued.jsonl
 
       git diff | litmus generate runs/standard --stdin --stop "diff --git" --no-repeat-ngram 8
+
+      litmus generate runs/standard --prompt "def main(" --beams 4 --n 2 --length-penalty 0.8
+
+      litmus generate runs/standard --prompt "def main(" --contrastive 0.6 --top-k 5
+
+      litmus generate runs/deepseek --prompt "def main(" --draft self
     """
+    from functools import partial
+
+    from litmus.generation.beam import best_texts
+    from litmus.generation.contrastive import contrastive_search
+    from litmus.generation.drafts import draft_named
     from litmus.generation.generate import stream
+    from litmus.generation.one_by_one import Decode, stream_one_by_one
     from litmus.generation.printing import Printer
     from litmus.generation.prompts import biases_named, read_prompts, token_named
+    from litmus.generation.speculative import Tally, speculate
+    from litmus.generation.weights import prepared
     from litmus.training import load_run
     from litmus.training.machine import pick_device
 
+    check_ways(context)
     prompts = [text for text in read_prompts(prompt, file, sys.stdin.buffer if stdin else None) for _ in range(n)]
     where = pick_device(device)
     loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=lambda text: print(text, file=sys.stderr))
     tokenizer = loaded.tokenizer
-    pieces = stream(
-        loaded.model.to(where),
-        prompts,
-        tokenizer=tokenizer,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        no_repeat_ngram=no_repeat_ngram,
-        min_new_tokens=min_new_tokens,
-        bad_words=bad_word or (),
-        logit_bias=biases_named(logit_bias or (), tokenizer),
-        stop=[tokenizer.end, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
-        stop_strings=stop or (),
-        seed=seed,
-        logprobs=logprobs,
-        overflow=overflow,
-        rows=rows,
-        precision=precision,
-        int8=int8,
-        compile=compile,
-    )
+    options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "no_repeat_ngram": no_repeat_ngram,
+        "min_new_tokens": min_new_tokens,
+        "bad_words": bad_word or (),
+        "logit_bias": biases_named(logit_bias or (), tokenizer),
+        "stop": [tokenizer.end, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
+        "stop_strings": stop or (),
+        "seed": seed,
+        "logprobs": logprobs,
+    }
+    weights: dict[str, Any] = {"precision": precision, "int8": int8}
+    model, tally = loaded.model.to(where), Tally()
+    if beams is None and contrastive is None and draft is None:
+        engine: dict[str, Any] = {"overflow": overflow, "rows": rows, "compile": compile}
+        pieces = stream(model, prompts, tokenizer=tokenizer, **weights, **engine, **options)
+    else:
+        model, each = prepared(model, **weights), 1
+        decode: Decode
+        if beams is not None:
+            search: dict[str, Any] = {
+                "beams": beams,
+                "length_penalty": length_penalty,
+                "early_stopping": early_stopping,
+            }
+            decode, each = partial(best_texts, model, best=n, **search), n
+        elif contrastive is not None:
+            decode = partial(contrastive_search, model, alpha=contrastive, candidates=top_k or 4)
+        else:
+            drafting = draft_named(draft or "", model, tokenizer, ahead, trust_plugin=trust_plugin)
+            decode = partial(speculate, model, draft=drafting, tally=tally)
+        pieces = stream_one_by_one(decode, prompts[::each], tokenizer=tokenizer, each=each, **options)
     printer = Printer(prompts, sys.stdout, as_json=json, logprobs=logprobs)
     try:
         for piece in pieces:
@@ -106,3 +154,5 @@ def generate(
         printer.close()
         raise
     printer.close()
+    if draft is not None:
+        print(tally, file=sys.stderr)

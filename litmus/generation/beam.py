@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -79,6 +80,13 @@ def beam_search(
         cache.select(torch.tensor([row for _, row, _ in going], device=device))
         logits = model.last_logits(torch.tensor([[token] for _, _, token in going], device=device), cache)
     return finished
+
+
+def best_texts(model: Decoder, request: Request, *, best: int, **search: Any) -> Iterator[Event]:
+    """The `best` hypotheses of a beam search as the events of rows 0, 1, ..."""
+    if best > search["beams"]:
+        raise BadInput(f"{best} texts of {search['beams']} beams are too many; ask for at most as many, or more beams")
+    yield from beam_events(beam_search(model, request, **search)[:best])
 
 
 def beam_events(hypotheses: list[Hypothesis]) -> Iterator[Event]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from litmus.data import Tokenizer
 from litmus.errors import BadInput
 from litmus.model import Decoder
 from litmus.nn import Cache, Mixer
 from litmus.nn.mtp import AheadObjective, Sequential
+from litmus.training import load_run
+
+OWN = "self"
+"""The name of a draft by the model's own modules, where others are named by their run's folder."""
 
 Draw = Callable[[Tensor], int]
 """Draws a token from logits (1, V) that follow all tokens drawn before."""
@@ -122,3 +128,25 @@ def check_rewinds(model: Decoder, role: str) -> None:
                 f"{role} {model.recipe.name} cannot take back a wrong draft: the cache of its mixer "
                 f"{parts['mixer'].kind!r} in block {parts['block'].kind!r} does not go back; decode it without a draft"
             )
+
+
+def draft_named(
+    name: str, model: Decoder, tokenizer: Tokenizer, ahead: int | None, *, trust_plugin: bool = False
+) -> Draft:
+    """ "self" for the model's own modules, else the run of that folder, whose tokens must be the model's."""
+    if name == OWN:
+        if ahead is not None:
+            raise BadInput(f"the draft {OWN!r} drafts one token per module; leave out how many, or name a run")
+        return OwnModules(model)
+    run = load_run(Path(name), trust_plugin=trust_plugin)
+    if (run.tokenizer.pieces, run.tokenizer.end) != (tokenizer.pieces, tokenizer.end):
+        raise BadInput(
+            f"the draft {name} has another tokenizer ({run.tokenizer.name}, {run.tokenizer.vocab_size} tokens) than "
+            f"the model ({tokenizer.name}, {tokenizer.vocab_size} tokens); train a draft with --tokenizer RUN"
+        )
+    if run.model.recipe.vocab_size != model.recipe.vocab_size:
+        raise BadInput(
+            f"the draft {name} has logits for {run.model.recipe.vocab_size} tokens and the model for "
+            f"{model.recipe.vocab_size}; they must agree"
+        )
+    return SmallerModel(run.model.to(model.embedding.weight), AHEAD if ahead is None else ahead)

@@ -74,7 +74,7 @@ def stream(
         raise BadInput("prompts given as text need tokenizer=...; without one give lists of token ids")
     prompts = [prompts] if isinstance(prompts, str) else prompts
     tokens = [[tokenizer.end, *tokenizer.encode(prompt)] for prompt in prompts]
-    options = {"stop": tokenizer.end, "bad_words": _word_tokens(bad_words, tokenizer), **options}
+    options = {"stop": tokenizer.end, "bad_words": word_tokens(bad_words, tokenizer), **options}
     written = [TextStream(tokenizer, stop_strings) for _ in prompts]
     with _decoding(model, tokens, **options) as engine:
         for event in engine.run():
@@ -145,7 +145,7 @@ def _decoding(
         model.train(training)
 
 
-def _word_tokens(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+def word_tokens(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     """Each word as the tokens it has at the beginning of a line and after a space."""
     forms = [form for word in words for form in (word, " " + word.lstrip())]
     return [tokens for form in dict.fromkeys(forms) if (tokens := tokenizer.encode(form))]

@@ -1,0 +1,100 @@
+"""`litmus generate` with beams, by contrast and with a draft, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import litmus
+from litmus.cli import main
+from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
+from litmus.generation import generate
+from litmus.generation.beam import beam_search
+from litmus.generation.engine import Request
+from litmus.interop import export_model, import_run
+from litmus.model import Decoder
+from litmus.training import load_run
+
+SHAPE: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 64}
+LENGTH = ("--max-new-tokens", "12")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, rough: Callable[..., Decoder]) -> Path:
+    """Runs "large" and "small" of one byte tokenizer, and "foreign" of another."""
+    folder = tmp_path_factory.mktemp("ways")
+    pairs = BytePairTokenizer("toy", ["t h"])
+    for name, tokenizer, depth in (("large", ByteTokenizer(), 2), ("small", ByteTokenizer(), 1), ("foreign", pairs, 1)):
+        model = litmus.build("standard", vocab_size=300, overrides={**SHAPE, "depth": depth})
+        export_model(rough(model, torch.float32), tokenizer, folder / "exported" / name)
+        import_run(folder / "exported" / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def call(runs: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def typed(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["generate", str(runs / "large"), "--device", "cpu", "--prompt", "ab", *LENGTH, *arguments])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return typed
+
+
+def test_beams_print_the_best_texts_in_order(call: Any, runs: Path) -> None:
+    loaded = load_run(runs / "large")
+    tokenizer = loaded.tokenizer
+    request = Request([tokenizer.end, *tokenizer.encode("ab")], max_new_tokens=12, stop=[tokenizer.end])
+    found = beam_search(loaded.model, request, beams=3, length_penalty=0.5)
+    code, out, _ = call("--beams", "3", "--n", "2", "--length-penalty", "0.5", "--json")
+    assert code == 0
+    texts = [json.loads(line)["text"] for line in out.splitlines()]
+    assert texts == [tokenizer.decode(hypothesis.tokens) for hypothesis in found[:2]]
+
+
+def test_contrastive_search_with_one_candidate_is_greedy(call: Any, runs: Path) -> None:
+    loaded = load_run(runs / "large")
+    greedy = generate(loaded.model, ["ab"], tokenizer=loaded.tokenizer, max_new_tokens=12, temperature=0)[0]
+    assert call("--contrastive", "0.6", "--top-k", "1")[:2] == (0, greedy + "\n")
+    assert call("--contrastive", "0.6", "--top-k", "8")[1] != greedy + "\n"
+
+
+def test_a_draft_changes_no_greedy_text_and_its_acceptance_is_told(call: Any, runs: Path) -> None:
+    plain = call("--temperature", "0")
+    drafted = call("--temperature", "0", "--draft", str(runs / "small"), "--ahead", "2")
+    assert drafted[:2] == plain[:2]
+    assert "drafted tokens" in drafted[2] and "per pass of the model" in drafted[2]
+
+
+def test_a_stop_string_ends_a_text_that_is_written_alone(call: Any) -> None:
+    whole = call("--contrastive", "0.6")[1]
+    stop = whole[4:6]
+    assert call("--contrastive", "0.6", "--stop", stop)[1] == whole[: whole.index(stop)] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--beams", "3", "--contrastive", "0.5"), "--contrastive does nothing beside --beams"),
+        (("--beams", "3", "--temperature", "0.5"), "--temperature does nothing beside --beams"),
+        (("--contrastive", "0.5", "--n", "3"), "--n does nothing beside --contrastive"),
+        (("--length-penalty", "2"), "--length-penalty does nothing without --beams"),
+        (("--ahead", "2"), "--ahead does nothing without --draft"),
+        (("--beams", "2", "--n", "3"), "3 texts of 2 beams are too many"),
+        (("--draft", "self"), "large has no multi-token modules"),
+        (("--draft", "nowhere"), "nowhere is not a run folder"),
+        (("--draft", "FOREIGN"), "has another tokenizer"),
+    ],
+)
+def test_what_would_do_nothing_or_cannot_be_done_is_refused(
+    call: Any, runs: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    code, out, err = call(*(argument.replace("FOREIGN", str(runs / "foreign")) for argument in arguments))
+    assert (code, out) == (2, "")
+    assert sentence in err and err.count("\n") == 1
