@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from litmus.interop.config import Config, only, rope, size
+from torch import Tensor
+
+from litmus.interop.config import Config, only, rope, rope_settings, size, written_rope, yarn_magnitude
 from litmus.interop.fitting import common, need, part
 from litmus.interop.layout import Rule, per_expert, reordered, same
 from litmus.interop.llama import embedding_rules, norm_rules, swiglu_rules
@@ -81,7 +83,7 @@ def config(model: Decoder) -> dict[str, Any]:
         "v_head_dim": mixer.value,
         "hidden_act": "silu",
         "rms_norm_eps": recipe.norm.eps,
-        "rope_theta": recipe.positions.theta,
+        **written_rope(recipe.positions),
         "rope_interleave": True,
         "attention_bias": False,
         "tie_word_embeddings": recipe.head.tied,
@@ -167,6 +169,16 @@ def latent_recipe(config: Config, router: dict[str, Any], *, first_dense: int) -
         if first_dense:
             described["layers"] = [{"repeat": first_dense, "feedforward": swiglu}, {"repeat": "rest"}]
     return described
+
+
+def adapted(config: Config, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model with YaRN, whose scores are multiplied by mscale²: here the factor goes into its queries."""
+    said = rope_settings(config)
+    if said["rope_type"] != "yarn" or not said.get("mscale_all_dim"):
+        return tensors
+    factor = yarn_magnitude(said["factor"], said["mscale_all_dim"]) ** 2
+    queries = (".q_proj.weight", ".q_b_proj.weight")
+    return {name: factor * tensor.float() if name.endswith(queries) else tensor for name, tensor in tensors.items()}
 
 
 def rules(model: Decoder) -> list[Rule]:

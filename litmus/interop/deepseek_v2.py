@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from litmus.interop.config import Config, only
+from litmus.interop.deepseek import adapted as adapted
 from litmus.interop.deepseek import config as config
 from litmus.interop.deepseek import latent_recipe
 from litmus.interop.deepseek import obstacles as obstacles

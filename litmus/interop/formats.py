@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from litmus.errors import BadInput
 from litmus.interop import deepseek, deepseek_v2, gpt2, llama, remote
@@ -21,6 +22,7 @@ class Format:
 
     obstacles: what keeps a recipe from it. config: config.json of a model. recipe: the recipe of a config.json and the
     names of the tensors beside it. rules: where each tensor stands. renamed: a tensor's name as `rules` have it.
+    adapted: the tensors with those factors of the config.json multiplied in that a recipe has no key for.
     """
 
     architecture: str
@@ -29,10 +31,12 @@ class Format:
     recipe: Callable[[Config, Collection[str]], dict[str, Any]]
     rules: Callable[[Decoder], list[Rule]]
     renamed: Callable[[str], str | None]
+    adapted: Callable[[Config, dict[str, Tensor]], dict[str, Tensor]]
 
 
 def _format(architecture: str, module: Any) -> Format:
-    return Format(architecture, module.obstacles, module.config, module.recipe, module.rules, module.renamed)
+    adapted = getattr(module, "adapted", lambda config, tensors: tensors)
+    return Format(architecture, module.obstacles, module.config, module.recipe, module.rules, module.renamed, adapted)
 
 
 FORMATS = {

@@ -65,7 +65,7 @@ def read_model(folder: Path, *, name: str) -> tuple[Recipe, dict[str, Tensor]]:
     config = read_config(folder)
     chosen = format_named(config)
     theirs = {chosen.renamed(key): tensor for key, tensor in read_tensors(folder).items()}
-    found = {key: tensor for key, tensor in theirs.items() if key is not None}
+    found = chosen.adapted(config, {key: tensor for key, tensor in theirs.items() if key is not None})
     described = {"name": name, "about": f"Imported from a {chosen.architecture}.", **chosen.recipe(config, found)}
     recipe = resolve(described)
     model = blank(recipe)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from litmus.interop.config import Config, only, rope, size
+from litmus.interop.config import Config, only, rope, size, written_rope
 from litmus.interop.fitting import common, need, part, uniform
 from litmus.interop.layout import Rule, same, stacked_rows
 from litmus.model import Decoder, Recipe
@@ -47,7 +47,7 @@ def config(model: Decoder) -> dict[str, Any]:
         "head_dim": mixer.head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": recipe.norm.eps,
-        "rope_theta": recipe.positions.theta,
+        **written_rope(recipe.positions),
         "attention_bias": mixer.qkv.bias is not None,
         "tie_word_embeddings": recipe.head.tied,
     }

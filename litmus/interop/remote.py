@@ -40,6 +40,8 @@ def obstacles(recipe: Recipe) -> list[str]:
     found += need(recipe.norm.kind in ("rmsnorm", "layernorm"), f"norm is {recipe.norm.kind!r}", "set it to rmsnorm")
     known = ("rope", "none", "learned", "sinusoidal")
     found += need(recipe.positions.kind in known, f"positions is {recipe.positions.kind!r}", "set it to rope")
+    scaled = getattr(recipe.positions, "scaling", None) is not None
+    found += need(not scaled, "positions.scaling", "leave it out")
     for parts in recipe.layer_parts():
         found += need(parts["block"].kind == "prenorm", f"block is {parts['block'].kind!r}", "set it to prenorm")
         for family, kinds in (("mixer", MIXERS), ("feedforward", FEEDFORWARDS)):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from litmus.errors import BadInput
 from litmus.nn.linear import INIT_STD
-from litmus.nn.parts import Part, Site
+from litmus.nn.parts import Part, Site, declaration
+from litmus.nn.rope_scaling import RopeScaling
 from litmus.nn.step import Step
 
 
@@ -49,11 +50,17 @@ class SinusoidalPositionsConfig(PositionsConfig):
 class RopeConfig(PositionsConfig):
     kind: Literal["rope"] = "rope"
     theta: float = Field(10_000.0, gt=1)
+    scaling: Any = None
+
+    @field_validator("scaling", mode="before")
+    @classmethod
+    def _declared(cls, raw: Any) -> Part | None:
+        return None if raw is None else declaration(RopeScaling, raw)
 
     def rotation(self, width: int) -> Rotation:
         if width % 2:
             raise BadInput(f"RoPE rotates pairs of numbers, but a head is {width} wide; an even width is valid")
-        return Rotation(width, self.theta)
+        return Rotation(width, self.theta, self.scaling)
 
 
 class NoPositions(nn.Module):
@@ -115,13 +122,15 @@ class Rotation:
     queries and keys depend on the distance of their positions only.
     """
 
-    def __init__(self, width: int, theta: float) -> None:
+    def __init__(self, width: int, theta: float, scaling: RopeScaling | None = None) -> None:
         self.width = width
         self.theta = theta
+        self.scaling = scaling
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """Rotate x (B, T, H, width) by its tokens' positions."""
-        cos, sin = step.once(("rotation", self.width, self.theta, x.dtype), lambda: self._tables(x, step))
+        key = ("rotation", self.width, self.theta, self.scaling, x.dtype)
+        cos, sin = step.once(key, lambda: self._tables(x, step))
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -129,6 +138,9 @@ class Rotation:
         """cos and sin (B or 1, T, 1, width/2), computed in at least fp32 and then cast to the dtype of x."""
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         frequency = self.theta ** (-torch.arange(0, self.width, 2, device=x.device, dtype=exact) / self.width)
+        amplitude = 1.0
+        if self.scaling is not None:
+            frequency, amplitude = self.scaling.scaled(frequency, self.theta), self.scaling.amplitude
         positions = step.positions[:1] if step.start is not None else step.positions
         angle = (positions[..., None] * frequency)[:, :, None]
-        return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        return (amplitude * angle.cos()).to(x.dtype), (amplitude * angle.sin()).to(x.dtype)

@@ -20,6 +20,14 @@ WITH_EQUIVALENT: dict[str, tuple[str, dict[str, Any]]] = {
         "standard",
         {**SMALL, "mixer": {"kv_heads": 2, "head_dim": 12, "bias": True}, "feedforward.bias": True, "head.tied": False},
     ),
+    "llama3-scaled": (
+        "standard",
+        {**SMALL, "positions.scaling": {"kind": "llama3", "factor": 4.0, "context": 16}},
+    ),
+    "mla-yarn": (
+        "mla",
+        {**SMALL, "positions.scaling": {"kind": "yarn", "factor": 4.0, "context": 16, "amplitude": 1.2}},
+    ),
     "qwen3": ("standard", {**SMALL, "mixer": {"kv_heads": 2, "qk_norm": True}}),
     "gpt2": ("gpt2", SMALL),
     "gpt2-free-head": ("gpt2", {**SMALL, "head.tied": False, "feedforward.kind": "relu2", "feedforward.bias": True}),

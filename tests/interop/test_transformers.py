@@ -38,6 +38,7 @@ LATENT = {
     "num_experts_per_tok": 3,
     "first_k_dense_replace": 1,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 16}
 THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {**SMALL, "num_key_value_heads": 2, "rope_theta": 500.0}),
     "llama-options": (
@@ -45,6 +46,25 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         {**SMALL, "attention_bias": True, "mlp_bias": True, "head_dim": 12, "tie_word_embeddings": True},
     ),
     "qwen3": ("Qwen3ForCausalLM", {**SMALL, "num_key_value_heads": 2, "head_dim": 12, "rms_norm_eps": 1e-2}),
+    "llama3-scaled": (
+        "LlamaForCausalLM",
+        {
+            **SMALL,
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
+    "llama-yarn": (
+        "LlamaForCausalLM",
+        {**SMALL, "head_dim": 16, "rope_parameters": {**YARN, "beta_fast": 8.0, "beta_slow": 0.5}},
+    ),
     "gpt2": ("GPT2LMHeadModel", {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
     "deepseek-v2": ("DeepseekV2ForCausalLM", {**LATENT, "q_lora_rank": 12, "n_shared_experts": 2}),
     "deepseek-v2-groups": (
@@ -62,6 +82,17 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek-v3": (
         "DeepseekV3ForCausalLM",
         {**LATENT, "q_lora_rank": 12, "n_group": 4, "topk_group": 2, "n_shared_experts": 2},
+    ),
+    "deepseek-v3-yarn": (
+        "DeepseekV3ForCausalLM",
+        {
+            **LATENT,
+            "qk_rope_head_dim": 8,
+            "q_lora_rank": 12,
+            "n_group": 2,
+            "topk_group": 1,
+            "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7},
+        },
     ),
     "deepseek-v3-no-query-latent": (
         "DeepseekV3ForCausalLM",
