@@ -78,9 +78,6 @@ class Latent(Heads):
         if self.ssmax is not None:
             factor = self.ssmax(step, keys=self.shape.keys(positions))
             q = (q * factor[..., None]).to(q.dtype)
-        if step.observed is not None and step.cache is None:
-            keys, _, mask = definition(step, self.shape, scores, k, v)
-            observe_attention(q, keys, mask, None, step)
         if step.cache is not None and x.shape[1] == 1:
             keys, values, visibility = self.held.append(k, v, scores, step, step.cache)
             y = attend(q, keys.to(q.dtype), values.to(q.dtype), visibility, None, fast=step.fast)
@@ -93,6 +90,7 @@ class Latent(Heads):
             y = self.at_once(q, k, v, scores, step)
         else:
             keys, values, mask = definition(step, self.shape, scores, k, v)
+            observe_attention(q, keys, mask, None, step)
             y = attend(q, keys, values, mask, None, fast=False)
         return self.join(y, x, step)
 
@@ -104,11 +102,13 @@ class Latent(Heads):
             lies = step.once(("layout", self.shape), lambda: layout(step, self.shape))
             weights = blocks_of(scores, lies.begins, self.shape.block).softmax(2)
             keys, values = ((x, self.latents(weights, x, lies)) for x in (k, v))
-        if step.fast:
+        if step.fast and step.observed is None:
             masks = step.once(("masks", self.shape), lambda: chunk_masks(q.shape[1], lies, self.shape))
             return read_in_chunks(q, keys, values, lies, self.shape, masks)
         mask = lies.visible(self.shape, slice(0, q.shape[1]), slice(0, keys[0].shape[1]), lies.begins.shape[1])
-        return attend(q, torch.cat(keys, 1), torch.cat(values, 1), mask, None, fast=False)
+        k, v = torch.cat(keys, 1), torch.cat(values, 1)
+        observe_attention(q, k, mask, None, step)
+        return attend(q, k, v, mask, None, fast=step.fast)
 
     def latents(self, weights: Tensor, x: Tensor, lies: Layout) -> Tensor:
         """The latents (B, N·r, G, D) of the blocks of x (B, T, G, D)."""

@@ -263,12 +263,13 @@ def test_decoding_in_lower_precision_follows_the_full_pass(dtype: torch.dtype) -
 
 
 @torch.no_grad()
-def test_the_entropy_reported_is_that_of_the_weights_over_latents_and_tokens(site: Any) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_entropy_reported_is_that_of_the_weights_over_latents_and_tokens(fast: bool, site: Any) -> None:
     module = LatentConfig(block=2, latents=1, window=2).build(site())
     for parameter in (module.qkv.weight, module.scores.weight):
         nn.init.zeros_(parameter)  # even weights: the entropy of a query is the log of how many keys it reads
     observed: dict[str, list[Tensor]] = {}
-    module(torch.randn(1, 9, DIM), Step(torch.arange(9)[None], observed=observed))
+    module(torch.randn(1, 9, DIM), Step(torch.arange(9)[None], fast=fast, observed=observed))
     counts = module.shape.keys(torch.arange(9)).float()
     assert_close(observed["attention_entropy"][0], counts.log().mean())
 
