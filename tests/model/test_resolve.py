@@ -126,7 +126,7 @@ def test_a_file_that_is_no_recipe_is_refused(content: bytes, sentence: str, tmp_
         ({"mixer.kv_head": 3}, r"recipe 'standard': mixer 'attention': unknown key 'kv_head'; did you mean 'kv_heads'"),
         ({"mixer.ssmax.lerned": True}, r"unknown key 'ssmax.lerned'; did you mean 'learned'\?"),
         ({"head.tide": True}, r"unknown key 'head.tide'; did you mean 'tied'"),
-        ({"mixer.kind": "atention"}, r"unknown mixer kind 'atention'; did you mean 'attention'\?"),
+        ({"mixer.kind": "atention"}, r"unknown mixer kind 'atention'; did you mean 'attention' or 'latent'\?"),
         ({"positions.kind": "rop"}, r"unknown positions kind 'rop'; did you mean 'rope'\?"),
         ({"positions.kind": ["rope"]}, r"unknown positions kind \['rope'\]"),
         ({"feedforward.kind": "swigl"}, r"unknown feedforward kind 'swigl'; did you mean 'swiglu'\?"),
@@ -152,7 +152,7 @@ def test_an_override_that_cannot_be_is_refused(overrides: dict[str, Any], senten
     ("source", "size", "sentence"),
     [
         ("standrd", None, r"unknown recipe 'standrd'; did you mean 'standard'\?"),
-        ("zzz", None, r"unknown recipe 'zzz'; valid: deepseek, gpt2, learned"),
+        ("zzz", None, r"unknown recipe 'zzz'; valid: deepseek, gated, gpt2"),
         ("zzz.yaml", None, r"there is no recipe file 'zzz.yaml'"),
         ("standard", "tinny", r"unknown size 'tinny'; did you mean 'tiny'"),
         ("standard", "zzz", r"unknown size 'zzz'; valid: base, mini, small, tiny"),
