@@ -127,9 +127,9 @@ class WorkerBlock(Mixer):
 
     def _attend(self, h: Tensor, asked_h: Tensor, asked: Asked, step: Step) -> Tensor:
         """What the heads of the tokens asked read (B, N, H, D), from h (B, T, dim) of the memory and their own."""
-        k, v = self._keys_values(h, step)
         if step.cache is not None and h.shape[1] == 1:
-            return self._attend_alone(k, v, asked_h, step)
+            return self._attend_alone(h, asked_h, step)
+        k, v = self._keys_values(h, step)
         if step.cache is not None:
             k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
         read = []
@@ -145,18 +145,19 @@ class WorkerBlock(Mixer):
             read.append(attend_at(group.places, q, k, v, step, own=own, factor=factor, fast=step.fast))
         return torch.cat(read, dim=1)
 
-    def _attend_alone(self, k: Tensor, v: Tensor, own_h: Tensor, step: Step) -> Tensor:
+    def _attend_alone(self, h: Tensor, own_h: Tensor, step: Step) -> Tensor:
         """The same for one token per row that is decoded, without a copy of the cache.
 
-        Its own key stands in its slot while it reads, what the memory keeps of it (k, v) from then on.
+        Its own key stands in its slot while it reads, and what the memory keeps of it from then on. One product makes
+        both, since decoding waits for weights.
         """
         assert step.cache is not None
-        q, own_k, own_v = self.mixer.project(own_h, step)
+        q, k, v = self.mixer.project(torch.cat((h, own_h), dim=1), step)
         factor = self.mixer.ssmax(step) if self.mixer.ssmax else None
-        stored_k, stored_v = write(step.cache["k"], own_k, step), write(step.cache["v"], own_v, step)
-        read = attend(q, stored_k, stored_v, step.visibility(), factor, fast=step.fast)
-        write(step.cache["k"], k, step)
-        write(step.cache["v"], v, step)
+        stored_k, stored_v = write(step.cache["k"], k[:, 1:], step), write(step.cache["v"], v[:, 1:], step)
+        read = attend(q[:, 1:], stored_k, stored_v, step.visibility(), factor, fast=step.fast)
+        write(step.cache["k"], k[:, :1], step)
+        write(step.cache["v"], v[:, :1], step)
         return read
 
     def _queries(self, h: Tensor, step: Step) -> Tensor:
@@ -171,6 +172,8 @@ class WorkerBlock(Mixer):
     def _heads(self, h: Tensor, first: int, end: int | None) -> Tensor:
         """Heads `first` up to `end` of what the attention's one map makes of h."""
         qkv, width = self.mixer.qkv, self.mixer.head_dim
+        if type(qkv) is not nn.Linear:  # packed or rounded for decoding: it can be had as a whole only
+            return qkv(h).unflatten(-1, (-1, width))[:, :, first:end]
         part = slice(first * width, None if end is None else end * width)
         bias = None if qkv.bias is None else qkv.bias[part]
         return F.linear(h, qkv.weight[part], bias).unflatten(-1, (-1, width))
