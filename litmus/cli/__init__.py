@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from litmus.cli import audit, compare, data, eval, export, generate, import_, recipes, train
+from litmus.cli import audit, chat, compare, data, eval, export, generate, import_, recipes, train
 from litmus.errors import BadInput, Failed
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(audit.audit)
 app.command()(train.train)
 app.command("eval")(eval.evaluate)
 app.command()(generate.generate)
+app.command()(chat.chat)
 app.command()(export.export)
 app.command("import")(import_.import_run)
 app.command()(recipes.recipes)

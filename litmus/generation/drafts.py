@@ -11,6 +11,7 @@ from torch import Tensor
 
 from litmus.data import Tokenizer
 from litmus.errors import BadInput
+from litmus.generation.weights import prepared
 from litmus.model import Decoder
 from litmus.nn import Cache, Mixer
 from litmus.nn.mtp import AheadObjective, Sequential
@@ -149,4 +150,4 @@ def draft_named(
             f"the draft {name} has logits for {run.model.recipe.vocab_size} tokens and the model for "
             f"{model.recipe.vocab_size}; they must agree"
         )
-    return SmallerModel(run.model.to(model.embedding.weight), AHEAD if ahead is None else ahead)
+    return SmallerModel(prepared(run.model.to(model.embedding.weight)), AHEAD if ahead is None else ahead)

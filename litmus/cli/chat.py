@@ -1,0 +1,72 @@
+"""`litmus chat`: talk with a run in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from litmus.cli import sampling
+from litmus.cli.options import TrustPlugin
+
+
+def chat(
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
+    system: Annotated[str, typer.Option(help="What stands before the conversation.")] = "",
+    template: Annotated[
+        Path | None,
+        typer.Option(help="How messages are written, in place of the run's chat.json."),
+    ] = None,
+    max_new_tokens: sampling.MaxNewTokens = 200,
+    temperature: sampling.Temperature = 0.7,
+    top_p: sampling.TopP = 0.95,
+    repetition_penalty: sampling.RepetitionPenalty = 1.1,
+    seed: sampling.Seed = 0,
+    precision: sampling.Precision = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
+    best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    trust_plugin: TrustPlugin = False,
+) -> None:
+    """Talk with a run. /help lists the commands; Ctrl-C stops a reply, Ctrl-D leaves.
+
+    A run whose folder holds a chat.json was trained on conversations written as that file says. Any other is a base
+    model, which continues a dialogue of plain text as it continues any text.
+
+    Examples:
+
+      litmus chat runs/standard
+
+      litmus chat runs/tuned --temperature 0 --system "Answer in one sentence."
+    """
+    from litmus.generation.chat import FILE_NAME, Conversation, Template, read_template
+    from litmus.generation.chat_session import Session
+    from litmus.training import load_run
+    from litmus.training.machine import pick_device
+
+    where = pick_device(device)
+    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=lambda text: print(text, file=sys.stderr))
+    own = template or run / FILE_NAME
+    if template or own.exists():
+        form = read_template(own)
+        print(f"chatting with {run}; /help lists the commands")
+    else:
+        form = Template()
+        print(
+            f"{run} is a base model (it has no {FILE_NAME}): it continues a dialogue between User and Assistant as it "
+            "would any text; /help lists the commands"
+        )
+    settings = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    conversation = Conversation(form, loaded.tokenizer, loaded.model.recipe.context, system)
+    session = Session(
+        loaded.model.to(where),
+        loaded.tokenizer,
+        conversation,
+        sys.stdout,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        precision=precision,
+        **settings,
+    )
+    session.run(lambda: input("> "))

@@ -1,0 +1,125 @@
+"""A chat in a terminal: lines come in, replies are written as they are generated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from litmus.data import Tokenizer
+from litmus.errors import BadInput, nearest
+from litmus.files import write_atomically
+from litmus.generation.chat import Conversation
+from litmus.generation.generate import stream
+from litmus.generation.sampling import Sampling
+from litmus.model import Decoder
+
+HELP = """\
+/reset       forget what was said
+/temp 0.5    draw with another temperature; 0 takes the likeliest token
+/save FILE   write the conversation as JSON
+/quit        leave, as Ctrl-D does
+Ctrl-C stops a reply and keeps what there is of it."""
+
+
+class Session:
+    """One conversation with a model. `sampling` are settings of `Sampling`; reply number i draws from seed + i."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        conversation: Conversation,
+        out: TextIO,
+        *,
+        max_new_tokens: int = 200,
+        seed: int = 0,
+        precision: str | None = None,
+        **sampling: Any,
+    ) -> None:
+        Sampling.of(sampling)
+        self.model, self.tokenizer, self.conversation, self.out = model, tokenizer, conversation, out
+        self.room = min(max_new_tokens, conversation.context // 2)
+        self.seed, self.precision = seed, precision
+        self.sampling = sampling
+        self.commands: dict[str, Callable[[str], None]] = {
+            "/reset": self._reset,
+            "/temp": self._temperature,
+            "/save": self._save,
+            "/help": lambda argument: self._say(HELP),
+        }
+
+    def run(self, read: Callable[[], str]) -> None:
+        """Answer each line of `read` until it raises EOFError or is /quit; say in a sentence what cannot be done."""
+        while True:
+            try:
+                line = read().strip()
+            except EOFError:
+                self._say("")
+                return
+            except KeyboardInterrupt:
+                self._say("\n/quit or Ctrl-D leaves")
+                continue
+            if line == "/quit":
+                return
+            try:
+                self._answer(line)
+            except BadInput as error:
+                self._say(str(error))
+
+    def _answer(self, line: str) -> None:
+        if line.startswith("/"):
+            name, _, argument = line.partition(" ")
+            if name not in self.commands:
+                raise BadInput(f"unknown command {name}; {nearest(name, [*self.commands, '/quit'])}")
+            self.commands[name](argument.strip())
+        elif line:
+            self._reply(line)
+
+    def _reply(self, line: str) -> None:
+        """Generate and print the reply to one message; Ctrl-C ends it."""
+        self.conversation.add("user", line)
+        try:
+            prompt = self.conversation.prompt(self.room)
+        except BadInput:
+            self.conversation.messages.pop()
+            raise
+        ends = self.conversation.template.ends()
+        decoding: dict[str, Any] = {"max_new_tokens": self.room, "seed": self.seed, "precision": self.precision}
+        self.seed += 1
+        reply = ""
+        try:
+            for piece in stream(
+                self.model, prompt, tokenizer=self.tokenizer, stop_strings=ends, **decoding, **self.sampling
+            ):
+                new = piece.text if reply else piece.text.lstrip()
+                print(new, end="", file=self.out, flush=True)
+                reply += new
+        except KeyboardInterrupt:
+            pass  # what there is of the reply is kept
+        self.conversation.add("assistant", reply.strip())
+        self._say("")
+
+    def _reset(self, argument: str) -> None:
+        self.conversation.reset()
+        self._say("forgotten")
+
+    def _temperature(self, argument: str) -> None:
+        changed = {**self.sampling, "temperature": argument}
+        Sampling.of(changed)
+        self.sampling = {**changed, "temperature": float(argument)}
+        self._say(f"temperature {argument}")
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise BadInput("/save needs a file, e.g. /save chat.json")
+        messages = [message.model_dump() for message in self.conversation.messages]
+        try:
+            write_atomically(Path(argument), json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n")
+        except OSError as error:
+            raise BadInput(f"{argument} cannot be written: {error.strerror}; choose another file") from None
+        self._say(f"{len(messages)} messages in {argument}")
+
+    def _say(self, text: str) -> None:
+        print(text, file=self.out, flush=True)

@@ -1,0 +1,205 @@
+"""Chat: what the model is given to continue, what the commands do, and what a base model is called."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import litmus
+from litmus.cli import app
+from litmus.data.tokenizers import ByteTokenizer
+from litmus.errors import BadInput
+from litmus.generation import chat_session, generate
+from litmus.generation.chat import Conversation, Template, read_template
+from litmus.generation.chat_session import Session
+from litmus.generation.generate import Piece
+from litmus.interop import export_model, import_run
+from litmus.model import Decoder
+
+MARKED = Template(user="<u>{text}</u>", assistant="<a>{text}</a>", system="<s>{text}</s>", stop=())
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, rough: Callable[..., Decoder]) -> Path:
+    """A run of a small model that was trained on nothing, with a byte tokenizer."""
+    place = tmp_path_factory.mktemp("chat")
+    model = litmus.build("standard", vocab_size=257, overrides={"dim": 32, "depth": 1, "heads": 4, "context": 96})
+    export_model(rough(model, torch.float32), ByteTokenizer(), place / "exported")
+    import_run(place / "exported", place / "run")
+    return place / "run"
+
+
+def conversation(context: int = 64, template: Template = MARKED, system: str = "") -> Conversation:
+    return Conversation(template, ByteTokenizer(), context, system)
+
+
+def test_a_conversation_is_written_by_its_template_and_opens_a_reply() -> None:
+    talk = conversation(system="be brief")
+    for role, text in (("user", "hello"), ("assistant", "hi"), ("user", "bye")):
+        talk.add(role, text)  # type: ignore[arg-type]
+    assert talk.prompt(0) == "<s>be brief</s><u>hello</u><a>hi</a><u>bye</u><a>"
+    assert MARKED.ends() == ["</a>"]
+    plain = Template()
+    assert plain.written(talk.messages[1:2]) == "User: hello\nAssistant:"
+    assert plain.ends() == ["\nUser:", "\nAssistant:"]
+
+
+def test_the_oldest_messages_go_whole_and_the_first_that_stays_is_a_users() -> None:
+    talk = conversation(context=50, system="S")
+    for number in range(4):
+        talk.add("user", f"question {number}")
+        talk.add("assistant", f"answer {number}")
+    talk.add("user", "last")
+    kept = talk.prompt(room=0)
+    assert kept == "<s>S</s><u>last</u><a>"
+    talk.context = 1 + len("<s>S</s><u>question 3</u><a>answer 3</a><u>last</u><a>")
+    assert talk.prompt(room=0) == "<s>S</s><u>question 3</u><a>answer 3</a><u>last</u><a>"
+    assert talk.prompt(room=1) == "<s>S</s><u>last</u><a>"
+    assert len(talk.messages) == 10, "what is not seen is not forgotten"
+
+
+def test_a_message_that_fits_in_no_case_is_refused() -> None:
+    talk = conversation(context=30)
+    talk.add("user", "x" * 30)
+    with pytest.raises(BadInput, match="takes 41 tokens and 25 fit beside a reply of 5"):
+        talk.prompt(room=5)
+
+
+def test_a_template_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text(MARKED.model_dump_json(), encoding="utf-8")
+    assert read_template(path) == MARKED
+    for content, sentence in (
+        ('{"user": "no place"}', "must hold {text} once"),
+        ('{"usr": "{text}"}', "unknown key 'usr'; did you mean 'user'"),
+        ("{", "no readable JSON"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(BadInput, match=sentence):
+            read_template(path)
+
+
+@pytest.fixture
+def session(rough: Callable[..., Decoder]) -> Callable[..., tuple[Session, Callable[..., str]]]:
+    """session(...) -> a session of an untrained model, and say(*lines) -> what it prints."""
+
+    def make(**options: Any) -> tuple[Session, Callable[..., str]]:
+        overrides = {"dim": 16, "depth": 1, "heads": 2, "context": 96}
+        model = rough(litmus.build("standard", vocab_size=257, overrides=overrides), torch.float32).eval()
+        options = {"max_new_tokens": 8, "temperature": 0.0, **options}
+        opened = Session(model, ByteTokenizer(), conversation(96, Template()), io.StringIO(), **options)
+
+        def say(*lines: str) -> str:
+            left: Iterator[str] = iter(lines)
+            opened.out = io.StringIO()
+
+            def read() -> str:
+                try:
+                    return next(left)
+                except StopIteration:
+                    raise EOFError from None
+
+            opened.run(read)
+            return opened.out.getvalue()
+
+        return opened, say
+
+    return make
+
+
+def test_a_reply_is_the_continuation_of_the_conversation_and_becomes_part_of_it(session: Any) -> None:
+    opened, say = session()
+    expected = generate(
+        opened.model, "User: hello\nAssistant:", tokenizer=opened.tokenizer, max_new_tokens=8, temperature=0
+    )[0].strip()
+    printed = say("hello")
+    assert printed.strip() == expected
+    assert [(m.role, m.text) for m in opened.conversation.messages] == [("user", "hello"), ("assistant", expected)]
+
+
+def test_a_reply_that_is_interrupted_is_kept(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[Piece]:
+        yield Piece(0, " so")
+        yield Piece(0, " far")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat_session, "stream", interrupted)
+    opened, say = session()
+    assert say("hello", "/help").startswith("so far\n/reset")
+    assert opened.conversation.messages[-1].text == "so far"
+
+
+def test_ctrl_c_between_messages_says_how_to_leave_and_goes_on(session: Any) -> None:
+    opened, _ = session()
+    steps: Iterator[BaseException] = iter([KeyboardInterrupt(), EOFError()])
+
+    def read() -> str:
+        raise next(steps)
+
+    opened.run(read)
+    assert "Ctrl-D leaves" in opened.out.getvalue()
+
+
+def test_commands_reset_save_and_change_the_temperature(session: Any, tmp_path: Path) -> None:
+    opened, say = session()
+    saved = tmp_path / "talk.json"
+    say("hello", f"/save {saved}", "/temp 0.5", "/reset")
+    written = json.loads(saved.read_text(encoding="utf-8"))["messages"]
+    assert [message["role"] for message in written] == ["user", "assistant"]
+    assert opened.sampling["temperature"] == 0.5
+    assert opened.conversation.messages == []
+
+
+def test_quit_leaves_before_what_follows(session: Any) -> None:
+    opened, say = session()
+    assert say("/quit", "hello") == ""
+    assert opened.conversation.messages == []
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("/tmp 1", "unknown command /tmp; did you mean '/temp'"),
+        ("/temp -1", "temperature"),
+        ("/temp warm", "temperature"),
+        ("/save", "/save needs a file"),
+        ("x" * 200, "shorten it"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_the_chat_goes_on(session: Any, line: str, sentence: str) -> None:
+    opened, say = session()
+    printed = say(line, "/help")
+    assert sentence in printed and "/reset" in printed
+    assert opened.conversation.messages == [] and opened.sampling["temperature"] == 0.0
+
+
+def test_a_run_without_a_template_is_called_a_base_model(folder: Path) -> None:
+    options = ["--device", "cpu", "--max-new-tokens", "5"]
+    found = CliRunner().invoke(app, ["chat", str(folder), *options], input="hi\n/quit\n")
+    assert found.exit_code == 0, found.output
+    assert "is a base model (it has no chat.json)" in found.output
+
+
+def test_the_template_in_the_run_folder_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def noting(model: Decoder, prompt: str, **options: Any) -> Iterator[Piece]:
+        given.append(prompt)
+        yield Piece(0, "yes")
+
+    monkeypatch.setattr(chat_session, "stream", noting)
+    (folder / "chat.json").write_text(MARKED.model_dump_json(), encoding="utf-8")
+    try:
+        found = CliRunner().invoke(app, ["chat", str(folder), "--device", "cpu"], input="hi\nmore\n")
+    finally:
+        (folder / "chat.json").unlink()
+    assert found.exit_code == 0, found.output
+    assert "base model" not in found.output
+    assert given == ["<u>hi</u><a>", "<u>hi</u><a>yes</a><u>more</u><a>"]
