@@ -41,7 +41,7 @@ class CausalConv(nn.Module):
         states = torch.cat((start, x), dim=1)  # (B, lags + T, dim)
         total = self.bias.to(x.dtype)
         for lag in range(1, self.lags + 1):
-            total = total + self.weight[lag] * self._earlier(states, lag, step)
+            total = torch.addcmul(total, self.weight[lag], self._earlier(states, lag, step))
         if history is not None:
             history.copy_(self._last(states, step))
         return total
