@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,8 +67,29 @@ def test_greedy_decoding_is_the_argmax_without_a_cache(any_model: Decoder) -> No
     assert found == [without_cache(any_model, request) for request in greedy]
 
 
+def test_a_row_that_joins_in_a_gap_brings_its_own_settings(model: Decoder) -> None:
+    engine = Engine(model, rows=2)
+    engine.submit(Request([1], Sampling(temperature=0), 1))
+    engine.submit(Request([2], Sampling(temperature=0), 12))
+    for _ in range(4):
+        engine.step()
+    late = Request([3], Sampling(temperature=2.0, repetition_penalty=3.0), 6, seed=8)
+    number = engine.submit(late)
+    assert [event.token for event in engine.run() if event.id == number] == alone(model, late)
+
+
+DIFFERENT = [
+    Sampling(temperature=1.5, top_p=0.9, repetition_penalty=1.1),
+    Sampling(temperature=0),
+    Sampling(temperature=1, no_repeat_ngram=2, top_k=9),
+    Sampling(temperature=2, logit_bias={7: 5.0}, frequency_penalty=0.7, min_p=0.05),
+    Sampling(temperature=0, presence_penalty=9.0),
+    Sampling(temperature=1.2, typical_p=0.8, bad_words=[(3,), (1, 2)]),
+]
+
+
 def test_a_row_is_the_same_alone_beside_others_and_after_them(any_model: Decoder) -> None:
-    wanted = requests(sampling=Sampling(temperature=1.5, top_p=0.9, repetition_penalty=1.1))
+    wanted = [replace(request, sampling=own) for request, own in zip(requests(), DIFFERENT, strict=True)]
     expected = [alone(any_model, request) for request in wanted]
     assert decoded(Engine(any_model, rows=6), wanted) == expected
     assert decoded(Engine(any_model, rows=3, prefill=2), wanted, late=3) == expected
@@ -96,6 +118,19 @@ def test_a_slid_row_goes_on_from_the_last_half_of_its_tokens(any_model: Decoder)
         assert token == without_cache(any_model, Request(tokens, greedy, 1))[0]
         tokens.append(token)
         tokens = tokens if len(tokens) < CONTEXT else tokens[-(CONTEXT // 2) :]
+
+
+def test_after_a_slide_filters_look_back_on_what_the_model_still_sees(model: Decoder) -> None:
+    engine = Engine(model, rows=1, overflow="slide")
+    engine.submit(Request(PROMPTS[2], Sampling(frequency_penalty=0.3), 50))
+    tokens = list(PROMPTS[2])
+    for count, event in enumerate(engine.run(), start=1):
+        assert event.token is not None
+        tokens.append(event.token)
+        tokens = tokens if len(tokens) < CONTEXT else tokens[-(CONTEXT // 2) :]
+        if engine.busy:
+            assert engine.history.tokens[0, : engine.history.lengths[0]].tolist() == tokens
+            assert engine.history.generated.tolist() == [count]
 
 
 def test_a_slid_row_does_not_disturb_its_neighbours(model: Decoder) -> None:

@@ -97,6 +97,14 @@ def test_the_last_token_of_a_bad_word_is_forbidden_after_its_others(rows: Any) -
     check(rows, lambda bad: Sampling(bad_words=bad), definition)
 
 
+def test_a_bad_word_longer_than_the_text_does_not_match_the_text_twice() -> None:
+    scores = [0.0] * VOCABULARY
+    found = Settings([Sampling(bad_words=[(4, 4, 1)])], VOCABULARY).adjusted(
+        torch.tensor([scores]), history_of([(scores, [4], 1, None)])
+    )
+    assert found.tolist() == [scores]
+
+
 @given(drawn_rows(st.tuples(st.integers(0, 5), st.sets(st.integers(0, VOCABULARY - 1), max_size=3))))
 def test_no_stop_token_before_the_least_number_of_tokens(rows: Any) -> None:
     def definition(scores: list[float], tokens: list[int], prompt: int, both: Any) -> list[float]:

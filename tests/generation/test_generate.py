@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from litmus.errors import BadInput
-from litmus.generation import Sampling, generate
+from litmus.generation import Sampling, generate, stream
 from litmus.generation.sampling import probabilities
 from litmus.model import Decoder, build
 
@@ -192,3 +192,45 @@ def test_what_cannot_be_generated_is_refused_in_one_sentence(
         generate(model, prompts, **options)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_pieces_of_a_stream_make_up_the_texts(model: Decoder) -> None:
+    letters: Any = Letters()
+    options: dict[str, Any] = {"max_new_tokens": 9, "temperature": 1.5, "logprobs": True}
+    texts, last = ["", ""], {}
+    for piece in stream(model, ["hello", "a"], tokenizer=letters, **options):
+        texts[piece.row] += piece.text
+        last[piece.row] = piece.finished
+        assert (piece.token is None) == (piece.logprob is None)
+    assert texts == generate(model, ["hello", "a"], tokenizer=letters, **options)
+    assert set(last.values()) <= {"stop", "length"}
+
+
+def test_a_stop_string_ends_its_row_before_it_and_no_other(model: Decoder) -> None:
+    letters: Any = Letters()
+    options: dict[str, Any] = {"tokenizer": letters, "max_new_tokens": 12, "temperature": 1.5, "seed": 3, "stop": None}
+    whole = generate(model, ["hello", "a", "zz"], **options)
+    stop = whole[0][4:6]
+    assert generate(model, ["hello", "a", "zz"], stop_strings=[stop], **options) == [
+        text.split(stop)[0] for text in whole
+    ]
+
+
+def test_bad_words_are_never_written(model: Decoder) -> None:
+    letters: Any = Letters()
+    letters.encode = lambda text: [ord(letter) - ord("a") for letter in text.strip()]
+    options: dict[str, Any] = {"tokenizer": letters, "max_new_tokens": 12, "temperature": 2.0, "stop": None}
+    word = generate(model, ["hello"], **options)[0][3:5]
+    assert word not in generate(model, ["hello"], bad_words=[word], **options)[0]
+
+
+def test_an_option_that_does_not_exist_is_refused_with_the_nearest(model: Decoder) -> None:
+    with pytest.raises(BadInput, match=r"unknown option 'top_pp'; did you mean .*'top_p'"):
+        generate(model, PROMPTS, top_pp=0.9)
+
+
+def test_more_prompts_than_rows_wait_for_a_place(model: Decoder) -> None:
+    prompts = [[n % VOCABULARY] for n in range(70)]
+    expected = [generate(model, [prompt], max_new_tokens=4, seed=n)[0] for n, prompt in enumerate(prompts)]
+    assert generate(model, prompts, max_new_tokens=4) == expected
+    assert generate(model, prompts, max_new_tokens=4, rows=3) == expected

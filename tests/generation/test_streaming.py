@@ -67,6 +67,12 @@ def test_an_end_that_may_begin_a_stop_string_is_held_back_and_no_more() -> None:
     assert pieces(TextStream(BYTES, ["END"]), BYTES.encode("xENxE")) == ["x", "", "", "ENx", "", "E"]
 
 
+def test_of_several_stop_strings_in_one_token_the_first_ends_the_text() -> None:
+    tokens = PAIRS.encode("band")
+    assert [PAIRS.pieces[token] for token in tokens] == [b"b", b"and"]
+    assert pieces(TextStream(PAIRS, ["d", "nd"]), tokens) == ["b", "a", ""]
+
+
 def test_nothing_comes_after_the_stop_string() -> None:
     stream = TextStream(BYTES, ["."])
     assert pieces(stream, BYTES.encode("a.b")) == ["a", "", "", ""]
