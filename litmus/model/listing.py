@@ -20,17 +20,9 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
     device, so nothing is allocated.
     """
     listing = Table(box=None, header_style="bold", pad_edge=False)
-    for column in (
-        "recipe",
-        "dim x depth x heads",
-        "vocabulary",
-        "context",
-        "parameters",
-        "non-embedding",
-        "active",
-        "cache B/token",
-    ):
-        listing.add_column(column, justify="left" if column == "recipe" else "right", no_wrap=column == "recipe")
+    listing.add_column("recipe", no_wrap=True)
+    for column in ("dim x depth x heads\nvocabulary\ncontext", "parameters\nnon-embedding\nactive", "cache\nB/token"):
+        listing.add_column(column, justify="right", no_wrap=True)
     listing.add_column("what it is")
     for name in names:
         recipe = resolve(name, size=size, overrides=overrides)
@@ -39,12 +31,8 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
         counts = model.parameter_counts()
         listing.add_row(
             name,
-            f"{recipe.dim} x {recipe.depth} x {recipe.heads}",
-            f"{recipe.vocab_size:,}",
-            f"{recipe.context:,}",
-            f"{counts['total']:,}",
-            f"{counts['non_embedding']:,}",
-            f"{counts['active']:,}",
+            f"{recipe.dim} x {recipe.depth} x {recipe.heads}\n{recipe.vocab_size:,}\n{recipe.context:,}",
+            f"{counts['total']:,}\n{counts['non_embedding']:,}\n{counts['active']:,}",
             f"{2 * model.cached_numbers(recipe.context) / recipe.context:,.0f}",
             recipe.about,
         )

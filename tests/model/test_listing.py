@@ -31,11 +31,16 @@ def test_the_list_can_be_made_at_another_size() -> None:
 
 
 def test_experts_that_a_token_skips_and_modules_for_training_are_not_active() -> None:
-    lines = {line.split()[0]: line for line in rendered(size="tiny").splitlines()[1:] if line.strip()}
-    dense, routed, ahead = (lines[name].split("  ") for name in ("standard", "moe", "mtp"))
-    dense, routed, ahead = ([cell.strip() for cell in row if cell.strip()] for row in (dense, routed, ahead))
-    assert dense[4] == dense[6] == ahead[6] != ahead[4]
-    assert int(routed[6].replace(",", "")) < int(routed[4].replace(",", ""))
+    text = rendered(size="tiny", overrides={"vocab_size": 61}).splitlines()
+    rows = {line.split()[0]: place for place, line in enumerate(text) if line.split() and line.split()[0] in recipes()}
+
+    def counts(name: str) -> list[int]:
+        begin = text[0].index("parameters") - 5
+        return [int(text[rows[name] + line][begin : begin + 15].replace(",", "")) for line in range(3)]
+
+    dense, routed, ahead = (counts(name) for name in ("standard", "moe", "mtp"))
+    assert dense[0] == dense[2] == ahead[2] < ahead[0]
+    assert routed[2] < routed[0]
 
 
 def test_a_recipe_that_cannot_be_built_is_not_printed() -> None:
