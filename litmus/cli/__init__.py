@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from litmus.cli import audit, chat, compare, data, eval, export, generate, import_, recipes, train
+from litmus.cli import audit, bench, chat, compare, data, eval, export, generate, import_, recipes, train
 from litmus.errors import BadInput, Failed
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(export.export)
 app.command("import")(import_.import_run)
 app.command()(recipes.recipes)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,85 @@
+"""`litmus bench`: what a model costs to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from litmus.cli import sampling
+from litmus.cli.options import Override, Size, TrustPlugin, overrides
+
+app = typer.Typer(help="Measure what a model costs to use.", no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure what a model costs to use."""
+
+
+@app.command()
+def decode(
+    model: Annotated[str, typer.Argument(help="A recipe, a .yaml file, a plug-in .py file, or a run.")] = "standard",
+    size: Size = None,
+    change: Override = None,
+    prompt_tokens: Annotated[
+        str | None, typer.Option(help="Prompt lengths, as 32,128,512 (default: those, as far as a run's context goes).")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Batch sizes, as 1,4.")] = "1,4",
+    new_tokens: Annotated[int, typer.Option(help="Tokens generated in each run.")] = 32,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each way, in turn with the others.")] = 5,
+    compile: sampling.Compile = False,
+    precision: sampling.Precision = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice when not given.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Write everything measured to this file.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw it: a .png or .svg file.")] = None,
+    trust_plugin: TrustPlugin = False,
+) -> None:
+    """Time greedy decoding in every way a model allows, after all ways were seen to write the same text.
+
+    No cache, a cache, and for latent attention both with latents absorbed or expanded; then as `litmus generate` does
+    it, with weights prepared for this machine, compiled (--compile), in int8, and with the model's own drafts where it
+    has modules. Times are in milliseconds; a speed is against the first way of its group.
+
+    Examples:
+
+      litmus bench decode
+
+      litmus bench decode minideepseek-small --prompt-tokens 128,1024,4096 --batch 1 --figure decode.png
+
+      litmus bench decode runs/deepseek --compile --threads 2 --json decode.json
+    """
+    from rich.console import Console
+
+    from litmus.generation.bench.bench import bench_decode
+    from litmus.generation.bench.figure import check_figure, draw, save_figure
+    from litmus.generation.bench.report import table
+
+    console = Console()
+    if figure:
+        check_figure(figure)
+    with console.status("building") as status:
+        result = bench_decode(
+            model,
+            size=size,
+            overrides=overrides(change),
+            prompt_tokens=prompt_tokens,
+            batch=batch,
+            new_tokens=new_tokens,
+            repeats=repeats,
+            compile=compile,
+            precision=precision,
+            threads=threads,
+            device=device,
+            trust_plugin=trust_plugin,
+            told=status.update,
+        )
+    console.print(table(result.cells, result.title))
+    for note in result.notes:
+        console.print(note, highlight=False)
+    if json:
+        result.save(json)
+    if figure:
+        save_figure(draw(result.cells, result.title), figure)

@@ -1,0 +1,113 @@
+"""The whole benchmark: from the name of a recipe or run to measured cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from litmus.errors import BadInput
+from litmus.files import write_atomically
+from litmus.generation.bench.measure import Cell, measure, own_prompts, random_prompts
+from litmus.generation.bench.report import plain_data
+from litmus.generation.bench.ways import ways_of
+from litmus.model import Decoder, build, recipes, resolve
+from litmus.training import load_run
+from litmus.training.machine import hardware, pick_device, versions
+
+PROMPTS = (32, 128, 512)
+
+
+@dataclass
+class BenchResult:
+    """The cells, what they are of, and what should be read with them."""
+
+    title: str
+    cells: list[Cell]
+    notes: list[str]
+    about: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write everything as JSON; times are in seconds."""
+        whole = {**self.about, "notes": self.notes, "cells": plain_data(self.cells)}
+        write_atomically(path, json.dumps(whole, indent=1) + "\n")
+
+
+def bench_decode(
+    name: str,
+    *,
+    size: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    prompt_tokens: str | None = None,
+    batch: str = "1,4",
+    new_tokens: int = 32,
+    repeats: int = 5,
+    compile: bool = False,
+    precision: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    trust_plugin: bool = False,
+    told: Callable[[str], None] = lambda text: None,
+) -> BenchResult:
+    """Measure a recipe with random weights, on random tokens, or a run, on text that it writes itself.
+
+    A recipe's context grows to hold what is asked for; a run's is what it is. `told` hears what is going on.
+    """
+    batches = _numbers(batch, "--batch")
+    lengths = _numbers(prompt_tokens, "--prompt-tokens") if prompt_tokens else list(PROMPTS)
+    where = pick_device(device)
+    usual_threads = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        if Path(name).is_dir() and name not in recipes():
+            if size or overrides:
+                raise BadInput(f"{name} is a run, whose weights fix its size and recipe; leave --size and --set out")
+            model = load_run(Path(name), trust_plugin=trust_plugin).model
+            if not prompt_tokens:
+                lengths = [length for length in lengths if length + new_tokens <= model.recipe.context] or lengths[:1]
+            make = own_prompts
+        else:
+            model = _built(name, size, overrides or {}, max(lengths) + new_tokens)
+            make = random_prompts
+        if max(lengths) + new_tokens > model.recipe.context:
+            raise BadInput(
+                f"a prompt of {max(lengths)} and {new_tokens} new tokens exceed the context of {model.recipe.context}; "
+                f"ask for less, or for a recipe in place of the run"
+            )
+        model = model.to(where).eval()
+        told("writing prompts")
+        prompts = [make(model, rows, length) for rows in batches for length in lengths]
+        ways = ways_of(model, precision=precision, compile=compile)
+        cells = measure(ways, prompts, new_tokens=new_tokens, repeats=repeats, told=told)
+        about = {"model": name, "recipe": model.recipe.to_dict(), "new_tokens": new_tokens, "repeats": repeats}
+        machine = {"hardware": hardware(where), "versions": versions(), "threads": torch.get_num_threads()}
+    finally:
+        torch.set_num_threads(usual_threads)
+    notes = [
+        f"{way.name}: {way.tally}" + (" (untrained: its drafts are guesses)" if make is random_prompts else "")
+        for way in ways
+        if way.tally.passes
+    ]
+    parameters = model.parameter_counts()["total"]
+    title = (
+        f"{name}, {parameters / 1e6:.2f}M parameters, {new_tokens} new tokens, {machine['threads']} threads on {where}"
+    )
+    return BenchResult(title, cells, notes, {**about, **machine})
+
+
+def _built(name: str, size: str | None, overrides: dict[str, Any], needed: int) -> Decoder:
+    recipe = resolve(name, size=size, overrides=overrides)
+    return build(name, size=size, overrides={**overrides, "context": max(needed, recipe.context)})
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """ "32,128" as [32, 128]."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) for part in parts):
+        raise BadInput(f"{option} {text!r} is not a list of numbers of at least 1, e.g. {option} 32,128")
+    return sorted({int(part) for part in parts})
