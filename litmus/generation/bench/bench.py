@@ -95,7 +95,7 @@ def bench_decode(
     ]
     parameters = model.parameter_counts()["total"]
     title = (
-        f"{name}, {parameters / 1e6:.2f}M parameters, {new_tokens} new tokens, {machine['threads']} threads on {where}"
+        f"{name}, {parameters / 1e6:.2f}M parameters, {new_tokens} new tokens, {where}, threads: {machine['threads']}"
     )
     return BenchResult(title, cells, notes, {**about, **machine})
 

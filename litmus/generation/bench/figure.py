@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from litmus.errors import BadInput
 from litmus.files import write_atomically
@@ -75,6 +75,7 @@ def _panel(axes: Axes, name: str, below: str) -> None:
     axes.set_title(name, loc="left", fontsize=10)
     axes.set_xlabel(below, fontsize=9, loc="left")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="both", linewidth=0.4, alpha=0.4)

@@ -25,10 +25,14 @@ Decode = Callable[[Decoder, Tensor, int], Iterator[Tensor]]
 
 @dataclass
 class Way:
-    """A name, the weights it reads, how it decodes, and what latent attention does in it (`absorb` of Mla)."""
+    """A name, the weights it reads, how it decodes, and what latent attention does in it (`absorb` of Mla).
+
+    `exact` has the same weights in fp32: rounding to bf16 may route a token to other experts, in fp32 ways must agree.
+    """
 
     name: str
     model: Decoder
+    exact: Decoder
     decode: Decode
     absorb: Literal["auto", "on", "off"] = "auto"
     caches: bool = True
@@ -36,12 +40,13 @@ class Way:
     tally: Tally = field(default_factory=Tally)
 
     @torch.inference_mode()
-    def tokens(self, prompts: Tensor, number: int) -> Iterator[Tensor]:
+    def tokens(self, prompts: Tensor, number: int, *, exact: bool = False) -> Iterator[Tensor]:
         """The next `number` tokens (B,) of prompts (B, T), one after another."""
-        for module in self.model.modules():
+        model = self.exact if exact else self.model
+        for module in model.modules():
             if isinstance(module, Mla):
                 module.absorb = self.absorb
-        yield from self.decode(self.model, prompts, number)
+        yield from self.decode(model, prompts, number)
 
     def cache_bytes(self, rows: int, capacity: int) -> int:
         """Bytes of the buffers that this way keeps for so many rows of so many tokens."""
@@ -55,23 +60,25 @@ def ways_of(model: Decoder, *, precision: str | None = None, compile: bool = Fal
     for this machine; so do the ones after it, each with one thing more.
     """
     weights: dict[str, Any] = {"precision": precision}
-    plain = model if precision in (None, "fp32") else prepared(model, **weights)
-    latent = any(isinstance(module, Mla) for module in model.modules())
-    ways = [Way("no cache", plain, recomputed, "off", caches=False), Way("cache", plain, cached, "off")]
-    if latent:
-        ways.insert(1, Way("absorbed", plain, recomputed, "on", caches=False))
-        ways.append(Way("cache + absorbed", plain, cached, "on"))
     own = prepared(model, **weights)
-    ways.append(Way("litmus", own, cached))
+    plain = model if own.embedding.weight.dtype == model.embedding.weight.dtype else own
+    latent = any(isinstance(module, Mla) for module in model.modules())
+    ways = [Way("no cache", plain, model, recomputed, "off", caches=False), Way("cache", plain, model, cached, "off")]
+    if latent:
+        ways.insert(1, Way("absorbed", plain, model, recomputed, "on", caches=False))
+        ways.append(Way("cache + absorbed", plain, model, cached, "on"))
+    exact = own if own.embedding.weight.dtype == torch.float32 else model
+    ways.append(Way("litmus", own, exact, cached))
     if compile:
-        ways.append(Way("compiled", own, compiled_steps()))
+        ways.append(Way("compiled", own, exact, compiled_steps()))
     if _has_int8(model):
-        ways.append(Way("int8", prepared(model, **weights, int8=True), cached))
+        ways.append(Way("int8", prepared(model, **weights, int8=True), prepared(model, "fp32", int8=True), cached))
     if isinstance(model.objective, AheadObjective) and all(layer.rewinds for layer in model.layers):
         tally = Tally()
-        ways.append(Way("speculative", own, speculated(tally), most_rows=1, tally=tally))
+        ways.append(Way("speculative", own, exact, speculated(tally), most_rows=1, tally=tally))
     for way in ways:
         way.model.eval()
+        way.exact.eval()
     return ways
 
 
@@ -96,13 +103,14 @@ def cached(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
 
 def compiled_steps() -> Decode:
     """With a cache and a compiled step, which is kept from one text to the next, as its compiled code is."""
-    steps: dict[tuple[int, int], DecodeStep] = {}
+    steps: dict[tuple[Decoder, int, int], DecodeStep] = {}
 
     def decode(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
         rows, length = prompts.shape
-        if (rows, length + number) not in steps:
-            steps[rows, length + number] = DecodeStep(model, model.new_cache(rows, length + number), compile=True)
-        step = steps[rows, length + number]
+        key = model, rows, length + number
+        if key not in steps:
+            steps[key] = DecodeStep(model, model.new_cache(rows, length + number), compile=True)
+        step = steps[key]
         step.cache.rewind(0)
         tokens = model.last_logits(prompts, step.cache).argmax(-1)
         yield tokens

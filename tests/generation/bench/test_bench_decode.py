@@ -1,0 +1,179 @@
+"""`litmus bench decode`: which ways there are, that they must agree, and what is told of their times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from litmus.cli import main
+from litmus.data.tokenizers import ByteTokenizer
+from litmus.errors import BadInput, Failed
+from litmus.generation.bench import Cell, measure, ways_of
+from litmus.generation.bench.figure import draw, save_figure
+from litmus.generation.bench.measure import check_equal, own_prompts, random_prompts
+from litmus.generation.bench.report import plain_data, table
+from litmus.generation.bench.ways import recomputed
+from litmus.interop import export_model, import_run
+from litmus.model import Decoder, build
+
+SHAPE: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 48, "vocab_size": 257}
+SMALL = ["--prompt-tokens", "4,8", "--batch", "1,2", "--new-tokens", "4", "--repeats", "2", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def make(rough: Callable[..., Decoder]) -> Callable[..., Decoder]:
+    return lambda recipe: rough(build(recipe, **SHAPE), torch.float32).eval()
+
+
+@pytest.fixture
+def cells() -> list[Cell]:
+    return [
+        Cell("no cache", 8, 1, 0, [[1.0, 3.0, 5.0], [1.0, 2.0, 5.0]]),
+        Cell("cache", 8, 1, 4096, [[1.0, 1.5, 2.0], [2.0, 2.5, 3.0]]),
+    ]
+
+
+def test_latent_attention_is_measured_in_the_four_ways_of_the_founding_benchmark(make: Any) -> None:
+    names = [way.name for way in ways_of(make("mla"))]
+    assert names[:5] == ["no cache", "absorbed", "cache", "cache + absorbed", "litmus"]
+    assert [way.name for way in ways_of(make("standard"))][:3] == ["no cache", "cache", "litmus"]
+
+
+def test_a_model_with_modules_also_drafts_for_itself_and_one_whose_cache_keeps_all_is_asked(make: Any) -> None:
+    assert "speculative" in [way.name for way in ways_of(make("deepseek"))]
+    assert "speculative" not in [way.name for way in ways_of(make("mla"))]
+
+
+@pytest.mark.parametrize("recipe", ["standard", "deepseek", "window-sinks", "worker"])
+def test_all_ways_write_the_same(make: Any, recipe: str) -> None:
+    model = make(recipe)
+    for way in ways_of(model):
+        for rows in (1, 3):
+            if rows <= (way.most_rows or rows):
+                check_equal(way, random_prompts(model, rows, 9), 6)
+
+
+def test_a_way_that_writes_something_else_is_told_before_anything_is_timed(make: Any) -> None:
+    model = make("standard")
+
+    def wrong(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
+        for place, tokens in enumerate(recomputed(model, prompts, number)):
+            yield tokens if place < 2 else (tokens + 1) % 257
+
+    plain = ways_of(model)[0]
+    heard: list[str] = []
+    with pytest.raises(Failed, match=r"broken is not equal to the plain forward pass: .* nothing was timed"):
+        ways = [plain, replace(plain, name="broken", decode=wrong)]
+        measure(ways, [random_prompts(model, 2, 5)], new_tokens=4, repeats=1, told=heard.append)
+    assert not [text for text in heard if text.startswith("timing")]
+
+
+def test_the_ways_take_turns(make: Any) -> None:
+    model, heard = make("standard"), []
+    ways = ways_of(model)[:2]
+    found = measure(ways, [random_prompts(model, 1, 5)], new_tokens=3, repeats=2, told=heard.append)
+    timed = [text.split(",")[0] for text in heard if text.startswith("timing")]
+    assert timed == ["timing no cache", "timing cache"] * 2
+    assert [[len(run) for run in cell.runs] for cell in found] == [[3, 3]] * 2
+
+
+def test_a_cell_tells_its_times_apart(cells: list[Cell]) -> None:
+    first = cells[0]
+    assert first.first == [1, 1] and first.total == [5, 5]
+    assert first.per_token == [2, 2]
+    assert first.by_position == [1.5, 2.5]
+    assert first.tokens_per_second == [0.6, 0.6]
+
+
+def test_without_a_cache_none_is_held(make: Any) -> None:
+    plain, cached = ways_of(make("standard"))[:2]
+    assert plain.cache_bytes(2, 10) == 0
+    assert cached.cache_bytes(2, 10) == 2 * 10 * 2 * 32 * 2 * 4
+
+
+def test_a_model_writes_its_own_prompts_at_the_length_asked_for(make: Any) -> None:
+    model = make("standard")
+    assert own_prompts(model, 2, 7).shape == (2, 7)
+    assert own_prompts(model, 2, 1).shape == (2, 1)
+
+
+@pytest.mark.parametrize("kind", [".png", ".svg"])
+def test_the_figure_has_four_panels_and_is_written_by_its_name(cells: list[Cell], tmp_path: Path, kind: str) -> None:
+    figure = draw(cells, "title")
+    assert [axes.get_title(loc="left").split(",")[0] for axes in figure.axes] == [
+        "total",
+        "per token after the first",
+        "first token",
+        "each token after a prompt of 8",
+    ]
+    save_figure(figure, tmp_path / f"figure{kind}")
+    assert (tmp_path / f"figure{kind}").stat().st_size > 1000
+
+
+def test_the_table_and_the_data_hold_every_way(cells: list[Cell]) -> None:
+    assert table(cells, "title").row_count == 3
+    data = plain_data(cells)
+    assert [entry["way"] for entry in data] == ["no cache", "cache"]
+    assert data[1]["per_token"] == {"median": 0.5, "low": 0.5, "high": 0.5}
+    assert data[1]["runs"] == cells[1].runs
+
+
+@pytest.fixture
+def litmus(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def typed(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["bench", "decode", *arguments])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return typed
+
+
+def test_a_recipe_is_measured_and_written_down(litmus: Any, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    changes = [part for name in ("dim=32", "depth=2", "heads=2") for part in ("--set", name)]
+    code, out, err = litmus("mtp", *changes, *SMALL, "--threads", "1", "--json", str(tmp_path / "decode.json"))
+    assert code == 0, err
+    assert "batch 2, prompt 8" in out and "speculative: accepted" in out
+    written = json.loads((tmp_path / "decode.json").read_text(encoding="utf-8"))
+    assert written["threads"] == 1 and written["versions"]
+    assert {(cell["batch"], cell["prompt_tokens"]) for cell in written["cells"]} == {(1, 4), (1, 8), (2, 4), (2, 8)}
+    assert torch.get_num_threads() == threads
+
+
+def test_a_run_is_measured_within_its_context(litmus: Any, make: Any, tmp_path: Path) -> None:
+    export_model(make("standard"), ByteTokenizer(), tmp_path / "exported")
+    import_run(tmp_path / "exported", tmp_path / "run")
+    small = ["--batch", "1", "--new-tokens", "4", "--repeats", "1", "--device", "cpu"]
+    code, out, err = litmus(str(tmp_path / "run"), *small)
+    assert code == 0, err
+    assert "prompt 32" in out and "prompt 128" not in out
+    code, _, err = litmus(str(tmp_path / "run"), *small, "--prompt-tokens", "50")
+    assert (code, err.count("\n")) == (2, 1) and "exceed the context of 48" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--batch", "1,x"), "--batch '1,x' is not a list of numbers"),
+        (("--prompt-tokens", "0"), "--prompt-tokens '0'"),
+        (("--new-tokens", "1"), "measure nothing"),
+        (("--figure", "out.pdf"), "must end in .png or .svg"),
+        (("--precision", "fp8"), "precision 'fp8' is unknown"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(litmus: Any, arguments: tuple[str, ...], sentence: str) -> None:
+    code, _, err = litmus("standard", "--device", "cpu", *arguments)
+    assert code == 2 and sentence in err and err.count("\n") == 1
+
+
+def test_measuring_nothing_is_refused(make: Any) -> None:
+    with pytest.raises(BadInput, match="0 repeats"):
+        measure([], [], new_tokens=4, repeats=0)
