@@ -15,19 +15,24 @@ def can_pack(like: Tensor) -> bool:
     return like.device.type == "cpu" and like.dtype in (torch.float32, torch.bfloat16) and kernels
 
 
-class PackedLinear(nn.Module):
-    """y = x Wᵀ + b with W rearranged once: a plain product rearranges it anew, or reads it slowly, for every token."""
+class PackedLinear(nn.Linear):
+    """y = x Wᵀ + b with W rearranged once: a plain product rearranges it anew, or reads it slowly, for every token.
+
+    The plain weight stays, shared with the layer it is made from: a part may read it as a matrix.
+    """
+
+    packed: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.out_features = linear.out_features
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TOKENS)
-        self.bias = linear.bias
+        super().__init__(linear.in_features, linear.out_features, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), TOKENS)
+        self.register_buffer("packed", packed, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # which knows this product only of weights that are constants to it
-            return packed_product(x, self.weight, self.bias, self.out_features)
-        return _product(x, self.weight, self.bias)
+            return packed_product(x, self.packed, self.bias, self.out_features)
+        return _product(x, self.packed, self.bias)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ FEW = 8
 """Up to so many tokens the product with 8-bit weights is faster than with weights widened before it."""
 
 READ_WHOLE = ("kv_up",)
-"""Linear layers whose matrix latent attention reads itself; they keep their type."""
+"""Linear layers whose matrix latent attention reads itself for every token; they are left as they are."""
 
 
 def prepared(model: Decoder, precision: DecodePrecision | None = None, *, int8: bool = False) -> Decoder:
@@ -37,7 +37,8 @@ def prepared(model: Decoder, precision: DecodePrecision | None = None, *, int8: 
     same = wanted in (None, model.embedding.weight.dtype)
     if same and not int8 and not can_pack(model.embedding.weight):
         return model
-    copied = copy.deepcopy(model)
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())} if same else {}
+    copied = copy.deepcopy(model, shared)
     if precision == "fp32":
         copied.float()
     elif not same:
@@ -71,6 +72,11 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight_int8", (weight / scale[:, None]).round().to(torch.int8))
         self.register_buffer("scale", scale.to(linear.weight.dtype))
         self.bias = linear.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The rounded weight W_q · s, for parts that read it as a matrix."""
+        return self.weight_int8.to(self.scale.dtype) * self.scale[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)

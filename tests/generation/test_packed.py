@@ -27,7 +27,7 @@ def test_packed_equals_plain(dtype: torch.dtype, bias: bool, shape: tuple[int, i
         packed = PackedLinear(linear)
         assert packed(x).dtype == dtype
         torch.testing.assert_close(packed(x).double(), exact, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=1e-2)
-        assert torch.equal(packed_product(x, packed.weight, packed.bias, 24), packed(x))
+        assert torch.equal(packed_product(x, packed.packed, packed.bias, 24), packed(x))
 
 
 def test_a_prepared_model_predicts_the_same_and_leaves_the_model_as_it_was() -> None:
