@@ -22,7 +22,7 @@ def chat(
     max_new_tokens: sampling.MaxNewTokens = 200,
     temperature: sampling.Temperature = 0.7,
     top_p: sampling.TopP = 0.95,
-    repetition_penalty: sampling.RepetitionPenalty = 1.1,
+    repetition_penalty: sampling.RepetitionPenalty = 1.0,
     seed: sampling.Seed = 0,
     precision: sampling.Precision = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
