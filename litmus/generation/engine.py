@@ -19,7 +19,6 @@ from litmus.generation.sampling import Sampling, Settings, next_tokens
 from litmus.generation.stepping import DecodeStep
 from litmus.generation.weights import DecodePrecision, prepared
 from litmus.model import Decoder
-from litmus.training.precision import matmul_precision
 
 PREFILL = 512
 """Tokens of joining prompts that enter between two decode steps; more at once would hold up the rows that decode."""
@@ -142,7 +141,6 @@ class Engine:
             yield from self.step()
 
     @torch.inference_mode()
-    @matmul_precision("fp32")
     def step(self) -> list[Event]:
         """Some tokens of joining prompts, and one token of every other row.
 
