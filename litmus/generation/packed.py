@@ -8,11 +8,19 @@ from torch import Tensor, nn
 TOKENS = 16
 """For how many tokens at a time weights are laid out; more and fewer also gain (bench/decode_floor.py)."""
 
+LEAST_FP32 = 160_000
+"""Weights of a layer in fp32 from which on the call to those kernels costs less than they save."""
+
 
 def can_pack(like: Tensor) -> bool:
     """Whether weights of this type and device have such kernels."""
     kernels = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     return like.device.type == "cpu" and like.dtype in (torch.float32, torch.bfloat16) and kernels
+
+
+def gains(linear: nn.Linear) -> bool:
+    """Whether packing makes this layer faster for single tokens."""
+    return linear.weight.dtype != torch.float32 or linear.weight.numel() >= LEAST_FP32
 
 
 class PackedLinear(nn.Linear):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
-from litmus.generation.packed import PackedLinear, can_pack
+from litmus.generation.packed import PackedLinear, can_pack, gains
 from litmus.model import Decoder
 from litmus.training.precision import cast_for
 
@@ -46,7 +47,7 @@ def prepared(model: Decoder, precision: DecodePrecision | None = None, *, int8: 
     if int8:
         _replace_linears(copied, Int8Linear)
     elif can_pack(copied.embedding.weight):
-        _replace_linears(copied, PackedLinear)
+        _replace_linears(copied, PackedLinear, gains)
     return copied
 
 
@@ -88,9 +89,13 @@ class Int8Linear(nn.Module):
         return y.unflatten(0, x.shape[:-1])
 
 
-def _replace_linears(model: Decoder, by: type[Int8Linear] | type[PackedLinear]) -> None:
-    """Replace the linear layers; the embedding stays, even where the head shares its weights."""
+def _replace_linears(
+    model: Decoder,
+    by: type[Int8Linear] | type[PackedLinear],
+    wanted: Callable[[nn.Linear], bool] = lambda linear: True,
+) -> None:
+    """Replace the linear layers that are `wanted`; the embedding stays, even where the head shares its weights."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and name not in READ_WHOLE:
+            if type(child) is nn.Linear and name not in READ_WHOLE and wanted(child):
                 setattr(parent, name, by(child))

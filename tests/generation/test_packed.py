@@ -31,7 +31,7 @@ def test_packed_equals_plain(dtype: torch.dtype, bias: bool, shape: tuple[int, i
 
 
 def test_a_prepared_model_predicts_the_same_and_leaves_the_model_as_it_was() -> None:
-    model = litmus.build("mla", size="tiny", vocab_size=64).eval()
+    model = litmus.build("mla", size="mini", depth=1, vocab_size=64).eval()
     tokens = torch.randint(64, (2, 20))
     with torch.inference_mode():
         before = model(tokens)
