@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from litmus.errors import BadInput
 from litmus.files import write_atomically
@@ -54,6 +54,7 @@ def draw(cells: Sequence[Cell], title: str) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
     axes = figure.axes[3]
     _panel(axes, f"each token after a prompt of {longest}, ms", "new token")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for number, way in enumerate(names):
         cell = next(cell for cell in shown if cell.way == way and cell.prompt == longest)
         times = [max(1e-3, 1e3 * seconds) for seconds in cell.by_position]  # a drafted token comes with the one before
