@@ -69,8 +69,8 @@ def main() -> None:
         [
             f"{measured['new_tokens']} new tokens, medians of {measured['repeats']} runs of each way in turn on "
             f"{measured['threads']} threads of {measured['hardware']['cpu']}, by `litmus bench decode` as the script's "
-            "head shows. The four ways of the founding benchmark come first; `litmus` has weights packed for the "
-            "machine, int8 has bf16 activations. All ways but int8, which rounds, are checked to write the same tokens first.",
+            "head shows. The founding benchmark's ways come first; `litmus` has weights packed for the machine, "
+            "int8 has bf16 activations. All ways but int8, which rounds, are first checked to write the same tokens.",
             "",
             *flatness(cells),
             "",

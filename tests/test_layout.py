@@ -17,7 +17,6 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
     "files",
-    "recipes",
     "nn",
     "model",
     "data",
@@ -113,3 +112,9 @@ def test_the_command_line_starts_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_the_public_names_stay_what_they_are_when_something_was_built() -> None:
+    code = "import litmus; litmus.build('standard', size='tiny', vocab_size=16); print(len(litmus.recipes()))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(shown.stdout) > 10

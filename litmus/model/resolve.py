@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 def recipes() -> list[str]:
     """The names of the built-in recipes, sorted."""
-    return sorted(path.name[:-5] for path in files("litmus.recipes").iterdir() if path.name.endswith(".yaml"))
+    return sorted(path.name[:-5] for path in (files("litmus") / "recipes").iterdir() if path.name.endswith(".yaml"))
 
 
 def resolve(
@@ -99,7 +99,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Path 
         return _parse(path.read_bytes(), str(path), path.stem), path.parent
     if str(source) not in recipes():
         raise BadInput(f"unknown recipe {str(source)!r}; {nearest(str(source), recipes())}")
-    text = (files("litmus.recipes") / f"{source}.yaml").read_bytes()
+    text = (files("litmus") / "recipes" / f"{source}.yaml").read_bytes()
     return _parse(text, str(source), str(source)), None
 
 

@@ -64,7 +64,7 @@ class Heads(Mixer):
         self.q_norm = RMSNorm(self.head_dim, site.norm.eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, site.norm.eps) if config.qk_norm else None
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
-        self.gate = Gate(config.gate, self.heads, self.head_dim, site) if config.gate else None
+        self.output_gate = Gate(config.gate, self.heads, self.head_dim, site) if config.gate else None
 
     def project(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, T, H, D), keys and values (B, T, G, D) of x (B, T, dim); queries and keys normed and rotated."""
@@ -82,8 +82,8 @@ class Heads(Mixer):
 
     def join(self, y: Tensor, x: Tensor, step: Step) -> Tensor:
         """The heads' outputs y (B, T, H, D), gated by x, as a write (B, T, dim) into the residual stream."""
-        if self.gate is not None:
-            y = self.gate(y, x, step)
+        if self.output_gate is not None:
+            y = self.output_gate(y, x, step)
         return self.out(y.flatten(-2))
 
 

@@ -86,7 +86,7 @@ class Mla(Mixer):
         self.kv_up = linear(self.rank, self.heads * (self.nope + self.value))
         self.out = residual_linear(self.heads * self.value, site)
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
-        self.gate = Gate(config.gate, self.heads, self.value, site) if config.gate else None
+        self.output_gate = Gate(config.gate, self.heads, self.value, site) if config.gate else None
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         q, latents = self.queries(x, step), self.latents(x, step)
@@ -102,8 +102,8 @@ class Mla(Mixer):
             y = self.absorbed(q, latents, visibility, factor)
         else:
             y = attend(q, *self.expanded(latents), visibility, factor, fast=step.fast)
-        if self.gate is not None:
-            y = self.gate(y, x, step)
+        if self.output_gate is not None:
+            y = self.output_gate(y, x, step)
         return self.out(y.flatten(-2))
 
     def queries(self, x: Tensor, step: Step) -> Tensor:

@@ -47,7 +47,7 @@ def test_closed_gates_leave_nothing_and_open_ones_everything(
     step = Step(torch.arange(5).expand(2, 5), fast=fast)
     with torch.no_grad():
         for sign, expected in ((-1, torch.zeros_like(x)), (1, plain(x, step))):
-            gated.gate.map.weight.fill_(sign * 1e6)
+            gated.output_gate.map.weight.fill_(sign * 1e6)
             assert_close(gated(x, step), expected)
 
 
@@ -70,4 +70,4 @@ def test_the_mean_gate_is_that_of_all_tokens_and_heads(
 
 def test_an_elementwise_gate_in_latent_attention_is_as_wide_as_its_values(site: Callable[..., Site]) -> None:
     mixer = MlaConfig(value_dim=6, gate=GateConfig(kind="elementwise")).build(site())
-    assert tuple(mixer.gate.map.weight.shape) == (4 * 6, 16)
+    assert tuple(mixer.output_gate.map.weight.shape) == (4 * 6, 16)

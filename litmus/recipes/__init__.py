@@ -1,1 +1,0 @@
-"""Built-in recipes, one YAML file each."""
