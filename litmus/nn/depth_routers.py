@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn.parts import Site
+from litmus.nn.parts import Site, unwritten
 from litmus.nn.routing import counted_tokens
 from litmus.nn.step import Step
 
@@ -30,7 +30,7 @@ class DepthRouter(nn.Module):
 
     def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
         """Which tokens are chosen (B, T)."""
-        raise NotImplementedError
+        raise unwritten(self, "choose(scores, x, step)")
 
 
 class ThresholdRouter(DepthRouter):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from litmus.nn.linear import linear
 from litmus.nn.loss import IGNORED
 from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_terms
-from litmus.nn.parts import Site
+from litmus.nn.parts import Site, unwritten
 from litmus.nn.step import Step
 from litmus.nn.terms import Terms
 
@@ -80,7 +80,7 @@ class AheadObjective(Objective):
 
         `tokens` (B, T) stand `number` places further on; past the end of a row they are any, and not scored.
         """
-        raise NotImplementedError
+        raise unwritten(self, "look(number, model, hidden, tokens, step)")
 
 
 class Sequential(AheadObjective):
