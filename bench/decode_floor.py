@@ -22,8 +22,6 @@ WAYS = {
     "fp32": ({"precision": "fp32"}, 4),
     "bf16": ({"precision": "bf16"}, 2),
     "int8, bf16 activations": ({"int8": True}, 1),
-    "bf16, compiled": ({"precision": "bf16", "compile": True}, 2),
-    "int8, compiled": ({"int8": True, "compile": True}, 1),
 }
 """How the engine is told, and the bytes of a linear weight."""
 
