@@ -183,7 +183,7 @@ def outline(recipe: Recipe) -> Decoder:
             return Decoder(recipe)
     except BadInput:
         raise
-    except Exception:
+    except Exception:  # whatever a plug-in met without numbers; what is wrong with numbers too is raised below
         with torch.random.fork_rng(devices=[]):
             return Decoder(recipe)
 

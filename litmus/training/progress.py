@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -50,7 +51,7 @@ class Display:
         """The training is over, for whatever reason."""
 
 
-class _Shown(Display):
+class _Shown(Display, ABC):
     """What both displays share: a smoothed loss, the speed, the time left, and a console to say things on."""
 
     def __init__(self, console: Console, pause: float) -> None:
@@ -77,8 +78,9 @@ class _Shown(Display):
         self._shown_at = now
         self.show(status)
 
+    @abstractmethod
     def show(self, status: Status) -> None:
-        raise NotImplementedError
+        """Put the figures of a step before the person."""
 
     def held_out(self, step: int, evaluation: Evaluation) -> None:
         self._bits = evaluation.bits_per_byte
