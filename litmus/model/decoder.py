@@ -9,6 +9,7 @@ from litmus.errors import BadInput
 from litmus.model.recipe import Recipe
 from litmus.nn.blocks import BlockConfig
 from litmus.nn.caches import Cache
+from litmus.nn.dropout import Dropout
 from litmus.nn.linear import INIT_STD, linear
 from litmus.nn.mixers import Mixer
 from litmus.nn.moe import Experts
@@ -32,7 +33,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(recipe.vocab_size, recipe.dim)
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
         self.positions = recipe.positions.build(recipe.site(0))
-        self.dropout = nn.Dropout(recipe.dropout)
+        self.dropout = Dropout(recipe.dropout)
         self.layers = nn.ModuleList(_layer(recipe, number) for number in range(recipe.depth))
         self.norm = recipe.norm.build(recipe.site(recipe.depth - 1))
         self.head = linear(recipe.dim, recipe.vocab_size, bias=recipe.head.bias)

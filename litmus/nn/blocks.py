@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from litmus.nn.dropout import Dropout
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.parts import Part, Site, unwritten
@@ -51,7 +52,7 @@ class PreNormBlock(Mixer):
         self.rewinds = self.mixer.rewinds
         self.feedforward_norm = site.norm.build(site)
         self.feedforward = feedforward.build(site)
-        self.dropout = nn.Dropout(site.dropout)
+        self.dropout = Dropout(site.dropout)
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         x = x + self.dropout(self.mixer(self.mixer_norm(x), step))
@@ -73,7 +74,7 @@ class SingleResidualBlock(Mixer):
         self.mixer: Mixer = mixer.build(site)  # type: ignore[assignment]
         self.rewinds = self.mixer.rewinds
         self.feedforward = feedforward.build(site)
-        self.dropout = nn.Dropout(site.dropout)
+        self.dropout = Dropout(site.dropout)
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         return x + self.dropout(self.feedforward(self.mixer(self.norm(x), step), step))

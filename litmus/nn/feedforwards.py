@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litmus.nn.dropout import Dropout
 from litmus.nn.linear import linear, residual_linear
 from litmus.nn.parts import Part, Site
 from litmus.nn.step import Step
@@ -63,7 +64,7 @@ class Gelu(nn.Module):
         super().__init__()
         self.up = linear(site.dim, hidden, bias=config.bias)
         self.down = residual_linear(hidden, site, bias=config.bias)
-        self.dropout = nn.Dropout(site.dropout)
+        self.dropout = Dropout(site.dropout)
         self.approximate = config.approximate
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
@@ -77,7 +78,7 @@ class Relu2(nn.Module):
         super().__init__()
         self.up = linear(site.dim, hidden, bias=config.bias)
         self.down = residual_linear(hidden, site, bias=config.bias)
-        self.dropout = nn.Dropout(site.dropout)
+        self.dropout = Dropout(site.dropout)
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         return self.down(self.dropout(F.relu(self.up(x)).square()))
@@ -90,7 +91,7 @@ class Swiglu(nn.Module):
         super().__init__()
         self.gate_up = linear(site.dim, 2 * hidden, bias=config.bias)
         self.down = residual_linear(hidden, site, bias=config.bias)
-        self.dropout = nn.Dropout(site.dropout)
+        self.dropout = Dropout(site.dropout)
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)

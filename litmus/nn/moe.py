@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
+from litmus.nn.dropout import Dropout
 from litmus.nn.feedforwards import FeedforwardConfig, Swiglu, SwigluConfig, swiglu_hidden
 from litmus.nn.linear import INIT_STD, residual_std
 from litmus.nn.parts import Part, Site, declaration
@@ -75,7 +76,7 @@ class Experts(nn.Module):
         self.down = nn.Parameter(torch.empty(experts, site.dim, hidden))
         nn.init.normal_(self.gate_up, std=INIT_STD)
         nn.init.normal_(self.down, std=residual_std(site))
-        self.dropout = nn.Dropout(site.dropout)
+        self.dropout = Dropout(site.dropout)
 
     def forward(self, x: Tensor, routing: Routing, *, fast: bool) -> Tensor:
         """Sum the gated outputs of the chosen experts for each of the tokens x (N, dim)."""

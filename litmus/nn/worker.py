@@ -16,6 +16,7 @@ from litmus.nn.attention import AttentionConfig
 from litmus.nn.blocks import BlockConfig
 from litmus.nn.caches import write
 from litmus.nn.causal_conv import CausalConv
+from litmus.nn.dropout import Dropout
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.linear import INIT_STD
 from litmus.nn.mixers import Mixer, MixerConfig
@@ -87,7 +88,7 @@ class WorkerBlock(Mixer):
         self.mixer = mixer.build(site)
         self.feedforward_norm = site.norm.build(site)
         self.feedforward = feedforward.build(site)
-        self.dropout = nn.Dropout(site.dropout)
+        self.dropout = Dropout(site.dropout)
         moves = config.others == "residual" and not self.last  # nothing reads the memory after the last layer
         self.share = nn.Parameter(torch.zeros(site.dim)) if moves else None
 
