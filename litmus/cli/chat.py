@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,16 +57,14 @@ def chat(
             f"{run} is a base model (it has no {FILE_NAME}): it continues a dialogue between User and Assistant as it "
             "would any text; /help lists the commands"
         )
-    settings = {"temperature": temperature, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "precision": precision,
+        "temperature": temperature,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+    }
     conversation = Conversation(form, loaded.tokenizer, loaded.model.recipe.context, system)
-    session = Session(
-        loaded.model.to(where),
-        loaded.tokenizer,
-        conversation,
-        sys.stdout,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        precision=precision,
-        **settings,
-    )
+    session = Session(loaded.model.to(where), loaded.tokenizer, conversation, sys.stdout, **settings)
     session.run(lambda: input("> "))

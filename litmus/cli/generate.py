@@ -147,12 +147,14 @@ def generate(
             decode = partial(speculate, model, draft=drafting, tally=tally)
         pieces = stream_one_by_one(decode, prompts[::each], tokenizer=tokenizer, each=each, **options)
     printer = Printer(prompts, sys.stdout, as_json=json, logprobs=logprobs)
+    interrupted = None
     try:
         for piece in pieces:
             printer.take(piece)
-    except KeyboardInterrupt:
-        printer.close()
-        raise
+    except KeyboardInterrupt as error:
+        interrupted = error
     printer.close()
     if draft is not None:
         print(tally, file=sys.stderr)
+    if interrupted is not None:
+        raise interrupted

@@ -13,6 +13,7 @@ from litmus.files import write_atomically
 from litmus.generation.chat import Conversation
 from litmus.generation.generate import stream
 from litmus.generation.sampling import Sampling
+from litmus.generation.weights import DecodePrecision, prepared
 from litmus.model import Decoder
 
 HELP = """\
@@ -35,13 +36,14 @@ class Session:
         *,
         max_new_tokens: int = 200,
         seed: int = 0,
-        precision: str | None = None,
+        precision: DecodePrecision | None = None,
         **sampling: Any,
     ) -> None:
         Sampling.of(sampling)
-        self.model, self.tokenizer, self.conversation, self.out = model, tokenizer, conversation, out
+        self.model = prepared(model, precision)
+        self.tokenizer, self.conversation, self.out = tokenizer, conversation, out
         self.room = min(max_new_tokens, conversation.context // 2)
-        self.seed, self.precision = seed, precision
+        self.seed = seed
         self.sampling = sampling
         self.commands: dict[str, Callable[[str], None]] = {
             "/reset": self._reset,
@@ -86,7 +88,7 @@ class Session:
             self.conversation.messages.pop()
             raise
         ends = self.conversation.template.ends()
-        decoding: dict[str, Any] = {"max_new_tokens": self.room, "seed": self.seed, "precision": self.precision}
+        decoding: dict[str, Any] = {"max_new_tokens": self.room, "seed": self.seed}
         self.seed += 1
         reply = ""
         try:

@@ -14,10 +14,9 @@ from litmus.data import TokenData, document_ids, held_out_windows
 from litmus.errors import BadInput
 from litmus.nn import RouterFigures
 
-ROUTED_TOKENS = 4096
-"""About how many tokens the figures of routers are over."""
-FIGURE_ROWS = 4
-"""Sequences over which figures of layers are averaged: some need the T x T weights that fast attention never forms."""
+FIGURE_TOKENS = 4096
+"""About how many tokens the figures of layers and routers are over; some need T x T weights that fast attention never
+forms."""
 
 
 class Evaluation(BaseModel):
@@ -26,8 +25,8 @@ class Evaluation(BaseModel):
     nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
     can be compared between tokenizers. loss_by_position: mean nats at each place of a window; later places have
     more context. attention_entropy: mean entropy of the attention weights in nats, per layer. layer_figures: what else
-    layers tell of themselves, by the names in litmus.nn.observing. routing: how evenly the
-    router of each layer of experts spread the first batch, or about 4096 tokens of it.
+    layers tell of themselves, by the names in litmus.nn.observing. routing: how evenly the router of each layer of
+    experts spread its tokens. These three are over about 4096 tokens, in windows from all over the held-out split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -66,7 +65,6 @@ def evaluate(
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
-    figures, routing = None, None
     was_training = model.training
     model.eval()
     try:
@@ -80,10 +78,8 @@ def evaluate(
             nats[:width] += losses.double().sum(0)
             scored[:width] += counted.sum(0)
             text_bytes += int(token_bytes[targets[counted]].sum())
-            if figures is None:
-                whole = _whole_rows(inputs, counted)
-                figures = model.layer_figures(whole[:FIGURE_ROWS])
-                routing = model.routing(whole[: max(1, ROUTED_TOKENS // width)])
+        sample = _sample(data.held_out, context, int(scored.sum())).to(device)
+        figures, routing = model.layer_figures(sample), model.routing(sample)
     finally:
         model.train(was_training)
     tokens = int(scored.sum())
@@ -100,8 +96,8 @@ def evaluate(
         tokens=tokens,
         bytes=text_bytes,
         loss_by_position=(nats[reached] / scored[reached]).tolist(),
-        attention_entropy=(figures or {}).pop("attention_entropy", None),
-        layer_figures=figures or {},
+        attention_entropy=figures.pop("attention_entropy", None),
+        layer_figures=figures,
         routing=routing or None,
     )
 
@@ -117,9 +113,9 @@ def tokens_within(data: TokenData, limit_bytes: int) -> int:
     return tokens
 
 
-def _whole_rows(inputs: Tensor, counted: Tensor) -> Tensor:
-    """The sequences of `inputs` without padding."""
-    whole = counted.all(dim=1).to(inputs.device)
-    if whole.any():
-        return inputs[whole]
-    return inputs[:1, : int(counted[0].sum())]
+def _sample(tokens: np.ndarray, context: int, scored: int) -> Tensor:
+    """(B, T) of the windows without padding that were scored, about FIGURE_TOKENS tokens spread evenly over them."""
+    width = min(context, scored)
+    windows = np.asarray(tokens[: scored - scored % width]).reshape(-1, width)
+    rows = min(len(windows), max(1, FIGURE_TOKENS // width))
+    return torch.from_numpy(windows[np.linspace(0, len(windows) - 1, rows).round().astype(int)].astype(np.int64))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from litmus.errors import BadInput
 from litmus.model import build
-from litmus.training import Evaluation, evaluate
+from litmus.training import Evaluation, evaluate, evaluation
 from litmus.training.evaluation import tokens_within
 
 
@@ -91,7 +91,7 @@ def test_evaluation_changes_neither_the_mode_nor_the_random_state(model, data):
 
 
 def test_attention_entropy_is_that_of_each_layer_on_real_tokens(model, data):
-    score = evaluate(model, data, context=16, batch=4)
+    score = evaluate(model, data, context=16, batch=3, limit_tokens=64)
     model.eval()
     tokens = torch.from_numpy(data.held_out[:64].astype(np.int64)).view(4, 16)
     assert score.attention_entropy == pytest.approx(model.layer_figures(tokens)["attention_entropy"])
@@ -99,13 +99,21 @@ def test_attention_entropy_is_that_of_each_layer_on_real_tokens(model, data):
 
 
 def test_other_figures_of_layers_are_kept_by_name(model, data):
-    score = evaluate(model, data, context=16, batch=4)
+    score = evaluate(model, data, context=16, batch=3, limit_tokens=64)
     model.eval()
     tokens = torch.from_numpy(data.held_out[:64].astype(np.int64)).view(4, 16)
     found = model.layer_figures(tokens)
     del found["attention_entropy"]
     assert set(found) == {"first_token_attention", "largest_activation"}
     assert score.layer_figures == {name: pytest.approx(values) for name, values in found.items()}
+
+
+def test_figures_are_over_windows_from_all_over_the_text(model, data, monkeypatch):
+    monkeypatch.setattr(evaluation, "FIGURE_TOKENS", 48)
+    score = evaluate(model, data, context=16, batch=4, limit_tokens=16 * 9 + 5)
+    model.eval()
+    tokens = torch.from_numpy(data.held_out[: 16 * 9].astype(np.int64)).view(9, 16)[[0, 4, 8]]
+    assert score.attention_entropy == pytest.approx(model.layer_figures(tokens)["attention_entropy"])
 
 
 def test_a_score_of_less_than_one_window_takes_entropy_over_its_tokens_only(model, data):
@@ -118,7 +126,7 @@ def test_a_score_of_less_than_one_window_takes_entropy_over_its_tokens_only(mode
 def test_routing_is_that_of_whole_windows_and_absent_without_experts(model, data):
     assert evaluate(model, data, context=16, batch=4).routing is None
     routed = build("moe-v3", vocab_size=257, dim=32, depth=2, heads=2, context=16).eval()
-    score = evaluate(routed, data, context=16, batch=6)
+    score = evaluate(routed, data, context=16, batch=6, limit_tokens=100)
     tokens = torch.from_numpy(data.held_out[:96].astype(np.int64)).view(6, 16)
     assert score.routing == routed.routing(tokens)
     assert [len(layer.load) for layer in score.routing] == [16, 16]
