@@ -46,6 +46,9 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     if fault["type"] == "value_error":
         reason = fault["ctx"]["error"]
         return str(reason) if isinstance(reason, BadInput) or not place else f"{place}: {reason}"
+    if fault["type"] == "model_type":
+        keys = ", ".join(_fields(model, [*above, key]))
+        return f"{place} = {fault['input']!r} must be a mapping with keys such as {keys}"
     return f"{place} = {fault['input']!r} is not valid: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 

@@ -48,15 +48,8 @@ def chat(
     where = pick_device(device)
     loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=lambda text: print(text, file=sys.stderr))
     own = template or run / FILE_NAME
-    if template or own.exists():
-        form = read_template(own)
-        print(f"chatting with {run}; /help lists the commands")
-    else:
-        form = Template()
-        print(
-            f"{run} is a base model (it has no {FILE_NAME}): it continues a dialogue between User and Assistant as it "
-            "would any text; /help lists the commands"
-        )
+    with_form = template is not None or own.exists()
+    form = read_template(own) if with_form else Template()
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "seed": seed,
@@ -67,4 +60,11 @@ def chat(
     }
     conversation = Conversation(form, loaded.tokenizer, loaded.model.recipe.context, system)
     session = Session(loaded.model.to(where), loaded.tokenizer, conversation, sys.stdout, **settings)
+    if with_form:
+        print(f"chatting with {run}; /help lists the commands")
+    else:
+        print(
+            f"{run} is a base model (it has no {FILE_NAME}): it continues a dialogue between User and Assistant as it "
+            "would any text; /help lists the commands"
+        )
     session.run(lambda: input("> "))

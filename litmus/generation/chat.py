@@ -58,7 +58,9 @@ def read_template(path: Path) -> Template:
     """The template in a file; BadInput where it cannot be one."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}; give a file such as {FILE_NAME}") from None
+    except ValueError as error:
         raise BadInput(f"{path} is no readable JSON ({error}); docs/generation.md shows a {FILE_NAME}") from None
     try:
         return Template.model_validate(raw)

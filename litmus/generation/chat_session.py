@@ -11,6 +11,7 @@ from litmus.data import Tokenizer
 from litmus.errors import BadInput, nearest
 from litmus.files import write_atomically
 from litmus.generation.chat import Conversation
+from litmus.generation.engine import check_length
 from litmus.generation.generate import stream
 from litmus.generation.sampling import Sampling
 from litmus.generation.weights import DecodePrecision, prepared
@@ -40,6 +41,7 @@ class Session:
         **sampling: Any,
     ) -> None:
         Sampling.of(sampling)
+        check_length(max_new_tokens)
         self.model = prepared(model, precision)
         self.tokenizer, self.conversation, self.out = tokenizer, conversation, out
         self.room = min(max_new_tokens, conversation.context // 2)

@@ -293,11 +293,16 @@ def _on_the_way(drawn: Tensor, logprobs: Tensor | None) -> tuple[Tensor, Tensor 
     return *copies, done.synchronize
 
 
+def check_length(max_new_tokens: int) -> None:
+    """BadInput for a continuation of no tokens."""
+    if max_new_tokens < 1:
+        raise BadInput(f"max_new_tokens = {max_new_tokens} generates nothing; it must be at least 1")
+
+
 def check_request(request: Request, number: int, capacity: int, context: int, vocabulary: int) -> None:
     """BadInput for what cannot be continued."""
     prompt, sampling = request.tokens, request.sampling
-    if request.max_new_tokens < 1:
-        raise BadInput(f"max_new_tokens = {request.max_new_tokens} generates nothing; it must be at least 1")
+    check_length(request.max_new_tokens)
     if not len(prompt):
         raise BadInput(f"prompt {number} is empty; give at least one token to continue from")
     if len(prompt) >= capacity:

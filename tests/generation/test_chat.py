@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import litmus
-from litmus.cli import app
+from litmus.cli import app, main
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.generation import chat_session, generate
@@ -84,6 +84,8 @@ def test_a_template_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
         path.write_text(content, encoding="utf-8")
         with pytest.raises(BadInput, match=sentence):
             read_template(path)
+    with pytest.raises(BadInput, match="cannot be read: No such file"):
+        read_template(tmp_path / "nowhere.json")
 
 
 @pytest.fixture
@@ -185,6 +187,25 @@ def test_a_run_without_a_template_is_called_a_base_model(folder: Path) -> None:
     found = CliRunner().invoke(app, ["chat", str(folder), *options], input="hi\n/quit\n")
     assert found.exit_code == 0, found.output
     assert "is a base model (it has no chat.json)" in found.output
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (["--max-new-tokens", "0"], "max_new_tokens = 0 generates nothing"),
+        (["--temperature", "-1"], "temperature = -1.0 is not valid"),
+        (["--precision", "fp8"], "precision 'fp8' is unknown"),
+        (["--template", "nowhere.json"], "nowhere.json cannot be read"),
+    ],
+)
+def test_what_no_chat_can_be_held_with_is_one_sentence_and_exit_code_2(
+    folder: Path, option: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["chat", str(folder), "--device", "cpu", *option])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2 and out == ""
+    assert sentence in err and len(err.strip().splitlines()) == 1
 
 
 def test_the_template_in_the_run_folder_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

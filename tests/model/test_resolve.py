@@ -137,6 +137,7 @@ def test_a_file_that_is_no_recipe_is_refused(content: bytes, sentence: str, tmp_
         ({"dim": 0}, r"dim = 0 is not valid: input should be greater than or equal to 1"),
         ({"dim": "wide"}, r"dim = 'wide' is not valid: input should be a valid integer"),
         ({"dim.x": 3}, r"dim = \{'x': 3\} is not valid"),
+        ({"mixer.gate": "headwise"}, r"gate = 'headwise' must be a mapping with keys such as kind, score"),
         ({"dropout": 1}, r"dropout = 1 is not valid: input should be less than 1"),
         ({"vocab_size": 1}, r"vocab_size = 1 is not valid"),
         ({"context": 0}, r"context = 0 is not valid"),
