@@ -14,8 +14,13 @@ LEAST_FP32 = 160_000
 
 def can_pack(like: Tensor) -> bool:
     """Whether weights of this type and device have such kernels."""
-    kernels = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return like.device.type == "cpu" and like.dtype in (torch.float32, torch.bfloat16) and kernels
+    if like.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    if like.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # a CPU with AVX2 alone, say, has none
+    return like.dtype == torch.float32
 
 
 def gains(linear: nn.Linear) -> bool:

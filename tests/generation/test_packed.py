@@ -11,9 +11,10 @@ from litmus.generation.packed import PackedLinear, can_pack, packed_product
 from litmus.generation.weights import prepared
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.empty(0)), reason="this build of PyTorch has no packed kernels")
+DTYPES = [dtype for dtype in (torch.float32, torch.bfloat16) if can_pack(torch.empty(0, dtype=dtype))]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 37)])
 def test_packed_equals_plain(dtype: torch.dtype, bias: bool, shape: tuple[int, int]) -> None:
@@ -40,3 +41,24 @@ def test_a_prepared_model_predicts_the_same_and_leaves_the_model_as_it_was() -> 
         torch.testing.assert_close(ready(tokens), before, atol=1e-4, rtol=1e-4)
         assert torch.equal(model(tokens), before)
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_can_be_packed_are_those_that_this_cpu_packs(dtype: torch.dtype) -> None:
+    try:
+        PackedLinear(nn.Linear(16, 16).to(dtype))
+        packs = True
+    except RuntimeError:  # "bf16 path needs the cpu support ..."
+        packs = False
+    assert can_pack(torch.empty(0, dtype=dtype)) == packs
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_equals_plain_at_every_width(dtype: torch.dtype) -> None:
+    with torch.inference_mode():
+        for inputs in [*range(1, 50), 100, 344]:
+            linear = nn.Linear(inputs, 1 + inputs % 19, bias=False).to(dtype)
+            for rows in (1, 2, 5, 17):
+                x = torch.randn(rows, inputs).to(dtype)
+                exact = x.double() @ linear.weight.double().T
+                torch.testing.assert_close(PackedLinear(linear)(x).double(), exact, atol=2e-2, rtol=1e-2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import nn
 import litmus
 from litmus.errors import BadInput
 from litmus.generation import Engine, Request, Sampling
-from litmus.generation.weights import FEW, Int8Linear, prepared
+from litmus.generation.weights import FEW, Int8Linear, int8_product, prepared
 from litmus.model import Decoder
 
 SHAPE: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 30}
@@ -46,6 +48,58 @@ def test_the_kernel_gives_what_the_reference_gives(tokens: int) -> None:
     rounded = Int8Linear(linear)
     exact = (x.float() @ rounded.weight_int8.float().T) * rounded.scale.float() + linear.bias.float()
     torch.testing.assert_close(rounded(x).float(), exact, rtol=2e-2, atol=2e-2)
+
+
+WIDTHS = """
+import torch
+from torch import nn
+from litmus.generation.weights import Int8Linear
+torch.set_num_threads(1)
+with torch.no_grad():
+    for dtype in (torch.bfloat16, torch.float32):
+        for inputs in range(8, 401):
+            rounded = Int8Linear(nn.Linear(inputs, 1 + inputs % 7, bias=False).to(dtype))
+            exact = rounded.weight_int8[:, :inputs].double() * rounded.scale.double()[:, None]
+            for rows in (*range(1, 10), 16, 17, 32, 33):
+                x = torch.randn(rows, inputs).to(dtype)
+                wanted = x.double() @ exact.T
+                off = (rounded(x) - wanted).abs().max() / wanted.abs().max()
+                assert off < 1e-2, f"{dtype}, {rows} x {inputs}: off by {off:.2g}"
+"""
+
+
+def test_8_bit_weights_of_every_width_give_the_product_of_the_dequantized_matrix() -> None:
+    # In a process of its own, since what it is to find is a crash.
+    done = subprocess.run([sys.executable, "-c", WIDTHS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:] or f"ended by signal {-done.returncode}"
+
+
+SLICES = """
+import torch
+from torch import nn
+from litmus.generation.weights import Int8Linear
+with torch.no_grad():
+    rounded = Int8Linear(nn.Linear(32, 5, bias=False).bfloat16())
+    exact = rounded.weight_int8.double() * rounded.scale.double()[:, None]
+    for rows in (1, 2, 4):
+        for offset in range(32):
+            x = torch.randn(rows * 32 + 64).bfloat16()[offset : offset + rows * 32].view(rows, 32)
+            wanted = x.double() @ exact.T
+            assert (rounded(x) - wanted).abs().max() < 1e-2 * wanted.abs().max()
+"""
+
+
+def test_8_bit_weights_take_inputs_from_any_place_in_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", SLICES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:] or f"ended by signal {-done.returncode}"
+
+
+@torch.no_grad()
+def test_the_kernel_as_one_operation_for_a_compiler_is_the_kernel() -> None:
+    rounded = Int8Linear(nn.Linear(40, 24, bias=False).bfloat16())
+    x = torch.randn(3, 40).bfloat16()
+    torch.library.opcheck(int8_product, (x, rounded.weight_int8, rounded.scale))
+    assert torch.equal(int8_product(x, rounded.weight_int8, rounded.scale), rounded(x))
 
 
 def test_a_matrix_of_zeros_stays_one() -> None:
