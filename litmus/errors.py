@@ -23,10 +23,19 @@ class Failed(RuntimeError):
 def nearest(found: str, valid: Iterable[str]) -> str:
     """Say which valid name comes closest to `found`, or list the valid ones: the tail of an error sentence."""
     names = sorted(set(valid))
-    close = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(found[:100], names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
     return "valid: " + ", ".join(names)
+
+
+def shown(value: object, *, quoted: bool = True, limit: int = 60) -> str:
+    """`value` as an error sentence shows it: on one line, without control characters, its middle cut if it is long."""
+    text = repr(value) if quoted or not isinstance(value, str) else value
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text):,} characters)"
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> BadInput:

@@ -16,6 +16,7 @@ PACKAGE = Path(litmus.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
+    "process",
     "files",
     "nn",
     "model",

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from litmus import process
 from litmus.audit.check import Evidence
 from litmus.audit.checks import CHECKS, FORWARD, concluded
 from litmus.audit.opening import Request
@@ -29,8 +30,8 @@ def run_apart(request: Request) -> Iterator[Opened | Finding]:
     left = [FORWARD.name, *request.checks]
     opened = False
     while left:
-        process = Answers(replace(request, checks=tuple(name for name in left if name != FORWARD.name)))
-        for item in process:
+        answers = Answers(replace(request, checks=tuple(name for name in left if name != FORWARD.name)))
+        for item in answers:
             if isinstance(item, Opened):
                 if not opened:
                     yield item
@@ -41,10 +42,10 @@ def run_apart(request: Request) -> Iterator[Opened | Finding]:
         if not left:
             return
         if not opened:
-            yield Opened(name=request.name, limit=process.limit)
+            yield Opened(name=request.name, limit=answers.limit)
         opened = True
         broken = left.pop(0)
-        yield concluded({FORWARD.name: FORWARD, **CHECKS}[broken], [process.end()])
+        yield concluded({FORWARD.name: FORWARD, **CHECKS}[broken], [answers.end()])
         if broken == FORWARD.name:
             yield from (not_made(name) for name in left)
             return
@@ -116,13 +117,16 @@ def answer() -> None:
 
     What the audited code prints goes to stderr.
     """
-    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    process.begin()
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    try:
-        for item in run(Request.from_plain(json.load(sys.stdin))):
-            kind = "opened" if isinstance(item, Opened) else "finding"
-            print(kind, item.model_dump_json(), file=out, flush=True)
-    except BadInput as error:
-        print("bad_input", json.dumps(str(error)), file=out, flush=True)
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+    def work() -> None:
+        try:
+            for item in run(Request.from_plain(json.load(sys.stdin))):
+                kind = "opened" if isinstance(item, Opened) else "finding"
+                print(kind, item.model_dump_json(), file=out, flush=True)
+        except BadInput as error:
+            print("bad_input", json.dumps(str(error)), file=out, flush=True)
+
+    process.end(process.run(work))

@@ -9,8 +9,9 @@ import typer
 
 from litmus.cli import sampling
 from litmus.cli.options import Override, Size, TrustPlugin, overrides
+from litmus.cli.parsing import Command, Group
 
-app = typer.Typer(help="Measure what a model costs to use.", no_args_is_help=True)
+app = typer.Typer(help="Measure what a model costs to use.", cls=Group)
 
 
 @app.callback()
@@ -18,7 +19,7 @@ def bench() -> None:
     """Measure what a model costs to use."""
 
 
-@app.command()
+@app.command(cls=Command)
 def decode(
     model: Annotated[str, typer.Argument(help="A recipe, a .yaml file, a plug-in .py file, or a run.")] = "standard",
     size: Size = None,

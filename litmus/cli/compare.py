@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides, setting
+from litmus.process import lasting_output
 
 
+@lasting_output()
 def compare(
     arms: Annotated[
         list[str] | None,

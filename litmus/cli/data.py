@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from litmus.cli.options import CORPUS, HeldOut, SampleBytes, TokenizerName
+from litmus.cli.parsing import Command, Group
+from litmus.process import lasting_output
 
 if TYPE_CHECKING:
     from litmus.data import TokenData
 
-app = typer.Typer(help="Prepare corpora and look at them.", no_args_is_help=True)
+app = typer.Typer(help="Prepare corpora and look at them.", cls=Group)
 
 Corpus = Annotated[str, typer.Argument(help=CORPUS)]
 
 
-@app.command()
+@app.command(cls=Command)
+@lasting_output()
 def prepare(
     corpus: Corpus = "stdlib",
     tokenizer: TokenizerName = "bpe-4096",
@@ -41,7 +44,7 @@ def prepare(
     print(summary(_prepared(corpus, tokenizer, held_out, sample_bytes)))
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     corpus: Corpus = "stdlib",
     tokenizer: TokenizerName = "bpe-4096",
@@ -63,7 +66,7 @@ def show(
     print(f"\nheld-out text begins:\n{sample(data)}")
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_corpora() -> None:
     """List the corpora that have a name.
 

@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from litmus.cli.options import TrustPlugin
+from litmus.process import lasting_output
 
 
+@lasting_output()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
     to: Annotated[Literal["hf"], typer.Option(help="The format: hf, for Hugging Face transformers.")] = "hf",

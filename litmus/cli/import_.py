@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from litmus.process import lasting_output
 
+
+@lasting_output()
 def import_run(
     folder: Annotated[Path, typer.Argument(help="A folder with config.json and safetensors weights.")],
     name: Annotated[

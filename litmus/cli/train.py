@@ -20,9 +20,11 @@ from litmus.cli.options import (
     setting,
 )
 from litmus.errors import BadInput
+from litmus.process import lasting_output
 from litmus.training.settings import settings_from
 
 
+@lasting_output()
 def train(
     recipe: Annotated[
         str, typer.Argument(help="A recipe, a .yaml file, a plug-in .py file, or a run to train on from.")

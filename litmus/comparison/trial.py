@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from litmus import process
 from litmus.comparison.results import Role, TrialResult
 from litmus.data import DataSettings
 from litmus.errors import BadInput, Failed
@@ -165,12 +166,13 @@ def _failure(spec: TrialSpec, recipe: Recipe, reason: str) -> TrialResult:
 
 
 def main() -> None:
-    """Run the trial in the folder named on the command line; bad input is one sentence on stderr and exit code 2."""
-    try:
+    """Run the trial in the folder named on the command line; what goes wrong is one sentence on stderr."""
+
+    def work() -> None:
         run_trial(Path(sys.argv[1]))
-    except BadInput as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+
+    process.begin()
+    process.end(process.run(work, prefix=""))
 
 
 if __name__ == "__main__":

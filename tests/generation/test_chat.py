@@ -13,7 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import litmus
-from litmus.cli import app, main
+from litmus.cli import main
+from litmus.cli.app import app
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.generation import chat_session, generate

@@ -1,0 +1,55 @@
+"""The tree of commands: one thin file per command, joined here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from litmus import __version__
+from litmus.cli import audit, bench, chat, compare, data, eval, export, generate, import_, recipes, train
+from litmus.cli.output import QUIET
+from litmus.cli.parsing import Command, Group
+
+app = typer.Typer(
+    name="litmus",
+    cls=Group,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"litmus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def litmus(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Results only: no progress and no notes.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Put transformer ideas to the test: audit them, train them beside a baseline, read the verdict.
+
+    --quiet and --debug may also stand behind a command. Exit codes: 0 done, 1 the thing tested failed, 2 bad input,
+    130 stopped by Ctrl-C, 143 by SIGTERM or SIGHUP.
+    """
+    QUIET.set(quiet)
+
+
+app.command(cls=Command)(compare.compare)
+app.command(cls=Command)(audit.audit)
+app.command(cls=Command)(train.train)
+app.command("eval", cls=Command)(eval.evaluate)
+app.command(cls=Command)(generate.generate)
+app.command(cls=Command)(chat.chat)
+app.command(cls=Command)(export.export)
+app.command("import", cls=Command)(import_.import_run)
+app.command(cls=Command)(recipes.recipes)
+app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")

@@ -1,0 +1,30 @@
+"""Where commands write: results on stdout; notes and progress on stderr, unless --quiet."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def results() -> Console:
+    """The console on stdout, for what a command is asked for."""
+    from rich.console import Console
+
+    return Console()
+
+
+def notes() -> Console:
+    """The console on stderr, for what is going on; shows nothing with --quiet."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=QUIET.get())
+
+
+def announce(line: str) -> None:
+    """Say what is going on in one line on stderr."""
+    notes().print(line, markup=False, highlight=False, soft_wrap=True)
