@@ -18,6 +18,7 @@ FLOORS = (
     "errors",
     "process",
     "files",
+    "locks",
     "nn",
     "model",
     "data",
