@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
-
 from litmus.errors import BadInput, Failed, shown
 
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
@@ -152,10 +150,13 @@ def verdict_on(error: BaseException) -> tuple[str, int]:
         return "the input is nested too deeply, or refers to itself; --debug shows where", BAD_INPUT
     if isinstance(error, UnicodeError):
         return f"a text cannot be read or written in its encoding: {_first_line(error)}; --debug shows where", BAD_INPUT
-    if isinstance(error, ValidationError):
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):  # pydantic's, not imported here
         fault = error.errors()[0]
         place, found = ".".join(str(part) for part in fault["loc"]), shown(fault["input"])
-        return f"{error.title}: {place} = {found} is not valid: {fault['msg']}; --debug shows where", BAD_INPUT
+        return (
+            f"{getattr(error, 'title', '')}: {place} = {found} is not valid: {fault['msg']}; --debug shows where",
+            BAD_INPUT,
+        )
     if isinstance(error, ValueError | OverflowError):
         return f"the input cannot be used: {_first_line(error)}; --debug shows where", BAD_INPUT
     place = _place(error)

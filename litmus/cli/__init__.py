@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from litmus import process
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 the thing tested failed, 2 bad input (docs/commands.md has the others)."""
-    if arguments is None:
-        process.begin()
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        from litmus import process  # what takes time to import is imported where Ctrl-C is answered
 
-    def command() -> int | None:
-        from litmus.cli.parsing import run_command  # here, so that Ctrl-C is answered from the first moment
+        if arguments is None:
+            process.begin()
+        words = sys.argv[1:] if arguments is None else list(arguments)
 
-        return run_command(words)
+        def command() -> int | None:
+            from litmus.cli.parsing import run_command
 
-    with process.debugging("--debug" in words):
-        code = process.run(command)
-    if arguments is None:
-        process.end(code)
+            return run_command(words)
+
+        with process.debugging("--debug" in words):
+            code = process.run(command)
+        if arguments is None:
+            process.end(code)
+    except KeyboardInterrupt:
+        print("litmus: interrupted", file=sys.stderr)
+        code = 130
     raise SystemExit(code)
