@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides, setting
+from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides
+from litmus.cli.output import announce, notes
+from litmus.comparison.defaults import ARMS, SEEDS, SIZE, TRAINING
 from litmus.process import lasting_output
+from litmus.training.settings import TrainSettings, settings_from
+
+
+def _setting(name: str) -> Any:
+    """The option of a training setting, with the default that a comparison gives it."""
+    help = TrainSettings.model_fields[name].description
+    return typer.Option(help=f"{help} Here: {getattr(TRAINING, name)}.")
 
 
 @lasting_output()
@@ -24,28 +33,36 @@ def compare(
     tokenizer: TokenizerName = "bpe-4096",
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
-    size: Size = "tiny",
+    size: Size = SIZE,
     change: Override = None,
-    seeds: Annotated[int, typer.Option(help="Trainings per arm, paired by data order; at least 2.")] = 3,
-    budget: Annotated[str | None, setting("budget")] = None,
-    lr: Annotated[float | None, setting("lr")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings per arm, paired by data order; at least 2.")] = SEEDS,
+    budget: Annotated[str | None, _setting("budget")] = None,
+    lr: Annotated[float | None, _setting("lr")] = None,
     lr_sweep: Annotated[
         bool,
         typer.Option("--lr-sweep", help="Give each arm its own best of three learning rates, found on a short budget."),
     ] = False,
-    batch: Annotated[int | None, setting("batch")] = None,
-    context: Annotated[int | None, setting("context")] = None,
-    precision: Annotated[str | None, setting("precision")] = None,
+    batch: Annotated[int | None, _setting("batch")] = None,
+    context: Annotated[int | None, _setting("context")] = None,
+    precision: Annotated[str | None, _setting("precision")] = None,
     option: Option = None,
     primary: Annotated[
         str, typer.Option(help="What verdicts are about: bpb, seconds, tokens_per_second or peak_memory.")
     ] = "bpb",
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence of each interval.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence of each interval, above 0.5 and below 1.")] = 0.95,
     noise: Annotated[
         bool, typer.Option(help="Train the baseline once more per seed, to measure how far it differs from itself.")
     ] = True,
-    jobs: Annotated[int, typer.Option(help="Trials that run at the same time; they share the CPU threads.")] = 1,
-    threads: Annotated[int | None, setting("threads")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Trials that run at the same time. Default: one per CPU core (at most 8, and one per 2 GB of memory); "
+            "1 on a GPU."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each trial. Default: the cores divided by the jobs.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="What the text samples in the report start from.")] = "",
     name: Annotated[
         str | None, typer.Option(help="Folder name in runs/; the same command finds its own by default.")
@@ -56,11 +73,14 @@ def compare(
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit with code 1 unless every arm is better than the baseline.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print verdicts and results as JSON, and nothing else.")] = False,
 ) -> None:
     """Train architectures on equal terms over several seeds and say which is better, with error bars.
 
-    Without arguments it takes the Python standard library as text, the lab's baseline and two founding ideas, and
-    a budget of a few minutes. The same command goes on where it was stopped and repeats no finished trial.
+    Without arguments it takes the Python standard library as text, the lab's baseline and two founding ideas at size
+    tiny, and trains each on 3 seeds for 200 steps of 8 sequences of 128 tokens at learning rate 0.001, in a few
+    minutes on two CPU cores. Scores are over the first 32,768 held-out tokens; --option evaluate_tokens=null takes all.
+    The same command goes on where it was stopped and repeats no finished trial.
 
     Examples:
 
@@ -70,17 +90,18 @@ def compare(
 
       litmus compare standard my_idea.py --size mini --lr-sweep --primary seconds
     """
-    from litmus.comparison import ARMS, DEFAULT_TRAINING
+    names = arms or list(ARMS)
+    announce(f"comparing {', '.join(names)} on {data}: loading PyTorch")
+
     from litmus.comparison import compare as run_comparison
     from litmus.data import DataSettings
-    from litmus.training.settings import settings_from
 
     given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
     changes = {key: value for key, value in given.items() if value is not None} | overrides(option)
     comparison = run_comparison(
-        arms or ARMS,
+        names,
         data=DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes),
-        training=settings_from({**DEFAULT_TRAINING.model_dump(exclude_unset=True), **changes}),
+        training=settings_from({**TRAINING.model_dump(exclude_unset=True), **changes}),
         size=size,
         overrides=overrides(change),
         seeds=seeds,
@@ -93,9 +114,13 @@ def compare(
         prompt=prompt,
         name=name,
         command=shlex.join(["litmus", *sys.argv[1:]]),
+        console=notes(),
     )
-    comparison.print()
-    print(f"\nreport: {comparison.report}")
+    if json:
+        print(comparison.to_json())
+    else:
+        comparison.print()
+        print(f"\nreport: {comparison.report}")
     unmet = require_better and any(verdict.word != "better" for verdict in comparison.verdicts)
     if unmet or comparison.result.arm_notes:
         raise typer.Exit(1)

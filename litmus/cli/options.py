@@ -10,7 +10,10 @@ import yaml
 from litmus.errors import BadInput
 from litmus.training.settings import TrainSettings
 
-Size = Annotated[str | None, typer.Option(help="A row of the size table: tiny, mini, small or base.")]
+Size = Annotated[
+    str | None,
+    typer.Option(help="A row of the size table: tiny, mini, small or base; own: the size that the recipe states."),
+]
 Override = Annotated[
     list[str] | None,
     typer.Option(

@@ -6,20 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litmus.comparison.comparison import ARMS, DEFAULT_TRAINING, Comparison, compare
+    from litmus.comparison.comparison import Comparison, compare
     from litmus.comparison.report import Section
     from litmus.comparison.results import ComparisonResult, TrialResult
 
 _HOME = {
-    "ARMS": "comparison",
-    "DEFAULT_TRAINING": "comparison",
     "Comparison": "comparison",
     "ComparisonResult": "results",
     "Section": "report",
     "TrialResult": "results",
     "compare": "comparison",
 }
-__all__ = ["ARMS", "DEFAULT_TRAINING", "Comparison", "ComparisonResult", "Section", "TrialResult", "compare"]
+__all__ = ["Comparison", "ComparisonResult", "Section", "TrialResult", "compare"]
 
 
 def __getattr__(name: str) -> Any:

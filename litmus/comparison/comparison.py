@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,7 +14,9 @@ from typing import Any
 import torch
 from rich.console import Console, Group
 
-from litmus.audit import keep
+from litmus.audit import AuditReport, keep
+from litmus.comparison.defaults import ARMS, CONTEXT, SEEDS, SIZE, TRAINING
+from litmus.comparison.folder import REPORT, RESULT, held
 from litmus.comparison.gate import audit_section, audited, marks, require_sound
 from litmus.comparison.learning_rate import choose_learning_rate
 from litmus.comparison.metrics import metric
@@ -21,8 +26,9 @@ from litmus.comparison.progress import Watch
 from litmus.comparison.report import Section, save_report
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.table import print_table, render
-from litmus.comparison.trial import RUN, TrialSpec
+from litmus.comparison.trial import RUN, TrialSpec, finished
 from litmus.comparison.verdicts import Verdict, judge
+from litmus.comparison.wording import sentence
 from litmus.data import DataSettings, TokenData, prepare
 from litmus.errors import BadInput
 from litmus.model import Source
@@ -30,16 +36,9 @@ from litmus.training import TrainSettings
 from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import best_precision
 
-ARMS = ("standard", "ssmax", "ssmax-nope")
-"""The lab's baseline and two of the founding ideas: what `litmus compare` takes without arguments."""
-
-DEFAULT_CONTEXT = 128
-DEFAULT_TRAINING = TrainSettings(
-    budget="200 steps", batch=8, context=DEFAULT_CONTEXT, lr=3e-3, validate_tokens=4096, evaluate_tokens=32_768
-)
-"""About a quarter of a minute per trial at size `tiny` on two CPU cores."""
-
-RESULT, REPORT = "comparison.json", "report.html"
+MOST_SEEDS = 1000
+MOST_JOBS, JOB_BYTES = 8, 2e9
+"""Trials that run at the same time unless told otherwise: at most so many, and one for so much memory."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +71,46 @@ class Comparison:
         """Write the self-contained report page."""
         return save_report(self.result, path, self.sections)
 
+    def to_json(self) -> str:
+        """The verdicts, where the report is, and the whole result, as JSON."""
+        verdicts = [
+            {
+                "arm": verdict.arm,
+                "baseline": verdict.baseline,
+                "metric": verdict.metric.name,
+                "confidence": verdict.confidence,
+                "word": verdict.word,
+                "difference": None if verdict.difference is None else verdict.difference.mean,
+                "interval": _interval(verdict),
+                "noise_floor": verdict.noise_floor,
+                "smallest_shown": verdict.smallest,
+                "seeds_needed": verdict.seeds_needed,
+                "sentence": sentence(verdict),
+            }
+            for verdict in self.verdicts
+        ]
+        whole = {
+            "folder": str(self.folder),
+            "report": str(self.report),
+            "verdicts": verdicts,
+            "result": json.loads(self.result.model_dump_json()),
+        }
+        return json.dumps(whole, indent=1)
+
 
 def compare(
     arms: Sequence[Source] = ARMS,
     *,
     data: DataSettings | str = "stdlib",
-    training: TrainSettings = DEFAULT_TRAINING,
-    size: str | None = "tiny",
+    training: TrainSettings = TRAINING,
+    size: str | None = SIZE,
     overrides: Mapping[str, Any] | None = None,
-    seeds: int = 3,
+    seeds: int = SEEDS,
     lr_sweep: bool = False,
     noise: bool = True,
     primary: str = "bpb",
     confidence: float = 0.95,
-    jobs: int = 1,
+    jobs: int | None = None,
     keep_failed: bool = False,
     prompt: str = "",
     name: str | None = None,
@@ -95,60 +120,121 @@ def compare(
 ) -> Comparison:
     """Train `arms` (the first is the baseline) on equal terms over several seeds and judge the others against it.
 
-    Every arm gets the same size, context, tokenizer, budget, data order and held-out tokens; with `lr_sweep` each gets
-    its own best of three learning rates. `noise` trains the baseline once more per seed from another init, to measure
-    how far it differs from itself. Every arm is audited first; one that fails is not trained, or with `keep_failed`
-    trained and marked, and never scored. Trials are processes, `jobs` at a time; the same call goes on where an
-    interrupted one stopped and repeats no finished trial. Raises BadInput before anything is trained where it can,
-    Failed when the audits leave nothing to compare.
+    Every arm gets the same size (`size="own"`: each recipe's own), context, tokenizer, budget, data order and held-out
+    tokens; with `lr_sweep` each gets its own best of three learning rates. `noise` trains the baseline once more per
+    seed from another init, to measure how far it differs from itself. Every arm is audited first; one that fails is not
+    trained, or with `keep_failed` trained and marked, and never scored. Trials are processes, `jobs` at a time (by
+    default as many as there are CPU cores for, one on a GPU); the same call goes on where an interrupted one stopped
+    and repeats no finished trial. Raises BadInput before anything is trained where it can, Failed when the audits leave
+    nothing to compare.
     """
     console = console or Console(stderr=True)
-    metric(primary)
-    if seeds < 2:
-        raise BadInput(f"{seeds} seed cannot give a verdict, as it shows no spread; ask for --seeds 2 or more")
-    if jobs < 1:
-        raise BadInput(f"{jobs} jobs would run nothing; ask for --jobs 1 or more")
+    _check(seeds, jobs, primary, confidence)
     data = DataSettings(corpus=data) if isinstance(data, str) else data
-    tokens = prepare(data, announce=lambda text: console.print(text, highlight=False, markup=False))
-    threads = training.threads or max(1, torch.get_num_threads() // jobs)
-    context = training.context or DEFAULT_CONTEXT
+    context = training.context or CONTEXT
+    jobs, threads = workers(jobs, training)
     training = training.model_copy(update={"context": context, "threads": threads})
-    recipes = arms_on_equal_terms(
-        arms, size=size, context=context, vocab_size=tokens.tokenizer.vocab_size, overrides=overrides or {}
-    )
-    plan = Plan(recipes, data, training, seeds, noise, prompt)
+    terms: dict[str, Any] = {"size": size, "context": context, "overrides": overrides or {}}
+    arms_on_equal_terms(arms, **terms)  # a misspelt name is found before any text is read
+    tokens = prepare(data, announce=lambda text: console.print(text, highlight=False, markup=False))
+    recipes = arms_on_equal_terms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
+    plan = Plan(recipes, data, tokens.fingerprint, training, seeds, noise, lr_sweep, prompt)
     folder = Path(runs) / (name or folder_name(plan))
-    reports = audited(recipes, folder, console)
-    if not keep_failed:
-        require_sound(plan.baseline, reports)
-        plan = replace(plan, skipped=frozenset(marks(reports)))
-    swept = _trained(plan.sweep() if lr_sweep else [], folder, jobs, console, "learning rates")
-    rates = {arm: choose_learning_rate(arm, swept).lr or training.lr for arm in plan.arms}
-    judged = _trained(plan.trials(rates), folder, jobs, console, "trials")
-    for spec in plan.trials(rates):
-        keep(folder / spec.place / RUN, reports[spec.arm])
-    result = ComparisonResult(
-        name=folder.name,
-        baseline=plan.baseline,
-        arms=list(plan.arms),
-        budget=training.budget,
-        trials=swept + judged,
-        primary=primary,
-        confidence=confidence,
-        arm_notes=marks(reports),
-        context={"command": command or _as_call(arms), **_circumstances(plan, tokens)},
-    )
-    result.save(folder / RESULT)
-    comparison = Comparison(result, folder, (audit_section(reports),))
-    comparison.save_report(comparison.report)
+    with held(folder, plan):
+        reports = audited(recipes, folder, console)
+        if not keep_failed:
+            require_sound(plan.baseline, reports)
+            plan = replace(plan, skipped=frozenset(marks(reports)))
+        trials = _Trials(plan, folder, jobs, console, reports).run()
+        result = ComparisonResult(
+            name=folder.name,
+            baseline=plan.baseline,
+            arms=list(plan.arms),
+            budget=training.budget,
+            trials=trials,
+            primary=primary,
+            confidence=confidence,
+            arm_notes=marks(reports),
+            context={"command": command or _as_call(arms), **_circumstances(plan, tokens)},
+        )
+        result.save(folder / RESULT)
+        comparison = Comparison(result, folder, (audit_section(reports),))
+        comparison.save_report(comparison.report)
     return comparison
 
 
-def _trained(specs: list[TrialSpec], folder: Path, jobs: int, console: Console, title: str) -> list[TrialResult]:
-    if not specs:
-        return []
-    with Watch(console, title, specs) as watch:
-        return run_all(specs, folder, jobs=jobs, listen=watch.heard)
+def workers(jobs: int | None, training: TrainSettings) -> tuple[int, int]:
+    """How many trials run at the same time, and the CPU threads of each: together all cores, on a GPU one trial."""
+    cores = torch.get_num_threads()
+    if jobs is None and pick_device(training.device).type != "cpu":
+        jobs = 1
+    if jobs is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        jobs = max(1, min(cores // (training.threads or 1), MOST_JOBS, int(memory // JOB_BYTES)))
+    return jobs, training.threads or max(1, cores // jobs)
+
+
+def _check(seeds: int, jobs: int | None, primary: str, confidence: float) -> None:
+    """Everything that judging will need, checked before anything is read or trained."""
+    metric(primary)
+    if seeds < 2:
+        raise BadInput(f"{seeds} seed cannot give a verdict, as it shows no spread; ask for --seeds 2 or more")
+    if seeds > MOST_SEEDS:
+        raise BadInput(f"{seeds} seeds are more than any verdict needs; ask for --seeds {MOST_SEEDS} or fewer")
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"{jobs} jobs would run nothing; ask for --jobs 1 or more")
+    if not 0.5 < confidence < 1:
+        raise BadInput(f"confidence {confidence:g} cannot be had; a share above 0.5 and below 1 can, such as 0.95")
+
+
+class _Trials:
+    """The trials of a comparison: first those that choose learning rates, then those that are judged."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, jobs: int, console: Console, reports: Mapping[str, AuditReport]
+    ) -> None:
+        self._plan, self._folder, self._jobs, self._console, self._reports = plan, folder, jobs, console, reports
+
+    def run(self) -> list[TrialResult]:
+        """The results of all; on an interruption, says what is kept and how to go on."""
+        plan = self._plan
+        swept = self._trained(plan.sweep(), "learning rates")
+        rates = {arm: choose_learning_rate(arm, swept).lr or plan.training.lr for arm in plan.arms}
+        return swept + self._trained(plan.trials(rates), "trials")
+
+    def _trained(self, specs: list[TrialSpec], title: str) -> list[TrialResult]:
+        if not specs:
+            return []
+        at_once = min(self._jobs, len(specs))
+        self._say(
+            f"{len(specs)} {title} of {specs[0].training.budget}, {at_once} at a time, in {self._folder}; "
+            f"Ctrl-C keeps what is done"
+        )
+        try:
+            with Watch(self._console, title, specs) as watch:
+
+                def listen(spec: TrialSpec, figures: dict[str, Any]) -> None:
+                    if figures.get("done"):
+                        keep(self._folder / spec.place / RUN, self._reports[spec.arm])
+                    watch.heard(spec, figures)
+
+                return run_all(specs, self._folder, jobs=self._jobs, listen=listen)
+        except KeyboardInterrupt:
+            done = sum(finished(spec, self._folder) is not None for spec in specs)
+            self._say(
+                f"stopped: {done} of {len(specs)} {title} are finished and kept in {self._folder}, and those under way "
+                f"at their last checkpoint; the same command goes on from there"
+            )
+            raise
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _interval(verdict: Verdict) -> list[float] | None:
+    """The ends of a verdict's interval; None where one pair or none leaves it open."""
+    ends = [] if verdict.difference is None else [verdict.difference.low, verdict.difference.high]
+    return ends if ends and all(map(math.isfinite, ends)) else None
 
 
 def _as_call(arms: Sequence[Source]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,26 +11,46 @@ from rich.console import Console
 from rich.markup import escape
 
 from litmus.audit import AuditReport, audit, keep, kept_audit
+from litmus.comparison.folder import AUDITS
 from litmus.comparison.report import Section
-from litmus.errors import Failed
+from litmus.errors import BadInput, Failed
 from litmus.model import Recipe
 
 
 def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[str, AuditReport]:
-    """The quick audit of each arm, kept in `folder` so that a resumed comparison does not repeat it."""
+    """The quick audit of each arm, kept in `folder` so that a resumed comparison does not repeat it.
+
+    What is kept is found again by what was audited, its code included, and never by the arm's name alone.
+    """
     reports = {}
-    for arm, recipe in arms.items():
-        place = folder / "audits" / arm
-        known = kept_audit(place)
+    for number, (arm, recipe) in enumerate(arms.items(), 1):
+        place = folder / AUDITS / arm / _digest(recipe)
+        known = _kept(place)
         if known is not None:
             reports[arm] = known
             continue
-        with console.status(f"auditing {escape(arm)}"):
+        doing = f"auditing {escape(arm)} ({number} of {len(arms)})"
+        if not console.is_terminal:
+            console.print(doing, highlight=False, soft_wrap=True)
+        with console.status(doing):
             reports[arm] = audit(recipe, quick=True)
         keep(place, reports[arm])
         outcome = reports[arm].mark() or "passes its audit"
-        console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False)
+        console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False, soft_wrap=True)
     return reports
+
+
+def _digest(recipe: Recipe) -> str:
+    """Hex digits that differ where recipes, or the code of their plug-ins, do."""
+    return hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _kept(place: Path) -> AuditReport | None:
+    """The audit kept there, None where there is none or it is damaged."""
+    try:
+        return kept_audit(place)
+    except (BadInput, OSError):
+        return None
 
 
 def marks(reports: Mapping[str, AuditReport]) -> dict[str, str]:

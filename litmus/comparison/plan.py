@@ -29,13 +29,19 @@ SWEEP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Plan:
-    """Arms by name in order (the first is the baseline), the terms they share, and which of them are not trained."""
+    """Arms by name in order (the first is the baseline), the terms they share, and which of them are not trained.
+
+    fingerprint: of the token data that `data` stood for when the comparison was planned; a corpus that changes makes
+    another plan. lr_sweep: whether each arm's learning rate is chosen by trials of its own.
+    """
 
     arms: dict[str, Recipe]
     data: DataSettings
+    fingerprint: str
     training: TrainSettings
     seeds: int
     noise: bool
+    lr_sweep: bool
     prompt: str
     skipped: frozenset[str] = frozenset()
 
@@ -43,16 +49,21 @@ class Plan:
     def baseline(self) -> str:
         return next(iter(self.arms))
 
+    def content(self) -> dict[str, Any]:
+        """What makes two comparisons the same, as plain data; seeds, noise trials and judging may differ."""
+        return {
+            "arms": {name: recipe.to_dict() for name, recipe in self.arms.items()},
+            "data": self.data.model_dump(mode="json"),
+            "data_fingerprint": self.fingerprint,
+            "training": self.training.model_dump(mode="json"),
+            "lr_sweep": self.lr_sweep,
+            "prompt": self.prompt,
+        }
+
     @property
     def identity(self) -> str:
         """Eight hex digits that are the same for the same plan: a repeated command finds its own folder."""
-        plain = {
-            "arms": {name: recipe.to_dict() for name, recipe in self.arms.items()},
-            "data": self.data.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-            "prompt": self.prompt,
-        }
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:8]
 
     def trials(self, rates: Mapping[str, float]) -> list[TrialSpec]:
         """The trials to be judged, seed by seed so that an interrupted comparison has whole pairs first."""
@@ -65,6 +76,8 @@ class Plan:
 
     def sweep(self) -> list[TrialSpec]:
         """The trials that choose each arm's learning rate: one seed, a quarter of the budget, three rates."""
+        if not self.lr_sweep:
+            return []
         rates = [self.training.lr * math.sqrt(10) ** step for step in SWEEP_STEPS]
         return [self._spec(arm, "sweep", 0, rate) for arm in self._trained for rate in rates]
 
@@ -83,6 +96,7 @@ class Plan:
             role=role,
             recipe=self.arms[arm].to_dict(),
             data=self.data,
+            data_fingerprint=self.fingerprint,
             training=self.training.model_copy(update=changes),
             prompt=self.prompt,
         )
@@ -95,11 +109,19 @@ class Plan:
 
 
 def arms_on_equal_terms(
-    sources: Sequence[Source], *, size: str | None, context: int, vocab_size: int, overrides: Mapping[str, Any]
+    sources: Sequence[Source],
+    *,
+    size: str | None,
+    context: int,
+    overrides: Mapping[str, Any],
+    vocab_size: int | None = None,
 ) -> dict[str, Recipe]:
     """Each arm's recipe at the same size, context and vocabulary; an arm named twice gets a number."""
     if len(sources) < 2:
         raise BadInput(f"{len(sources)} arm was given; a comparison needs a baseline and at least one more")
+    for key, option in {"context": "--context N", "vocab_size": "--tokenizer bpe-N"}.items():
+        if key in overrides:
+            raise BadInput(f"--set {key}={overrides[key]!r}: all arms have the same {key}; give it as {option}")
     arms: dict[str, Recipe] = {}
     for source in sources:
         recipe = resolve(source, size=size, vocab_size=vocab_size, overrides={**overrides, "context": context})

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from litmus.comparison.results import TrialResult
-from litmus.comparison.trial import OUTCOME, SPEC, TrialSpec, finished
+from litmus.comparison.trial import GRACE, SPEC, TrialSpec, finished
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
+from litmus.model.plugins import CODE
+from litmus.model.storage import PLUGIN
 
 Listener = Callable[[TrialSpec, dict[str, Any]], None]
 """Told of a trial's progress: {"share": ..., "loss": ...}, {"note": ...} or {"done": True}."""
@@ -26,56 +31,106 @@ def run_all(specs: Sequence[TrialSpec], comparison: Path, *, jobs: int, listen: 
 
     Stops every process on an interruption (each saves a checkpoint first) or when one finds bad input.
     """
-    running: set[subprocess.Popen[str]] = set()
     results: dict[str, TrialResult] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting: dict[Future[TrialResult], TrialSpec] = {}
+    for spec in specs:
+        if (known := finished(spec, comparison)) is not None:
+            results[spec.place] = known
+            listen(spec, {"done": True})
+    workers = _Workers(comparison, listen)
+    with ThreadPoolExecutor(min(jobs, max(1, len(specs)))) as pool:
         try:
-            for spec in specs:
-                known = finished(spec, comparison)
-                if known is not None:
-                    results[spec.place] = known
-                    listen(spec, {"done": True})
-                else:
-                    waiting[pool.submit(_run, spec, comparison, listen, running)] = spec
+            waiting: dict[Future[TrialResult], TrialSpec] = {
+                pool.submit(workers.run, spec): spec for spec in specs if spec.place not in results
+            }
             while waiting:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     results[waiting.pop(future).place] = future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(running):
-                process.terminate()
+            workers.stop()
             raise
     return [results[spec.place] for spec in specs]
 
 
-def _run(spec: TrialSpec, comparison: Path, listen: Listener, running: set[subprocess.Popen[str]]) -> TrialResult:
-    folder = comparison / spec.place
-    write_atomically(folder / SPEC, spec.model_dump_json(indent=1))
-    command = [sys.executable, "-m", "litmus.comparison.trial", str(folder)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ
-    )
-    running.add(process)
-    assert process.stdout is not None and process.stderr is not None
-    complaints: list[str] = []
-    reader = threading.Thread(target=lambda stream: complaints.extend(stream), args=(process.stderr,), daemon=True)
-    reader.start()
-    for line in process.stdout:
+class _Workers:
+    """The processes that are running."""
+
+    def __init__(self, comparison: Path, listen: Listener) -> None:
+        self._comparison, self._listen = comparison, listen
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def run(self, spec: TrialSpec) -> TrialResult:
+        """Run one trial in a process of its own, or what is left of it; Failed when the process does not end well."""
+        process = self._start(spec)
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        said: deque[str] = deque(maxlen=20)  # the end of what it wrote to stderr
+        reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
+        reader.start()
+        fault = ""
+        for line in process.stdout:
+            figures = json.loads(line)
+            fault = figures.get("bad_input", fault)
+            self._listen(spec, figures)
+        code = process.wait()
+        reader.join()
+        process.stdin.close()
+        with self._lock:
+            self._running.discard(process)
+        if fault:
+            raise BadInput(fault)
+        result = finished(spec, self._comparison) if code == 0 else None
+        if result is None:
+            last = f": {said[-1].strip()}" if said else ""
+            raise Failed(
+                f"the trial of {spec.arm!r} with seed {spec.seed} {_ended(code)}{last}; "
+                f"the same command goes on from its last checkpoint"
+            )
+        self._listen(spec, {"done": True})
+        return result
+
+    def _start(self, spec: TrialSpec) -> subprocess.Popen[str]:
+        folder = self._comparison / spec.place
+        write_atomically(folder / SPEC, spec.model_dump_json(indent=1))
+        if spec.recipe.get("plugin"):
+            write_atomically(folder / PLUGIN, CODE[spec.recipe["plugin"]["sha256"]])
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        with self._lock:
+            if self._stopped:
+                raise Failed("the comparison is stopping")
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "litmus.comparison.trial", str(folder)],
+                stdin=subprocess.PIPE,  # closes when this process ends, however it ends, and the trial with it
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+            self._running.add(process)
+        return process
+
+    def stop(self) -> None:
+        """Ask every process to save and end, and wait for it; kill what does not, or all on another interruption."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        until = time.monotonic() + GRACE
         try:
-            listen(spec, json.loads(line))
-        except ValueError:
-            continue  # something a plug-in printed
-    code = process.wait()
-    reader.join()
-    running.discard(process)
-    if code == 0:
-        listen(spec, {"done": True})
-        return TrialResult.model_validate_json((folder / OUTCOME).read_text(encoding="utf-8"))
-    if code == 2 and complaints:
-        raise BadInput(complaints[-1].strip())
-    last = f": {complaints[-1].strip()}" if complaints else ""
-    raise Failed(
-        f"the trial of {spec.arm!r} with seed {spec.seed} ended with code {code}{last}; "
-        f"the same command goes on from its last checkpoint"
-    )
+            for process in running:
+                process.wait(max(0.0, until - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            for process in running:
+                process.kill()
+
+
+def _ended(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"ended with code {code}"
+    hint = " (out of memory, perhaps)" if -code == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{hint}"

@@ -34,6 +34,7 @@ class Watch:
         self._live = console.is_terminal
         self._shares: dict[str, float] = dict.fromkeys((spec.place for spec in specs), 0.0)
         self._said: dict[str, float] = {}
+        self._notes: set[str] = set()
         self._tasks: dict[str, TaskID] = {}
         self._done = 0
         self._bars = Progress(
@@ -86,7 +87,8 @@ class Watch:
             self._line(f"{name_of(spec)}: done ({count})")
 
     def _note(self, spec: TrialSpec, note: str) -> None:
-        if "damaged" in note or "disk" in note:
+        if note not in self._notes:  # what is true of the text is said by every trial
+            self._notes.add(note)
             self._line(f"{name_of(spec)}: {note}")
 
     def _line(self, text: str) -> None:

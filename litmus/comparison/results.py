@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,10 +16,21 @@ from litmus.training import CurvePoint
 Role = Literal["arm", "noise", "sweep"]
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
 class Record(BaseModel):
     """Stored data: unknown keys are refused, and a NaN survives JSON (as the string "NaN")."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+def stored(path: Path, kind: type[M]) -> M | None:
+    """What a file holds, None where it is missing or damaged: whatever made it makes it again."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 class TrialResult(Record):

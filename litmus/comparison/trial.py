@@ -1,22 +1,30 @@
 """One trial: one training of one arm in a process of its own, from a spec on disk to a TrialResult beside it.
 
-Run as `python -m litmus.comparison.trial FOLDER`. The process tells its parent how far it is by lines of JSON.
+Run as `python -m litmus.comparison.trial FOLDER`. The process tells its parent how far it is by lines of JSON on
+stdout, and ends, saving what it has, when its parent is gone: its stdin then closes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from litmus import process
-from litmus.comparison.results import Role, TrialResult
-from litmus.data import DataSettings
+from litmus.comparison.results import Role, TrialResult, stored
+from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.generation import sample_text
@@ -25,7 +33,10 @@ from litmus.model.storage import recipe_from
 from litmus.training import Display, RunResult, TrainSettings, train
 from litmus.training.progress import Status
 
-SPEC, OUTCOME, RUN = "trial.json", "outcome.json", "run"
+SPEC, OUTCOME, RUN, LOCK = "trial.json", "outcome.json", "run", ".lock"
+
+GRACE = 60.0
+"""Seconds in which a trial that was asked to stop may end its step and save, before it is killed."""
 
 
 class TrialSpec(BaseModel):
@@ -37,6 +48,7 @@ class TrialSpec(BaseModel):
     role: Role
     recipe: dict[str, Any]
     data: DataSettings
+    data_fingerprint: str
     training: TrainSettings
     prompt: str
 
@@ -53,46 +65,75 @@ class TrialSpec(BaseModel):
 
 
 def finished(spec: TrialSpec, comparison: Path) -> TrialResult | None:
-    """The result of a trial that already ran, None if it did not finish."""
+    """The result of a trial that already ran; None if it did not finish, or if what it left is damaged."""
     folder = comparison / spec.place
-    if not (folder / OUTCOME).is_file():
+    there = stored(folder / SPEC, TrialSpec)
+    if there is None:
         return None
-    if (folder / SPEC).read_text(encoding="utf-8") != spec.model_dump_json(indent=1):
+    if there.model_dump_json() != spec.model_dump_json():
         raise BadInput(f"{folder} holds a trial with other settings; choose another --name, or delete that folder")
-    return TrialResult.model_validate_json((folder / OUTCOME).read_text(encoding="utf-8"))
+    result = stored(folder / OUTCOME, TrialResult)
+    whose = None if result is None else (result.arm, result.role, result.seed, result.lr)
+    return result if whose == (spec.arm, spec.role, spec.seed, spec.training.lr) else None
 
 
-def run_trial(folder: Path) -> TrialResult:
+def run_trial(folder: Path, display: Display | None = None) -> TrialResult:
     """Train what the spec in `folder` says (or resume it) and write the outcome; a diverged training is an outcome."""
-    spec = TrialSpec.model_validate_json((folder / SPEC).read_text(encoding="utf-8"))
-    recipe = recipe_from(spec.recipe, folder)
-    try:
-        run = train(
-            recipe,
-            spec.data,
-            spec.training,
-            folder / RUN,
-            sample=lambda model, tokenizer: sample_text(model, tokenizer, spec.prompt),
-            display=_Reporter(),
+    spec = TrialSpec.model_validate_json((folder / SPEC).read_bytes())
+    recipe = recipe_from(spec.recipe, folder, trust_plugin=True)  # the copy of the code that was audited
+    found = prepare(spec.data).fingerprint
+    if found != spec.data_fingerprint:
+        raise BadInput(
+            f"the corpus {spec.data.corpus!r} has changed since this comparison was planned (fingerprint {found[:12]}, "
+            f"was {spec.data_fingerprint[:12]}); give the command again, and a comparison on the new text is made"
         )
-        outcome = _result(spec, run)
-    except Failed as failure:
-        outcome = _failure(spec, recipe, str(failure))
-    write_atomically(folder / OUTCOME, outcome.model_dump_json(indent=1))
+    with _alone_in(folder):
+        try:
+            run = train(
+                recipe,
+                spec.data,
+                spec.training,
+                folder / RUN,
+                sample=lambda model, tokenizer: sample_text(model, tokenizer, spec.prompt),
+                display=display,
+            )
+            outcome = _result(spec, run)
+        except Failed as failure:
+            outcome = _failure(spec, recipe, str(failure))
+        write_atomically(folder / OUTCOME, outcome.model_dump_json(indent=1))
     return outcome
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for the process of an interrupted comparison, which may still be saving its last checkpoint here."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=2 * GRACE)
+    except Timeout:
+        raise BadInput(f"another process is still training in {folder}; end it, or choose another --name") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Reporter(Display):
     """Tells the parent process how far the trial is."""
 
+    def __init__(self, parent: TextIO) -> None:
+        self._parent = parent
+
     def step(self, status: Status) -> None:
-        self._say(share=status.share, loss=status.loss)
+        self.say(share=status.share, loss=status.loss)
 
     def note(self, text: str) -> None:
-        self._say(note=text)
+        self.say(note=text)
 
-    def _say(self, **figures: object) -> None:
-        print(json.dumps(figures), flush=True)
+    def say(self, **figures: object) -> None:
+        """Send one line; where the parent is gone, the process is about to be ended and saves what it has."""
+        with contextlib.suppress(OSError):
+            print(json.dumps(figures), file=self._parent, flush=True)
 
 
 def _result(spec: TrialSpec, run: RunResult) -> TrialResult:
@@ -166,13 +207,33 @@ def _failure(spec: TrialSpec, recipe: Recipe, reason: str) -> TrialResult:
 
 
 def main() -> None:
-    """Run the trial in the folder named on the command line; what goes wrong is one sentence on stderr."""
+    """Run the trial in the folder named on the command line; bad input is told to the parent, with exit code 2.
+
+    What a plug-in prints goes to stderr, as stdout is for the parent.
+    """
+    process.begin()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    reporter = _Reporter(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def work() -> None:
-        run_trial(Path(sys.argv[1]))
+        try:
+            run_trial(Path(sys.argv[1]), reporter)
+        except BadInput as error:
+            reporter.say(bad_input=str(error))
+            raise
 
-    process.begin()
     process.end(process.run(work, prefix=""))
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent's end of stdin closes, which it does however the parent ends; then stop as on Ctrl-C."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

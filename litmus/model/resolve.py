@@ -23,6 +23,9 @@ SIZES: dict[str, dict[str, int]] = {
 }
 """The size table: about 1M, 5M, 30M and 85M (GPT-2 small) non-embedding parameters for `standard`."""
 
+OWN_SIZE = "own"
+"""In place of a row of the size table: the size that the recipe itself states."""
+
 
 def recipes() -> list[str]:
     """The names of the built-in recipes, sorted."""
@@ -36,9 +39,12 @@ def resolve(
     overrides: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
 ) -> Recipe:
-    """The whole recipe: `source` over its bases, then the size, then overrides (nested or by dotted path)."""
+    """The whole recipe: `source` over its bases, then the size, then overrides (nested or by dotted path).
+
+    The size is a row of SIZES; "own", as None, leaves the recipe at the size it states.
+    """
     raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source)
-    if size is not None:
+    if size not in (None, OWN_SIZE):
         raw = sized(raw, size)
     for path, value in (overrides or {}).items():
         raw = merge(raw, nested(path, value))
@@ -50,7 +56,7 @@ def resolve(
 def sized(raw: dict[str, Any], size: str) -> dict[str, Any]:
     """`raw` at a row of the size table; keys tied to the old one (hidden widths, head counts) fall back to defaults."""
     if size not in SIZES:
-        raise BadInput(f"unknown size {size!r}; {nearest(size, SIZES)}")
+        raise BadInput(f"unknown size {size!r}; {nearest(size, [*SIZES, OWN_SIZE])}")
     return {**_without_sized_keys(raw), **SIZES[size]}
 
 
