@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console, Group
 
 from litmus.audit import AuditReport, keep
 from litmus.comparison.defaults import ARMS, CONTEXT, SEEDS, SIZE, TRAINING
-from litmus.comparison.folder import REPORT, RESULT, held
+from litmus.comparison.folder import REPORT, RESULT, TRIALS, held
 from litmus.comparison.gate import audit_section, audited, marks, require_sound
 from litmus.comparison.learning_rate import choose_learning_rate
 from litmus.comparison.metrics import metric
@@ -26,7 +27,7 @@ from litmus.comparison.progress import Watch
 from litmus.comparison.report import Section, save_report
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.table import print_table, render
-from litmus.comparison.trial import RUN, TrialSpec, finished
+from litmus.comparison.trial import OUTCOME, RUN, TrialSpec
 from litmus.comparison.verdicts import Verdict, judge
 from litmus.comparison.wording import sentence
 from litmus.data import DataSettings, TokenData, prepare
@@ -140,12 +141,12 @@ def compare(
     recipes = arms_on_equal_terms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
     plan = Plan(recipes, data, tokens.fingerprint, training, seeds, noise, lr_sweep, prompt)
     folder = Path(runs) / (name or folder_name(plan))
-    with held(folder, plan):
+    with held(folder, plan), _saying_what_is_kept(plan, folder):
         reports = audited(recipes, folder, console)
         if not keep_failed:
             require_sound(plan.baseline, reports)
             plan = replace(plan, skipped=frozenset(marks(reports)))
-        trials = _Trials(plan, folder, jobs, console, reports).run()
+        trials = _trained(plan, folder, jobs, console, reports)
         result = ComparisonResult(
             name=folder.name,
             baseline=plan.baseline,
@@ -187,48 +188,41 @@ def _check(seeds: int, jobs: int | None, primary: str, confidence: float) -> Non
         raise BadInput(f"confidence {confidence:g} cannot be had; a share above 0.5 and below 1 can, such as 0.95")
 
 
-class _Trials:
-    """The trials of a comparison: first those that choose learning rates, then those that are judged."""
+def _trained(
+    plan: Plan, folder: Path, jobs: int, console: Console, reports: Mapping[str, AuditReport]
+) -> list[TrialResult]:
+    """The results of all trials: first of those that choose learning rates, then of those that are judged."""
 
-    def __init__(
-        self, plan: Plan, folder: Path, jobs: int, console: Console, reports: Mapping[str, AuditReport]
-    ) -> None:
-        self._plan, self._folder, self._jobs, self._console, self._reports = plan, folder, jobs, console, reports
+    def results_of(specs: list[TrialSpec], title: str) -> list[TrialResult]:
+        at_once = f", {min(jobs, len(specs))} at a time" if len(specs) > 1 else ""
+        line = f"{len(specs)} {title} of {specs[0].training.budget}{at_once}, in {folder}; Ctrl-C keeps what is done"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        with Watch(console, title, specs) as watch:
 
-    def run(self) -> list[TrialResult]:
-        """The results of all; on an interruption, says what is kept and how to go on."""
-        plan = self._plan
-        swept = self._trained(plan.sweep(), "learning rates")
-        rates = {arm: choose_learning_rate(arm, swept).lr or plan.training.lr for arm in plan.arms}
-        return swept + self._trained(plan.trials(rates), "trials")
+            def listen(spec: TrialSpec, figures: dict[str, Any]) -> None:
+                if figures.get("done"):
+                    keep(folder / spec.place / RUN, reports[spec.arm], plan.arms[spec.arm])
+                watch.heard(spec, figures)
 
-    def _trained(self, specs: list[TrialSpec], title: str) -> list[TrialResult]:
-        if not specs:
-            return []
-        at_once = min(self._jobs, len(specs))
-        self._say(
-            f"{len(specs)} {title} of {specs[0].training.budget}, {at_once} at a time, in {self._folder}; "
-            f"Ctrl-C keeps what is done"
-        )
-        try:
-            with Watch(self._console, title, specs) as watch:
+            return run_all(specs, folder, jobs=jobs, listen=listen)
 
-                def listen(spec: TrialSpec, figures: dict[str, Any]) -> None:
-                    if figures.get("done"):
-                        keep(self._folder / spec.place / RUN, self._reports[spec.arm])
-                    watch.heard(spec, figures)
+    swept = results_of(plan.sweep(), "trials of learning rates") if plan.lr_sweep else []
+    rates = {arm: choose_learning_rate(arm, swept).lr or plan.training.lr for arm in plan.arms}
+    return swept + results_of(plan.trials(rates), "trials")
 
-                return run_all(specs, self._folder, jobs=self._jobs, listen=listen)
-        except KeyboardInterrupt:
-            done = sum(finished(spec, self._folder) is not None for spec in specs)
-            self._say(
-                f"stopped: {done} of {len(specs)} {title} are finished and kept in {self._folder}, and those under way "
-                f"at their last checkpoint; the same command goes on from there"
-            )
-            raise
 
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+@contextlib.contextmanager
+def _saying_what_is_kept(plan: Plan, folder: Path) -> Iterator[None]:
+    """Let an interruption say what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        count = len(list((folder / TRIALS).rglob(OUTCOME)))
+        whole = len(plan.sweep()) + len(plan.trials(dict.fromkeys(plan.arms, plan.training.lr)))
+        raise type(stop)(
+            f"stopped; {folder} keeps the audits, {count} of {whole} trials and the last checkpoints of those under "
+            f"way, and the same command goes on from there"
+        ) from None
 
 
 def _interval(verdict: Verdict) -> list[float] | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from litmus.comparison.plan import Plan
 from litmus.errors import BadInput
-from litmus.files import write_atomically
-from litmus.training.run import alone_in
+from litmus.files import write_atomically, writing
+from litmus.locks import folder_lock
 
 PLAN, AUDITS, TRIALS, RESULT, REPORT = "plan.json", "audits", "trials", "comparison.json", "report.html"
 
@@ -19,13 +19,17 @@ PLAN, AUDITS, TRIALS, RESULT, REPORT = "plan.json", "audits", "trials", "compari
 @contextlib.contextmanager
 def held(folder: Path, plan: Plan) -> Iterator[None]:
     """Work in `folder` alone, once it is known to be free or to hold this very plan; BadInput otherwise."""
-    with alone_in(folder):
+    with folder_lock(folder, "comparing in"):
         _claim(folder, plan)
         yield
 
 
 def _claim(folder: Path, plan: Plan) -> None:
     """Write down whose folder this is. A plan of which nothing was trained yet gives way to another."""
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise BadInput(f"{folder} is a file; a comparison needs a folder of its own, so choose another --name")
+        folder.mkdir(parents=True, exist_ok=True)
     entries = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
     if entries and not entries & {PLAN, AUDITS, TRIALS}:
         raise BadInput(f"{folder} holds something other than a comparison ({min(entries)}); choose another --name")

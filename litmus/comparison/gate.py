@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from rich.markup import escape
 from litmus.audit import AuditReport, audit, keep, kept_audit
 from litmus.comparison.folder import AUDITS
 from litmus.comparison.report import Section
-from litmus.errors import BadInput, Failed
+from litmus.errors import Failed
 from litmus.model import Recipe
 
 
@@ -24,8 +22,8 @@ def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[
     """
     reports = {}
     for number, (arm, recipe) in enumerate(arms.items(), 1):
-        place = folder / AUDITS / arm / _digest(recipe)
-        known = _kept(place)
+        place = folder / AUDITS / arm
+        known = kept_audit(place, recipe)
         if known is not None:
             reports[arm] = known
             continue
@@ -34,23 +32,10 @@ def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[
             console.print(doing, highlight=False, soft_wrap=True)
         with console.status(doing):
             reports[arm] = audit(recipe, quick=True)
-        keep(place, reports[arm])
+        keep(place, reports[arm], recipe)
         outcome = reports[arm].mark() or "passes its audit"
         console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False, soft_wrap=True)
     return reports
-
-
-def _digest(recipe: Recipe) -> str:
-    """Hex digits that differ where recipes, or the code of their plug-ins, do."""
-    return hashlib.sha256(json.dumps(recipe.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _kept(place: Path) -> AuditReport | None:
-    """The audit kept there, None where there is none or it is damaged."""
-    try:
-        return kept_audit(place)
-    except (BadInput, OSError):
-        return None
 
 
 def marks(reports: Mapping[str, AuditReport]) -> dict[str, str]:

@@ -14,12 +14,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from litmus import process
@@ -28,12 +26,13 @@ from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.generation import sample_text
+from litmus.locks import folder_lock
 from litmus.model import Decoder, Recipe, cache_bytes_per_token, training_flops_per_token
 from litmus.model.storage import recipe_from
 from litmus.training import Display, RunResult, TrainSettings, train
 from litmus.training.progress import Status
 
-SPEC, OUTCOME, RUN, LOCK = "trial.json", "outcome.json", "run", ".lock"
+SPEC, OUTCOME, RUN = "trial.json", "outcome.json", "run"
 
 GRACE = 60.0
 """Seconds in which a trial that was asked to stop may end its step and save, before it is killed."""
@@ -87,7 +86,8 @@ def run_trial(folder: Path, display: Display | None = None) -> TrialResult:
             f"the corpus {spec.data.corpus!r} has changed since this comparison was planned (fingerprint {found[:12]}, "
             f"was {spec.data_fingerprint[:12]}); give the command again, and a comparison on the new text is made"
         )
-    with _alone_in(folder):
+    display = display or Display()
+    with folder_lock(folder, "training in", wait=display.note):  # one of an interrupted comparison may still be saving
         try:
             run = train(
                 recipe,
@@ -102,20 +102,6 @@ def run_trial(folder: Path, display: Display | None = None) -> TrialResult:
             outcome = _failure(spec, recipe, str(failure))
         write_atomically(folder / OUTCOME, outcome.model_dump_json(indent=1))
     return outcome
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for the process of an interrupted comparison, which may still be saving its last checkpoint here."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=2 * GRACE)
-    except Timeout:
-        raise BadInput(f"another process is still training in {folder}; end it, or choose another --name") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Reporter(Display):
