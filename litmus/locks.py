@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from litmus.errors import BadInput
-from litmus.files import writing
+from litmus.files import folder_written_atomically, hidden_prefix, remove_leftovers, writing
 
 _held: set[int] = set()
 
@@ -47,13 +46,22 @@ def folder_lock(folder: Path, doing: str, *, wait: Callable[[str], None] | None 
         os.close(handle)
 
 
+@contextlib.contextmanager
+def folder_replaced(target: Path, kind: str) -> Iterator[Path]:
+    """`folder_written_atomically` by one process at a time, after what killed ones left beside `target` is removed."""
+    with folder_lock(target, "writing"):
+        real = Path(os.path.realpath(target))
+        remove_leftovers(real.parent, of=real.name)
+        with folder_written_atomically(target, kind) as fresh:
+            yield fresh
+
+
 def lock_file(folder: Path) -> Path:
     """Where the lock of `folder` lies, whatever links lead there."""
     real = Path(os.path.realpath(folder))
     if real.is_dir() and not os.access(real.parent, os.W_OK):
         return real / ".lock"
-    name = real.name if len(os.fsencode(real.name)) < 240 else hashlib.sha256(os.fsencode(real.name)).hexdigest()
-    return real.parent / f".{name}.lock"
+    return real.parent / f"{hidden_prefix(real)}lock"
 
 
 def _opened(folder: Path, wait: Callable[[str], None] | None) -> tuple[int, Path]:

@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
     "process",
+    "manifests",
     "files",
     "locks",
     "nn",

@@ -12,8 +12,8 @@ from litmus.audit.report import AuditReport
 from litmus.errors import BadInput
 from litmus.files import write_atomically
 from litmus.model import Recipe
+from litmus.training.run import AUDIT
 
-AUDIT = "audit.json"
 RECIPE_DIGEST = "recipe_sha256"
 
 

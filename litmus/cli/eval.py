@@ -33,6 +33,7 @@ def evaluate(
 
     from litmus.audit import kept_audit
     from litmus.training.evaluation_table import evaluation_table
+    from litmus.training.run import read_description
     from litmus.training.scoring import score_run
 
     notes = Console(stderr=True)
@@ -47,7 +48,7 @@ def evaluate(
         trust_plugin=trust_plugin,
         announce=lambda text: notes.print(text, markup=False, highlight=False),
     )
-    report = kept_audit(run)
+    report = kept_audit(run, read_description(run).recipe)
     if report is not None and not report.passed:
         notes.print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
     if json:

@@ -57,7 +57,7 @@ def train(
     trust_plugin: TrustPlugin = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes, FLOPs, memory and schedule only.")] = False,
 ) -> None:
-    """Train one architecture; the same command goes on where it was stopped.
+    """Train one architecture; the same command goes on where it was stopped, and with a larger budget beyond its end.
 
     Given a run, trained or imported, it trains that run's model on in a new run: its weights, its tokenizer, and its
     corpus unless --data names another.
@@ -81,11 +81,11 @@ def train(
 
     from rich.console import Console
 
-    from litmus.audit import audit, keep, kept_audit
-    from litmus.data import DataSettings, prepare
+    from litmus.audit import AuditReport, audit, keep, kept_audit
+    from litmus.data import DataSettings
     from litmus.errors import Failed
     from litmus.generation import sample_text
-    from litmus.model import recipes, resolve
+    from litmus.model import Recipe, recipes, resolve
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.loop import train as run_training
     from litmus.training.machine import pick_device
@@ -113,18 +113,33 @@ def train(
         console.print(make_plan(whole, data_settings, settings, start=start).table())
         return
     pick_device(settings.device)
-    prepare(data_settings, announce=lambda line: console.print(line, markup=False, highlight=False))
     target = folder or Path("runs") / (name or whole.name)
-    report = kept_audit(target) or audit(whole, quick=True)
-    if not report.passed and not keep_failed:
-        raise Failed(
-            f"{whole.name} {report.mark()}; see: litmus audit {recipe}, or train it all the same: --keep-failed"
-        )
-    console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
+    reports: list[AuditReport] = []
+
+    def audited(resolved: Recipe, run: Path) -> None:
+        """Audit what is to be trained, unless the run has its audit, and keep it before the training begins."""
+        report = kept_audit(run, resolved)
+        if report is None:
+            report = audit(resolved, quick=True)
+            keep(run, report, resolved)
+        if not report.passed and not keep_failed:
+            raise Failed(
+                f"{resolved.name} {report.mark()}; see: litmus audit {recipe}, or train it all the same: --keep-failed"
+            )
+        console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
+        reports.append(report)
+
     result = run_training(
-        whole, data_settings, settings, target, start=start, sample=sample_text, display=display_for(console)
+        whole,
+        data_settings,
+        settings,
+        target,
+        start=start,
+        gate=audited,
+        sample=sample_text,
+        display=display_for(console),
     )
-    keep(target, report)
     console.print(evaluation_table(result.evaluation))
+    report = reports[-1]
     if not report.passed:
         raise Failed(f"{whole.name} {report.mark()}, so this is no score; see: litmus audit {recipe}")

@@ -51,7 +51,11 @@ class Tokenizer(ABC):
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer into `folder`, for `load_tokenizer`."""
-        write_atomically(folder / FILE_NAME, json.dumps({"name": self.name, **self._details()}))
+        write_atomically(folder / FILE_NAME, self.to_json())
+
+    def to_json(self) -> str:
+        """The content of the file that `save` writes."""
+        return json.dumps({"name": self.name, **self._details()})
 
     def _details(self) -> dict[str, Any]:
         return {}

@@ -20,7 +20,7 @@ from litmus.model import Decoder
 HELP = """\
 /reset       forget what was said
 /temp 0.5    draw with another temperature; 0 takes the likeliest token
-/save FILE   write the conversation as JSON
+/save FILE   write the conversation as JSON, into a file that is not there yet
 /quit        leave, as Ctrl-D does
 Ctrl-C stops a reply and keeps what there is of it."""
 
@@ -118,6 +118,8 @@ class Session:
     def _save(self, argument: str) -> None:
         if not argument:
             raise BadInput("/save needs a file, e.g. /save chat.json")
+        if Path(argument).is_file():
+            raise BadInput(f"{argument} is there already; choose another file")
         messages = [message.model_dump() for message in self.conversation.messages]
         try:
             write_atomically(Path(argument), json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n")

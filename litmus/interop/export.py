@@ -7,17 +7,18 @@ from pathlib import Path
 
 from litmus.data import Tokenizer
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically
 from litmus.interop import remote
-from litmus.interop.folder import CONFIG, write_weights
+from litmus.interop.folder import write_weights
 from litmus.interop.formats import FORMATS, format_of
 from litmus.interop.layout import to_theirs
 from litmus.interop.tokenizer_files import write_tokenizer
+from litmus.locks import folder_replaced
 from litmus.model import Decoder
 from litmus.model.storage import weights, without_objective
 from litmus.training import load_run
 
 Announce = Callable[[str], None]
+KIND = "exported model"
 
 
 def export_run(
@@ -61,18 +62,11 @@ def export_model(
         announce(
             f"{chosen.architecture} has no place for {len(left)} tensors of training only, left out: {left[0]}, ..."
         )
-    check_target(folder)
     config = chosen.config(model)
-    with folder_written_atomically(folder) as fresh:
+    with folder_replaced(folder, KIND) as fresh:
         if tokenizer is not None:
             config |= write_tokenizer(tokenizer, fresh, recipe.context)
         if remote_code:
             (fresh / f"{remote.MODULE}.py").write_text(remote.modelling_file(), encoding="utf-8")
         write_weights(fresh, config, to_theirs(rules, own))
     return chosen.architecture
-
-
-def check_target(folder: Path) -> None:
-    """Refuse to write over anything but an exported model."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file()):
-        raise BadInput(f"{folder} holds something other than an exported model; export to a new folder")

@@ -22,7 +22,7 @@ from litmus.model import Recipe, resolve
 from litmus.model.storage import RECIPE, weights
 from litmus.training.budget import Spent
 from litmus.training.checkpoints import State, save_checkpoint
-from litmus.training.run import CHECKPOINTS, METRICS, RUN, TOKENIZER, UNKNOWN, Description, describe
+from litmus.training.run import CHECKPOINTS, RUN, TOKENIZER, UNKNOWN, Description, describe
 from litmus.training.settings import TrainSettings
 
 WINDOW = 1024
@@ -55,7 +55,6 @@ def import_run(
         tokenizer.save(fresh / TOKENIZER)
         text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
         (fresh / RUN).write_text(text, encoding="utf-8")
-        (fresh / METRICS).touch()  # a folder without one counts as a run that never began, and may be taken over
         save_checkpoint(fresh / CHECKPOINTS, recipe, tensors, {}, State(spent=Spent(), peak_memory_bytes=0))
     return description
 

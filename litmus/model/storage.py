@@ -12,26 +12,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically
+from litmus.locks import folder_replaced
 from litmus.model.decoder import Decoder
 from litmus.model.plugins import CODE, import_declarations
 from litmus.model.recipe import PluginSource, Recipe, validated
 from litmus.nn.objectives import NextTokenConfig
 
 RECIPE, WEIGHTS, PLUGIN = "recipe.yaml", "model.safetensors", "plugin.py"
+KIND = "saved model"
 
 
 def save(model: Decoder, folder: str | Path, *, keep_objective: bool = True) -> None:
-    """Write the model to `folder` in one step; a model that stood there is replaced only once all is written.
+    """Write the model to `folder` in one step; a model that `save` wrote there is replaced once all is written.
+
+    BadInput where the folder holds anything else, or a file of it was changed or added since.
 
     Without `keep_objective`, what only training needs is left out (the modules of multi-token prediction): the folder
     then holds a model of the same logits that trains on by next-token prediction.
     """
-    folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file()):
-        raise BadInput(f"{folder} holds something other than a model; save to a new folder or over a saved model")
     kept = model if keep_objective else without_objective(model)
-    with folder_written_atomically(folder) as fresh:
+    with folder_replaced(Path(folder), KIND) as fresh:
         write_model(kept.recipe, weights(kept), fresh)
 
 

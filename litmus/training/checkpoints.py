@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import shutil
-import tempfile
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically
+from litmus.files import folder_written_atomically, reading, remove_folder, remove_leftovers
+from litmus.manifests import MANIFEST, Damaged, file_names, verify
 from litmus.model.recipe import Recipe
-from litmus.model.storage import WEIGHTS, write_model
+from litmus.model.storage import PLUGIN, RECIPE, WEIGHTS, write_model
 from litmus.training.budget import Spent
 
-STATE, OPTIMIZER, SEALS = "state.json", "optimizer.safetensors", "seals.json"
-
-
-class Seal(BaseModel):
-    """Size and sha256 of a file, to tell whether it is still what was written."""
-
-    bytes: int
-    sha256: str
-
-
-_SEALS = TypeAdapter(dict[str, Seal])
+STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
+KIND = "checkpoint"
+_STEP = re.compile("0|[1-9][0-9]*")
 
 
 class State(BaseModel):
@@ -72,28 +61,25 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, recipe: Recipe, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], state: State
 ) -> None:
-    """Write `folder`/<step>: recipe, fp32 weights, the optimizer's memory, the state, and a seal for each file."""
-    with folder_written_atomically(folder / str(state.step)) as fresh:
-        try:
-            write_model(recipe, weights, fresh)
-            save_file({name: value.contiguous() for name, value in optimizer_state.items()}, fresh / OPTIMIZER)
-        except SafetensorError as error:
-            raise _as_os_error(error) from error
+    """Write `folder`/<step>: recipe, fp32 weights, the optimizer's memory, the state, and the manifest of these."""
+    with folder_written_atomically(folder / str(state.step), KIND) as fresh:
+        write_model(recipe, weights, fresh)
+        save_file({name: value.contiguous() for name, value in optimizer_state.items()}, fresh / OPTIMIZER)
         (fresh / STATE).write_text(state.model_dump_json(indent=1), encoding="utf-8")
-        seals = {path.name: _seal(path) for path in sorted(fresh.iterdir())}
-        (fresh / SEALS).write_bytes(_SEALS.dump_json(seals, indent=1))
 
 
 def newest_checkpoint(folder: Path, announce: Callable[[str], None]) -> Checkpoint | None:
     """The newest whole checkpoint, None when there is no checkpoint; says so when a damaged one is passed over.
 
-    BadInput when there are checkpoints and none is whole.
+    BadInput when there are checkpoints and none is whole, or when one may not be read.
     """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder, so it holds no checkpoints; restore it, or delete the run")
     faults = []
     for step in reversed(_steps(folder)):
         try:
             checkpoint = _verified(folder / str(step))
-        except _Damaged as damage:
+        except Damaged as damage:
             faults.append(f"checkpoint {step} is damaged ({damage})")
             continue
         for fault in faults:
@@ -110,21 +96,25 @@ def best_checkpoint(folder: Path) -> Checkpoint | None:
     for step in _steps(folder):
         try:
             whole.append(_verified(folder / str(step)))
-        except _Damaged:
+        except Damaged:
             continue
     scored = [(c.state.held_out_loss, c.state.step, c) for c in whole if c.state.held_out_loss is not None]
     return min(scored, key=lambda entry: entry[:2])[2] if scored else None
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Remove checkpoints of later steps, which are damaged ones, and what a killed process left half done."""
-    if not folder.is_dir():
-        return
+    """Remove checkpoints of later steps, which are damaged ones, and what a killed process left half done.
+
+    Whatever else lies in the folder stays. BadInput where somebody added a file to a checkpoint that is in the way.
+    """
     for later in _steps(folder):
+        if later > step and (others := _added(folder / str(later))):
+            raise BadInput(
+                f"checkpoint {folder / str(later)} is damaged, and {others[0]} was added to it; move it away"
+            )
         if later > step:
-            _remove(folder / str(later))
-    for leftover in folder.glob(".*"):
-        shutil.rmtree(leftover)
+            remove_folder(folder / str(later))
+    remove_leftovers(folder)
 
 
 def prune(folder: Path, keep_last: int) -> None:
@@ -133,27 +123,22 @@ def prune(folder: Path, keep_last: int) -> None:
     scored = [(loss, step) for step, loss in losses.items() if loss is not None]
     keep = set(sorted(losses)[-keep_last:]) | ({min(scored)[1]} if scored else set())
     for step in losses.keys() - keep:
-        _remove(folder / str(step))
-
-
-class _Damaged(Exception):
-    """Says what is wrong with a checkpoint."""
+        if not _added(folder / str(step)):
+            remove_folder(folder / str(step))
 
 
 def _verified(folder: Path) -> Checkpoint:
-    try:
-        seals = _SEALS.validate_json((folder / SEALS).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise _Damaged(f"{SEALS} cannot be read") from error
-    for name, seal in seals.items():
-        path = folder / name
-        if not path.is_file():
-            raise _Damaged(f"{name} is missing")
-        if path.stat().st_size != seal.bytes:
-            raise _Damaged(f"{name} has {path.stat().st_size} bytes instead of {seal.bytes}")
-        if _seal(path) != seal:
-            raise _Damaged(f"{name} is not what was written")
-    return Checkpoint(folder, State.model_validate_json((folder / STATE).read_bytes()))
+    with reading(folder):
+        try:
+            verify(folder)
+            state = State.model_validate_json((folder / STATE).read_bytes())
+        except PermissionError:
+            raise  # it may be whole: whoever may read it can go on from it
+        except (OSError, ValidationError) as error:
+            raise Damaged(f"{STATE} cannot be read") from error
+    if str(state.step) != folder.name:
+        raise Damaged(f"it is of step {state.step}")
+    return Checkpoint(folder, state)
 
 
 def _held_out_loss(folder: Path) -> float | None:
@@ -164,23 +149,13 @@ def _held_out_loss(folder: Path) -> float | None:
 
 
 def _steps(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit() and path.is_dir())
+    """The steps whose checkpoints are in `folder`."""
+    if not folder.is_dir():
+        return []
+    with reading(folder):
+        return sorted(int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir())
 
 
-def _seal(path: Path) -> Seal:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Seal(bytes=path.stat().st_size, sha256=digest)
-
-
-def _remove(folder: Path) -> None:
-    """Take a folder away in one step: a kill leaves all of it, or a leftover that nobody takes for a checkpoint."""
-    doomed = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old.")
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed)
-
-
-def _as_os_error(error: SafetensorError) -> Exception:
-    """safetensors reports a full disk in words only; give it back its number."""
-    full = f"(os error {errno.ENOSPC})" in str(error)
-    return OSError(errno.ENOSPC, str(error)) if full else error
+def _added(folder: Path) -> list[str]:
+    """The files of a checkpoint's folder that are not a checkpoint's."""
+    return sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, PLUGIN, OPTIMIZER, STATE, MANIFEST})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,18 +15,20 @@ import torch
 from litmus.data import DataSettings, Sampler, TokenData, prepare
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
-from litmus.model import Decoder, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
+from litmus.locks import folder_lock
+from litmus.model import Decoder, Recipe, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
 from litmus.model.storage import load_weights, weights
 from litmus.training.budget import Budget, Spent
 from litmus.training.checkpoints import State, forget_after, newest_checkpoint, prune, save_checkpoint
 from litmus.training.evaluation import Evaluation, evaluate
-from litmus.training.interrupts import Interrupted, stop_requests
+from litmus.training.interrupts import Interrupted, StopRequest, stop_requests
 from litmus.training.machine import peak_memory_bytes, reproducibly
 from litmus.training.metrics import Metrics
+from litmus.training.opening import began, open_run
 from litmus.training.precision import MEANING, autocast, matmul_precision
 from litmus.training.progress import Display, Status
 from litmus.training.result import RESULT, RunResult, curve, read_result
-from litmus.training.run import CHECKPOINTS, METRICS, Description, LoadedRun, alone_in, describe, open_run
+from litmus.training.run import CHECKPOINTS, METRICS, Description, LoadedRun, describe
 from litmus.training.schedule import lr_factor
 from litmus.training.settings import TrainSettings
 from litmus.training.step import NotFinite, Stepper, seed_for
@@ -39,6 +40,9 @@ VALIDATIONS = 10
 WriteText = Callable[[Decoder, Any], str]
 """(model, tokenizer) -> a text the model wrote, to show how far it has come."""
 
+Gate = Callable[[Recipe, Path], None]
+"""(resolved recipe, run folder) -> None before the first step; what it raises stops the training."""
+
 
 class TrainingDiverged(Failed):
     """The loss or a gradient was not finite; the message names the step, the batch and the largest gradient."""
@@ -48,18 +52,20 @@ def train(
     recipe: Source,
     data_settings: DataSettings,
     settings: TrainSettings,
-    folder: Path,
+    folder: str | Path,
     *,
     start: LoadedRun | None = None,
     resume: bool = True,
+    gate: Gate | None = None,
     sample: WriteText | None = None,
     display: Display | None = None,
 ) -> RunResult:
     """Train `recipe` in the run folder `folder` until the budget is spent; go on where an earlier call was stopped.
 
     With `start` training begins at the weights of that run, and `recipe` must be its own. A finished run is not trained
-    again. Raises BadInput when the folder belongs to another training, TrainingDiverged when a loss or gradient is not
-    finite, Interrupted after SIGINT or SIGTERM.
+    again, unless `settings` has a larger budget. `gate` is called when the folder is this training's own, before the
+    first step. Raises BadInput when the folder belongs to another training or another process is in it,
+    TrainingDiverged when a loss or gradient is not finite, Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     display = display or Display()
     data = prepare(data_settings, announce=display.note)
@@ -70,13 +76,26 @@ def train(
             f"{whole.vocab_size}; train from a run whose tokenizer has no more tokens than its model"
         )
     new = describe(whole, data, data_settings, settings, start)
-    description = open_run(folder, new, whole, data.tokenizer, resume=resume)
-    if (finished := read_result(folder)) is not None:
-        display.note(f"{folder} is already trained: {settings.budget} are spent; nothing to do")
-        return finished
-    with alone_in(folder), reproducibly(description.resolved.threads):
-        model = build(whole, seed=settings.seed) if start is None else start.model
-        return Training(model, data, description, folder, sample, display).run()
+    folder = Path(folder)
+    with folder_lock(folder, "training in"):
+        description = open_run(folder, new, whole, data.tokenizer, resume=resume, announce=display.note)
+        if gate is not None:
+            gate(whole, folder)
+        if (finished := _finished(folder, description)) is not None:
+            display.note(f"{folder} is already trained: {description.training.budget} are spent; nothing to do")
+            return finished
+        with reproducibly(description.resolved.threads):
+            model = build(whole, seed=settings.seed) if start is None else start.model
+            return Training(model, data, description, folder, sample, display).run()
+
+
+def _finished(folder: Path, description: Description) -> RunResult | None:
+    """The result of a run whose whole budget is spent; that of a smaller budget, before it was extended, is none."""
+    result = read_result(folder)
+    if result is None:
+        return None
+    spent = Spent(result.steps, result.tokens, result.train_seconds, result.tokens * result.flops_per_token)
+    return result if Budget.parse(description.training.budget).share(spent) >= 1 else None
 
 
 class Training:
@@ -117,16 +136,22 @@ class Training:
             self.peak_memory = checkpoint.state.peak_memory_bytes
             self.saved_step = self.spent.steps
             display.note(f"going on after step {self.spent.steps} from {checkpoint.folder}")
+        elif began(folder):
+            display.note(f"{folder} has no checkpoint, so it begins again at the first step")
 
     def run(self) -> RunResult:
         """Spend the budget, score the model on the held-out split, and write result.json."""
         forget_after(self.folder / CHECKPOINTS, self.spent.steps)
+        self.saved_at = time.monotonic()
         config = self.description.model_dump(mode="json")
         trackers = open_trackers(self.settings.trackers, self.folder, self.spent.steps, config)
         self.display.begin(self._title(), self.budget.share(self.spent))
         try:
             with matmul_precision(self.stepper.precision):
-                with Metrics(self.folder / METRICS, self.spent.steps) as metrics, stop_requests() as stop:
+                with (
+                    Metrics(self.folder / METRICS, self.spent.steps, self.display.note) as metrics,
+                    stop_requests() as stop,
+                ):
                     self._spend_budget(metrics, trackers, stop)
                 return self._finish()
         finally:
@@ -134,7 +159,7 @@ class Training:
                 tracker.close()
             self.display.end()
 
-    def _spend_budget(self, metrics: Metrics, trackers: list[Tracker], stop: threading.Event) -> None:
+    def _spend_budget(self, metrics: Metrics, trackers: list[Tracker], stop: StopRequest) -> None:
         """The loop: steps until the budget is spent, with validation, samples and checkpoints between them."""
         settings = self.settings
         tokens = settings.batch * settings.accumulation * self.sampler.context
@@ -170,12 +195,13 @@ class Training:
             held_out_loss = self._validate(metrics, trackers) if validate else None
             if write:
                 metrics.write("sample", step, {"text": self._sample()}, {})
-            stopping = stop.is_set()
-            if save or stopping:
+            stopping = stop.signal
+            save = save or stopping is not None or self._save_overdue()
+            if save:
                 metrics.settle()
                 self._save(held_out_loss)
-            if stopping:
-                raise self._interrupted()
+            if stopping is not None:
+                raise self._interrupted(stopping)
             if validate or write or save:
                 clock = time.perf_counter()  # only training is paid from the budget
 
@@ -234,9 +260,14 @@ class Training:
                 self.stepper.optimizers.state(),
                 State(spent=self.spent, peak_memory_bytes=self.peak_memory, held_out_loss=held_out_loss),
             )
-            self.saved_step = self.spent.steps
+            self.saved_step, self.saved_at = self.spent.steps, time.monotonic()
             prune(folder, self.settings.keep_last)
         return folder / str(self.spent.steps)
+
+    def _save_overdue(self) -> bool:
+        """Whether a kill would cost more minutes of work than the settings allow."""
+        minutes = self.settings.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     def _finish(self) -> RunResult:
         evaluation = self._evaluate(self.settings.evaluate_tokens)
@@ -269,10 +300,10 @@ class Training:
             f"try a lower learning rate than {self.settings.lr:g}, or a longer warmup"
         )
 
-    def _interrupted(self) -> Interrupted:
+    def _interrupted(self, signal: int) -> Interrupted:
         sentence = f"stopped after step {self.spent.steps} and saved; the same command goes on from there"
         self.display.note(sentence)
-        return Interrupted(sentence)
+        return Interrupted(sentence, signal)
 
     def _title(self) -> str:
         count, precision = self.model.parameter_counts()["total"], self.stepper.precision

@@ -5,25 +5,35 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from litmus.files import writing
+from litmus.errors import BadInput
+from litmus.files import reading, write_atomically, writing
 
 
 class Metrics:
     """Appends events to metrics.jsonl; all figures that depend on the clock stand under the key "timing".
 
     Opening it takes back whatever was written after `step`, so that a resumed training writes those lines again:
-    but for "timing" the file of an interrupted training equals that of an uninterrupted one.
+    but for "timing" the file of an interrupted training equals that of an uninterrupted one. Lines that somebody
+    damaged are removed, and `announce` is told how many steps have no line left.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, announce: Callable[[str], None] = lambda text: None) -> None:
         self.path = path
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is not a file, so no metrics can be written to it; move it away")
+        length, rest, told = _up_to(path, step)
+        if told < step:
+            announce(f"{path} tells of {told} of the {step} steps until here; the lines of the others are gone")
         with writing(path):
-            if path.exists():
-                os.truncate(path, _length_up_to(path, step))
+            if rest:
+                write_atomically(path, path.read_bytes()[:length] + b"".join(rest))
+            elif path.exists():
+                os.truncate(path, length)
             self._file = path.open("ab", buffering=0)
 
     def write(self, kind: str, step: int, figures: dict[str, Any], timing: dict[str, float]) -> None:
@@ -54,27 +64,35 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl in order, without a last line that was cut short."""
-    with path.open("rb") as file:
+    """The events of a metrics.jsonl in order, without lines that are damaged or were cut short."""
+    with reading(path), path.open("rb") as file:
         return [event for event in map(_event, file) if event is not None]
 
 
-def _length_up_to(path: Path, step: int) -> int:
-    """Bytes of the whole lines at the head of the file that belong to steps up to `step`."""
-    length = 0
-    with path.open("rb") as file:
+def _up_to(path: Path, step: int) -> tuple[int, list[bytes], int]:
+    """What the file tells of steps up to `step`: how many bytes of it, whole lines behind a damaged one, and steps."""
+    length, rest, told, damaged = 0, [], 0, False
+    with reading(path), path.open("rb") if path.exists() else open(os.devnull, "rb") as file:
         for line in file:
             event = _event(line)
-            if event is None or event["step"] > step:
+            if event is None:
+                damaged = True
+            elif event["step"] > step:
                 break
-            length += len(line)
-    return length
+            else:
+                told += event["kind"] == "train"
+                if damaged:
+                    rest.append(line)
+                else:
+                    length += len(line)
+    return length, rest, told
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    """The event of one line, None for a line cut short."""
+    """The event of one line, None for a line that is none or was cut short."""
     try:
-        event = json.loads(line)
-    except ValueError:
+        event = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and isinstance(event.get("step"), int) else None
+    whole = isinstance(event, dict) and isinstance(event.get("kind"), str) and type(event.get("step")) is int
+    return event if whole else None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from litmus.errors import BadInput
 from litmus.training.evaluation import Evaluation
 from litmus.training.metrics import read_metrics
 from litmus.training.precision import Precision
@@ -16,6 +19,7 @@ RESULT = "result.json"
 class CurvePoint(BaseModel):
     """The held-out score at one validation, and the mean training loss since the one before (nats per token).
 
+    train_loss: None where the lines of those steps are gone.
     train_parts: the mean of each term of the training loss, unweighted, where there is more than one.
     """
 
@@ -24,7 +28,7 @@ class CurvePoint(BaseModel):
     step: int
     tokens: int
     seconds: float
-    train_loss: float
+    train_loss: float | None
     train_parts: dict[str, float] = {}
     held_out_loss: float
     held_out_bpb: float
@@ -53,30 +57,45 @@ class RunResult(BaseModel):
 
 
 def read_result(folder: Path) -> RunResult | None:
-    """The result of a run, None while it is not finished."""
-    path = folder / RESULT
-    return RunResult.model_validate_json(path.read_bytes()) if path.is_file() else None
+    """The result of a run, None while it is not finished and where the file is damaged."""
+    path = Path(folder) / RESULT
+    try:
+        return RunResult.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
+        return None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
 
 
 def curve(path: Path) -> list[CurvePoint]:
-    """The validations recorded in a metrics.jsonl, each with the mean training loss since the one before."""
+    """The validations recorded in a metrics.jsonl, each with the mean training loss since the one before.
+
+    Lines that are damaged, or lack a figure, are passed over.
+    """
     points: list[CurvePoint] = []
     losses: list[dict[str, float]] = []
     for event in read_metrics(path):
         if event["kind"] == "train":
-            losses.append({key: value for key, value in event.items() if key.partition("/")[0] == "loss"})
+            losses.append({key: event[key] for key in event if key == "loss" or key.startswith("loss/")})
         elif event["kind"] == "held_out":
-            means = {key: sum(loss[key] for loss in losses) / len(losses) for key in losses[0]}
-            points.append(
-                CurvePoint(
-                    step=event["step"],
-                    tokens=event["tokens"],
-                    seconds=event["timing"]["seconds"],
-                    train_loss=means.pop("loss"),
-                    train_parts={key.removeprefix("loss/"): mean for key, mean in means.items()},
-                    held_out_loss=event["loss"],
-                    held_out_bpb=event["bpb"],
-                )
-            )
+            means = {key: _mean([loss.get(key) for loss in losses]) for key in (losses[0] if losses else ())}
+            timing = event.get("timing")
+            figures = {
+                "step": event["step"],
+                "tokens": event.get("tokens"),
+                "seconds": timing.get("seconds") if isinstance(timing, dict) else None,
+                "train_loss": means.pop("loss", None),
+                "train_parts": {key.removeprefix("loss/"): mean for key, mean in means.items() if mean is not None},
+                "held_out_loss": event.get("loss"),
+                "held_out_bpb": event.get("bpb"),
+            }
+            with contextlib.suppress(ValidationError):
+                points.append(CurvePoint.model_validate(figures))
             losses = []
     return points
+
+
+def _mean(values: list[Any]) -> float | None:
+    """The mean of those values that are numbers, None where there are none."""
+    numbers = [value for value in values if isinstance(value, float | int)]
+    return sum(numbers) / len(numbers) if numbers else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from litmus.data import DataSettings, TokenData, load_tokenizer
+from litmus.data import DataSettings, TokenData, Tokenizer, load_tokenizer
+from litmus.data.tokenizer import FILE_NAME
 from litmus.data.tokenizers import IN_A_RUN
-from litmus.errors import BadInput
-from litmus.files import folder_written_atomically, write_atomically
+from litmus.errors import BadInput, first_fault
+from litmus.files import reading
 from litmus.model import Decoder, Recipe, load
-from litmus.model.storage import RECIPE
 from litmus.training.checkpoints import best_checkpoint, newest_checkpoint
 from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import Precision, best_precision
@@ -29,6 +28,8 @@ from litmus.training.settings import TrainSettings
 UNKNOWN = "unknown"
 """The corpus of an imported model, whose training data nobody here knows."""
 RUN, METRICS, CHECKPOINTS, TOKENIZER = "run.yaml", "metrics.jsonl", "checkpoints", IN_A_RUN
+AUDIT = "audit.json"
+"""Written by who audits, before the training."""
 
 
 class Resolved(BaseModel):
@@ -51,8 +52,21 @@ class Start(BaseModel):
     step: int
 
 
+class Extension(BaseModel):
+    """That a training was given a larger budget: the one it had until then, and the command that said so."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    earlier_budget: str
+    command: list[str]
+    date: str
+
+
 class Description(BaseModel):
-    """run.yaml: everything needed to repeat a run; `start` is None where the weights were drawn at random."""
+    """run.yaml: everything needed to repeat a run; `start` is None where the weights were drawn at random.
+
+    tokenizer_sha256: that of the tokenizer's file in the run folder; None in runs of older versions.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,12 +80,18 @@ class Description(BaseModel):
     hardware: dict[str, Any]
     command: list[str]
     started: str
+    tokenizer_sha256: str | None = None
     start: Start | None = None
+    extensions: tuple[Extension, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be the same, as flat dotted keys."""
         whole = self.model_dump(mode="json", include={"recipe", "data", "data_fingerprint", "training", "start"})
         return dict(_flat(whole))
+
+    def to_yaml(self) -> str:
+        """The content of run.yaml."""
+        return as_yaml(self.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)
@@ -111,36 +131,9 @@ def describe(
         hardware=hardware(device),
         command=sys.argv,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
+        tokenizer_sha256=sha256(data.tokenizer.to_json().encode()),
         start=None if start is None else Start(run=str(start.folder), step=start.step),
     )
-
-
-def open_run(folder: Path, new: Description, recipe: Recipe, tokenizer: Any, *, resume: bool) -> Description:
-    """Create the run folder, or return the description of the training that already lives there if it is this one.
-
-    A folder whose training never began (its corpus was too short, say) is taken over.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file; a run needs a folder of its own, so choose another name")
-    began = (folder / METRICS).exists()
-    if not folder.exists() or not any(folder.iterdir()) or ((folder / RUN).is_file() and not began):
-        with folder_written_atomically(folder) as fresh:
-            (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-            tokenizer.save(fresh / TOKENIZER)
-            text = yaml.safe_dump(new.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-            write_atomically(fresh / RUN, text)
-        return new
-    old = read_description(folder)
-    if not resume:
-        raise BadInput(f"{folder} already holds a run; resume it, choose another name, or delete the folder")
-    theirs, ours = old.identity(), new.identity()
-    for key in [*theirs, *ours]:
-        if theirs.get(key) != ours.get(key):
-            raise BadInput(
-                f"{folder} belongs to a run with {key} = {theirs.get(key)!r}, and {ours.get(key)!r} was asked for; "
-                f"choose another name, or delete the folder"
-            )
-    return old
 
 
 def read_description(folder: Path) -> Description:
@@ -150,20 +143,28 @@ def read_description(folder: Path) -> Description:
         if (folder / "config.json").is_file():
             advice = f"make a run of this model with: litmus import {folder}"
         raise BadInput(f"{folder} is not a run folder: it has no {RUN}; {advice}")
+    with reading(folder / RUN):
+        text = (folder / RUN).read_bytes()
     try:
-        return Description.model_validate(yaml.safe_load((folder / RUN).read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is not YAML"
+        return Description.model_validate(yaml.safe_load(text))
+    except (ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = first_fault(error, Description) if isinstance(error, ValidationError) else "it is not YAML"
         raise BadInput(f"{folder / RUN} cannot be read: {reason}; restore it, or delete the run") from error
 
 
 def load_run(
-    folder: Path, *, best: bool = False, trust_plugin: bool = False, announce: Callable[[str], None] = lambda text: None
+    folder: str | Path,
+    *,
+    best: bool = False,
+    trust_plugin: bool = False,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> LoadedRun:
     """The model of a run at its newest whole checkpoint, or at the one with the lowest validation loss.
 
-    `announce` is told when a damaged checkpoint had to be passed over.
+    `announce` is told when a damaged checkpoint had to be passed over. BadInput where run.yaml, every checkpoint or the
+    tokenizer is missing or damaged.
     """
+    folder = Path(folder)
     description = read_description(folder)
     checkpoint = newest_checkpoint(folder / CHECKPOINTS, announce)
     if best:
@@ -171,7 +172,19 @@ def load_run(
     if checkpoint is None:
         raise BadInput(f"{folder} has no checkpoint yet; train it further with the command in its {RUN}")
     model = load(checkpoint.folder, trust_plugin=trust_plugin)
-    return LoadedRun(model, load_tokenizer(folder / TOKENIZER), description, checkpoint.state.step, folder)
+    return LoadedRun(model, _tokenizer(folder, description), description, checkpoint.state.step, folder)
+
+
+def _tokenizer(folder: Path, description: Description) -> Tokenizer:
+    """The tokenizer of a run; BadInput where its file is not the one that was written."""
+    path = folder / TOKENIZER / FILE_NAME
+    with reading(path):
+        found = sha256(path.read_bytes())
+    if found != (description.tokenizer_sha256 or found):
+        raise BadInput(
+            f"{path} is not the tokenizer that the run was trained with; restore it, or let the command in {RUN} do so"
+        )
+    return load_tokenizer(folder / TOKENIZER)
 
 
 def data_to_go_on(start: LoadedRun, corpus: DataSettings | None) -> DataSettings:
@@ -182,18 +195,14 @@ def data_to_go_on(start: LoadedRun, corpus: DataSettings | None) -> DataSettings
     return (corpus or own).model_copy(update={"tokenizer": str(start.folder)})
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Refuse to train where another process is training; the claim ends with the process, however that ends."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BadInput(f"another process is training in {folder}; wait for it, or choose another name") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def as_yaml(plain: dict[str, Any]) -> str:
+    """Plain data as the YAML of a run folder's files."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+
+
+def sha256(content: bytes) -> str:
+    """Hex digest of some bytes."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -91,6 +91,9 @@ class TrainSettings(BaseModel):
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints; after each validation when not given."""
 
+    checkpoint_minutes: float | None = Field(3.0, gt=0)
+    """Minutes after which a checkpoint is written besides, whatever the steps; null turns that off."""
+
     keep_last: int = Field(2, ge=1)
     """Newest checkpoints that are kept; the one with the lowest validation loss is kept besides."""
 

@@ -20,7 +20,7 @@ from litmus.training.checkpoints import (
     save_checkpoint,
 )
 
-FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "seals.json", "recipe.yaml"]
+FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "recipe.yaml"]
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(save, folder, name
     assert found.state.step == 3
     (sentence,) = said
     assert "checkpoint 6 is damaged" in sentence
-    assert name in sentence or (name, damage) == ("seals.json", "altered")  # then another file does not fit it
+    assert name in sentence or (name, damage) == ("manifest.json", "altered")  # then another file does not fit it
     assert "using checkpoint 3" in sentence
-    if damage in ("truncated", "emptied") and name != "seals.json":
+    if damage in ("truncated", "emptied") and name != "manifest.json":
         assert "bytes instead of" in sentence
 
 
@@ -115,7 +115,7 @@ def test_the_best_is_never_one_that_was_damaged(save, folder):
 
 def test_what_a_killed_process_left_half_done_is_removed(save, folder):
     save(3)
-    shutil.copytree(folder / "3", folder / ".6.abc")
+    shutil.copytree(folder / "3", folder / ".6.abcdefgh.litmus-tmp")
     shutil.copytree(folder / "3", folder / "9")
     forget_after(folder, 3)
     assert [path.name for path in folder.iterdir()] == ["3"]

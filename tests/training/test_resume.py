@@ -117,7 +117,7 @@ def test_it_goes_on_from_the_newest_checkpoint(interrupted, quick, tmp_path, eve
     assert_same(outcome(interrupted, events), outcome(tmp_path / "run", events))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "seals.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 def test_with_its_newest_checkpoint_truncated_it_goes_on_from_the_one_before(
     name, interrupted, quick, tmp_path, events
 ):
