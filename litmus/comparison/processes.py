@@ -21,6 +21,7 @@ from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.model.plugins import CODE
 from litmus.model.storage import PLUGIN
+from litmus.process import BAD_INPUT
 
 Listener = Callable[[TrialSpec, dict[str, Any]], None]
 """Told of a trial's progress: {"share": ..., "loss": ...}, {"note": ...} or {"done": True}."""
@@ -71,20 +72,20 @@ class _Workers:
         fault = ""
         for line in process.stdout:
             figures = json.loads(line)
-            fault = figures.get("bad_input", fault)
+            fault = figures.get("fault", fault)
             self._listen(spec, figures)
         code = process.wait()
         reader.join()
         process.stdin.close()
         with self._lock:
             self._running.discard(process)
-        if fault:
+        if code == BAD_INPUT:
             raise BadInput(fault)
         result = finished(spec, self._comparison) if code == 0 else None
         if result is None:
-            last = f": {said[-1].strip()}" if said else ""
+            why = fault or (said[-1].strip() if said else "")
             raise Failed(
-                f"the trial of {spec.arm!r} with seed {spec.seed} {_ended(code)}{last}; "
+                f"the trial of {spec.arm!r} with seed {spec.seed} {_ended(code)}{': ' if why else ''}{why}; "
                 f"the same command goes on from its last checkpoint"
             )
         self._listen(spec, {"done": True})

@@ -27,10 +27,17 @@ class Record(BaseModel):
 
 def stored(path: Path, kind: type[M]) -> M | None:
     """What a file holds, None where it is missing or damaged: whatever made it makes it again."""
+    refuse_folder(path)
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def refuse_folder(path: Path) -> None:
+    """BadInput where a folder stands in the place of a file that is to be written."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder where a file of the comparison belongs; move it away")
 
 
 class TrialResult(Record):

@@ -193,7 +193,7 @@ def _failure(spec: TrialSpec, recipe: Recipe, reason: str) -> TrialResult:
 
 
 def main() -> None:
-    """Run the trial in the folder named on the command line; bad input is told to the parent, with exit code 2.
+    """Run the trial in the folder named on the command line; what goes wrong is told to the parent in one sentence.
 
     What a plug-in prints goes to stderr, as stdout is for the parent.
     """
@@ -205,8 +205,8 @@ def main() -> None:
     def work() -> None:
         try:
             run_trial(Path(sys.argv[1]), reporter)
-        except BadInput as error:
-            reporter.say(bad_input=str(error))
+        except Exception as error:
+            reporter.say(fault=process.verdict_on(error)[0])
             raise
 
     process.end(process.run(work, prefix=""))

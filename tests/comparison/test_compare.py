@@ -1,0 +1,473 @@
+"""A comparison from the command to the verdict: terms, trials, what is kept, and what a repeated call does with it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import litmus
+from litmus.cli import main
+from litmus.comparison.plan import Plan, arms_on_equal_terms
+from litmus.comparison.results import ComparisonResult
+from litmus.comparison.trial import TrialSpec, finished
+from litmus.data import DataSettings, prepare
+from litmus.errors import BadInput, Failed
+from litmus.training import TrainSettings, load_run
+
+TRAINING = {
+    "budget": "8 steps", "batch": 4, "context": 16, "lr": 0.01, "precision": "fp32", "threads": 1,
+    "validate_tokens": 64, "evaluate_tokens": 256,
+}  # fmt: skip
+SMALL = {"dim": 16, "depth": 1, "heads": 2}
+TIMING = {"train_seconds", "tokens_per_second", "peak_memory_bytes"}
+LEAKY = Path(__file__).parents[2] / "specimens" / "f1_linformer_over_time.py"
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory):
+    """A folder with a small text in it."""
+    draw = random.Random(0)
+    folder = tmp_path_factory.mktemp("desk")
+    words = "the cat sat on a mat while two dogs ran after one small bird".split()
+    (folder / "notes.txt").write_text("".join(" ".join(draw.choices(words, k=7)) + ".\n" for _ in range(400)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def at_the_desk(desk, monkeypatch):
+    monkeypatch.setenv("LITMUS_CACHE", str(desk / "cache"))
+
+
+def compared(desk, runs, arms=("standard", "nope"), **changes):
+    """litmus.compare of small arms on the small text; training settings and other options alike are named."""
+    settings = {**TRAINING, **{key: value for key, value in changes.items() if key in TrainSettings.model_fields}}
+    options = {key: value for key, value in changes.items() if key not in TrainSettings.model_fields}
+    data = DataSettings(corpus=str(options.pop("text", desk / "notes.txt")), tokenizer="bytes")
+    terms = {"seeds": 2, "jobs": 2, "name": "x", "overrides": SMALL, **options}
+    return litmus.compare(list(arms), data=data, training=TrainSettings(**settings), runs=runs, **terms)
+
+
+def typed(desk, runs, *more, arms=("standard", "nope")):
+    """The same as words of a command line."""
+    options = {key: TRAINING[key] for key in ("budget", "batch", "context", "lr", "precision", "threads")}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    words += [f"--option={key}={TRAINING[key]}" for key in ("validate_tokens", "evaluate_tokens")]
+    words += [f"--set={key}={value}" for key, value in SMALL.items()]
+    words += ["--data", str(desk / "notes.txt"), "--tokenizer", "bytes", "--seeds", "2", "--jobs", "2", "--name", "x"]
+    return ["compare", *arms, *words, *more]
+
+
+@pytest.fixture(scope="session")
+def first(desk):
+    """A finished comparison that nobody changes: two arms, two seeds, and the baseline again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LITMUS_CACHE", str(desk / "cache"))
+        return compared(desk, desk / "first")
+
+
+@pytest.fixture
+def runs(first, tmp_path):
+    """A folder of runs with a copy of the finished comparison in it, under the name x."""
+    shutil.copytree(first.folder, tmp_path / "runs" / "x", symlinks=True)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """command("compare", ...) -> (exit code, stdout, stderr), typed beside the folder `runs`."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(words):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def facts(result: ComparisonResult):
+    """All that must be equal in a repeated comparison: every figure of every trial but times and memory."""
+    trials = [trial.model_dump(mode="json", exclude=TIMING) for trial in result.trials]
+    for trial in trials:
+        for point in trial["curve"]:
+            del point["seconds"]
+    return trials
+
+
+def written(runs):
+    """When each trial was last written to, its run included."""
+    return {str(path): path.stat().st_mtime_ns for path in (runs / "x" / "trials").rglob("*.*") if path.is_file()}
+
+
+def trial_folder(runs, arm="nope", seed=1, role="arm"):
+    return runs / "x" / "trials" / role / arm / f"seed-{seed}"
+
+
+def described(first, role, arm, seed):
+    return yaml.safe_load((trial_folder(first.folder.parent, arm, seed, role) / "run" / "run.yaml").read_text())
+
+
+def test_the_arms_of_a_pair_see_the_same_batches_and_the_seeds_others(first):
+    orders = {}
+    for trial in first.result.trials:
+        settings = TrainSettings(**described(first, trial.role, trial.arm, trial.seed)["training"])
+        orders.setdefault(trial.seed, set()).add(settings.order_seed)
+    assert orders == {0: {0}, 1: {1}}
+    assert {described(first, t.role, t.arm, t.seed)["data_fingerprint"] for t in first.result.trials} == {
+        first.result.context["fingerprint"]
+    }
+
+
+def test_the_noise_trials_are_the_baseline_from_another_init(first):
+    noise = first.result.trials_of("standard", "noise")
+    assert [trial.seed for trial in noise] == [0, 1] and not first.result.trials_of("nope", "noise")
+    for again, trial in zip(noise, first.result.trials_of("standard"), strict=True):
+        ours, theirs = (described(first, role, "standard", trial.seed) for role in ("noise", "arm"))
+        assert ours["recipe"] == theirs["recipe"]
+        assert ours["training"]["seed"] != theirs["training"]["seed"]
+        assert again.bits_per_byte != trial.bits_per_byte
+
+
+def test_there_is_a_verdict_for_each_arm_beside_the_baseline_and_a_report(first):
+    assert [verdict.arm for verdict in first.verdicts] == ["nope"]
+    assert list(first.verdicts[0].differences) == [0, 1]
+    assert first.verdicts[0].noise_floor > 0
+    page = first.report.read_text(encoding="utf-8")
+    assert "nope" in page and "passes its audit" in page
+    assert ComparisonResult.load(first.folder / "comparison.json") == first.result
+
+
+def test_each_run_carries_the_audit_of_its_arm(first):
+    for trial in first.result.trials:
+        run = trial_folder(first.folder.parent, trial.arm, trial.seed, trial.role) / "run"
+        kept = json.loads((run / "audit.json").read_text())
+        assert (kept["subject"], kept["passed"]) == (trial.arm, True)
+        assert load_run(run).model.recipe.name == trial.arm
+
+
+def test_the_command_finds_finished_trials_and_trains_nothing(command, desk, first, runs):
+    before = written(runs)
+    code, out, err = command(typed(desk, runs))
+    assert code == 0
+    assert "runs/x/report.html" in out and "nope" in out
+    assert err.splitlines()[0] == f"comparing standard, nope on {desk / 'notes.txt'}: loading PyTorch"
+    assert {path: time for path, time in written(runs).items() if not path.endswith("audit.json")} == {
+        path: time for path, time in before.items() if not path.endswith("audit.json")
+    }
+    assert facts(ComparisonResult.load(runs / "x" / "comparison.json")) == facts(first.result)
+
+
+def test_json_is_all_that_stands_on_stdout(command, desk, first, runs):
+    code, out, _ = command(typed(desk, runs, "--json"))
+    told = json.loads(out)
+    assert code == 0
+    assert [(v["arm"], v["word"]) for v in told["verdicts"]] == [(v.arm, v.word) for v in first.verdicts]
+    assert ComparisonResult.model_validate(told["result"]).trials == first.result.trials
+    assert told["report"] == "runs/x/report.html"
+
+
+def scored(runs, arm, bits_per_byte):
+    """Write other scores into the outcomes of an arm, seed by seed."""
+    for seed, score in enumerate(bits_per_byte):
+        path = trial_folder(runs, arm, seed) / "outcome.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "bits_per_byte": score}))
+
+
+@pytest.mark.parametrize(("scores", "code"), [((5.0, 5.001), 0), ((9.0, 9.001), 1), ((7.0, 7.5), 1)])
+def test_require_better_fails_unless_every_arm_is_better(command, desk, runs, scores, code):
+    scored(runs, "standard", (7.5, 7.501))
+    shutil.rmtree(runs / "x" / "trials" / "noise")
+    scored(runs, "nope", scores)
+    assert command(typed(desk, runs, "--no-noise", "--require-better"))[0] == code
+    assert command(typed(desk, runs, "--no-noise"))[0] == 0
+
+
+def specs(first):
+    return [TrialSpec.model_validate_json(path.read_bytes()) for path in (first.folder / "trials").rglob("trial.json")]
+
+
+DAMAGED = {
+    "missing": None,
+    "empty": b"",
+    "cut short": b'{"arm": "no',
+    "not text": b"\xff\xfe{}",
+    "another record": b"{}",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("file", ["outcome.json", "trial.json"])
+def test_a_trial_with_a_damaged_file_counts_as_unfinished(first, runs, file, damage):
+    for spec in specs(first):
+        path = runs / "x" / spec.place / file
+        path.unlink()
+        if (content := DAMAGED[damage]) is not None:
+            path.write_bytes(content)
+        assert finished(spec, first.folder) in first.result.trials
+        assert finished(spec, runs / "x") is None
+
+
+def test_the_outcome_of_another_trial_is_not_taken_for_its_own(first, runs):
+    one, other = specs(first)[:2]
+    shutil.copy(first.folder / other.place / "outcome.json", runs / "x" / one.place)
+    assert finished(one, runs / "x") is None
+
+
+def test_a_trial_with_other_settings_is_refused(first, runs):
+    one = specs(first)[0]
+    other = one.model_copy(update={"training": one.training.model_copy(update={"lr": 1.0})})
+    with pytest.raises(BadInput, match="holds a trial with other settings"):
+        finished(other, runs / "x")
+
+
+def test_damaged_trials_are_made_again_from_their_runs_without_training(desk, first, runs):
+    (trial_folder(runs, seed=0) / "outcome.json").write_bytes(b"{")
+    (trial_folder(runs, seed=1) / "trial.json").unlink()
+    before = written(runs)
+    assert facts(compared(desk, runs).result) == facts(first.result)
+    assert not {path for path, time in written(runs).items() if before.get(path) != time and "checkpoints" in path}
+
+
+@pytest.mark.parametrize("file", ["comparison.json", "plan.json", "audits/nope/audit.json"])
+@pytest.mark.parametrize("content", [None, b"", b"[1, 2", b"null"])
+def test_a_damaged_file_of_the_comparison_is_made_again(desk, first, runs, file, content):
+    path = runs / "x" / file
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert facts(compared(desk, runs).result) == facts(first.result)
+    if file != "audits/nope/audit.json":  # an audit holds its times
+        assert json.loads(path.read_bytes()).keys() == json.loads(whole).keys()
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["comparison.json", "plan.json", "report.html", "audits/nope/audit.json", "trials/arm/nope/seed-1/outcome.json"],
+)
+def test_a_folder_where_a_file_belongs_is_one_sentence(command, desk, runs, file):
+    path = runs / "x" / file
+    path.unlink()
+    path.mkdir()
+    (path / "mine.txt").write_text("kept")
+    code, _, err = command(typed(desk, runs))
+    assert code == 2
+    assert Path(file).name in err.splitlines()[-1] and "Traceback" not in err
+    assert (path / "mine.txt").read_text() == "kept"
+
+
+def test_more_seeds_train_only_what_is_missing(desk, first, runs):
+    before = written(runs)
+    result = compared(desk, runs, seeds=3, noise=False).result
+    assert [trial.seed for trial in result.trials_of("nope")] == [0, 1, 2]
+    assert {path: time for path, time in written(runs).items() if path in before and "audit" not in path} == {
+        path: time for path, time in before.items() if "audit" not in path
+    }
+
+
+CHANGED = [
+    ({"lr": 0.02}, "training.lr = 0.01, and 0.02 was asked for"),
+    ({"budget": "9 steps"}, "training.budget = '8 steps'"),
+    ({"lr_sweep": True}, "lr_sweep = False, and True was asked for"),
+    ({"overrides": {**SMALL, "heads": 1}}, "arms.standard.heads = 2, and 1 was asked for"),
+    ({"prompt": "the"}, "prompt = '', and 'the' was asked for"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), CHANGED, ids=[str(next(iter(change))) for change, _ in CHANGED])
+def test_other_settings_in_its_folder_are_refused_before_anything_is_done(desk, runs, change, sentence):
+    before = written(runs)
+    with pytest.raises(BadInput, match="belongs to a comparison with") as error:
+        compared(desk, runs, **change)
+    assert sentence in str(error.value)
+    assert written(runs) == before
+
+
+def test_another_text_under_the_same_name_is_never_mixed_in(desk, runs, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text((desk / "notes.txt").read_text())
+    assert compared(desk, tmp_path / "own", text=text, name=None).folder.name != "x"
+    mine = compared(desk, tmp_path / "own", text=text, name=None).folder
+    text.write_text(text.read_text().replace("cat", "cow"))
+    other = compared(desk, tmp_path / "own", text=text, name=None)
+    assert other.folder != mine
+    assert {t.held_out_bytes for t in other.result.trials} and other.result.context["fingerprint"] not in mine.name
+
+
+def test_each_plan_has_a_folder_of_its_own(desk):
+    tokens = prepare(DataSettings(corpus=str(desk / "notes.txt"), tokenizer="bytes"))
+    arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
+    plan = Plan(arms, DataSettings(), tokens.fingerprint, TrainSettings(**TRAINING), 2, True, False, "")
+    others = [
+        {"fingerprint": "another"}, {"lr_sweep": True}, {"prompt": "the"},
+        {"training": TrainSettings(**{**TRAINING, "lr": 1.0})}, {"arms": dict(reversed(arms.items()))},
+    ]  # fmt: skip
+    same = [{"seeds": 3}, {"noise": False}]
+    identities = [Plan(**{**vars(plan), **change}).identity for change in others[:-1]]
+    assert len({plan.identity, *identities}) == len(others)
+    assert {Plan(**{**vars(plan), **change}).identity for change in same} == {plan.identity}
+
+
+def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget(desk):
+    arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
+    plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), 2, True, True, "")
+    for arm in arms:
+        rates = [spec.training.lr for spec in plan.sweep() if spec.arm == arm]
+        assert rates == pytest.approx([0.01 / 10**0.5, 0.01, 0.01 * 10**0.5])
+    assert {spec.training.budget for spec in plan.sweep()} == {"2 steps"}
+    assert len({spec.place for spec in plan.sweep()}) == 6
+
+
+def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(desk, tmp_path):
+    done = compared(desk, tmp_path, lr_sweep=True, noise=False, budget="12 steps", lr=0.3).result
+    for arm in done.arms:
+        tried = {trial.lr: trial.bits_per_byte for trial in done.trials_of(arm, "sweep")}
+        assert len(tried) == 3
+        assert {trial.lr for trial in done.trials_of(arm)} == {min(tried, key=tried.get)} != {0.3}
+
+
+@pytest.fixture
+def beside(first, tmp_path):
+    """A folder of runs in which the standard arm's trials and audits are done already."""
+    for part in ("trials/arm/standard", "trials/arm/nope", "audits"):
+        shutil.copytree(first.folder / part, tmp_path / "runs" / "x" / part)
+    return tmp_path / "runs"
+
+
+@pytest.mark.usefixtures("kinds_restored")
+def test_an_arm_that_sees_the_future_gets_a_finding_in_place_of_a_score(command, desk, beside):
+    code, out, _ = command(typed(desk, beside, "--no-noise", arms=("standard", "nope", str(LEAKY))))
+    assert code == 1
+    assert "fails audit: sees the future" in out.replace("\n", " ")
+    result = ComparisonResult.load(beside / "x" / "comparison.json")
+    (leaky,) = set(result.arms) - {"standard", "nope"}
+    assert not result.trials_of(leaky) and result.arm_notes[leaky] == "fails audit: sees the future"
+    assert "sees the future" in (beside / "x" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("kinds_restored")
+def test_a_leaking_arm_kept_on_request_is_trained_marked_and_never_judged(desk, beside):
+    kept = compared(desk, beside, arms=("standard", str(LEAKY)), noise=False, keep_failed=True)
+    (verdict,) = kept.verdicts
+    assert (verdict.word, verdict.reason) == ("no verdict", "fails audit: sees the future")
+    trained = [trial for trial in kept.result.trials if trial.arm == verdict.arm]
+    assert len(trained) == 2 and all(trial.failed is None for trial in trained)
+    assert kept.result.scored(verdict.arm) == []
+
+
+@pytest.mark.usefixtures("kinds_restored")
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        (("standard", str(LEAKY)), "no arm is left to compare"),
+        ((str(LEAKY), "standard"), "the baseline 'f1_linformer_over_time' fails audit: sees the future"),
+    ],
+)
+def test_where_the_audits_leave_nothing_to_compare_nothing_is_trained(desk, beside, arms, sentence):
+    shutil.rmtree(beside / "x" / "trials")
+    with pytest.raises(Failed, match=sentence):
+        compared(desk, beside, arms=arms)
+    assert not (beside / "x" / "trials").exists()
+
+
+PLUGIN = """
+from typing import Literal
+from litmus.nn import Attention, AttentionConfig
+
+class MineConfig(AttentionConfig):
+    kind: Literal["compared_{kind}"] = "compared_{kind}"
+
+    def build(self, site):
+        return Mine(self, site)
+
+class Mine(Attention):
+    def forward(self, x, step):
+        return super().forward(x{leak}, step)
+
+recipe = {{"base": "standard", "mixer": {{"kind": "compared_{kind}"}}}}
+"""
+
+
+@pytest.mark.usefixtures("kinds_restored")
+def test_a_plugin_that_was_put_right_is_audited_again_under_the_same_name(desk, beside, tmp_path):
+    shutil.rmtree(beside / "x" / "trials")
+    mine = tmp_path / "mine.py"
+    mine.write_text(PLUGIN.format(kind="fixed", leak=" + x.mean(1, keepdim=True)"))
+    with pytest.raises(Failed, match="sees the future"):
+        compared(desk, beside, arms=("standard", str(mine)), noise=False)
+    mine.write_text(PLUGIN.format(kind="fixed", leak=""))
+    assert compared(desk, beside, arms=("standard", str(mine)), noise=False).result.arm_notes == {}
+    mine.write_text(PLUGIN.format(kind="fixed", leak=" + x.mean(1, keepdim=True)"))
+    with pytest.raises(BadInput, match="belongs to a comparison with arms.mine.plugin"):
+        compared(desk, beside, arms=("standard", str(mine)), noise=False)
+
+
+def test_a_diverged_trial_is_a_result_without_a_verdict(desk, tmp_path):
+    done = compared(desk, tmp_path, lr=1e30, noise=False)
+    assert all("diverged" in trial.failed for trial in done.result.trials)
+    (verdict,) = done.verdicts
+    assert verdict.word == "no verdict" and "trials failed" in verdict.reason
+    before = written(tmp_path)
+    assert facts(compared(desk, tmp_path, lr=1e30, noise=False).result) == facts(done.result)
+    assert {p: t for p, t in written(tmp_path).items() if "audit" not in p} == {
+        p: t for p, t in before.items() if "audit" not in p
+    }
+
+
+REFUSED = [
+    ({"confidence": 0.5}, "confidence 0.5 cannot be had"),
+    ({"confidence": 95}, "confidence 95 cannot be had"),
+    ({"primary": "bbp"}, "no metric called 'bbp'"),
+    ({"seeds": 1}, "1 seed cannot give a verdict"),
+    ({"seeds": 10**20}, "100000000000000000000 seeds are more than any verdict needs"),
+    ({"jobs": 0}, "0 jobs would run nothing"),
+    ({"arms": ("standard",)}, "1 arm was given"),
+    ({"arms": ("standard", "nopee")}, "unknown recipe 'nopee'"),
+    ({"size": "huge"}, "unknown size 'huge'"),
+    ({"overrides": {"context": 64}}, "--set context=64"),
+    ({"device": "abacus"}, "device 'abacus' cannot train"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
+def test_what_cannot_be_compared_is_refused_before_any_text_is_read(desk, tmp_path, change, sentence):
+    with pytest.raises(BadInput) as error:
+        compared(desk, tmp_path / "runs", text=desk / "missing.txt", **change)
+    assert sentence in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipes_are_compared_at_their_own_size_on_request(command, desk, tmp_path):
+    arms = {"size": "own", "context": 16, "overrides": {}, "vocab_size": 257}
+    own = arms_on_equal_terms(["standard", "super-small"], **arms)
+    assert {name: recipe.dim for name, recipe in own.items()} == {
+        name: litmus.build(name, vocab_size=16).recipe.dim for name in ("standard", "super-small")
+    }
+    tiny = arms_on_equal_terms(["standard", "super-small"], **{**arms, "size": "tiny"})
+    assert {recipe.dim for recipe in tiny.values()} == {128}
+    code, _, err = command(["compare", "standard", "nope", "--size", "own", "--confidence", "0"])
+    assert code == 2 and "confidence 0" in err
+
+
+def test_a_folder_that_is_none_of_its_own_is_left_alone(desk, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="holds something other than a comparison"):
+        compared(desk, tmp_path)
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["thesis.txt"]
+
+
+def test_runs_that_cannot_be_a_folder_are_one_sentence(desk, tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(BadInput, match="runs"):
+        compared(desk, tmp_path / "runs")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x").write_text("a file")
+    with pytest.raises(BadInput, match="x is a file"):
+        compared(desk, tmp_path / "other")
