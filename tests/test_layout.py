@@ -16,7 +16,9 @@ PACKAGE = Path(litmus.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
+    "bounds",
     "process",
+    "yaml_json",
     "manifests",
     "files",
     "locks",

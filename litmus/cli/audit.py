@@ -23,7 +23,8 @@ def audit(
         list[str] | None, typer.Option(metavar="CHECK", help="Make this check only, e.g. causality; may be repeated.")
     ] = None,
     limit: Annotated[
-        float | None, typer.Option(min=1, help="Seconds that one check may take; more for slow models by default.")
+        float | None,
+        typer.Option(min=1, max=1e6, help="Seconds that one check may take; more for slow models by default."),
     ] = None,
     trust_plugin: TrustPlugin = False,
     json: Annotated[

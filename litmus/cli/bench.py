@@ -28,11 +28,15 @@ def decode(
         str | None, typer.Option(help="Prompt lengths, as 32,128,512 (default: those, as far as a run's context goes).")
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, as 1,4.")] = "1,4",
-    new_tokens: Annotated[int, typer.Option(help="Tokens generated in each run.")] = 32,
-    repeats: Annotated[int, typer.Option(help="Timed runs of each way, in turn with the others.")] = 5,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated in each run.")] = 32,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Timed runs of each way, in turn with the others.")
+    ] = 5,
     compile: sampling.Compile = False,
     precision: sampling.Precision = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's choice when not given.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="CPU threads; torch's choice when not given.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Write everything measured to this file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw it: a .png or .svg file.")] = None,

@@ -53,11 +53,11 @@ def generate(
         str | None,
         typer.Option(help="A smaller run that drafts tokens for this one to check; self: its own MTP modules."),
     ] = None,
-    ahead: Annotated[int | None, typer.Option(help="Tokens that a smaller run drafts at a time (4).")] = None,
+    ahead: Annotated[int | None, typer.Option(min=1, help="Tokens that a smaller run drafts at a time (4).")] = None,
     overflow: Annotated[
         str, typer.Option(help="At the end of the context: stop, or slide, going on from its last half.")
     ] = "stop",
-    rows: Annotated[int | None, typer.Option(help="Prompts decoded at a time.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Prompts decoded at a time.")] = None,
     precision: sampling.Precision = None,
     int8: sampling.Int8 = False,
     compile: sampling.Compile = False,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from litmus.errors import BadInput
+from litmus.bounds import LARGEST, LARGEST_FILE
+from litmus.errors import BadInput, shown
 from litmus.training.settings import TrainSettings
+from litmus.yaml_json import parse_yaml
 
 Size = Annotated[
     str | None,
@@ -31,8 +32,10 @@ TokenizerName = Annotated[str, typer.Option("--tokenizer", help=_TOKENIZER)]
 TokenizerOrOwn = Annotated[
     str | None, typer.Option("--tokenizer", help=f"{_TOKENIZER} Default: bpe-4096, or the run's own.")
 ]
-HeldOut = Annotated[float, typer.Option(help="Share of the text's bytes that is held out.")]
-SampleBytes = Annotated[int | None, typer.Option(help="Use only the first so many bytes of the corpus.")]
+HeldOut = Annotated[float, typer.Option(min=0, max=1, help="Share of the text's bytes that is held out.")]
+SampleBytes = Annotated[
+    int | None, typer.Option(min=1, max=LARGEST_FILE, help="Use only the first so many bytes of the corpus.")
+]
 Option = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,21 +48,23 @@ TrustPlugin = Annotated[
 
 
 def setting(name: str) -> Any:
-    """The typer option whose help is what the training setting of that name declares."""
-    return typer.Option(help=TrainSettings.model_fields[name].description)
+    """The typer option with the help and the bounds that the training setting of that name declares."""
+    field = TrainSettings.model_fields[name]
+    low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
+    high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), LARGEST)
+    return typer.Option(min=low, max=None if high == LARGEST else high, help=field.description)
 
 
-def overrides(settings: list[str] | None) -> dict[str, Any]:
-    """["mixer.kv_heads=2"] as {"mixer.kv_heads": 2}; values are read as YAML."""
-    changes = {}
+def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, Any]:
+    """["mixer.kv_heads=2"] as {"mixer.kv_heads": 2}; values are read as YAML. `option` is what an error names."""
+    changes: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not key or not equals:
-            raise BadInput(f"{setting!r} is not of the form key=value, e.g. --set mixer.kv_heads=2")
-        try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise BadInput(
-                f"--set {setting!r}: the value is not YAML; quote it or use a plain number or word"
-            ) from None
+            raise BadInput(f"{option} {shown(setting)} is not of the form key=value, e.g. --set mixer.kv_heads=2")
+        if not all(key.split(".")):
+            raise BadInput(f"{option} {shown(setting)} has an empty part in its key; mixer.kv_heads is a valid key")
+        if key in changes:
+            raise BadInput(f"{option} gives {shown(key)} twice; keep one of them")
+        changes[key] = parse_yaml(value, f"{option} {shown(key, quoted=False)}")
     return changes

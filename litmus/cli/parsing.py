@@ -15,11 +15,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from litmus.bounds import LARGEST
 from litmus.cli.output import QUIET
 from litmus.errors import BadInput, nearest, shown
-
-LARGEST = 2**31 - 1
-"""The largest whole number of an option that declares no other: sizes and counts beyond it fit no memory."""
 
 EVERYWHERE = ("--debug", "--quiet")
 """Flags of `litmus` itself that may also stand behind a command."""

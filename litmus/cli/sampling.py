@@ -6,19 +6,30 @@ from typing import Annotated
 
 import typer
 
-MaxNewTokens = Annotated[int, typer.Option(help="Longest continuation, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; 1 draws from the model as it is.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
-MinP = Annotated[float | None, typer.Option(help="Draw from tokens at least so many times as likely as the likeliest.")]
-TypicalP = Annotated[
-    float | None, typer.Option(help="Draw from the tokens of most typical surprise, up to this share.")
+from litmus.bounds import LARGEST_SEED
+
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest continuation, in tokens.")]
+Temperature = Annotated[
+    float, typer.Option(min=0, help="0 takes the likeliest token; 1 draws from the model as it is.")
 ]
-RepetitionPenalty = Annotated[float, typer.Option(help="Divides the scores of tokens in the text so far; 1 is off.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest tokens only.")]
+TopP = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that make up this share.")
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Draw from tokens at least so many times as likely as the likeliest."),
+]
+TypicalP = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Draw from the tokens of most typical surprise, up to this share.")
+]
+RepetitionPenalty = Annotated[
+    float, typer.Option(min=0, help="Divides the scores of tokens in the text so far; 1 is off.")
+]
 PresencePenalty = Annotated[float, typer.Option(help="Taken off tokens already generated; 0 is off.")]
 FrequencyPenalty = Annotated[float, typer.Option(help="Taken off each time a token was generated; 0 is off.")]
-NoRepeatNgram = Annotated[int | None, typer.Option(help="No sequence of so many tokens occurs twice.")]
-MinNewTokens = Annotated[int, typer.Option(help="No end before so many tokens.")]
+NoRepeatNgram = Annotated[int | None, typer.Option(min=1, help="No sequence of so many tokens occurs twice.")]
+MinNewTokens = Annotated[int, typer.Option(min=0, help="No end before so many tokens.")]
 BadWord = Annotated[list[str] | None, typer.Option(help="A text that is never written; may be repeated.")]
 LogitBias = Annotated[
     list[str] | None,
@@ -28,7 +39,7 @@ Stop = Annotated[list[str] | None, typer.Option(help="End before this text; may 
 StopToken = Annotated[
     list[str] | None, typer.Option(help="End at this token (its text or id) too, besides the end of a document.")
 ]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed gives the same text.")]
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16; as the run was saved (fp32) when not given.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Hold linear weights in 8 bits: faster for large models on a CPU.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the decode step: slow to start, then faster.")]

@@ -77,7 +77,9 @@ def train(
         "lr": lr, "schedule": schedule, "precision": precision, "compile": compile, "seed": seed,
         "sample_every": sample_every, "device": device, "threads": threads,
     }  # fmt: skip
-    settings = settings_from({**{key: value for key, value in given.items() if value is not None}, **overrides(option)})
+    settings = settings_from(
+        {**{key: value for key, value in given.items() if value is not None}, **overrides(option, "--option")}
+    )
 
     from rich.console import Console
 

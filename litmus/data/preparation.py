@@ -6,8 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from litmus.bounds import LARGEST_FILE, Bounded
 from litmus.data.cache import built_once, cache_folder
 from litmus.data.corpora import resolve
 from litmus.data.progress import Announce, silent
@@ -16,7 +17,7 @@ from litmus.data.tokenizers import check_tokenizer_name, made_from
 from litmus.errors import BadInput
 
 
-class DataSettings(BaseModel):
+class DataSettings(Bounded):
     """What to train and score on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,7 +25,9 @@ class DataSettings(BaseModel):
     corpus: str = Field("stdlib", description="a named corpus, a file, folder or glob, or hf:NAME:SPLIT:COLUMN")
     tokenizer: str = Field("bpe-4096", description="bytes, bpe-N (learned from the train split), gpt2 or a file")
     held_out: float = Field(0.1, description="share of the corpus's bytes that is held out, between 0 and 1")
-    sample_bytes: int | None = Field(None, description="use only the first so many bytes of the corpus")
+    sample_bytes: int | None = Field(
+        None, le=LARGEST_FILE, description="use only the first so many bytes of the corpus"
+    )
 
 
 def prepare(settings: DataSettings, *, announce: Announce | None = None) -> TokenData:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from litmus.data import Tokenizer
 from litmus.errors import BadInput, first_fault
+from litmus.yaml_json import mapping, read_json
 
 FILE_NAME = "chat.json"
 """A run with this file was trained on conversations, and the file says how they are written."""
@@ -56,12 +56,7 @@ class Template(BaseModel):
 
 def read_template(path: Path) -> Template:
     """The template in a file; BadInput where it cannot be one."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}; give a file such as {FILE_NAME}") from None
-    except ValueError as error:
-        raise BadInput(f"{path} is no readable JSON ({error}); docs/generation.md shows a {FILE_NAME}") from None
+    raw = mapping(read_json(path), str(path), f"texts; docs/generation.md shows a {FILE_NAME}")
     try:
         return Template.model_validate(raw)
     except ValidationError as error:

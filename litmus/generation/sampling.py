@@ -6,22 +6,23 @@ from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from litmus.bounds import Bounded
 from litmus.errors import BadInput, first_fault
 from litmus.generation import filters
 from litmus.generation.filters import History
 
 
-class Sampling(BaseModel):
+class Sampling(Bounded):
     """How the next token is drawn. `temperature` 0 takes the likeliest token.
 
     Biases, penalties and bans come first and count at temperature 0 too; then temperature, top-k, top-p, min-p and
     typical, each on what the ones before it left.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
     logit_bias: dict[int, float] = Field({}, description="What is added to the logit of a token.")
     repetition_penalty: float = Field(
         1.0, gt=0, description="Divides the scores of tokens already in the text, prompt included; 1 is off."

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from litmus.bounds import LARGEST, Bounded
 from litmus.errors import BadInput, first_fault
 from litmus.nn.attention import AttentionConfig
 from litmus.nn.blocks import BlockConfig, PreNormConfig
@@ -19,6 +20,9 @@ from litmus.nn.positions import PositionsConfig, RopeConfig
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 
+DEEPEST = 100_000
+"""Layers of the deepest recipe; a list of its layers is made at once."""
+
 FAMILIES: dict[str, type[Part]] = {
     "norm": NormConfig,
     "positions": PositionsConfig,
@@ -29,7 +33,7 @@ FAMILIES: dict[str, type[Part]] = {
 }
 
 
-class HeadConfig(BaseModel):
+class HeadConfig(Bounded):
     """The map from the last vectors to logits: `tied` to the embedding or free, with or without a bias."""
 
     model_config = STRICT
@@ -37,7 +41,7 @@ class HeadConfig(BaseModel):
     bias: bool = False
 
 
-class LayerGroup(BaseModel):
+class LayerGroup(Bounded):
     """`repeat` layers in a row (one group may say "rest"); each part is a diff against the recipe's own.
 
     "half" is half the depth, rounded down, so that a recipe of two kinds of layers fits every size.
@@ -65,17 +69,17 @@ class PluginSource(BaseModel):
     sha256: str
 
 
-class Recipe(BaseModel):
+class Recipe(Bounded):
     """An architecture. `mixer`, `feedforward` and `block` hold for every layer unless its group says otherwise."""
 
     model_config = STRICT
     name: str
     about: str = ""
-    vocab_size: int = Field(8192, ge=2)
-    context: int = Field(256, ge=1)
-    dim: int = Field(ge=1)
-    depth: int = Field(ge=1)
-    heads: int = Field(ge=1)
+    vocab_size: int = Field(8192, ge=2, le=LARGEST)
+    context: int = Field(256, ge=1, le=LARGEST)
+    dim: int = Field(ge=1, le=LARGEST)
+    depth: int = Field(ge=1, le=DEEPEST)
+    heads: int = Field(ge=1, le=LARGEST)
     dropout: float = Field(0.0, ge=0, lt=1)
     positions: Any = RopeConfig()
     norm: Any = RMSNormConfig()

@@ -7,11 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from litmus.errors import BadInput, nearest
 from litmus.model.plugins import import_plugin
 from litmus.model.recipe import FAMILIES, Recipe, merge, validated
+from litmus.yaml_json import mapping, parse_yaml
 
 Source = str | Path | Mapping[str, Any] | Recipe
 
@@ -110,10 +109,4 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Path 
 
 
 def _parse(text: bytes, origin: str, name: str) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise BadInput(f"{origin} must hold a mapping of recipe keys, found {type(raw).__name__}")
-    return {"name": name, **raw}
+    return {"name": name, **mapping(parse_yaml(text, origin), origin, "recipe keys")}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
+from litmus.bounds import Bounded
 from litmus.nn.linear import linear
 from litmus.nn.parts import Site
 from litmus.nn.step import Step
 
 
-class GateConfig(BaseModel):
+class GateConfig(Bounded):
     """`headwise`: one score per head; `elementwise`: one per number of a head's output.
 
     `score: ns_sigmoid` is the paper's control: it never goes below a half, so that it cannot shut a head off.

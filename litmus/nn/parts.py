@@ -10,9 +10,10 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 from torch import nn
 
+from litmus.bounds import Bounded
 from litmus.errors import BadInput, first_fault, nearest
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Site:
         return self.block.assemble(self.mixer, self.feedforward, self)
 
 
-class Part(BaseModel):
+class Part(Bounded):
     """Base of part declarations; a subclass sets `kind: Literal["its_name"] = "its_name"` and implements `build`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from litmus.bounds import Bounded
 from litmus.nn.step import Step
 
 
-class SSMaxConfig(BaseModel):
+class SSMaxConfig(Bounded):
     """`init` 0.168 makes the mean of s·log n over n <= 1024 equal 1; `learned: false` fixes s = 1 (no s at all)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

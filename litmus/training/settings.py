@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 
+from litmus.bounds import LARGEST, LARGEST_SEED, Bounded
 from litmus.errors import BadInput, first_fault
 from litmus.training.budget import Budget
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Bounded):
     """How a model is trained; two trainings with equal settings, recipe and data are the same training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -19,16 +20,16 @@ class TrainSettings(BaseModel):
     budget: str = "500 steps"
     """When to stop: steps, tokens, seconds of training or FLOPs, as in '300 steps', '2M tokens', '5min', '1 PFLOP'."""
 
-    batch: int = Field(16, ge=1)
+    batch: int = Field(16, ge=1, le=LARGEST)
     """Sequences in one forward pass."""
 
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(1, ge=1, le=LARGEST)
     """Forward passes whose gradients are averaged into one step; a step sees batch · accumulation sequences."""
 
-    context: int | None = Field(None, ge=1)
+    context: int | None = Field(None, ge=1, le=LARGEST)
     """Tokens in one sequence; the recipe's context when not given."""
 
-    stride: int | None = Field(None, ge=1)
+    stride: int | None = Field(None, ge=1, le=LARGEST)
     """Distance between the starts of training windows; equal to the context when not given, smaller slides."""
 
     isolate_documents: bool = False
@@ -37,7 +38,7 @@ class TrainSettings(BaseModel):
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW for everything, or Muon for the matrices inside layers and AdamW for the rest."""
 
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(3e-3, gt=0, le=1000)
     """Peak learning rate. 3e-3 suits models of a few million parameters; take about 6e-4 at 100 million."""
 
     weight_decay: float = Field(0.1, ge=0)
@@ -70,37 +71,37 @@ class TrainSettings(BaseModel):
     compile: bool = False
     """Whether the training loss is compiled with torch.compile; the first step then takes much longer."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     """Seed of the starting weights and of dropout."""
 
-    data_seed: int | None = Field(None, ge=0)
+    data_seed: int | None = Field(None, ge=0, le=LARGEST_SEED)
     """Seed of the data order; equal to `seed` when not given, so that arms with one seed see the same batches."""
 
-    validate_every: int | None = Field(None, ge=1)
+    validate_every: int | None = Field(None, ge=1, le=LARGEST)
     """Steps between validations; ten times over the budget when not given."""
 
-    validate_tokens: int | None = Field(16_384, ge=1)
+    validate_tokens: int | None = Field(16_384, ge=1, le=LARGEST)
     """Held-out tokens scored at each validation, always the same ones; null takes them all."""
 
-    evaluate_tokens: int | None = Field(None, ge=1)
+    evaluate_tokens: int | None = Field(None, ge=1, le=LARGEST)
     """Held-out tokens scored in the final evaluation; all of them when not given."""
 
-    sample_every: int | None = Field(None, ge=1)
+    sample_every: int | None = Field(None, ge=1, le=LARGEST)
     """Steps between text samples; one sample at the end when not given."""
 
-    checkpoint_every: int | None = Field(None, ge=1)
+    checkpoint_every: int | None = Field(None, ge=1, le=LARGEST)
     """Steps between checkpoints; after each validation when not given."""
 
     checkpoint_minutes: float | None = Field(3.0, gt=0)
     """Minutes after which a checkpoint is written besides, whatever the steps; null turns that off."""
 
-    keep_last: int = Field(2, ge=1)
+    keep_last: int = Field(2, ge=1, le=LARGEST)
     """Newest checkpoints that are kept; the one with the lowest validation loss is kept besides."""
 
     device: str = "auto"
     """Where to train: cpu, cuda, cuda:1, ...; auto takes a CUDA device when there is one."""
 
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; PyTorch's own choice when not given."""
 
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
