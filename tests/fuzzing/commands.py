@@ -1,0 +1,223 @@
+"""One command in a process of its own, forked from one that has imported everything: milliseconds in place of seconds.
+
+What an interpreter does at its start and end for the real command is done here by hand: the streams that are closed, full
+or of another encoding, and the flush at the end that may fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 60, 300
+ENDLESS_SECONDS, LEAVE_SECONDS = 4.0, 60.0
+"""A training with a budget of centuries is asked to stop after so long, and has so long to save and end."""
+FLUSH_FAILED = 120
+"""The exit code of an interpreter that cannot write at its end what it has not yet written."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """stdin: a text, or None for a closed one. stdout and stderr: file, closed, full, or a pipe nobody reads."""
+
+    stdin: str | None = ""
+    stdout: str = "file"
+    stderr: str = "file"
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code (negative: the signal that ended it), its output, and what it left behind."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    hung: bool = False
+    endless: bool = False
+    orphans: tuple[int, ...] = ()
+
+
+def prepared_to_fork() -> None:
+    """Import what commands import, on one thread, so that a fork of this process can do any of them."""
+    import torch
+
+    torch.set_num_threads(1)
+    import scipy.stats  # noqa: F401
+
+    import litmus.audit
+    import litmus.cli
+    import litmus.comparison
+    import litmus.generation.bench.bench
+    import litmus.generation.chat_session
+    import litmus.interop
+    import litmus.training.loop
+    import litmus.training.scoring  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import pyarrow.parquet  # noqa: F401
+
+
+def run(
+    arguments: list[str],
+    folder: Path,
+    outputs: Path,
+    environment: Mapping[str, str],
+    streams: Streams = Streams(),
+    endless: bool = False,
+) -> Ended:
+    """Run `litmus ARGUMENTS` in `folder`; its output goes to files in `outputs`, which lies elsewhere."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = _command(arguments, folder, outputs, environment, streams)
+        finally:
+            os._exit(code)
+    hung, interrupted, code = _waited(child, began, endless)
+    left = tuple(_members(child))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    return Ended(
+        code,
+        _text(outputs / "out"),
+        _text(outputs / "err"),
+        time.monotonic() - began,
+        hung=hung,
+        endless=interrupted,
+        orphans=left,
+    )
+
+
+def _waited(child: int, began: float, endless: bool) -> tuple[bool, bool, int]:
+    """Whether it hung, whether it was asked to stop, and its exit code (negative for a signal)."""
+    interrupted = False
+    until = began + (ENDLESS_SECONDS if endless else WALL_SECONDS)
+    handle = os.pidfd_open(child)
+    try:
+        while not select.select([handle], [], [], max(0.0, until - time.monotonic()))[0]:
+            if not endless or interrupted:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return True, interrupted, -signal.SIGKILL
+            interrupted, until = True, time.monotonic() + LEAVE_SECONDS
+            os.kill(child, signal.SIGINT)
+    finally:
+        os.close(handle)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code == -signal.SIGXCPU, interrupted, code
+
+
+def _members(group: int) -> Iterator[int]:
+    """The processes of a group whose leader has ended and that still live a second later."""
+    for patience in (0.0, 0.2, 0.8):
+        time.sleep(patience)
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+    yield group
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+
+
+def _command(
+    arguments: list[str], folder: Path, outputs: Path, environment: Mapping[str, str], streams: Streams
+) -> int:
+    """The child: becomes the command; returns its exit code."""
+    os.setsid()
+    os.chdir(folder)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _connect(outputs, streams)
+    sys.argv = ["litmus", *arguments]
+    code = _exit_code(arguments)
+    threading._shutdown()  # type: ignore[attr-defined]  # an interpreter waits for its threads
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError as error:
+            if stream is sys.stderr:
+                return code
+            _say(f"Exception ignored while flushing sys.stdout: {error!r}")
+            code = FLUSH_FAILED
+    return code
+
+
+def _exit_code(arguments: list[str]) -> int:
+    from litmus.cli import main
+
+    try:
+        main(arguments)
+    except SystemExit as ending:
+        if ending.code is None or isinstance(ending.code, int):
+            return (ending.code or 0) & 0xFF
+        _say(str(ending.code))
+        return 1
+    except KeyboardInterrupt:
+        _say(traceback.format_exc())
+        return -signal.SIGINT & 0xFF
+    except BaseException:
+        _say(traceback.format_exc())
+        return 1
+    return 0
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+
+
+def _connect(outputs: Path, streams: Streams) -> None:
+    if streams.stdin is None:
+        os.close(0)
+        sys.stdin = None  # type: ignore[assignment]
+    else:
+        (outputs / "in").write_bytes(streams.stdin.encode("utf-8", "surrogateescape"))
+        os.dup2(os.open(outputs / "in", os.O_RDONLY), 0)
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding=streams.encoding)
+    sys.stdout = _output(1, streams.stdout, outputs / "out", streams.encoding, "strict")
+    sys.stderr = _output(2, streams.stderr, outputs / "err", streams.encoding, "backslashreplace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def _output(number: int, kind: str, path: Path, encoding: str, errors: str) -> Any:
+    if kind == "closed":
+        os.close(number)
+        return None
+    if kind == "unread":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full" if kind == "full" else path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(writer, number)
+    os.close(writer)
+    raw = io.FileIO(number, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=encoding, errors=errors, line_buffering=number == 2, write_through=number == 2
+    )
