@@ -80,16 +80,8 @@ def run(
     endless: bool = False,
 ) -> Ended:
     """Run `litmus ARGUMENTS` in `folder`; its output goes to files in `outputs`, which lies elsewhere."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     began = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            code = _command(arguments, folder, outputs, environment, streams)
-        finally:
-            os._exit(code)
+    child = started(arguments, folder, outputs, environment, streams)
     hung, interrupted, code = _waited(child, began, endless)
     left = tuple(_members(child))
     with contextlib.suppress(ProcessLookupError):
@@ -103,6 +95,22 @@ def run(
         endless=interrupted,
         orphans=left,
     )
+
+
+def started(
+    arguments: list[str], folder: Path, outputs: Path, environment: Mapping[str, str], streams: Streams = Streams()
+) -> int:
+    """Begin a command as `run` does; the number of its process, which leads a session of its own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = _command(arguments, folder, outputs, environment, streams)
+        finally:
+            os._exit(code)
+    return child
 
 
 def _waited(child: int, began: float, endless: bool) -> tuple[bool, bool, int]:
@@ -149,13 +157,14 @@ def _command(
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _connect(outputs, streams)
     sys.argv = ["litmus", *arguments]
-    code = _exit_code(arguments)
+    code = _exit_code()
     threading._shutdown()  # type: ignore[attr-defined]  # an interpreter waits for its threads
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -169,11 +178,11 @@ def _command(
     return code
 
 
-def _exit_code(arguments: list[str]) -> int:
+def _exit_code() -> int:
     from litmus.cli import main
 
     try:
-        main(arguments)
+        main()
     except SystemExit as ending:
         if ending.code is None or isinstance(ending.code, int):
             return (ending.code or 0) & 0xFF

@@ -31,7 +31,8 @@ class Fault:
     what: str
 
 
-KINDS = ("traceback", "hang", "lost", "stray", "crash", "exit code", "no sentence", "sentence", "orphan")
+KINDS = ("traceback", "hang", "lost", "stray", "crash", "exit code", "no sentence", "sentence", "orphan", "net")
+"""What can be wrong. A net is an exception that only the last handler made a sentence of: reported, and no failure."""
 
 Files = Mapping[str, str]
 
@@ -57,13 +58,13 @@ def files(base: Path) -> dict[str, str]:
 
 def faults(case: Case, command: tuple[str, ...], ended: Ended, before: Files, after: Files) -> Iterator[Fault]:
     """Everything that is wrong with how one command of a case ended."""
-    yield from _ending(command, ended)
+    yield from _ending(case, command, ended)
     if ended.code in (1, 2) and case.streams.stderr == "file":
-        yield from _saying(ended)
-    yield from _files(case, command, before, after)
+        yield from _saying(command[0] if command else '', ended)
+    yield from _files(case, command or ("",), before, after)
 
 
-def _ending(command: tuple[str, ...], ended: Ended) -> Iterator[Fault]:
+def _ending(case: Case, command: tuple[str, ...], ended: Ended) -> Iterator[Fault]:
     name = " ".join(command[:1])
     text = ended.err + ended.out
     if ended.hung:
@@ -71,9 +72,7 @@ def _ending(command: tuple[str, ...], ended: Ended) -> Iterator[Fault]:
         return
     if found := MARKS_OF_A_CRASH.search(text):
         yield Fault("traceback", _innermost(ended.err), text[found.start() :][-1500:])
-    allowed = (130,) if ended.endless else (0, 1, 2)
-    if ended.endless and ended.code in (0, 1, 2):
-        allowed = (0, 1, 2)
+    allowed = {0, 1, 2} | ({130} if ended.endless else set()) | ({141} if case.streams.stdout == "unread" else set())
     if ended.code < 0:
         yield Fault("crash", f"{name}: signal {-ended.code}", ended.err[-500:])
     elif ended.code not in allowed:
@@ -82,7 +81,7 @@ def _ending(command: tuple[str, ...], ended: Ended) -> Iterator[Fault]:
         yield Fault("orphan", name, "a process of the command still lives")
 
 
-def _saying(ended: Ended) -> Iterator[Fault]:
+def _saying(name: str, ended: Ended) -> Iterator[Fault]:
     lines = [line for line in ended.err.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     if MARKS_OF_A_CRASH.search(ended.err):
@@ -92,6 +91,10 @@ def _saying(ended: Ended) -> Iterator[Fault]:
             yield Fault("no sentence", last[:60], ended.err[-500:])
         return
     sentence = last.removeprefix("litmus: ")
+    if "internal error" in sentence:
+        yield Fault("traceback", re.sub(r"^.*fault of Litmus: (\w+).*\((litmus/\S+), line (\d+)\).*$", r"\1 in \2:\3", sentence), sentence)
+    elif "--debug shows where" in sentence:
+        yield Fault("net", f"{name}: {re.sub(r'[0-9]+', 'N', sentence)[:70]}", sentence[:500])
     if len(sentence) > 2000:
         yield Fault("sentence", f"long: {sentence[:50]}", f"{len(sentence)} characters")
     if any(ord(character) < 32 or ord(character) == 127 for character in sentence):
