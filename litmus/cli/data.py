@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Prepare corpora and look at them.", cls=Group)
 
 Corpus = Annotated[str, typer.Argument(help=CORPUS)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(cls=Command)
@@ -26,6 +28,7 @@ def prepare(
     tokenizer: TokenizerName = "bpe-4096",
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tokenize a corpus into the cache, ready for training.
 
@@ -41,7 +44,8 @@ def prepare(
     """
     from litmus.data import summary
 
-    print(summary(_prepared(corpus, tokenizer, held_out, sample_bytes)))
+    data = _prepared(corpus, tokenizer, held_out, sample_bytes)
+    print(json.dumps(_facts(data), indent=1) if as_json else summary(data))
 
 
 @app.command(cls=Command)
@@ -50,6 +54,7 @@ def show(
     tokenizer: TokenizerName = "bpe-4096",
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the counts and the fingerprint of a corpus, and the beginning of its held-out text.
 
@@ -62,12 +67,15 @@ def show(
     from litmus.data import sample, summary
 
     data = _prepared(corpus, tokenizer, held_out, sample_bytes)
+    if as_json:
+        print(json.dumps({**_facts(data), "held_out_begins": sample(data)}, indent=1))
+        return
     print(summary(data))
     print(f"\nheld-out text begins:\n{sample(data)}")
 
 
 @app.command("list", cls=Command)
-def list_corpora() -> None:
+def list_corpora(as_json: AsJson = False) -> None:
     """List the corpora that have a name.
 
     Examples:
@@ -76,8 +84,15 @@ def list_corpora() -> None:
     """
     from litmus.data import NAMED
 
+    if as_json:
+        print(json.dumps(NAMED, indent=1))
+        return
     for name, description in NAMED.items():
         print(f"{name:<22} {description}")
+
+
+def _facts(data: TokenData) -> dict[str, Any]:
+    return {"fingerprint": data.fingerprint, **data.provenance}
 
 
 def _prepared(corpus: str, tokenizer: str, held_out: float, sample_bytes: int | None) -> TokenData:

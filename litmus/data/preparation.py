@@ -14,7 +14,7 @@ from litmus.data.corpora import resolve
 from litmus.data.progress import Announce, silent
 from litmus.data.token_files import FORMAT, TokenData, open_token_files, write_token_files
 from litmus.data.tokenizers import check_tokenizer_name, made_from
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 
 
 class DataSettings(Bounded):
@@ -40,6 +40,7 @@ def prepare(settings: DataSettings, *, announce: Announce | None = None) -> Toke
     say = announce or silent
     _check(settings)
     corpus = resolve(settings.corpus, sample_bytes=settings.sample_bytes, announce=say)
+    versions = corpus.versions()
     made_of = {
         "format": FORMAT,
         "contents": corpus.contents(say),
@@ -52,10 +53,15 @@ def prepare(settings: DataSettings, *, announce: Announce | None = None) -> Toke
     def build(folder: Path) -> None:
         options = settings.model_dump(exclude={"corpus"})
         write_token_files(folder, corpus, **options, key=key, announce=say)
+        if corpus.versions() != versions:
+            raise BadInput(f"the corpus {shown(settings.corpus)!r} changed while it was read; nothing of it was kept")
 
     data = open_token_files(built_once(cache_folder() / "tokens" / key, build, say), corpus)
+    if without := data.provenance["rows_without_text"]:
+        column = " and ".join(map(shown, data.provenance["columns"]))
+        say(f"{shown(settings.corpus)}: {without} rows without text in the column {column!r} were left out")
     if bad := data.provenance["bad_utf8_replaced"]:
-        say(f"{settings.corpus}: {bad} invalid UTF-8 sequences were replaced by U+FFFD")
+        say(f"{shown(settings.corpus)}: {bad} invalid UTF-8 sequences were replaced by U+FFFD")
     return data
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from litmus.data.documents import Piece, character_boundary
+from litmus.errors import BadInput
 
 FEWEST_DOCUMENTS = 10
 BINS = 1 << 16
@@ -19,12 +20,13 @@ BINS = 1 << 16
 class Split:
     """How a corpus divides into train and held_out, and what one pass over it counted.
 
-    By document, `bins[d]` is the bin of document d and `held[bin]` says whether a bin is held out; otherwise
+    `blank` says that all of it is white space. By document, `bins[d]` is the bin of document d and `held[bin]` says whether a bin is held out; otherwise
     `held` is None and everything from byte `cut` on is held out.
     """
 
     documents: int
     bytes: int
+    blank: bool
     bad_utf8: int
     bins: array[int]
     held: np.ndarray | None
@@ -39,6 +41,8 @@ class Split:
         """Send every piece to "train" or "held_out"; at a contiguous cut, one piece becomes two."""
         if self.held is not None:
             for piece in pieces:
+                if piece.document >= len(self.bins):
+                    raise BadInput("the corpus has more documents than a moment ago: it changed while it was read")
                 yield ("held_out" if self.held[self.bins[piece.document]] else "train"), piece
             return
         position = 0
@@ -56,17 +60,18 @@ def decide_split(pieces: Iterable[Piece], held_out: float) -> Split:
 
     Documents fall into 65536 bins by the sha256 of their text, and bins are held out in order until the share
     is reached. So copies of a document never land on both sides, and a document keeps its side (but for a few
-    near the threshold) when the corpus grows or is sampled. Fewer than ten documents, or documents too large
-    to come near the share, are cut in one place instead: the last `held_out` of the bytes.
+    near the threshold) when the corpus grows or is sampled. Fewer than ten documents, or documents too large or too
+    equal to come near both shares, are cut in one place instead: the last `held_out` of the bytes.
     """
     bins: array[int] = array("H")
     bytes_in_bin = np.zeros(BINS, dtype=np.int64)
-    bad = 0
-    for size, digest, bad_here in _measured(pieces):
+    bad, blank = 0, True
+    for size, digest, bad_here, blank_here in _measured(pieces):
         place = int.from_bytes(digest[:2])
         bins.append(place)
         bytes_in_bin[place] += size
         bad += bad_here
+        blank = blank and blank_here
     total = int(bytes_in_bin.sum())
     target = held_out * total
     held = np.zeros(BINS, dtype=bool)
@@ -75,20 +80,22 @@ def decide_split(pieces: Iterable[Piece], held_out: float) -> Split:
         if size and share + size / 2 < target:
             held[place] = True
             share += size
-    by_document = len(bins) >= FEWEST_DOCUMENTS and share >= target / 2
-    return Split(len(bins), total, bad, bins, held if by_document else None, round(total - target))
+    near = share >= target / 2 and total - share >= (total - target) / 2
+    by_document = len(bins) >= FEWEST_DOCUMENTS and near
+    return Split(len(bins), total, blank, bad, bins, held if by_document else None, round(total - target))
 
 
-def _measured(pieces: Iterable[Piece]) -> Iterator[tuple[int, bytes, int]]:
-    """Size in bytes, sha256 and replaced sequences of every document."""
-    document, size, bad, digest = -1, 0, 0, hashlib.sha256()
+def _measured(pieces: Iterable[Piece]) -> Iterator[tuple[int, bytes, int, bool]]:
+    """Of every document: size in bytes, sha256, replaced sequences, and whether it is all white space."""
+    document, size, bad, blank, digest = -1, 0, 0, True, hashlib.sha256()
     for piece in pieces:
         if piece.document != document:
             if size:
-                yield size, digest.digest(), bad
-            document, size, bad, digest = piece.document, 0, 0, hashlib.sha256()
+                yield size, digest.digest(), bad, blank
+            document, size, bad, blank, digest = piece.document, 0, 0, True, hashlib.sha256()
         size += len(piece.text)
         bad += piece.bad
+        blank = blank and piece.text.isspace()
         digest.update(piece.text)
     if size:
-        yield size, digest.digest(), bad
+        yield size, digest.digest(), bad, blank

@@ -13,16 +13,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from litmus.data.corpora import Corpus
-from litmus.data.documents import Piece, first_bytes, read_pieces
+from litmus.data.documents import LeftOut, Piece, first_bytes, read_pieces
 from litmus.data.progress import Announce, progress, readable_bytes
 from litmus.data.splits import decide_split
 from litmus.data.tokenizer import FILE_NAME, Tokenizer
 from litmus.data.tokenizers import load_tokenizer, make_tokenizer
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 
 SPLITS = ("train", "held_out")
 # A change of the files' layout, of the reading or of the splitting needs a new number here.
-FORMAT = 1
+FORMAT = 2
 ENCODE_AT_ONCE_BYTES = 4_000_000
 ENCODE_AT_ONCE_PIECES = 4096
 
@@ -59,21 +59,26 @@ def write_token_files(
 ) -> None:
     """Read, split and tokenize `corpus` into `folder`: train.bin, held_out.bin, the tokenizer, provenance.json."""
 
-    def pieces() -> Iterator[Piece]:
-        return first_bytes(read_pieces(corpus.files), sample_bytes)
+    left_out = LeftOut()
+
+    def pieces(left_out: LeftOut | None = None) -> Iterator[Piece]:
+        return first_bytes(read_pieces(corpus.files, left_out), sample_bytes)
 
     def train_text() -> Iterator[str]:
         return (piece.text.decode() for split, piece in plan.place(pieces()) if split == "train")
 
-    announce(f"reading {corpus.name} ({len(corpus.files)} files)")
-    plan = decide_split(pieces(), held_out)
+    name = shown(corpus.name)
+    announce(f"reading {name} ({len(corpus.files)} files)")
+    plan = decide_split(pieces(left_out), held_out)
     if plan.bytes == 0:
-        raise BadInput(f"the corpus {corpus.name!r} is empty: its {len(corpus.files)} files hold no text")
+        raise BadInput(f"the corpus {name!r} is empty: its {len(corpus.files)} files hold no text")
+    if plan.blank:
+        raise BadInput(f"the corpus {name!r} holds nothing but white space, {readable_bytes(plan.bytes)} of it")
     made = make_tokenizer(tokenizer, train_text, round(plan.bytes * (1 - held_out)), announce)
     made.save(folder)
     with (folder / "train.bin").open("wb") as train_file, (folder / "held_out.bin").open("wb") as held_out_file:
         streams = {"train": _Stream(train_file, made), "held_out": _Stream(held_out_file, made)}
-        with progress(f"tokenizing {corpus.name}", plan.bytes, announce) as advance:
+        with progress(f"tokenizing {name}", plan.bytes, announce) as advance:
             for batch in _batches(plan.place(pieces())):
                 encoded = made.encode_batch([piece.text.decode() for _, piece in batch])
                 for (split, piece), ids in zip(batch, encoded, strict=True):
@@ -82,7 +87,7 @@ def write_token_files(
         for split, stream in streams.items():
             if stream.documents == 0:
                 share = f"{held_out:g} of its {readable_bytes(plan.bytes)} held out"
-                raise BadInput(f"the corpus {corpus.name!r} is too short: with {share} the {split} split is empty")
+                raise BadInput(f"the corpus {name!r} is too short: with {share} the {split} split is empty")
             stream.finish()
     provenance = {
         "tokenizer": made.name,
@@ -94,6 +99,8 @@ def write_token_files(
         "bytes": {split: stream.bytes for split, stream in streams.items()},
         "tokens": {split: stream.tokens for split, stream in streams.items()},
         "bad_utf8_replaced": plan.bad_utf8,
+        "rows_without_text": left_out.rows,
+        "columns": sorted({file.column for file in corpus.files if file.column is not None}),
         "sha256": {split: stream.hash.hexdigest() for split, stream in streams.items()},
         "tokenizer_sha256": hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest(),
         "key": key,

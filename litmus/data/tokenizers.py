@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,23 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
 from litmus.data.imported_tokenizers import ImportedTokenizer, read_imported
+from litmus.data.locations import expanded, is_folder
 from litmus.data.packages import GPT2_MERGES, fetched
 from litmus.data.progress import Announce
 from litmus.data.tokenizer import FILE_NAME, Tokenizer, byte_of_symbol
-from litmus.errors import BadInput, nearest
+from litmus.errors import BadInput, nearest, shown
 
 NAMES = ("bytes", "gpt2")
-SMALLEST_BPE = 257
+SMALLEST_BPE, LARGEST_BPE = 257, 1 << 20
 # Enough text to learn merges from; more takes longer and changes few of them.
 BPE_SAMPLE_BYTES = 64_000_000
+# A stretch without a word boundary is learned from in parts of so many characters, so many of them in all: the time
+# to learn grows with the square of a word's length, and a genome or base64 of megabytes is a single word.
+LONGEST_WORD = 250
+LONG_WORDS_SAMPLE_BYTES = 2_000_000
 IN_A_RUN = "tokenizer"
 """The folder of a run that holds its tokenizer."""
+_LONG_WORD = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}|(?<!\s)\s{{{LONGEST_WORD + 1},}}")
 
 
 class ByteTokenizer(Tokenizer):
@@ -65,22 +72,30 @@ def tokenizer_file(name: str) -> Path | None:
     """The file that a tokenizer is named by: a tokenizer.json, or the folder of a run or a model that holds one."""
     if name in NAMES:
         return None
-    path = Path(name)
-    within = [path / IN_A_RUN / FILE_NAME, path / FILE_NAME] if path.is_dir() else [path]
+    path = expanded(name)
+    if path is None or (folder := is_folder(path)) is None:
+        return None
+    within = [path / IN_A_RUN / FILE_NAME, path / FILE_NAME] if folder else [path]
     return next((file for file in within if file.is_file() and file.suffix == ".json"), None)
 
 
 def check_tokenizer_name(name: str) -> None:
-    """Raise BadInput unless `name` is bytes, gpt2, a file, or bpe-N; N counts the end token and is at least 257."""
+    """Raise BadInput unless `name` is bytes, gpt2, a file, or bpe-N; N, from 257 to 1048576, counts the end token."""
     if name in NAMES or tokenizer_file(name) is not None:
         return
+    path = expanded(name)
+    if path is not None and (is_folder(path) is not None or "/" in name):
+        raise BadInput(
+            f"no tokenizer in {shown(name)!r}: a tokenizer.json, or a run or model folder with one, is valid"
+        )
     digits = name.removeprefix("bpe-")
-    if digits == name or not (digits.isascii() and digits.isdigit()):
-        if Path(name).exists() or "/" in name:
-            raise BadInput(f"no tokenizer in {name!r}: a tokenizer.json, or a run or model folder with one, is valid")
-        raise BadInput(f"unknown tokenizer {name!r}; {nearest(name, [*NAMES, 'bpe-4096'])}")
-    if int(digits) < SMALLEST_BPE:
-        raise BadInput(f"tokenizer {name!r}: {SMALLEST_BPE} is the smallest vocabulary (256 bytes and the end token)")
+    if digits == name:
+        raise BadInput(f"unknown tokenizer {shown(name)!r}; {nearest(name, [*NAMES, 'bpe-4096'])}")
+    if not re.fullmatch("[0-9]{1,9}", digits) or not SMALLEST_BPE <= int(digits) <= LARGEST_BPE:
+        raise BadInput(
+            f"tokenizer {shown(name)!r}: bpe-N is a vocabulary of N tokens, a whole number from {SMALLEST_BPE} "
+            f"(256 bytes and the end token) to {LARGEST_BPE}"
+        )
 
 
 def made_from(name: str) -> str:
@@ -104,11 +119,12 @@ def make_tokenizer(
     if name == "gpt2":
         lines = (fetched(GPT2_MERGES, announce) / "vocab.bpe").read_text(encoding="utf-8").splitlines()
         return BytePairTokenizer(name, [line for line in lines if line and not line.startswith("#version")])
-    every = -(-text_bytes // BPE_SAMPLE_BYTES)
+    every = max(1, -(-text_bytes // BPE_SAMPLE_BYTES))
     announce(f"learning {name} from the train split" + (f" (one piece of text in {every})" if every > 1 else ""))
     sample = (text for index, text in enumerate(train_text()) if index % every == 0)
+    every_part = max(1, -(-min(text_bytes, BPE_SAMPLE_BYTES) // LONG_WORDS_SAMPLE_BYTES))
     asked = int(name.removeprefix("bpe-"))
-    tokenizer = BytePairTokenizer(name, _learned_merges(sample, asked - 1))
+    tokenizer = BytePairTokenizer(name, _learned_merges(_without_long_words(sample, every_part), asked - 1))
     if tokenizer.vocab_size < asked:
         announce(f"the train split is too short for {name}: the vocabulary has {tokenizer.vocab_size} tokens")
     return tokenizer
@@ -134,6 +150,18 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if "file" in saved:
         return ImportedTokenizer(saved["name"], saved["file"], saved["end"])
     return BytePairTokenizer(saved["name"], saved["merges"]) if "merges" in saved else ByteTokenizer()
+
+
+def _without_long_words(texts: Iterable[str], every: int) -> Iterator[str]:
+    """The texts, of whose stretches without a word boundary one part of LONGEST_WORD characters in `every` is kept."""
+    for text in texts:
+        end = 0
+        for word in _LONG_WORD.finditer(text):
+            yield text[end : word.start()]
+            for start in range(word.start(), word.end(), LONGEST_WORD * every):
+                yield text[start : min(start + LONGEST_WORD, word.end())]
+            end = word.end()
+        yield text[end:]
 
 
 def _learned_merges(texts: Iterator[str], vocab_size: int) -> list[str]:

@@ -45,6 +45,7 @@ def test_a_file_named_in_person_is_read_as_text_whatever_its_suffix(folder):
 
 
 def test_a_column_may_follow_the_path(folder):
+    (folder / "rows.jsonl").write_text('{"text": "x", "body": "y"}')
     assert [file.column for file in found(f"{folder}/rows.jsonl:body").files] == ["body"]
     assert [file.column for file in found(f"{folder}/*.jsonl:body").files] == ["body"]
     with pytest.raises(BadInput, match="has no columns"):

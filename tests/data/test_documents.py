@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from litmus.data import documents
-from litmus.data.documents import Piece, TextFile, first_bytes, format_of, read_pieces
+from litmus.data.documents import Piece, TextFile, first_bytes, read_pieces
+from litmus.data.formats import format_of
 from litmus.errors import BadInput
 
 
@@ -36,9 +37,9 @@ def test_a_suffix_promises_a_format(tmp_path, name, form):
     assert format_of(tmp_path / name) == form
 
 
-def test_line_endings_and_byte_order_marks_stay_as_they_are(tmp_path):
-    content = "\ufeffone\r\ntwo\rthree\n"
-    (tmp_path / "a.txt").write_bytes(content.encode())
+def test_line_endings_stay_as_they_are_and_a_byte_order_mark_is_no_text(tmp_path):
+    content = "one\r\ntwo\rthree \ufeff\n"
+    (tmp_path / "a.txt").write_bytes(content.encode("utf-8-sig"))
     assert texts(TextFile(tmp_path / "a.txt", "text")) == [content]
 
 
@@ -105,7 +106,7 @@ def test_a_named_column_is_read_instead_of_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "column", "complaint"),
     [
-        ('{"a": "x", "b": "y"}', None, "valid: a, b"),
+        ('{"a": "x", "b": "y"}', None, r"the columns: a \(str\), b \(str\)"),
         ('{"mesage": "x"}', "message", "did you mean 'mesage'"),
         ('{"text": "x"}\n{"text": 3}', None, "line 2: column 'text' holds a int"),
         ('{"text": "x"}\n{"text": ', None, "line 2 is not JSON"),

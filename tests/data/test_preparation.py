@@ -1,10 +1,12 @@
 import json
+import shutil
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from litmus.data import DataSettings, prepare, sample, summary, token_files
+from litmus.data.cache import DIGESTS
 from litmus.data.documents import PIECE_BYTES
 from litmus.data.tokenizers import BytePairTokenizer
 from litmus.errors import BadInput
@@ -147,15 +149,30 @@ def test_an_empty_corpus_is_refused(tmp_path):
         prepared(tmp_path / "empty.txt")
 
 
-@pytest.mark.parametrize("damage", ["truncate", "delete", "garble"])
-def test_damaged_token_files_are_refused_by_folder(stories, own_cache, damage):
-    prepared(stories)
+FILES = ["train.bin", "held_out.bin", "tokenizer.json", "provenance.json", DIGESTS]
+
+
+@pytest.mark.parametrize("name", [*FILES, "."])
+@pytest.mark.parametrize("damage", ["cut", "empty", "delete", "garble", "folder", "other numbers"])
+def test_token_files_damaged_in_any_way_are_made_again_as_they_were(stories, own_cache, name, damage):
+    whole = prepared(stories)
     (folder,) = (path for path in (own_cache / "tokens").iterdir() if path.is_dir())
-    if damage == "truncate":
-        (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-2])
-    elif damage == "delete":
-        (folder / "held_out.bin").unlink()
+    victim = folder / name
+    if victim.is_dir():
+        shutil.rmtree(victim)
     else:
-        (folder / "provenance.json").write_text("{")
-    with pytest.raises(BadInput, match="delete that folder"):
-        prepared(stories)
+        content = victim.read_bytes()
+        victim.unlink()
+    made = {"cut": lambda: content[:-2], "empty": bytes, "garble": lambda: b"{", "other numbers": lambda: content[::-1]}
+    if damage in made and name != ".":
+        victim.write_bytes(made[damage]())
+    elif damage == "folder":
+        victim.mkdir()
+    elif damage != "delete":
+        folder.write_text("a file where the folder belongs")
+    lines = []
+    again = prepared(stories, announce=lines.append)
+    assert again.fingerprint == whole.fingerprint
+    assert np.array_equal(again.train, whole.train)
+    assert again.provenance == whole.provenance
+    assert name == "." or any("is damaged" in line and "made again" in line for line in lines)

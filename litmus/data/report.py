@@ -6,6 +6,7 @@ import numpy as np
 
 from litmus.data.progress import readable_bytes
 from litmus.data.token_files import SPLITS, TokenData
+from litmus.errors import shown
 
 SAMPLE_TOKENS = 200
 
@@ -16,12 +17,14 @@ def summary(data: TokenData) -> str:
     total_bytes, total_tokens = sum(made["bytes"].values()), sum(made["tokens"].values())
     taken = "all of it" if made["sample_bytes"] is None else f"the first {made['sample_bytes']} bytes"
     facts = {
-        "corpus": f"{made['corpus']}: {made['source']}, {taken}",
+        "corpus": f"{shown(made['corpus'])}: {made['source']}, {taken}",
+        **({"column": ", ".join(map(shown, made["columns"]))} if made["columns"] else {}),
         "tokenizer": f"{made['tokenizer']}, {made['vocab_size']} tokens",
         **{split: _counts(data, split) for split in SPLITS},
         "split": f"{made['split']}, {made['bytes']['held_out'] / total_bytes:.1%} of the bytes held out",
         "bytes per token": f"{total_bytes / total_tokens:.3f}",
         "bad UTF-8": f"{made['bad_utf8_replaced']} sequences replaced",
+        **({"left out": f"{made['rows_without_text']} rows without text"} if made["rows_without_text"] else {}),
         "fingerprint": data.fingerprint,
     }
     return "\n".join(f"{name:<16} {fact}" for name, fact in facts.items())

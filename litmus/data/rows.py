@@ -1,0 +1,168 @@
+"""Rows: JSON lines, JSON arrays, CSV and Parquet as one stream of rows, and the text that each row holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from litmus.data.columns import SAMPLE_ROWS, Columns, value_in
+from litmus.data.opening import opened
+from litmus.data.parquet import parquet_columns, parquet_texts
+from litmus.errors import BadInput, shown
+
+LONGEST_ROW_BYTES = 1 << 28
+DELIMITERS = ",\t;|"
+_HALF_SURROGATE_PAIR = re.compile("[\ud800-\udfff]")
+
+
+class Row(NamedTuple):
+    """One row as JSON has it, and where it stands in its file: `line 3`."""
+
+    place: str
+    values: dict[str, Any]
+
+
+def column_of_text(path: Path, form: str, asked: str | None) -> str | None:
+    """The column of a file of rows that holds the documents, by a sample of the first rows; None if it has no rows."""
+    if form == "parquet":
+        return parquet_columns(path).holding_text(asked, shown(path))
+    columns = Columns.of(_typed(row.values, form) for row in islice(_rows(path, form), SAMPLE_ROWS))
+    return columns.holding_text(asked, shown(path)) if columns.types else None
+
+
+def texts_of_rows(path: Path, form: str, column: str) -> Iterator[bytes | None]:
+    """The text of each row of a file, as UTF-8 as far as it is valid; None for a row without one."""
+    if form == "parquet":
+        yield from parquet_texts(path, column)
+        return
+    for place, values in _rows(path, form):
+        text = value_in(values, column)
+        if not isinstance(text, str | None):
+            found = type(text).__name__
+            raise BadInput(f"{shown(path)} {place}: column {shown(column)!r} holds a {found}, not a string")
+        yield None if text is None else utf8(text)
+
+
+def utf8(text: str) -> bytes:
+    """UTF-8 of a JSON string; bad bytes and half surrogate pairs in it become bad bytes, counted later on."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _HALF_SURROGATE_PAIR.sub("\udcff", text).encode("utf-8", "surrogateescape")
+
+
+def _rows(path: Path, form: str) -> Iterator[Row]:
+    with opened(path) as stream:
+        if form == "csv":
+            yield from _csv_rows(path, stream)
+        elif form == "json" and _begins_array(stream):
+            yield from _array_rows(path, stream)
+        else:
+            yield from _line_rows(path, stream)
+
+
+def _lines(path: Path, stream: BinaryIO) -> Iterator[str]:
+    """The lines of a file with their ends; invalid bytes as surrogates."""
+    number = 0
+    while line := stream.readline(LONGEST_ROW_BYTES):
+        number += 1
+        if len(line) == LONGEST_ROW_BYTES:
+            raise BadInput(f"{shown(path)} line {number} is longer than {LONGEST_ROW_BYTES} bytes: these are no rows")
+        yield line.decode("utf-8", "surrogateescape")
+
+
+def _line_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, stream), 1):
+        if not line.isspace():
+            place = f"line {number}"
+            yield Row(place, _an_object(path, place, _parsed(path, place, line)))
+
+
+def _begins_array(stream: BinaryIO) -> bool:
+    return stream.peek(1).lstrip()[:1] == b"["  # type: ignore[attr-defined]  # `opened` gives a buffered reader
+
+
+def _array_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
+    content = stream.read(LONGEST_ROW_BYTES)
+    if len(content) == LONGEST_ROW_BYTES:
+        raise BadInput(
+            f"{shown(path)} is a JSON array of more than {LONGEST_ROW_BYTES} bytes; save its rows as JSON lines"
+        )
+    array = _parsed(path, "", content.decode("utf-8", "surrogateescape"))
+    for number, value in enumerate(array, 1):
+        yield Row(f"item {number}", _an_object(path, f"item {number}", value))
+
+
+def _parsed(path: Path, place: str, text: str) -> Any:
+    where = f"{shown(path)} {place}".rstrip()
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadInput(f"{where} is not read: its lists or objects are nested too deeply") from error
+    except _TwiceError as error:
+        raise BadInput(f"{where} has the key {shown(error)!r} twice") from error
+    except ValueError as error:  # Python's bound on the digits of an integer
+        raise BadInput(f"{where} holds an integer with more than 4300 digits") from error
+
+
+class _TwiceError(ValueError):
+    """An object names a key twice: which value is meant cannot be told."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return made
+
+
+def _an_object(path: Path, place: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadInput(f"{shown(path)} {place} is a JSON {type(value).__name__}, not an object with columns")
+    return value
+
+
+def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
+    """Rows of a table with a line of column names; a quoted cell may hold line ends. An empty cell is None."""
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW_BYTES))
+    lines = _lines(path, stream)
+    first = next(lines, "")
+    delimiter = max(DELIMITERS, key=first.count)
+    reader = csv.reader(_again(first, lines), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader, [])
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise BadInput(f"{shown(path)} has two columns called {shown(twice[0])!r}")
+        for cells in reader:
+            place = f"line {reader.line_num}"
+            if cells and len(cells) != len(names):
+                raise BadInput(f"{shown(path)} {place} has {len(cells)} cells, where {len(names)} columns are named")
+            if cells:
+                yield Row(place, {name: cell or None for name, cell in zip(names, cells, strict=True)})
+    except csv.Error as error:
+        raise BadInput(f"{shown(path)} line {reader.line_num} is not CSV: {error}") from error
+
+
+def _again(first: str, rest: Iterable[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _typed(values: dict[str, Any], form: str) -> dict[str, Any]:
+    """The values by which types are told: a cell of CSV that is written like a number is one."""
+    return {name: _number_or(cell) for name, cell in values.items()} if form == "csv" else values
+
+
+def _number_or(cell: str | None) -> str | float | None:
+    try:
+        return cell if cell is None else float(cell)
+    except ValueError:
+        return cell
