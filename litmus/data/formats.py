@@ -22,7 +22,7 @@ _UNREADABLE = {
     _ARCHIVE: "zip tar tgz tbz2 txz 7z rar jar whl",
     _DOCUMENT: "pdf doc docx odt rtf epub mobi ppt pptx ps djvu ipynb",
     _MEDIA: "png jpg jpeg gif webp bmp tif tiff svg ico heic mp3 wav flac ogg m4a mp4 mkv mov avi webm",
-    _TABLE: "arrow feather orc avro xls xlsx ods sqlite sqlite3 db npy npz h5 hdf5 pkl pickle pt pth safetensors gguf",
+    _TABLE: "arrow feather orc avro xls xlsx ods sqlite sqlite3 db npy npz h5 hdf5 pkl pt pth safetensors gguf",
 }
 WHY_UNREADABLE = {f".{suffix}": why for why, suffixes in _UNREADABLE.items() for suffix in suffixes.split()}
 """Suffixes of files that are never read as text, and what such a file is."""

@@ -20,8 +20,8 @@ BINS = 1 << 16
 class Split:
     """How a corpus divides into train and held_out, and what one pass over it counted.
 
-    `blank` says that all of it is white space. By document, `bins[d]` is the bin of document d and `held[bin]` says whether a bin is held out; otherwise
-    `held` is None and everything from byte `cut` on is held out.
+    `blank` says that all of it is white space. By document, `bins[d]` is the bin of document d and `held[bin]` says
+    whether a bin is held out; otherwise `held` is None and everything from byte `cut` on is held out.
     """
 
     documents: int

@@ -83,19 +83,21 @@ def check_tokenizer_name(name: str) -> None:
     """Raise BadInput unless `name` is bytes, gpt2, a file, or bpe-N; N, from 257 to 1048576, counts the end token."""
     if name in NAMES or tokenizer_file(name) is not None:
         return
-    path = expanded(name)
-    if path is not None and (is_folder(path) is not None or "/" in name):
-        raise BadInput(
-            f"no tokenizer in {shown(name)!r}: a tokenizer.json, or a run or model folder with one, is valid"
-        )
     digits = name.removeprefix("bpe-")
-    if digits == name:
-        raise BadInput(f"unknown tokenizer {shown(name)!r}; {nearest(name, [*NAMES, 'bpe-4096'])}")
-    if not re.fullmatch("[0-9]{1,9}", digits) or not SMALLEST_BPE <= int(digits) <= LARGEST_BPE:
+    if digits == name or not re.fullmatch("[0-9]+", digits):
+        path = expanded(name)
+        if path is not None and (is_folder(path) is not None or "/" in name):
+            valid = "a tokenizer.json, or a run or model folder with one, is valid"
+            raise BadInput(f"no tokenizer in {shown(name)!r}: {valid}")
+        valid = f"bpe-N takes a whole number N from {SMALLEST_BPE} to {LARGEST_BPE}, as in bpe-4096"
         raise BadInput(
-            f"tokenizer {shown(name)!r}: bpe-N is a vocabulary of N tokens, a whole number from {SMALLEST_BPE} "
-            f"(256 bytes and the end token) to {LARGEST_BPE}"
+            f"unknown tokenizer {shown(name)!r}; {nearest(name, [*NAMES, 'bpe-4096']) if digits == name else valid}"
         )
+    size = int(digits) if len(digits) < 10 else LARGEST_BPE + 1
+    if size < SMALLEST_BPE:
+        raise BadInput(f"tokenizer {name!r}: {SMALLEST_BPE} is the smallest vocabulary (256 bytes and the end token)")
+    if size > LARGEST_BPE:
+        raise BadInput(f"tokenizer {shown(name)!r}: {LARGEST_BPE} is the largest vocabulary that is learned")
 
 
 def made_from(name: str) -> str:
