@@ -66,7 +66,7 @@ class _Checked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]  # any writable buffer, as in RawIOBase
+    def readinto(self, buffer) -> int:  # any writable buffer, as in RawIOBase
         room = memoryview(buffer)
         filled = 0
         while filled < len(room):
