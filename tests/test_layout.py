@@ -1,4 +1,4 @@
-"""The layout of the package, which DESIGN.md promises: imports go down, files stay small, the command line is quick."""
+"""The layout of the package: imports go down, files stay small, the command line is quick."""
 
 from __future__ import annotations
 

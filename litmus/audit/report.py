@@ -37,11 +37,11 @@ class Finding(BaseModel):
 
     @property
     def figure(self) -> str:
-        """The measured figure beside its limit, e.g. "measured 0.18, limit 1e-09"."""
+        """The measured figure beside its limit, e.g. "0.18 (limit 1e-09)"; empty where there is none."""
         if self.measured is None:
             return ""
-        limit = "" if self.tolerance is None else f", limit {self.tolerance:.3g}"
-        return f"measured {self.measured:.3g}{limit}"
+        limit = "" if self.tolerance is None else f" (limit {self.tolerance:.3g})"
+        return f"{self.measured:.3g}{limit}"
 
 
 class AuditReport(BaseModel):
@@ -95,16 +95,16 @@ class AuditReport(BaseModel):
         table.add_column("check", no_wrap=True)
         table.add_column("result", no_wrap=True)
         table.add_column("found", ratio=1)
+        table.add_column("measured", justify="right", no_wrap=True)
         for finding in self.findings:
             found = Text(finding.detail)
-            if finding.figure:
-                found.append(f": {finding.figure}", style="bold" if finding.status == "fail" else "dim")
             if finding.where:
                 found.append(f"\nwhere: {finding.where}")
             if finding.meaning:
                 found.append(f"\n{finding.meaning}", style="italic")
             status = Text(finding.status, style=STYLES[finding.status])
-            table.add_row(finding.name, status, found)
+            figure = Text(finding.figure, style="bold" if finding.status == "fail" else "dim")
+            table.add_row(finding.name, status, found, figure)
         return table
 
     def html_section(self) -> str:

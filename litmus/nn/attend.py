@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from litmus.nn.step import Visibility
 
 SHORT = 512
-"""Up to this many queries, training attention in bf16 on a CPU is faster through plain matmuls than fused
-(bench/attention.py); beyond it the T x T weights cost more than they save."""
+"""Up to this many queries, training attention in bf16 on a CPU is faster through plain matmuls than fused;
+beyond it the T x T weights cost more than they save."""
 
 QUERIES = 4
 """The fewest queries of a head for which fused attention on a CPU is fast in bf16."""

@@ -51,7 +51,7 @@ def test_the_table_shows_what_where_and_what_it_means():
         LEAK.detail,
         LEAK.where,
         LEAK.meaning,
-        "measured 0.18, limit 1e-09",
+        "0.18 (limit 1e-09)",
         "not applicable",
         "width 768 -> 96",
     ):

@@ -1,0 +1,188 @@
+"""A comparison that is stopped, in whatever way: its trials end and save, and the same command goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from litmus.locks import lock_file
+
+PROGRAM = "from litmus.cli import main; main()"
+WORDS = [
+    "compare", "standard", "nope", "--data", "notes.txt", "--tokenizer", "bytes", "--name", "x", "--seeds", "2",
+    "--no-noise", "--jobs", "2", "--threads", "1", "--batch", "4", "--context", "16", "--precision", "fp32",
+    "--set", "dim=16", "--set", "depth=1", "--set", "heads=2",
+    "--option", "validate_tokens=64", "--option", "evaluate_tokens=256",
+]  # fmt: skip
+PATIENCE = 240
+"""Seconds until a test gives up: far more than a loaded machine takes."""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """start("--budget", "1h") -> the process of a comparison, typed in an empty folder; all are ended with the test."""
+    draw, began = random.Random(0), []
+    words = ("the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "after", "one", "small", "bird")
+    (tmp_path / "notes.txt").write_text("".join(" ".join(draw.choices(words, k=7)) + ".\n" for _ in range(400)))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+        "LITMUS_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def begin(*more):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *WORDS, *more],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=(tmp_path / f"stderr-{len(began)}").open("w"),
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # not ignored, as in a shell
+        )
+        process.said = (tmp_path / f"stderr-{len(began)}").read_text
+        began.append(process)
+        return process
+
+    yield begin
+    for process in began:
+        process.kill()
+        process.wait()
+
+
+def until(fact, process=None):
+    """Wait for a fact; the process, if one is given, must not end before."""
+    limit = time.monotonic() + PATIENCE
+    while not (found := fact()):
+        assert time.monotonic() < limit, "waited too long"
+        assert process is None or process.poll() is None, process.said()
+        time.sleep(0.05)
+    return found
+
+
+def trials(folder):
+    return [folder / "runs" / "x" / "trials" / "arm" / arm / "seed-0" for arm in ("standard", "nope")]
+
+
+def owner(trial):
+    """The process that is at work on a trial, by what its lock says; None where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(json.loads(lock_file(trial).read_text())[1].split()[1])
+
+
+def training(trial, more_than=0):
+    """Whether a trial's run is past so many lines of metrics, and by which process."""
+    path = trial / "run" / "metrics.jsonl"
+    return path.is_file() and len(path.read_bytes().splitlines()) > more_than and owner(trial)
+
+
+def gone(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{number}/stat").read_text().split()[2] == "Z"
+
+
+def lines(trial):
+    return len((trial / "run" / "metrics.jsonl").read_bytes().splitlines())
+
+
+def saved(trial):
+    return [path.name for path in (trial / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+def test_trials_end_with_a_comparison_that_was_killed_and_the_same_command_goes_on(start, tmp_path):
+    first = start("--budget", "2h")
+    children = [until(lambda trial=trial: training(trial), first) for trial in trials(tmp_path)]
+    second = start("--budget", "2h")
+    assert second.wait(PATIENCE) == 2
+    assert f"another process is comparing in runs/x (process {first.pid} on {socket.gethostname()}" in second.said()
+
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    again = start("--budget", "2h")  # at once: the trials may still be saving
+    for child in children:
+        until(lambda child=child: gone(child))
+    assert all(saved(trial) for trial in trials(tmp_path))
+    reached = [lines(trial) for trial in trials(tmp_path)]
+    for trial, before in zip(trials(tmp_path), reached, strict=True):
+        until(lambda trial=trial, before=before: training(trial, before), again)
+    assert again.said().count("going on after step") == 2
+
+    children = [owner(trial) for trial in trials(tmp_path)]
+    os.kill(children[0], signal.SIGKILL)
+    assert again.wait(PATIENCE) == 1
+    assert "the trial of 'standard' with seed 0 was ended by SIGKILL" in again.said()
+    assert again.said().splitlines()[-1].endswith("the same command goes on from its last checkpoint")
+    assert all(gone(child) for child in children)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_comparison_saves_and_says_what_is_kept(start, tmp_path, number, code):
+    process = start("--budget", "2h")
+    children = [until(lambda trial=trial: training(trial), process) for trial in trials(tmp_path)]
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == code
+    assert process.said().splitlines()[-1] == (
+        "litmus: stopped; runs/x keeps the audits, 0 of 4 trials and the last checkpoints of those under way, "
+        "and the same command goes on from there"
+    )
+    assert process.stdout.read() == ""
+    assert all(gone(child) for child in children)
+    assert all(saved(trial) for trial in trials(tmp_path))
+
+
+def figures(folder):
+    """All that must be equal: each trial's figures but times and memory."""
+    found = json.loads((folder / "runs" / "x" / "comparison.json").read_text())["trials"]
+    for trial in found:
+        for key in ("train_seconds", "tokens_per_second", "peak_memory_bytes"):
+            del trial[key]
+        for point in trial["curve"]:
+            del point["seconds"]
+    return found
+
+
+def test_an_interrupted_comparison_ends_as_one_that_was_not_and_repeats_no_finished_trial(start, tmp_path):
+    process = start("--budget", "40 steps")
+    outcomes = lambda: list((tmp_path / "runs" / "x" / "trials").rglob("outcome.json"))  # noqa: E731
+    until(outcomes, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    times = {path: path.stat().st_mtime_ns for path in outcomes()}
+    assert 0 < len(times) < 4
+    assert f"{len(times)} of 4 trials" in process.said()
+
+    whole = start("--budget", "40 steps")
+    assert whole.wait(PATIENCE) == 0
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    interrupted = figures(tmp_path)
+    (tmp_path / "runs" / "x").rename(tmp_path / "runs" / "before")
+    assert start("--budget", "40 steps").wait(PATIENCE) == 0
+    assert figures(tmp_path) == interrupted
+
+
+def test_the_first_line_comes_before_torch_is_imported(tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import sys; print('torch', file=sys.stderr); sys.exit(3)")
+    path = os.pathsep.join([str(tmp_path), *(entry for entry in sys.path if entry)])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "compare"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.stderr.splitlines() == ["comparing standard, ssmax, ssmax-nope on stdlib: loading PyTorch", "torch"]
+    assert done.returncode == 3
