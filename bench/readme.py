@@ -3,7 +3,7 @@
     python bench/readme.py                 # all of them: about ten minutes
     python bench/readme.py "litmus audit"  # those that begin so
 
-A block after `<!-- output of: COMMAND -->` is replaced by what COMMAND prints on stdout in a fresh folder that holds the
+A block after `<!-- output of: COMMAND -->` is replaced by what COMMAND prints in a fresh folder that holds the
 plug-in of the README. The result of `litmus compare` is kept in docs/results/compare.json, from which a test prints the
 same table again.
 """

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from rich.console import Console, Group
 
-from litmus.audit import AuditReport, keep
 from litmus.comparison.defaults import ARMS, CONTEXT, SEEDS, SIZE, TRAINING
 from litmus.comparison.folder import REPORT, RESULT, TRIALS, held
 from litmus.comparison.gate import audit_section, audited, marks, require_sound
@@ -27,7 +26,7 @@ from litmus.comparison.progress import Watch
 from litmus.comparison.report import Section, save_report
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.table import print_table, render
-from litmus.comparison.trial import OUTCOME, RUN, TrialSpec
+from litmus.comparison.trial import OUTCOME, TrialSpec
 from litmus.comparison.verdicts import Verdict, judge
 from litmus.comparison.wording import sentence
 from litmus.data import DataSettings, TokenData, prepare
@@ -146,7 +145,7 @@ def compare(
         if not keep_failed:
             require_sound(plan.baseline, reports)
             plan = replace(plan, skipped=frozenset(marks(reports)))
-        trials = _trained(plan, folder, jobs, console, reports)
+        trials = _trained(plan, folder, jobs, console)
         result = ComparisonResult(
             name=folder.name,
             baseline=plan.baseline,
@@ -188,9 +187,7 @@ def _check(seeds: int, jobs: int | None, primary: str, confidence: float) -> Non
         raise BadInput(f"confidence {confidence:g} cannot be had; a share above 0.5 and below 1 can, such as 0.95")
 
 
-def _trained(
-    plan: Plan, folder: Path, jobs: int, console: Console, reports: Mapping[str, AuditReport]
-) -> list[TrialResult]:
+def _trained(plan: Plan, folder: Path, jobs: int, console: Console) -> list[TrialResult]:
     """The results of all trials: first of those that choose learning rates, then of those that are judged."""
 
     def results_of(specs: list[TrialSpec], title: str) -> list[TrialResult]:
@@ -198,13 +195,7 @@ def _trained(
         line = f"{len(specs)} {title} of {specs[0].training.budget}{at_once}, in {folder}; Ctrl-C keeps what is done"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
         with Watch(console, title, specs) as watch:
-
-            def listen(spec: TrialSpec, figures: dict[str, Any]) -> None:
-                if figures.get("done"):
-                    keep(folder / spec.place / RUN, reports[spec.arm], plan.arms[spec.arm])
-                watch.heard(spec, figures)
-
-            return run_all(specs, folder, jobs=jobs, listen=listen)
+            return run_all(specs, folder, jobs=jobs, listen=watch.heard)
 
     swept = results_of(plan.sweep(), "trials of learning rates") if plan.lr_sweep else []
     rates = {arm: choose_learning_rate(arm, swept).lr or plan.training.lr for arm in plan.arms}

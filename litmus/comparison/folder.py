@@ -10,11 +10,12 @@ from typing import Any
 
 from litmus.comparison.plan import Plan
 from litmus.comparison.results import refuse_folder
+from litmus.comparison.trial import AUDITS
 from litmus.errors import BadInput
 from litmus.files import write_atomically, writing
 from litmus.locks import folder_lock
 
-PLAN, AUDITS, TRIALS, RESULT, REPORT = "plan.json", "audits", "trials", "comparison.json", "report.html"
+PLAN, TRIALS, RESULT, REPORT = "plan.json", "trials", "comparison.json", "report.html"
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from litmus.audit import AuditReport, audit, keep, kept_audit
-from litmus.comparison.folder import AUDITS
 from litmus.comparison.report import Section
+from litmus.comparison.trial import AUDITS
 from litmus.errors import Failed
 from litmus.model import Recipe
 

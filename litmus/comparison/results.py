@@ -26,7 +26,7 @@ class Record(BaseModel):
 
 
 def stored(path: Path, kind: type[M]) -> M | None:
-    """What a file holds, None where it is missing or damaged: whatever made it makes it again."""
+    """What a file holds, None where it is missing or damaged: what was in it is made again."""
     refuse_folder(path)
     try:
         return kind.model_validate_json(path.read_bytes())

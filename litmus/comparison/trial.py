@@ -21,6 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from litmus import process
+from litmus.audit import keep, kept_audit
 from litmus.comparison.results import Role, TrialResult, stored
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
@@ -33,6 +34,8 @@ from litmus.training import Display, RunResult, TrainSettings, train
 from litmus.training.progress import Status
 
 SPEC, OUTCOME, RUN = "trial.json", "outcome.json", "run"
+AUDITS = "audits"
+"""Where the comparison keeps the audit of each arm."""
 
 GRACE = 60.0
 """Seconds in which a trial that was asked to stop may end its step and save, before it is killed."""
@@ -87,6 +90,13 @@ def run_trial(folder: Path, display: Display | None = None) -> TrialResult:
             f"was {spec.data_fingerprint[:12]}); give the command again, and a comparison on the new text is made"
         )
     display = display or Display()
+    audits = folder.parents[len(Path(spec.place).parts) - 1] / AUDITS
+
+    def gate(recipe: Recipe, run: Path) -> None:
+        """Give the run its audit before it is trained."""
+        if (report := kept_audit(audits / spec.arm, recipe)) is not None:
+            keep(run, report, recipe)
+
     with folder_lock(folder, "training in", wait=display.note):  # one of an interrupted comparison may still be saving
         try:
             run = train(
@@ -94,6 +104,7 @@ def run_trial(folder: Path, display: Display | None = None) -> TrialResult:
                 spec.data,
                 spec.training,
                 folder / RUN,
+                gate=gate,
                 sample=lambda model, tokenizer: sample_text(model, tokenizer, spec.prompt),
                 display=display,
             )
