@@ -6,9 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from litmus.bounds import LARGEST_FILE, Bounded
+from litmus.bounds import LARGEST_FILE
 from litmus.data.cache import built_once, cache_folder
 from litmus.data.corpora import resolve
 from litmus.data.progress import Announce, silent
@@ -17,7 +17,7 @@ from litmus.data.tokenizers import check_tokenizer_name, made_from
 from litmus.errors import BadInput, shown
 
 
-class DataSettings(Bounded):
+class DataSettings(BaseModel):
     """What to train and score on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,9 +25,7 @@ class DataSettings(Bounded):
     corpus: str = Field("stdlib", description="a named corpus, a file, folder or glob, or hf:NAME:SPLIT:COLUMN")
     tokenizer: str = Field("bpe-4096", description="bytes, bpe-N (learned from the train split), gpt2 or a file")
     held_out: float = Field(0.1, description="share of the corpus's bytes that is held out, between 0 and 1")
-    sample_bytes: int | None = Field(
-        None, le=LARGEST_FILE, description="use only the first so many bytes of the corpus"
-    )
+    sample_bytes: int | None = Field(None, description="use only the first so many bytes of the corpus")
 
 
 def prepare(settings: DataSettings, *, announce: Announce | None = None) -> TokenData:
@@ -69,5 +67,5 @@ def _check(settings: DataSettings) -> None:
     check_tokenizer_name(settings.tokenizer)
     if not 0 < settings.held_out < 1:
         raise BadInput(f"held_out is {settings.held_out:g}; it must be a share between 0 and 1, such as 0.1")
-    if settings.sample_bytes is not None and settings.sample_bytes < 1:
-        raise BadInput(f"sample_bytes is {settings.sample_bytes}; it must be at least 1")
+    if settings.sample_bytes is not None and not 1 <= settings.sample_bytes <= LARGEST_FILE:
+        raise BadInput(f"sample_bytes is {shown(settings.sample_bytes)}; it must be from 1 to {LARGEST_FILE}")

@@ -80,7 +80,8 @@ def test_a_template_is_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
     for content, sentence in (
         ('{"user": "no place"}', "must hold {text} once"),
         ('{"usr": "{text}"}', "unknown key 'usr'; did you mean 'user'"),
-        ("{", "no readable JSON"),
+        ("{", "is not JSON: Expecting property name"),
+        ("[1]", r"must hold a mapping of texts.*, found \[1\]"),
     ):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(BadInput, match=sentence):
@@ -193,8 +194,8 @@ def test_a_run_without_a_template_is_called_a_base_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        (["--max-new-tokens", "0"], "max_new_tokens = 0 generates nothing"),
-        (["--temperature", "-1"], "temperature = -1.0 is not valid"),
+        (["--max-new-tokens", "0"], "--max-new-tokens = '0' is not valid"),
+        (["--temperature", "-1"], "--temperature = '-1' is not valid"),
         (["--precision", "fp8"], "precision 'fp8' is unknown"),
         (["--template", "nowhere.json"], "nowhere.json cannot be read"),
     ],

@@ -135,13 +135,13 @@ def test_ctrl_c_keeps_what_was_generated(call: Call, monkeypatch: pytest.MonkeyP
         (["--prompt", "a" * 64], "prompt 0 has 65 tokens and the context is 64; shorten it to 63"),
         (["--file", "nowhere.txt"], "nowhere.txt cannot be read: No such file or directory"),
         (["--prompt", "a", "--stdin"], "--prompt and --stdin were given together; choose one of them"),
-        (["--temperature", "-1"], "temperature = -1.0 is not valid"),
+        (["--temperature", "-1"], "--temperature = '-1' is not valid; it must be a number of at least 0"),
         (["--top-p", "0"], "top_p = 0.0 is not valid"),
-        (["--max-new-tokens", "0"], "max_new_tokens = 0 generates nothing"),
+        (["--max-new-tokens", "0"], "--max-new-tokens = '0' is not valid; it must be a whole number from 1"),
         (["--overflow", "wrap"], "overflow 'wrap' is unknown"),
-        (["--rows", "0"], "rows = 0 decodes nothing"),
-        (["--rows", "999999999999"], "needs"),
-        (["--top-q", "1"], "No such option"),
+        (["--rows", "0"], "--rows = '0' is not valid"),
+        (["--rows", "999999999"], "needs"),
+        (["--top-q", "1"], "unknown option --top-q of litmus generate; did you mean '--top-p'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, call: Call) -> None:

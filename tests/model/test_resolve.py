@@ -103,13 +103,13 @@ def test_bases_that_run_in_a_circle_are_shown(tmp_path: Path) -> None:
         (b"dim: [", r"mine.yaml is not YAML: while parsing a flow node"),
         (b"dim: 8\x00", r"mine.yaml is not YAML"),
         (b"caf\xe9: 1", r"mine.yaml is not YAML"),
-        (b"- base: standard", r"mine.yaml must hold a mapping of recipe keys, found list"),
-        (b"", r"mine.yaml must hold a mapping of recipe keys, found NoneType"),
-        (b"standard", r"mine.yaml must hold a mapping of recipe keys, found str"),
+        (b"- base: standard", r"mine.yaml must hold a mapping of recipe keys, found \[{'base': 'standard'}\]"),
+        (b"", r"mine.yaml must hold a mapping of recipe keys, found None"),
+        (b"standard", r"mine.yaml must hold a mapping of recipe keys, found 'standard'"),
         (b"dim: 8", r"recipe 'mine': the key 'depth' is missing"),
         (b"base: standrd", r"unknown recipe 'standrd'; did you mean 'standard'\?"),
         (b"base: other.yaml", r"there is no recipe file 'other.yaml'"),
-        (b"base: standard\n3: 4", r"recipe 'mine': .* is not valid: keys should be strings"),
+        (b"base: standard\n3: 4", r"mine.yaml: the key 3 \(line 1\) is no text; quote it"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(content: bytes, sentence: str, tmp_path: Path) -> None:
