@@ -20,6 +20,7 @@ FLOORS = (
     "process",
     "yaml_json",
     "manifests",
+    "catalog",
     "files",
     "locks",
     "nn",

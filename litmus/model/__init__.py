@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from litmus.catalog import SIZES, recipes
 from litmus.model.costs import cache_bytes_per_token, scored_share, training_flops_per_token
 from litmus.model.decoder import Decoder
 from litmus.model.recipe import Recipe
-from litmus.model.resolve import SIZES, Source, recipes, resolve
+from litmus.model.resolve import Source, resolve
 from litmus.model.storage import load, save
 from litmus.nn.objectives import Loss
 

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from rich.table import Table
 
+from litmus.catalog import SHAPE
 from litmus.model.decoder import Decoder
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import Source, resolve
 
 
 def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[str, Any] | None = None) -> Table:
-    """One row per recipe: shape, parameters (all; without embedding and head; active), cache bytes, what it is.
-
-    Active are those that the logits of one token use. Cache bytes are per token in bf16. Models are built on the meta
-    device, so nothing is allocated.
-    """
+    """One row per recipe: shape, parameters (all; without embedding and head; active), cache bytes; 80 columns wide."""
     listing = Table(box=None, header_style="bold", pad_edge=False)
     listing.add_column("recipe", no_wrap=True)
     for column in ("dim x depth x heads\nvocabulary\ncontext", "parameters\nnon-embedding\nactive", "cache\nB/token"):
         listing.add_column(column, justify="right", no_wrap=True)
-    listing.add_column("what it is")
+    for row in counted(names, size=size, overrides=overrides):
+        listing.add_row(
+            row["name"],
+            f"{row['dim']} x {row['depth']} x {row['heads']}\n{row['vocab_size']:,}\n{row['context']:,}",
+            f"{row['parameters']:,}\n{row['parameters_non_embedding']:,}\n{row['parameters_active']:,}",
+            f"{row['cache_bytes_per_token']:,}",
+        )
+    return listing
+
+
+def counted(
+    names: Iterable[str], *, size: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    """What each recipe is and what its model counts.
+
+    Active parameters are those that the logits of one token use. Cache bytes are per token in bf16. Models are built on
+    the meta device, so nothing is allocated.
+    """
     for name in names:
         recipe = resolve(name, size=size, overrides=overrides)
         with torch.device("meta"):
             model = Decoder(recipe)
         counts = model.parameter_counts()
-        listing.add_row(
-            name,
-            f"{recipe.dim} x {recipe.depth} x {recipe.heads}\n{recipe.vocab_size:,}\n{recipe.context:,}",
-            f"{counts['total']:,}\n{counts['non_embedding']:,}\n{counts['active']:,}",
-            f"{2 * model.cached_numbers(recipe.context) / recipe.context:,.0f}",
-            recipe.about,
-        )
-    return listing
+        yield {
+            "name": name,
+            "about": recipe.about,
+            **{key: getattr(recipe, key) for key in SHAPE},
+            "parameters": counts["total"],
+            "parameters_non_embedding": counts["non_embedding"],
+            "parameters_active": counts["active"],
+            "cache_bytes_per_token": round(2 * model.cached_numbers(recipe.context) / recipe.context),
+        }
 
 
 def whole(source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, recipes, stated
 from litmus.errors import BadInput, nearest
 from litmus.model.plugins import import_plugin
 from litmus.model.recipe import FAMILIES, Recipe, merge, validated
 from litmus.yaml_json import mapping, parse_yaml
 
 Source = str | Path | Mapping[str, Any] | Recipe
-
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"dim": 128, "depth": 5, "heads": 4},
-    "mini": {"dim": 256, "depth": 6, "heads": 4},
-    "small": {"dim": 512, "depth": 10, "heads": 8},
-    "base": {"dim": 768, "depth": 12, "heads": 12},
-}
-"""The size table: about 1M, 5M, 30M and 85M (GPT-2 small) non-embedding parameters for `standard`."""
-
-OWN_SIZE = "own"
-"""In place of a row of the size table: the size that the recipe itself states."""
-
-
-def recipes() -> list[str]:
-    """The names of the built-in recipes, sorted."""
-    return sorted(path.name[:-5] for path in (files("litmus") / "recipes").iterdir() if path.name.endswith(".yaml"))
 
 
 def resolve(
@@ -54,8 +38,7 @@ def resolve(
 
 def sized(raw: dict[str, Any], size: str) -> dict[str, Any]:
     """`raw` at a row of the size table; keys tied to the old one (hidden widths, head counts) fall back to defaults."""
-    if size not in SIZES:
-        raise BadInput(f"unknown size {size!r}; {nearest(size, [*SIZES, OWN_SIZE])}")
+    check_size(size)
     return {**_without_sized_keys(raw), **SIZES[size]}
 
 
@@ -98,14 +81,13 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Path 
     path = Path(source)
     if path.suffix == ".py":
         return import_plugin(path), path.parent
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in RECIPE_FILES:
         if not path.is_file():
             raise BadInput(f"there is no recipe file {str(path)!r}")
         return _parse(path.read_bytes(), str(path), path.stem), path.parent
     if str(source) not in recipes():
         raise BadInput(f"unknown recipe {str(source)!r}; {nearest(str(source), recipes())}")
-    text = (files("litmus") / "recipes" / f"{source}.yaml").read_bytes()
-    return _parse(text, str(source), str(source)), None
+    return {"name": str(source), **stated(str(source))}, None
 
 
 def _parse(text: bytes, origin: str, name: str) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""The built-in recipes as files: their names and what they state, known without building (or importing) anything."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from litmus.errors import BadInput, nearest, shown
+from litmus.yaml_json import mapping, parse_yaml
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"dim": 128, "depth": 5, "heads": 4},
+    "mini": {"dim": 256, "depth": 6, "heads": 4},
+    "small": {"dim": 512, "depth": 10, "heads": 8},
+    "base": {"dim": 768, "depth": 12, "heads": 12},
+}
+"""The size table: about 1M, 5M, 30M and 85M (GPT-2 small) non-embedding parameters for `standard`."""
+
+OWN_SIZE = "own"
+"""In place of a row of the size table: the size that the recipe itself states."""
+
+SHAPE = ("dim", "depth", "heads", "vocab_size", "context")
+"""The keys that say how large a model is; every built-in recipe states them or inherits them from its base."""
+
+RECIPE_FILES = (".yaml", ".yml")
+
+
+def recipes() -> list[str]:
+    """The names of the built-in recipes, sorted."""
+    return sorted(path.name[:-5] for path in (files("litmus") / "recipes").iterdir() if path.name.endswith(".yaml"))
+
+
+@cache
+def stated(name: str) -> dict[str, Any]:
+    """What the file of a built-in recipe states, its base by name; not to be changed."""
+    text = (files("litmus") / "recipes" / f"{name}.yaml").read_bytes()
+    return mapping(parse_yaml(text, name), name, "recipe keys")
+
+
+def outline(name: str, size: str | None = None) -> dict[str, Any]:
+    """The keys of a built-in recipe outside its parts, at a row of the size table: about, dim, depth, heads, ..."""
+    check_size(size)
+    keys = dict(stated(name))
+    while base := keys.pop("base", None):
+        keys = {**stated(base), **{key: value for key, value in keys.items() if key != "base"}}
+    return {**keys, **SIZES.get(size or OWN_SIZE, {})}
+
+
+def check_size(size: str | None) -> None:
+    """BadInput for a size that is no row of the table."""
+    if size not in (None, OWN_SIZE, *SIZES):
+        raise BadInput(f"unknown size {shown(size)}; {nearest(str(size), [*SIZES, OWN_SIZE])}")
+
+
+def check_source(name: str) -> None:
+    """BadInput for a name that is neither a built-in recipe nor a recipe file, a plug-in file or a folder."""
+    if name in recipes() or os.path.isdir(name):
+        return
+    if name.endswith((".py", *RECIPE_FILES)) or os.sep in name:
+        if os.path.isfile(name):
+            return
+        raise BadInput(f"there is no {'plug-in' if name.endswith('.py') else 'recipe'} file {shown(name, limit=300)}")
+    raise BadInput(f"unknown recipe {shown(name)}; {nearest(name, recipes())}")
+
+
+def check_run(folder: str | os.PathLike[str]) -> None:
+    """BadInput for the name of a folder that is not there."""
+    if not os.path.isdir(folder):
+        found = "is a file" if os.path.exists(folder) else "is not there"
+        raise BadInput(f"{shown(os.fspath(folder), quoted=False, limit=300)} {found}; a run folder is expected")
