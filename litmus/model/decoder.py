@@ -13,12 +13,12 @@ from litmus.nn.dropout import Dropout
 from litmus.nn.linear import INIT_STD, linear
 from litmus.nn.mixers import Mixer
 from litmus.nn.moe import Experts
-from litmus.nn.objectives import Loss
+from litmus.nn.objectives import Loss, shared
 from litmus.nn.observing import LAYER_FIGURES
 from litmus.nn.parts import Adapts
 from litmus.nn.routing import RouterFigures, router_figures
 from litmus.nn.step import Step, positions_within
-from litmus.nn.terms import Terms
+from litmus.nn.terms import Terms, scored
 
 OBSERVED_ROWS = 4
 """Sequences looked at in one pass: what layers leave about attention needs the T x T weights."""
@@ -97,7 +97,8 @@ class Decoder(nn.Module):
         fast: bool = True,
     ) -> Loss:
         """The training loss of tokens (B, T) against targets (B, T); targets of -100 are not scored."""
-        return self.objective(self, tokens, targets, documents=documents, label_smoothing=label_smoothing, fast=fast)
+        loss = self.objective(self, tokens, targets, documents=documents, label_smoothing=label_smoothing, fast=fast)
+        return shared(loss, scored(targets))
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> Tensor:

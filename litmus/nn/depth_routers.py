@@ -37,35 +37,37 @@ class ThresholdRouter(DepthRouter):
     """Chooses a token when its score is above a threshold, which no other token of the step has a say in.
 
     After each training step the threshold moves by `rate` of the way to the score that `capacity` of that step's tokens
-    exceeded. At the start it is that of the scores' distribution at birth, N(0, 1).
+    exceeded (the mean over its batches, by their tokens). At the start it is that of the scores' distribution at birth,
+    N(0, 1).
     """
 
     threshold: Tensor
     seen: Tensor
-    passes: Tensor
+    tokens: Tensor
 
     def __init__(self, capacity: float, rate: float, site: Site) -> None:
         super().__init__(capacity, site)
         self.rate = rate
         self.register_buffer("threshold", torch.tensor(NormalDist().inv_cdf(1 - capacity)))
         self.register_buffer("seen", torch.zeros(()), persistent=False)
-        self.register_buffer("passes", torch.zeros(()), persistent=False)
+        self.register_buffer("tokens", torch.zeros(()), persistent=False)
 
     def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
         if self.training and step.terms is not None:
-            counted = scores.detach().masked_fill(~counted_tokens(step), torch.nan)
-            exceeded = torch.nanquantile(counted, 1 - self.capacity)
-            self.passes += ~exceeded.isnan()
-            self.seen += exceeded.nan_to_num(0.0)
+            counted = counted_tokens(step)
+            tokens = counted.sum()
+            exceeded = torch.nanquantile(scores.detach().masked_fill(~counted, torch.nan), 1 - self.capacity)
+            self.tokens += tokens
+            self.seen += tokens * exceeded.nan_to_num(0.0)
         return scores > self.threshold
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Follow the scores, so that the share of chosen tokens stays near the capacity."""
-        found = self.seen / self.passes.clamp(min=1)
-        self.threshold += self.rate * torch.where(self.passes > 0, found - self.threshold, 0.0)
+        found = self.seen / self.tokens.clamp(min=1)
+        self.threshold += self.rate * torch.where(self.tokens > 0, found - self.threshold, 0.0)
         self.seen.zero_()
-        self.passes.zero_()
+        self.tokens.zero_()
 
 
 class TopKRouter(DepthRouter):
@@ -91,8 +93,9 @@ class TopKRouter(DepthRouter):
         if step.terms is not None:
             counted = counted_tokens(step)
             nats = F.binary_cross_entropy_with_logits(logits, chosen.to(logits.dtype), reduction="none")
-            value = (nats * counted).sum() / counted.sum().clamp(min=1)
-            step.terms.leave("depth_predictor", value, self.predictor_weight)
+            tokens = counted.sum()
+            value = (nats * counted).sum() / tokens.clamp(min=1)
+            step.terms.leave("depth_predictor", value, self.predictor_weight, tokens)
         return chosen
 
 

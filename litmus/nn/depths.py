@@ -69,7 +69,7 @@ class DepthBlock(Mixer):
         if not step.fast:
             y = self.block(x, inner)
             return torch.where(chosen[..., None], x + weight[..., None] * (y - x), x)
-        places = self._places(chosen)
+        places = self._places(chosen, step)
         if not places.shape[1]:
             return x
         taken = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
@@ -87,13 +87,14 @@ class DepthBlock(Mixer):
         # What the chosen tokens' layers share and show of themselves is about another text than the other layers'.
         return replace(step, positions=positions, start=None, valid=chosen, cache=cache, shared={}, observed=None)
 
-    def _places(self, chosen: Tensor) -> Tensor:
+    def _places(self, chosen: Tensor, step: Step) -> Tensor:
         """(B, M) where the chosen tokens of each row stand, in order, and then others, up to the longest row's M."""
         if chosen.is_meta:
             most = round(self.capacity * chosen.shape[1])
         else:
             most = int(chosen.sum(1).max())
-        least = 1 if torch.is_grad_enabled() else 0  # while training, every weight gets a gradient, if of 0
+        # In training every weight gets a gradient, if of 0, and every layer leaves its terms.
+        least = 1 if torch.is_grad_enabled() or step.terms is not None else 0
         return chosen.long().argsort(dim=1, descending=True, stable=True)[:, : max(least, most)]
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:

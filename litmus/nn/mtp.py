@@ -14,7 +14,7 @@ from litmus.nn.loss import IGNORED
 from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_terms
 from litmus.nn.parts import Site, unwritten
 from litmus.nn.step import Step
-from litmus.nn.terms import Terms
+from litmus.nn.terms import Sums, Terms, scored, share_of_step
 
 
 class AheadConfig(ObjectiveConfig):
@@ -63,15 +63,21 @@ class AheadObjective(Objective):
         terms = Terms.before(targets)
         hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)
         nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        nats = share_of_step("next_token", nats, scored(targets))
         total, parts = nats, {"next_token": nats}
         for number in range(1, self.depth + 1):
             further = ahead(targets, number, documents)
             step = model.step(tokens, documents=documents, fast=fast, terms=terms.counting(further))
             hidden, vectors = self.look(number, model, hidden, tokens.roll(-number, 1), step)
             nats = head_nats(model, vectors, further, label_smoothing=label_smoothing, fast=fast)
+            nats = share_of_step(f"mtp_{number}", nats, scored(further))
             total = total + self.weight / self.depth * nats
             parts[f"mtp_{number}"] = nats
         return with_terms(Loss(total, parts), terms)
+
+    def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
+        further = {f"mtp_{k}": scored(ahead(targets, k, documents)) for k in range(1, self.depth + 1)}
+        return {"next_token": scored(targets), **further}
 
     def look(
         self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, step: Step

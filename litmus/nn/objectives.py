@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from litmus.nn.loss import cross_entropy, token_cross_entropy
 from litmus.nn.parts import Part, Site
 from litmus.nn.step import Step
-from litmus.nn.terms import Terms
+from litmus.nn.terms import Sums, Terms, is_shared, scored, share_of_step
 
 
 @dataclass
 class Loss:
-    """`total` is what training descends, in nats per scored token; `parts` are its terms by name, unweighted."""
+    """`total` is what training descends, in nats per scored token; `parts` are its terms by name, unweighted.
+
+    Each term is a mean over what it is about, and 0 with a gradient of 0 where a batch has nothing of that. Of a batch
+    that is one of several of a training step, all are its shares of the step's (`litmus.nn.terms`).
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -72,7 +76,15 @@ class Objective(nn.Module):
         terms = Terms.before(targets)
         hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)
         nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        nats = share_of_step("next_token", nats, scored(targets))
         return with_terms(Loss(nats, {"next_token": nats}), terms)
+
+    def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
+        """What the means of the loss are over, by the names of `share_of_step`, where targets (B, T) alone say it.
+
+        None where only a forward pass does, as it draws what it trains.
+        """
+        return {"next_token": scored(targets)}
 
     @torch.no_grad()
     def token_losses(
@@ -99,6 +111,16 @@ def head_nats(
 
 def with_terms(loss: Loss, terms: Terms) -> Loss:
     """`loss` with what the layers left: the total takes each layer's weighted term, the parts their mean by name."""
+    loss = loss if terms.scored is None else shared(loss, terms.scored)
     parts = {name: torch.stack([value for _, value in left]).mean() for name, left in terms.left.items()}
     weighted = [weight * value for left in terms.left.values() for weight, value in left]
     return Loss(torch.stack([loss.total, *weighted]).sum(), {**loss.parts, **parts}) if weighted else loss
+
+
+def shared(loss: Loss, count: Tensor) -> Loss:
+    """The loss as a share of its step's, where the objective left it a mean over `count` scored targets."""
+    if is_shared():
+        return loss
+    one = torch.ones_like(loss.total)
+    share = share_of_step("next_token", one, count)
+    return Loss(loss.total * share, {name: part * share for name, part in loss.parts.items()})

@@ -16,6 +16,7 @@ from litmus.errors import BadInput
 from litmus.nn.linear import INIT_STD
 from litmus.nn.parts import Part, Site, unwritten
 from litmus.nn.step import Step
+from litmus.nn.terms import over_step
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,16 @@ class SoftmaxRouter(Router):
 
     def leave_terms(self, routing: Routing, step: Step) -> None:
         assert step.terms is not None
+        if not self.balance:
+            return
         counted = counted_tokens(step).flatten()
-        tokens = counted.sum().clamp(min=1)
-        probability = (routing.shares * counted[:, None]).sum(0) / tokens
-        fraction = assignments(routing, counted[None])[0] / (self.top_k * tokens)
-        if self.balance:
-            value = len(fraction) * (probability * fraction).sum()
-            step.terms.leave("balance", value, self.balance)
+        tokens = counted.sum()
+        probability = (routing.shares * counted[:, None]).sum(0) / tokens.clamp(min=1)
+        # The load is that of the whole step: a product of two means is no sum over batches.
+        choices = over_step("choices", assignments(routing, counted[None])[0])
+        fraction = choices / choices.sum().clamp(min=1)
+        value = len(fraction) * (probability * fraction).sum()
+        step.terms.leave("balance", value, self.balance, tokens)
 
 
 class SoftmaxV2Router(SoftmaxRouter):
@@ -201,8 +205,9 @@ class SigmoidRouter(Router):
             tokens = counted.sum(1, keepdim=True).clamp(min=1)
             frequency = count * count.shape[-1] / (self.top_k * tokens)
             share = (shares * counted[..., None]).sum(1) / tokens
-            rows = counted.any(1).sum().clamp(min=1)
-            step.terms.leave("balance", (frequency * share).sum() / rows, self.config.balance)
+            rows = counted.any(1).sum()
+            value = (frequency * share).sum() / rows.clamp(min=1)
+            step.terms.leave("balance", value, self.config.balance, rows)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -49,6 +49,8 @@ def attend_at(
     The plain reference is one product under a mask (N, S); the fast path cuts the queries into runs with their keys.
     """
     count = q.shape[1]
+    if not count:  # as where every document ends before its first such token
+        return q.new_zeros(*q.shape[:-1], v.shape[-1])
     size = min(MOST, max(LEAST, -(-count // CHUNKS))) if fast else count
     read = []
     for begin in range(0, count, size):

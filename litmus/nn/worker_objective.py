@@ -13,7 +13,7 @@ from litmus.nn.loss import IGNORED
 from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_terms
 from litmus.nn.parts import Site
 from litmus.nn.step import Step
-from litmus.nn.terms import Terms
+from litmus.nn.terms import Sums, Terms, scored, share_of_step
 from litmus.nn.worker import WorkerConfig, workers
 from litmus.nn.worker_streams import Asked, counting, drawn
 
@@ -63,18 +63,26 @@ class WorkerObjective(Objective):
         hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)  # (B, N, dim)
         targets = torch.cat([group.per_token(targets, IGNORED) for group in asked.groups], dim=1)
         nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        nats = share_of_step("next_token", nats, scored(targets))
         return with_terms(Loss(nats, {"next_token": nats}), terms)
 
+    def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
+        return None if self.training else super().counts(targets, documents)
+
     def draw(self, step: Step) -> Asked:
-        """Who is a worker in the memory and who is asked besides, a new draw for each row."""
+        """Who is a worker in the memory and who is asked besides, a new draw for each row.
+
+        All of a row is drawn before the next one, so that on a CPU it does not depend on how rows are put into batches.
+        """
         batch, device = len(step.positions), step.positions.device
+        drawn_numbers = torch.randint(1 << 32, (batch, 3), device=device)
         phase = torch.full((batch, 1), self.interval - 1, device=device)
         if self.random:
-            phase = torch.randint(self.interval, (batch, 1), device=device)
+            phase = drawn_numbers[:, :1] % self.interval
         chosen = workers(step, self.interval, phase)
         if self.stride is None:
             return drawn(step, chosen, self.interval)
-        away = torch.randint(1, self.interval, (batch, 1), device=device)
-        intervals = torch.randint(self.stride // self.interval, (batch, 1), device=device)
+        away = 1 + drawn_numbers[:, 1:2] % (self.interval - 1)
+        intervals = drawn_numbers[:, 2:] % (self.stride // self.interval)
         place = (phase + away + self.interval * intervals) % self.stride
         return drawn(step, chosen, self.interval, step.positions % self.stride == place, self.stride)

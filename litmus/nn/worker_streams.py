@@ -83,9 +83,8 @@ def drawn(step: Step, workers: Tensor, interval: int, others: Tensor | None = No
 def counting(terms: Terms, asked: Asked) -> AskingTerms:
     """The terms of a loss over the tokens asked; layers then see which of these count, (B, N)."""
     counted = torch.cat([group.per_token(terms.counted, False) for group in asked.groups], dim=1)
-    return AskingTerms(
-        terms.counted, terms.left, replace(asked, step=replace(asked.step, terms=Terms(counted, terms.left)))
-    )
+    of_asked = replace(asked, step=replace(asked.step, terms=Terms(counted, terms.left)))
+    return AskingTerms(terms.counted, terms.left, terms.scored, of_asked)
 
 
 def rows(states: Tensor, index: Tensor) -> Tensor:

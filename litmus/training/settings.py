@@ -24,7 +24,7 @@ class TrainSettings(Bounded):
     """Sequences in one forward pass."""
 
     accumulation: int = Field(1, ge=1, le=LARGEST)
-    """Forward passes whose gradients are averaged into one step; a step sees batch · accumulation sequences."""
+    """Forward passes that make one step of batch · accumulation sequences; its loss is the mean over all they score."""
 
     context: int | None = Field(None, ge=1, le=LARGEST)
     """Tokens in one sequence; the recipe's context when not given."""

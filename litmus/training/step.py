@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from litmus.data import Batch, document_ids
-from litmus.model import Decoder
+from litmus.model import Decoder, Loss
+from litmus.nn.terms import Sums, micro_batch, total_of
 from litmus.training.compiling import compiled
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
 from litmus.training.precision import Precision, Weights, autocast
 from litmus.training.settings import TrainSettings
+
+Placed = tuple[Tensor, Tensor, Tensor | None]
+"""Inputs, targets and documents of a batch, (B, T) each, on the device."""
 
 
 class NotFinite(Exception):
@@ -43,18 +48,19 @@ class Stepper:
         self.optimizers = Optimizers(self.weights.named, hidden_matrices(model), settings)
         self._settings = settings
         self._document_end = document_end
+        self._told = False  # whether the objective alone tells what its means are over
         self._loss = compiled(model.loss, self.device) if settings.compile else model.loss
 
     def step(self, batches: Sequence[Batch], lr: float) -> StepFigures:
-        """Update the weights by the mean gradient of `batches` at learning rate `lr`, or raise NotFinite."""
-        passes = [self._gradient(batch, 1 / len(batches)) for batch in batches]
+        """Update the weights by the gradient of the mean loss over all `batches` at learning rate `lr`.
+
+        Raises NotFinite before any weight changes.
+        """
+        losses = self.accumulate(batches)
         gradients = self.weights.gradients()
-        norm_here = gradient_norm(gradients)
-        names = list(passes[0])
-        measured = torch.stack([torch.stack([figures[name] for figures in passes]).mean() for name in names])
         # One transfer for all figures: each would wait for the device.
-        *values, norm = torch.cat((measured, norm_here[None])).tolist()
-        figures = dict(zip(names, values, strict=True))
+        *values, norm = torch.stack([*losses.values(), gradient_norm(gradients)]).tolist()
+        figures = dict(zip(losses, values, strict=True))
         if not math.isfinite(norm) or not all(map(math.isfinite, values)):
             raise NotFinite(_diagnosis(figures["total"], norm, gradients, batches))
         clip_gradients(self.weights.named, norm, self._settings.clip)
@@ -63,16 +69,66 @@ class Stepper:
         self._model.after_step()
         return StepFigures(figures.pop("total"), figures, norm)
 
-    def _gradient(self, batch: Batch, share: float) -> dict[str, Tensor]:
-        """Add `share` of the batch's gradient to the weights' gradients; returns its losses."""
+    def accumulate(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Add the gradient of the mean loss over all `batches` to the weights'; returns "total" and its parts."""
+        placed = [self._placed(batch) for batch in batches]
+        totals = self._totals(placed) if len(placed) > 1 else None
+        passes = [self._gradient(batch, totals) for batch in placed]
+        return {name: torch.stack([losses[name] for losses in passes]).sum() for name in passes[0]}
+
+    def _placed(self, batch: Batch) -> Placed:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
         documents = document_ids(inputs, self._document_end) if self._settings.isolate_documents else None
-        with autocast(self.precision, self.device):
-            loss = self._loss(inputs, targets, documents=documents, label_smoothing=self._settings.label_smoothing)
-        (loss.total * share).backward()
+        return inputs, targets, documents
+
+    def _totals(self, batches: Sequence[Placed]) -> Sums:
+        """What the means of the step's loss are over, all batches together.
+
+        Where layers add terms to the loss, or the objective draws what it trains, only a forward pass tells; it leaves
+        no trace, and the pass with gradients draws the same.
+        """
+        known = [self._model.objective.counts(targets, documents) for _, targets, documents in batches]
+        told = [counts for counts in known if counts is not None]
+        if self._told and len(told) == len(known):
+            return total_of(told)
+        buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        random = _random_state(self.device)
+        passes = [self._sums(batch) for batch in batches]
+        _restore_random_state(self.device, random)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        self._told = len(told) == len(known) and set(told[0]) == set(passes[0])
+        return total_of(passes)
+
+    @torch.no_grad()
+    def _sums(self, batch: Placed) -> Sums:
+        with micro_batch(None) as part:
+            self._losses(self._model.loss, batch)
+        return part.sums
+
+    def _gradient(self, batch: Placed, totals: Sums | None) -> dict[str, Tensor]:
+        """Add the batch's part of the gradient to the weights' gradients; returns its part of the losses."""
+        with contextlib.nullcontext() if totals is None else micro_batch(totals):
+            loss = self._losses(self._loss, batch)
+        loss.total.backward()
         self.weights.collect()
         return {name: value.detach().float() for name, value in {"total": loss.total, **loss.parts}.items()}
+
+    def _losses(self, of: Callable[..., Loss], batch: Placed) -> Loss:
+        inputs, targets, documents = batch
+        with autocast(self.precision, self.device):
+            return of(inputs, targets, documents=documents, label_smoothing=self._settings.label_smoothing)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _restore_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def seed_for(seed: int, step: int, rank: int = 0) -> int:
