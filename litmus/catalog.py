@@ -65,8 +65,8 @@ def check_source(name: str) -> None:
     raise BadInput(f"unknown recipe {shown(name)}; {nearest(name, recipes())}")
 
 
-def check_run(folder: str | os.PathLike[str]) -> None:
+def check_run(folder: str | os.PathLike[str], kind: str = "run") -> None:
     """BadInput for the name of a folder that is not there."""
     if not os.path.isdir(folder):
         found = "is a file" if os.path.exists(folder) else "is not there"
-        raise BadInput(f"{shown(os.fspath(folder), quoted=False, limit=300)} {found}; a run folder is expected")
+        raise BadInput(f"{shown(os.fspath(folder), quoted=False, limit=300)} {found}; a {kind} folder is expected")

@@ -17,8 +17,8 @@ from litmus.audit.report import STYLES, AuditReport, Finding
 class Progress:
     """Shows on stderr which check of which subject is being made; a line per check where that is not a terminal."""
 
-    def __init__(self, subject: str, checks: Sequence[str] = ()) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, subject: str, checks: Sequence[str] = (), console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
         self.subject = subject
         self.left = [FORWARD.name, *(name for name in CHECKS if name in (checks or CHECKS))]
         self.status: Status | None = self.console.status("") if self.console.is_terminal else None

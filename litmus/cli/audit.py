@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from litmus.catalog import check_size, check_source, recipes
 from litmus.cli.options import Override, Size, TrustPlugin, overrides
+from litmus.cli.output import notes, results
 
 
 def audit(
@@ -43,22 +45,25 @@ def audit(
 
       litmus audit all
     """
-    from rich.console import Console
+    for given in subject:
+        if given != "all":
+            check_source(given)
+    check_size(size)
+    changes = overrides(change)
 
     from litmus.audit import audit as audited
     from litmus.audit.display import Progress, tables
     from litmus.errors import Failed
-    from litmus.model import recipes
 
     reports = []
     for name in [name for given in subject for name in (recipes() if given == "all" else [given])]:
-        with Progress(name, only or ()) as watch:
+        with Progress(name, only or (), console=notes()) as watch:
             reports.append(
                 audited(
                     name,
                     quick=quick,
                     size=size,
-                    overrides=overrides(change),
+                    overrides=changes,
                     only=only or (),
                     limit=limit,
                     trust_plugin=trust_plugin,
@@ -70,7 +75,7 @@ def audit(
         print(texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]")
     else:
         for table in tables(reports):
-            Console().print(table)
+            results().print(table)
     failed = [f"{report.subject} {report.mark()}" for report in reports if not report.passed]
     if failed:
         raise Failed("; ".join(failed))

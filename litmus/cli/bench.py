@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from litmus.catalog import check_size, check_source
 from litmus.cli import sampling
 from litmus.cli.options import Override, Size, TrustPlugin, overrides
+from litmus.cli.output import notes, results
 from litmus.cli.parsing import Command, Group
 
 app = typer.Typer(help="Measure what a model costs to use.", cls=Group)
@@ -38,7 +40,9 @@ def decode(
         int | None, typer.Option(min=1, max=4096, help="CPU threads; torch's choice when not given.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Write everything measured to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write everything measured to this file; - prints it, and nothing else.")
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw it: a .png or .svg file.")] = None,
     trust_plugin: TrustPlugin = False,
 ) -> None:
@@ -56,20 +60,21 @@ def decode(
 
       litmus bench decode runs/deepseek --compile --threads 2 --json decode.json
     """
-    from rich.console import Console
+    check_source(model)
+    check_size(size)
+    changes = overrides(change)
 
     from litmus.generation.bench.bench import bench_decode
     from litmus.generation.bench.figure import check_figure, draw, save_figure
     from litmus.generation.bench.report import table
 
-    console = Console()
     if figure:
         check_figure(figure)
-    with console.status("building") as status:
+    with notes().status("building") as status:
         result = bench_decode(
             model,
             size=size,
-            overrides=overrides(change),
+            overrides=changes,
             prompt_tokens=prompt_tokens,
             batch=batch,
             new_tokens=new_tokens,
@@ -81,10 +86,13 @@ def decode(
             trust_plugin=trust_plugin,
             told=status.update,
         )
-    console.print(table(result.cells, result.title))
-    for note in result.notes:
-        console.print(note, highlight=False)
-    if json:
-        result.save(json)
+    if str(json) == "-":
+        print(result.to_json())
+    else:
+        results().print(table(result.cells, result.title))
+        for note in result.notes:
+            results().print(note, highlight=False)
+        if json:
+            result.save(json)
     if figure:
         save_figure(draw(result.cells, result.title), figure)

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from litmus.catalog import check_run
 from litmus.cli import sampling
 from litmus.cli.options import TrustPlugin
+from litmus.cli.output import announce
 
 
 def chat(
@@ -40,13 +42,15 @@ def chat(
 
       litmus chat runs/tuned --temperature 0 --system "Answer in one sentence."
     """
+    check_run(run)
+
     from litmus.generation.chat import FILE_NAME, Conversation, Template, read_template
     from litmus.generation.chat_session import Session
     from litmus.training import load_run
     from litmus.training.machine import pick_device
 
     where = pick_device(device)
-    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=lambda text: print(text, file=sys.stderr))
+    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=announce)
     own = template or run / FILE_NAME
     with_form = template is not None or own.exists()
     form = read_template(own) if with_form else Template()

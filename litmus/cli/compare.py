@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from litmus.catalog import check_size, check_source
 from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides
 from litmus.cli.output import announce, notes
 from litmus.comparison.defaults import ARMS, SEEDS, SIZE, TRAINING
@@ -91,6 +92,9 @@ def compare(
       litmus compare standard my_idea.py --size mini --lr-sweep --primary seconds
     """
     names = arms or list(ARMS)
+    for arm in names:
+        check_source(arm)
+    check_size(size)
     announce(f"comparing {', '.join(names)} on {data}: loading PyTorch")
 
     from litmus.comparison import compare as run_comparison

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from litmus.bounds import LARGEST_FILE
+from litmus.catalog import check_run
 from litmus.cli.options import TrustPlugin
+from litmus.cli.output import announce, results
 
 
 def evaluate(
@@ -34,6 +36,8 @@ def evaluate(
 
       litmus eval runs/standard --data my_book.txt --limit-bytes 100000 --json
     """
+    check_run(run)
+
     from rich.console import Console
 
     from litmus.audit import kept_audit
@@ -41,7 +45,6 @@ def evaluate(
     from litmus.training.run import read_description
     from litmus.training.scoring import score_run
 
-    notes = Console(stderr=True)
     score = score_run(
         run,
         corpus=data,
@@ -51,12 +54,12 @@ def evaluate(
         best=best,
         device=device,
         trust_plugin=trust_plugin,
-        announce=lambda text: notes.print(text, markup=False, highlight=False),
+        announce=announce,
     )
     report = kept_audit(run, read_description(run).recipe)
     if report is not None and not report.passed:
-        notes.print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
+        Console(stderr=True).print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
     if json:
         print(score.model_dump_json(indent=1))
     else:
-        Console().print(evaluation_table(score))
+        results().print(evaluation_table(score))

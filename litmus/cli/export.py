@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from litmus.catalog import check_run
 from litmus.cli.options import TrustPlugin
+from litmus.cli.output import announce
 from litmus.process import lasting_output
 
 
@@ -36,12 +37,11 @@ def export(
 
       litmus export runs/ssmax-nope --to hf --remote-code
     """
+    check_run(run)
+
     from litmus.interop import export_run
 
     folder = out or run.with_name(f"{run.resolve().name}-{to}")
-
-    def announce(text: str) -> None:
-        print(text, file=sys.stderr)
 
     architecture = export_run(
         run,

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from litmus.catalog import check_run
 from litmus.cli import sampling
 from litmus.cli.options import TrustPlugin
+from litmus.cli.output import announce
 from litmus.cli.ways import check_ways
 
 
@@ -87,6 +89,9 @@ def generate(
 
       litmus generate runs/deepseek --prompt "def main(" --draft self
     """
+    check_ways(context)
+    check_run(run)
+
     from functools import partial
 
     from litmus.generation.beam import best_texts
@@ -101,10 +106,9 @@ def generate(
     from litmus.training import load_run
     from litmus.training.machine import pick_device
 
-    check_ways(context)
     prompts = [text for text in read_prompts(prompt, file, sys.stdin.buffer if stdin else None) for _ in range(n)]
     where = pick_device(device)
-    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=lambda text: print(text, file=sys.stderr))
+    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=announce)
     tokenizer = loaded.tokenizer
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -155,6 +159,6 @@ def generate(
         interrupted = error
     printer.close()
     if draft is not None:
-        print(tally, file=sys.stderr)
+        announce(str(tally))
     if interrupted is not None:
         raise interrupted

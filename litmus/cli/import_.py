@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from litmus.catalog import check_run
+from litmus.cli.output import announce
 from litmus.process import lasting_output
 
 
@@ -29,12 +30,11 @@ def import_run(
 
       litmus import exported/standard --name back
     """
+    check_run(folder, "model")
+
     from litmus.interop import import_run as make_run
 
     run = Path("runs") / (name or folder.resolve().name)
-
-    def announce(text: str) -> None:
-        print(text, file=sys.stderr)
 
     make_run(folder, run, use_bytes=bytes, announce=announce)
     print(f"{run}; try: litmus generate {run}, or litmus train {run} --data shakespeare --lr 0.0003")

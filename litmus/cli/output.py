@@ -25,6 +25,13 @@ def notes() -> Console:
     return Console(stderr=True, quiet=QUIET.get())
 
 
+def progress(json: bool) -> Console:
+    """Where a training shows how far it is: on stdout, with --json on stderr, with --quiet nowhere."""
+    from rich.console import Console
+
+    return notes() if json or QUIET.get() else Console()
+
+
 def announce(line: str) -> None:
     """Say what is going on in one line on stderr."""
     notes().print(line, markup=False, highlight=False, soft_wrap=True)

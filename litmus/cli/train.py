@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from litmus.catalog import check_size, check_source
 from litmus.cli.options import (
     CorpusOrOwn,
     HeldOut,
@@ -19,6 +20,7 @@ from litmus.cli.options import (
     overrides,
     setting,
 )
+from litmus.cli.output import progress, results
 from litmus.errors import BadInput
 from litmus.process import lasting_output
 from litmus.training.settings import settings_from
@@ -56,6 +58,9 @@ def train(
     ] = False,
     trust_plugin: TrustPlugin = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes, FLOPs, memory and schedule only.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result (or the plan) as JSON, and nothing else.")
+    ] = False,
 ) -> None:
     """Train one architecture; the same command goes on where it was stopped, and with a larger budget beyond its end.
 
@@ -81,7 +86,9 @@ def train(
         {**{key: value for key, value in given.items() if value is not None}, **overrides(option, "--option")}
     )
 
-    from rich.console import Console
+    changes = overrides(change)
+    check_source(recipe)
+    check_size(size)
 
     from litmus.audit import AuditReport, audit, keep, kept_audit
     from litmus.data import DataSettings
@@ -95,7 +102,7 @@ def train(
     from litmus.training.progress import display_for
     from litmus.training.run import data_to_go_on, load_run
 
-    console = Console()
+    console = progress(json)
     data_settings = DataSettings(
         corpus=data or "stdlib", tokenizer=tokenizer or "bpe-4096", held_out=held_out, sample_bytes=sample_bytes
     )
@@ -110,9 +117,10 @@ def train(
         whole = start.model.recipe
         name = name or f"{Path(recipe).resolve().name}-tuned"
     else:
-        whole = resolve(recipe, size=size, overrides=overrides(change))
+        whole = resolve(recipe, size=size, overrides=changes)
     if dry_run:
-        console.print(make_plan(whole, data_settings, settings, start=start).table())
+        plan = make_plan(whole, data_settings, settings, start=start)
+        print(plan.to_json()) if json else results().print(plan.table())
         return
     pick_device(settings.device)
     target = folder or Path("runs") / (name or whole.name)
@@ -141,7 +149,7 @@ def train(
         sample=sample_text,
         display=display_for(console),
     )
-    console.print(evaluation_table(result.evaluation))
+    print(result.model_dump_json(indent=1)) if json else results().print(evaluation_table(result.evaluation))
     report = reports[-1]
     if not report.passed:
         raise Failed(f"{whole.name} {report.mark()}, so this is no score; see: litmus audit {recipe}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,11 @@ class Plan:
     tokens_per_step: int
     steps: int | None
     memory_bytes: dict[str, int]
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+        whole = {**vars(self), "recipe": self.recipe.to_dict(), "settings": self.settings.model_dump(mode="json")}
+        return json.dumps(whole, indent=1)
 
     def table(self) -> RenderableType:
         """The plan for a terminal."""

@@ -24,6 +24,7 @@ from litmus.training.checkpoints import best_checkpoint, newest_checkpoint
 from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import Precision, best_precision
 from litmus.training.settings import TrainSettings
+from litmus.yaml_json import read_yaml
 
 UNKNOWN = "unknown"
 """The corpus of an imported model, whose training data nobody here knows."""
@@ -143,12 +144,10 @@ def read_description(folder: Path) -> Description:
         if (folder / "config.json").is_file():
             advice = f"make a run of this model with: litmus import {folder}"
         raise BadInput(f"{folder} is not a run folder: it has no {RUN}; {advice}")
-    with reading(folder / RUN):
-        text = (folder / RUN).read_bytes()
     try:
-        return Description.model_validate(yaml.safe_load(text))
-    except (ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = first_fault(error, Description) if isinstance(error, ValidationError) else "it is not YAML"
+        return Description.model_validate(read_yaml(folder / RUN))
+    except (ValidationError, BadInput) as error:
+        reason = first_fault(error, Description) if isinstance(error, ValidationError) else str(error)
         raise BadInput(f"{folder / RUN} cannot be read: {reason}; restore it, or delete the run") from error
 
 

@@ -31,10 +31,13 @@ class BenchResult:
     notes: list[str]
     about: dict[str, Any]
 
+    def to_json(self) -> str:
+        """Everything as JSON; times are in seconds."""
+        return json.dumps({**self.about, "notes": self.notes, "cells": plain_data(self.cells)}, indent=1)
+
     def save(self, path: Path) -> None:
-        """Write everything as JSON; times are in seconds."""
-        whole = {**self.about, "notes": self.notes, "cells": plain_data(self.cells)}
-        write_atomically(path, json.dumps(whole, indent=1) + "\n")
+        """Write everything as JSON."""
+        write_atomically(path, self.to_json() + "\n")
 
 
 def bench_decode(
