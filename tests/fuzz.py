@@ -10,6 +10,7 @@ the smallest case that shows it is printed as JSON for --try.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import multiprocessing
 import os
@@ -43,15 +44,13 @@ class Laboratory:
         commands.prepared_to_fork()
         quick = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="litmus-fuzz-", dir=quick))
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.world, self.place = self.folder / "world", self.folder / "case"
         # Made where cases run, so that paths written into files stay true.
         world.make(self.place, comparison)
         shutil.copytree(self.place, self.world, symlinks=True)
         self.fresh = True
         self.documents = Documents(self.world / "a/b/work")
-
-    def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def tried(self, case: Case) -> list[Fault]:
         """What is wrong with how the commands of a case end."""
@@ -165,13 +164,10 @@ def search(count: int, seed: int, comparison: bool, verbose: bool) -> dict[str, 
         if verbose and total["cases"] % 100 == 0:
             print(f"[{seed}] {dict(total)} {time.strftime('%H:%M:%S')}", flush=True)
 
-    try:
-        each()
-        for (kind, where), entry in found.items():
-            if kind not in ("hang", "net"):
-                entry["case"] = laboratory.shrunk(entry["case"], Fault(kind, where, ""))
-    finally:
-        laboratory.close()
+    each()
+    for (kind, where), entry in found.items():
+        if kind not in ("hang", "net"):
+            entry["case"] = laboratory.shrunk(entry["case"], Fault(kind, where, ""))
     faults = [
         {"kind": kind, "where": where, **entry, "case": entry["case"].to_json()}
         for (kind, where), entry in found.items()
@@ -220,16 +216,11 @@ def main() -> int:
     if given.case:
         laboratory = Laboratory(comparison="runs/pair" in given.case or "compare" in given.case)
         broken = False
-        try:
-            for command, ended, faults in laboratory.watched(Case.from_json(given.case)):
-                print(
-                    f"$ litmus {' '.join(command)}\n{ended.out}{ended.err}exit code {ended.code}, {ended.seconds:.1f} s"
-                )
-                for fault in faults:
-                    broken = True
-                    print(f"FAULT {fault.kind}: {fault.where}: {fault.what[-300:]}")
-        finally:
-            laboratory.close()
+        for command, ended, faults in laboratory.watched(Case.from_json(given.case)):
+            print(f"$ litmus {' '.join(command)}\n{ended.out}{ended.err}exit code {ended.code}, {ended.seconds:.1f} s")
+            for fault in faults:
+                broken = True
+                print(f"FAULT {fault.kind}: {fault.where}: {fault.what[-300:]}")
         return int(broken)
     began = time.monotonic()
     share = -(-given.cases // given.jobs)
@@ -237,8 +228,10 @@ def main() -> int:
     if given.jobs == 1:
         results = [search(*work[0])]
     else:
-        with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:
-            results = pool.starmap(search, work)
+        pool = multiprocessing.get_context("spawn").Pool(given.jobs)
+        results = pool.starmap(search, work, chunksize=1)
+        pool.close()
+        pool.join()
     whole = report(results, time.monotonic() - began)
     if given.json:
         given.json.write_text(json.dumps(whole, indent=1))

@@ -10,6 +10,7 @@ live on, and no temporary folder may be left.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import hashlib
 import json
@@ -47,9 +48,9 @@ class Work:
     share: int = 1
 
 
-LONG = [*world.TRAIN, "--budget", "60 steps", "--option", "checkpoint_every=7", "--option", "keep_last=2"]
+TRAIN = (*world.TRAIN[:2], *world.SHORT, "--threads", "1", "--budget", "60 steps", "--option", "checkpoint_every=7")
 WORKS = {
-    "train": Work((*LONG, "--folder", "killed"), "killed", "killed/metrics.jsonl", 8),
+    "train": Work((*TRAIN, "--folder", "killed"), "killed", "killed/metrics.jsonl", 8),
     "prepare": Work(("data", "prepare", "corpus.txt", "--tokenizer", "bpe-700"), "CACHE/tokens", share=3),
     "export": Work(("export", "runs/tiny", "--out", "killed"), "killed", share=3),
     "export over": Work(("export", "runs/tiny", "--out", "exported"), "exported", share=3),
@@ -67,16 +68,14 @@ class Killing:
         self.folder = Path(tempfile.mkdtemp(prefix="litmus-kills-", dir=quick))
         self.world, self.place = self.folder / "world", self.folder / "case"
         self.work = self.place / "a/b/work"
-        world.make(self.place, comparison=False)
-        self.place.rename(self.world)
         self.draw = random.Random(seed)
         self.undisturbed: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, tuple[float, float]] = {}
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        world.make(self.place, comparison=False)
+        shutil.copytree(self.place, self.world, symlinks=True)
         for name in names:
             self._measure(name)
-
-    def close(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _measure(self, name: str) -> None:
         """Run a command undisturbed: what it leaves, how long it takes, and when its long part begins."""
@@ -247,17 +246,14 @@ def main() -> int:
     began = time.monotonic()
     killing = Killing(names, given.seed)
     counts, faults = Counter[str](), Counter[str]()
-    try:
-        plan = [signal.SIGKILL] * given.kills
-        plan += [(signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[n % 4] for n in range(given.interrupts)]
-        for number in plan:
-            name = killing.draw.choices(names, [WORKS[name].share for name in names])[0]
-            counts[f"{signal.Signals(number).name} {name}"] += 1
-            for fault in killing.tried(name, number):
-                faults[name] += 1
-                print(f"{signal.Signals(number).name} in {name}: {fault}", flush=True)
-    finally:
-        killing.close()
+    plan = [signal.SIGKILL] * given.kills
+    plan += [(signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[n % 4] for n in range(given.interrupts)]
+    for number in plan:
+        name = killing.draw.choices(names, [WORKS[name].share for name in names])[0]
+        counts[f"{signal.Signals(number).name} {name}"] += 1
+        for fault in killing.tried(name, number):
+            faults[name] += 1
+            print(f"{signal.Signals(number).name} in {name}: {fault}", flush=True)
     for kind, count in sorted(counts.items()):
         print(f"{kind}: {count}")
     print(f"{sum(counts.values())} signals in {time.monotonic() - began:.0f} s: {sum(faults.values())} faults")

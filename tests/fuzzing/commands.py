@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 60, 300
-ENDLESS_SECONDS, LEAVE_SECONDS = 4.0, 60.0
-"""A training with a budget of centuries is asked to stop after so long, and has so long to save and end."""
+ENDLESS_CPU, ENDLESS_WALL, LEAVE_SECONDS = 8.0, 60.0, 60.0
+"""What may take as long as it was told to (a training) is asked to stop after so long, and has so long to save and end."""
 FLUSH_FAILED = 120
 """The exit code of an interpreter that cannot write at its end what it has not yet written."""
 
@@ -59,7 +59,7 @@ def prepared_to_fork() -> None:
     import scipy.stats  # noqa: F401
 
     import litmus.audit
-    import litmus.cli
+    import litmus.cli.app
     import litmus.comparison
     import litmus.generation.bench.bench
     import litmus.generation.chat_session
@@ -116,21 +116,30 @@ def started(
 def _waited(child: int, began: float, endless: bool) -> tuple[bool, bool, int]:
     """Whether it hung, whether it was asked to stop, and its exit code (negative for a signal)."""
     interrupted = False
-    until = began + (ENDLESS_SECONDS if endless else WALL_SECONDS)
+    until = began + (ENDLESS_WALL if endless else WALL_SECONDS)
     handle = os.pidfd_open(child)
     try:
-        while not select.select([handle], [], [], max(0.0, until - time.monotonic()))[0]:
-            if not endless or interrupted:
+        while not select.select([handle], [], [], 0.5)[0]:
+            if endless and not interrupted and (time.monotonic() > until or _cpu_seconds(child) > ENDLESS_CPU):
+                interrupted, until = True, time.monotonic() + LEAVE_SECONDS
+                os.kill(child, signal.SIGINT)
+            elif time.monotonic() > until:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return True, interrupted, -signal.SIGKILL
-            interrupted, until = True, time.monotonic() + LEAVE_SECONDS
-            os.kill(child, signal.SIGINT)
     finally:
         os.close(handle)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code == -signal.SIGXCPU, interrupted, code
+
+
+def _cpu_seconds(child: int) -> float:
+    """Time on the processor of a process and of its own processes that have ended."""
+    with contextlib.suppress(OSError):
+        used = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:15]
+        return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _members(group: int) -> Iterator[int]:

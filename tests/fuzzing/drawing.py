@@ -102,7 +102,7 @@ def _recipes() -> dict[str, dict[str, Any]]:
 @cache
 def parameters() -> dict[Command, list[Any]]:
     """Every command with its parameters, as the command line itself declares them."""
-    from litmus.cli import app
+    from litmus.cli.app import app
 
     def walked(command: Any, name: Command) -> Iterator[tuple[Command, list[Any]]]:
         if hasattr(command, "commands"):

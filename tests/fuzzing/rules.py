@@ -125,7 +125,9 @@ def _files(case: Case, command: tuple[str, ...], before: Files, after: Files) ->
     damaged = [f"a/b/work/{change.path}" for change in case.changes]
     for path, digest in before.items():
         now = after.get(path)
-        if now == digest or (not FOREIGN.search(path) and _may_change(path, command, targets, damaged)):
+        if now == digest or _is_file_named(path, command, targets):
+            continue
+        if not FOREIGN.search(path) and _may_change(path, command, targets, damaged):
             continue
         yield Fault("lost", f"{command[0]}: {_class_of(path)}", f"{path} was {'changed' if now else 'removed'}")
     for path in after.keys() - before.keys():
@@ -134,16 +136,20 @@ def _files(case: Case, command: tuple[str, ...], before: Files, after: Files) ->
         yield Fault("stray", f"{command[0]}: {_class_of(path)}", f"{path} is new")
 
 
+def _is_file_named(path: str, command: tuple[str, ...], targets: list[str]) -> bool:
+    """Whether the command was told to write just this file."""
+    return path in targets and any(word.startswith(("--json", "--figure")) for word in command)
+
+
 def _may_change(path: str, command: tuple[str, ...], targets: list[str], damaged: list[str]) -> bool:
     """Whether the command may replace this file, one of ours or one that it was told to write."""
-    if path in targets and ("--json" in str(command) or "--figure" in str(command)):
-        return True
     if path.startswith("a/b/work/runs/"):
         checkpoint = re.match(r"(.*/checkpoints/\d+)/", path)
         place = checkpoint[1] if checkpoint else path
         if any(path.startswith(other) or other.startswith(place) for other in damaged):
             return True
-        return not KEPT_IN_A_RUN.match(path)
+        extended = "6 steps" in command and path.endswith(("run.yaml", "recipe.yaml"))
+        return extended or not KEPT_IN_A_RUN.match(path)
     if command[0] == "export" and re.match(r"a/b/work/(exported|hf-\w+)/", path):
         return any(_within(path, target) for target in targets)
     return False
