@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from litmus.generation import generate
 from litmus.model import Decoder, build, load, recipes, save, training_flops_per_token
@@ -293,9 +294,14 @@ def test_the_cache_holds_exactly_the_numbers_that_the_mixers_declare(model: Deco
     assert all(buffer.shape[0] == 3 for layer in cache.layers for buffer in layer.values())
 
 
-def test_training_costs_can_be_counted(model: Decoder) -> None:
-    head = 6 * model.recipe.dim * VOCABULARY
-    assert training_flops_per_token(model.recipe) > head
+def test_training_costs_three_forward_passes_per_token(model: Decoder) -> None:
+    with torch.device("meta"):
+        tokens = torch.zeros(1, CONTEXT, dtype=torch.long)
+        with FlopCounterMode(display=False) as forward:
+            Decoder(model.recipe).loss(tokens, tokens)
+    assert training_flops_per_token(model.recipe, CONTEXT) == pytest.approx(
+        3 * forward.get_total_flops() / CONTEXT, rel=0.15
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 import functools
+import json
 import math
 import os
 import signal
@@ -8,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from litmus.data import DataSettings, Sampler, prepare
 from litmus.errors import BadInput, Failed
-from litmus.training import Display, Interrupted, TrainingDiverged, TrainSettings, load_run, read_result
+from litmus.model import build
+from litmus.training import Display, Interrupted, TrainingDiverged, TrainSettings, load_run, read_result, train
 from litmus.training.schedule import lr_factor
 
 
@@ -156,6 +159,26 @@ def test_medium_products_are_asked_for_while_training_and_not_after(quick):
 @pytest.mark.parametrize("options", [{"optimizer": "muon"}, {"isolate_documents": True}, {"stride": 3}, {"clip": None}])
 def test_every_option_of_the_loop_trains(quick, options):
     assert quick(budget="40 steps", lr=0.01, **options).evaluation.bits_per_byte < 6.5
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 3}, {"isolate_documents": True}, {"stride": 5, "data_seed": 7}])
+def test_the_first_step_descends_the_loss_of_the_windows_and_documents_that_were_asked_for(
+    options, recipe, tmp_path, events
+):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"{'ab' * (n % 3)} row {n}"}) + "\n" for n in range(300)))
+    corpus = DataSettings(corpus=f"{rows}:text", tokenizer="bytes")
+    plain = {**recipe, "dropout": 0.0}
+    settings = TrainSettings(budget="1 step", batch=4, context=16, precision="fp32", threads=1, **options)
+    train(plain, corpus, settings, tmp_path / "run")
+
+    data = prepare(corpus)
+    stride, order = options.get("stride"), options.get("data_seed", 0)
+    inputs, targets, _ = Sampler(data.train, context=16, batch=4, seed=order, stride=stride).batch(0)
+    documents = (inputs == data.tokenizer.end).cumsum(1) if options.get("isolate_documents") else None
+    model = build(plain, vocab_size=data.tokenizer.vocab_size, seed=0)
+    expected = model.loss(inputs, targets, documents=documents).total.item()
+    assert events("run", "train")[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_loss_can_be_compiled(quick, events, monkeypatch):
