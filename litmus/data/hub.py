@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from litmus.data.cache import built_once, cache_folder, content_hash
 from litmus.data.columns import Columns, value_in
-from litmus.data.locations import expanded, files_below, is_folder
+from litmus.data.locations import expanded, files_below, is_folder, printable
 from litmus.data.opening import reading
 from litmus.data.progress import Announce, readable_bytes
 from litmus.errors import BadInput, missing_extra, shown
@@ -63,7 +63,7 @@ def copied(source: HubSource, sample_bytes: int | None, announce: Announce) -> P
                     break
         if without == rows > 0 or (2 * without > rows and source.column is None):
             raise BadInput(
-                f"dataset {shown(source.name)}: {without} of {rows} rows have no text in the column that was chosen; "
+                f"dataset {printable(source.name)}: {without} of {rows} rows have no text in the column that was read; "
                 "name one: hf:NAME:SPLIT:COLUMN"
             )
         announce(f"copied {rows - without} rows, {readable_bytes(written)}; {without} rows without text were left out")
@@ -90,19 +90,19 @@ def _texts(source: HubSource, announce: Announce) -> Iterator[str | None]:
         for batch in dataset.iter(batch_size=ROWS_AT_ONCE):
             rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             if column is None:
-                column = Columns.of(rows).holding_text(source.column, f"dataset {shown(source.name)}")
+                column = Columns.of(rows).holding_text(source.column, f"dataset {printable(source.name)}")
             for row in rows:
                 text = value_in(row, column)
                 if not isinstance(text, str | None):
                     found = type(text).__name__
-                    held = f"column {shown(column)!r} holds a {found}, not a string"
-                    raise BadInput(f"dataset {shown(source.name)}: {held}")
+                    held = f"column {shown(column)} holds a {found}, not a string"
+                    raise BadInput(f"dataset {printable(source.name)}: {held}")
                 yield text
     except BadInput:
         raise
     except Exception as error:
-        reason = shown(next(iter(str(error).splitlines()), type(error).__name__))
-        named = f"the dataset {shown(source.name)}, split {shown(source.split)}"
+        reason = printable(next(iter(str(error).splitlines()), type(error).__name__))
+        named = f"the dataset {printable(source.name)}, split {printable(source.split)}"
         raise BadInput(f"{named}, could not be read: {reason}") from error
 
 

@@ -19,6 +19,11 @@ _NOT_FILES = {
 }
 
 
+def printable(name: object, limit: int = 300) -> str:
+    """A name as it may stand in a sentence without quotes: on one line, its middle left out if it is very long."""
+    return shown(str(name), quoted=False, limit=limit)
+
+
 def expanded(location: str) -> Path | None:
     """The path that `location` writes, `~` resolved; None where no path can be written so."""
     try:
@@ -36,10 +41,10 @@ def is_folder(path: Path) -> bool | None:
     except OSError as error:
         if path_is_free(path):
             return None
-        raise BadInput(f"{shown(path)} cannot be read: {error.strerror}") from error
+        raise BadInput(f"{printable(path)} cannot be read: {error.strerror}") from error
     if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
         return stat.S_ISDIR(mode)
-    raise BadInput(f"{shown(path)} is {other_than_file(mode)}; a file or a folder is valid")
+    raise BadInput(f"{printable(path)} is {other_than_file(mode)}; a file or a folder is valid")
 
 
 def path_is_free(path: Path) -> bool:

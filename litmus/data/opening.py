@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from litmus.data.formats import why_unreadable
-from litmus.data.locations import is_folder
-from litmus.errors import BadInput, missing_extra, shown
+from litmus.data.locations import is_folder, printable
+from litmus.errors import BadInput, missing_extra
 
 READ_BYTES = 1 << 18
 # One step of zstd may unpack a block of 128 KiB for every few bytes: little is handed over at once.
@@ -43,15 +43,15 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInput(f"{shown(path)} cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{printable(path)} cannot be read: {error.strerror or error}") from error
 
 
 def check_readable(path: Path) -> None:
     """Raise BadInput unless `path` is a file whose name does not say that it is no text."""
     if is_folder(path) is not False:
-        raise BadInput(f"{shown(path)} is no file")
+        raise BadInput(f"{printable(path)} is no file")
     if why := why_unreadable(path):
-        raise BadInput(f"{shown(path)} is {why}")
+        raise BadInput(f"{printable(path)} is {why}")
 
 
 class _Checked(io.RawIOBase):
@@ -85,10 +85,10 @@ class _Checked(io.RawIOBase):
 
     def _check(self, chunk: bytes) -> None:
         if self._position == 0 and (mark := next((mark for mark in OTHER_MARKS if chunk.startswith(mark)), None)):
-            raise BadInput(f"{shown(self._path)} is {OTHER_MARKS[mark]}, not UTF-8; save it as UTF-8")
+            raise BadInput(f"{printable(self._path)} is {OTHER_MARKS[mark]}, not UTF-8; save it as UTF-8")
         if (at := chunk.find(b"\0")) >= 0:
             found = f"contains NUL bytes (the first at byte {self._position + at})"
-            raise BadInput(f"{shown(self._path)} {found}: it is binary (or UTF-16), not UTF-8 text")
+            raise BadInput(f"{printable(self._path)} {found}: it is binary (or UTF-16), not UTF-8 text")
         self._position += len(chunk)
 
 
@@ -107,14 +107,14 @@ def _gunzipped(path: Path, file: BinaryIO) -> Iterator[bytes]:
             while chunk := stream.read(READ_BYTES):
                 yield chunk
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise BadInput(f"{shown(path)} is a damaged gzip file: {error}") from error
+            raise BadInput(f"{printable(path)} is a damaged gzip file: {error}") from error
 
 
 def _unzstd(path: Path, file: BinaryIO) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError as error:
-        raise missing_extra("zstandard", "data", f"reading {shown(path)}") from error
+        raise missing_extra("zstandard", "data", f"reading {printable(path)}") from error
     decompressor = zstandard.ZstdDecompressor(max_window_size=LONGEST_ZSTD_WINDOW)
     frame = None
     try:
@@ -124,9 +124,9 @@ def _unzstd(path: Path, file: BinaryIO) -> Iterator[bytes]:
                 yield frame.decompress(compressed)
                 compressed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
     except (zstandard.ZstdError, MemoryError) as error:
-        raise BadInput(f"{shown(path)} is a damaged zstd file: {error}") from error
+        raise BadInput(f"{printable(path)} is a damaged zstd file: {error}") from error
     if frame is not None:
-        raise BadInput(f"{shown(path)} is a damaged zstd file: it ends in the middle of a frame")
+        raise BadInput(f"{printable(path)} is a damaged zstd file: it ends in the middle of a frame")
 
 
 def version(path: Path) -> tuple[int, int, int]:

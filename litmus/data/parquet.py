@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from litmus.data.columns import CONVERSATION, Columns
+from litmus.data.locations import printable
 from litmus.data.opening import check_readable, reading
 from litmus.errors import BadInput, missing_extra, shown
 
@@ -29,9 +30,9 @@ def parquet_texts(path: Path, column: str) -> Iterator[bytes | None]:
         names = list(file.schema_arrow.names)
         steps = _steps(file.schema_arrow, column, pyarrow)
         if steps is None:
-            raise BadInput(f"{shown(path)} has no column {shown(column)!r}")
+            raise BadInput(f"{printable(path)} has no column {shown(column)}")
         if names.count(steps[0]) > 1:
-            raise BadInput(f"{shown(path)} has two columns called {shown(steps[0])!r}")
+            raise BadInput(f"{printable(path)} has two columns called {shown(steps[0])}")
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[steps[0]]):
             values = batch.column(batch.schema.get_field_index(steps[0]))
             for inner in steps[1:]:
@@ -40,7 +41,7 @@ def parquet_texts(path: Path, column: str) -> Iterator[bytes | None]:
                 values = values.dictionary_decode()
             if not _is_text(values.type, pyarrow.types):
                 if not pyarrow.types.is_null(values.type):
-                    raise BadInput(f"{shown(path)}: column {shown(column)!r} holds {values.type}, not strings")
+                    raise BadInput(f"{printable(path)}: column {shown(column)} holds {values.type}, not strings")
                 yield from [None] * len(values)
             else:
                 yield from values.cast(pyarrow.large_binary()).to_pylist()
@@ -54,15 +55,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         import pyarrow.compute
         from pyarrow import parquet
     except ImportError as error:
-        raise missing_extra("pyarrow", "data", f"reading {shown(path)}") from error
+        raise missing_extra("pyarrow", "data", f"reading {printable(path)}") from error
     with reading(path), path.open("rb") as stream:
         try:
             yield parquet.ParquetFile(stream, page_checksum_verification=True), pyarrow
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            reason = shown(next(iter(str(error).splitlines()), type(error).__name__))
-            raise BadInput(f"{shown(path)} is not a readable Parquet file (damaged, or none): {reason}") from error
+            reason = printable(next(iter(str(error).splitlines()), type(error).__name__))
+            raise BadInput(f"{printable(path)} is not a readable Parquet file (damaged, or none): {reason}") from error
 
 
 def _add(columns: Columns, name: str, kind: Any, types: Any) -> None:
@@ -82,8 +83,8 @@ def _kind(kind: Any, types: Any) -> str:
         return "null"
     if types.is_list(kind) or types.is_large_list(kind):
         keys = {field.name for field in kind.value_type} if types.is_struct(kind.value_type) else set()
-        return CONVERSATION if keys >= {"role", "content"} or keys >= {"from", "value"} else shown(kind, 80)
-    return shown(kind, 80)
+        return CONVERSATION if keys >= {"role", "content"} or keys >= {"from", "value"} else printable(kind, 80)
+    return printable(kind, 80)
 
 
 def _is_text(kind: Any, types: Any) -> bool:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from litmus.bounds import LARGEST_FILE
 from litmus.data.cache import built_once, cache_folder
 from litmus.data.corpora import resolve
+from litmus.data.locations import printable
 from litmus.data.progress import Announce, silent
 from litmus.data.token_files import FORMAT, TokenData, open_token_files, write_token_files
 from litmus.data.tokenizers import check_tokenizer_name, made_from
@@ -52,14 +53,14 @@ def prepare(settings: DataSettings, *, announce: Announce | None = None) -> Toke
         options = settings.model_dump(exclude={"corpus"})
         write_token_files(folder, corpus, **options, key=key, announce=say)
         if corpus.versions() != versions:
-            raise BadInput(f"the corpus {shown(settings.corpus)!r} changed while it was read; nothing of it was kept")
+            raise BadInput(f"the corpus {shown(settings.corpus)} changed while it was read; nothing of it was kept")
 
     data = open_token_files(built_once(cache_folder() / "tokens" / key, build, say), corpus)
     if without := data.provenance["rows_without_text"]:
         column = " and ".join(map(shown, data.provenance["columns"]))
-        say(f"{shown(settings.corpus)}: {without} rows without text in the column {column!r} were left out")
+        say(f"{printable(settings.corpus)}: {without} rows without text in the column {column} were left out")
     if bad := data.provenance["bad_utf8_replaced"]:
-        say(f"{shown(settings.corpus)}: {bad} invalid UTF-8 sequences were replaced by U+FFFD")
+        say(f"{printable(settings.corpus)}: {bad} invalid UTF-8 sequences were replaced by U+FFFD")
     return data
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from litmus.data.locations import printable
 from litmus.data.progress import readable_bytes
 from litmus.data.token_files import SPLITS, TokenData
-from litmus.errors import shown
 
 SAMPLE_TOKENS = 200
 
@@ -17,8 +17,8 @@ def summary(data: TokenData) -> str:
     total_bytes, total_tokens = sum(made["bytes"].values()), sum(made["tokens"].values())
     taken = "all of it" if made["sample_bytes"] is None else f"the first {made['sample_bytes']} bytes"
     facts = {
-        "corpus": f"{shown(made['corpus'])}: {made['source']}, {taken}",
-        **({"column": ", ".join(map(shown, made["columns"]))} if made["columns"] else {}),
+        "corpus": f"{printable(made['corpus'])}: {made['source']}, {taken}",
+        **({"column": ", ".join(map(printable, made["columns"]))} if made["columns"] else {}),
         "tokenizer": f"{made['tokenizer']}, {made['vocab_size']} tokens",
         **{split: _counts(data, split) for split in SPLITS},
         "split": f"{made['split']}, {made['bytes']['held_out'] / total_bytes:.1%} of the bytes held out",

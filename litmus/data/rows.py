@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from litmus.data.columns import SAMPLE_ROWS, Columns, value_in
+from litmus.data.locations import printable
 from litmus.data.opening import opened
 from litmus.data.parquet import parquet_columns, parquet_texts
 from litmus.errors import BadInput, shown
@@ -30,9 +31,9 @@ class Row(NamedTuple):
 def column_of_text(path: Path, form: str, asked: str | None) -> str | None:
     """The column of a file of rows that holds the documents, by a sample of the first rows; None if it has no rows."""
     if form == "parquet":
-        return parquet_columns(path).holding_text(asked, shown(path))
+        return parquet_columns(path).holding_text(asked, printable(path))
     columns = Columns.of(_typed(row.values, form) for row in islice(_rows(path, form), SAMPLE_ROWS))
-    return columns.holding_text(asked, shown(path)) if columns.types else None
+    return columns.holding_text(asked, printable(path)) if columns.types else None
 
 
 def texts_of_rows(path: Path, form: str, column: str) -> Iterator[bytes | None]:
@@ -44,7 +45,7 @@ def texts_of_rows(path: Path, form: str, column: str) -> Iterator[bytes | None]:
         text = value_in(values, column)
         if not isinstance(text, str | None):
             found = type(text).__name__
-            raise BadInput(f"{shown(path)} {place}: column {shown(column)!r} holds a {found}, not a string")
+            raise BadInput(f"{printable(path)} {place}: column {shown(column)} holds a {found}, not a string")
         yield None if text is None else utf8(text)
 
 
@@ -72,7 +73,9 @@ def _lines(path: Path, stream: BinaryIO) -> Iterator[str]:
     while line := stream.readline(LONGEST_ROW_BYTES):
         number += 1
         if len(line) == LONGEST_ROW_BYTES:
-            raise BadInput(f"{shown(path)} line {number} is longer than {LONGEST_ROW_BYTES} bytes: these are no rows")
+            raise BadInput(
+                f"{printable(path)} line {number} is longer than {LONGEST_ROW_BYTES} bytes: these are no rows"
+            )
         yield line.decode("utf-8", "surrogateescape")
 
 
@@ -91,7 +94,7 @@ def _array_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
     content = stream.read(LONGEST_ROW_BYTES)
     if len(content) == LONGEST_ROW_BYTES:
         raise BadInput(
-            f"{shown(path)} is a JSON array of more than {LONGEST_ROW_BYTES} bytes; save its rows as JSON lines"
+            f"{printable(path)} is a JSON array of more than {LONGEST_ROW_BYTES} bytes; save its rows as JSON lines"
         )
     array = _parsed(path, "", content.decode("utf-8", "surrogateescape"))
     for number, value in enumerate(array, 1):
@@ -99,7 +102,7 @@ def _array_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
 
 
 def _parsed(path: Path, place: str, text: str) -> Any:
-    where = f"{shown(path)} {place}".rstrip()
+    where = f"{printable(path)} {place}".rstrip()
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
@@ -107,7 +110,7 @@ def _parsed(path: Path, place: str, text: str) -> Any:
     except RecursionError as error:
         raise BadInput(f"{where} is not read: its lists or objects are nested too deeply") from error
     except _TwiceError as error:
-        raise BadInput(f"{where} has the key {shown(error)!r} twice") from error
+        raise BadInput(f"{where} has the key {shown(str(error))} twice") from error
     except ValueError as error:  # Python's bound on the digits of an integer
         raise BadInput(f"{where} holds an integer with more than 4300 digits") from error
 
@@ -126,7 +129,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _an_object(path: Path, place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BadInput(f"{shown(path)} {place} is a JSON {type(value).__name__}, not an object with columns")
+        raise BadInput(f"{printable(path)} {place} is a JSON {type(value).__name__}, not an object with columns")
     return value
 
 
@@ -140,15 +143,17 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
     try:
         names = next(reader, [])
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise BadInput(f"{shown(path)} has two columns called {shown(twice[0])!r}")
+            raise BadInput(f"{printable(path)} has two columns called {shown(twice[0])}")
         for cells in reader:
             place = f"line {reader.line_num}"
             if cells and len(cells) != len(names):
-                raise BadInput(f"{shown(path)} {place} has {len(cells)} cells, where {len(names)} columns are named")
+                raise BadInput(
+                    f"{printable(path)} {place} has {len(cells)} cells, where {len(names)} columns are named"
+                )
             if cells:
                 yield Row(place, {name: cell or None for name, cell in zip(names, cells, strict=True)})
     except csv.Error as error:
-        raise BadInput(f"{shown(path)} line {reader.line_num} is not CSV: {error}") from error
+        raise BadInput(f"{printable(path)} line {reader.line_num} is not CSV: {error}") from error
 
 
 def _again(first: str, rest: Iterable[str]) -> Iterator[str]:

@@ -14,11 +14,12 @@ import numpy as np
 
 from litmus.data.corpora import Corpus
 from litmus.data.documents import LeftOut, Piece, first_bytes, read_pieces
+from litmus.data.locations import printable
 from litmus.data.progress import Announce, progress, readable_bytes
 from litmus.data.splits import decide_split
 from litmus.data.tokenizer import FILE_NAME, Tokenizer
 from litmus.data.tokenizers import load_tokenizer, make_tokenizer
-from litmus.errors import BadInput, shown
+from litmus.errors import BadInput
 
 SPLITS = ("train", "held_out")
 # A change of the files' layout, of the reading or of the splitting needs a new number here.
@@ -67,7 +68,7 @@ def write_token_files(
     def train_text() -> Iterator[str]:
         return (piece.text.decode() for split, piece in plan.place(pieces()) if split == "train")
 
-    name = shown(corpus.name)
+    name = printable(corpus.name)
     announce(f"reading {name} ({len(corpus.files)} files)")
     plan = decide_split(pieces(left_out), held_out)
     if plan.bytes == 0:

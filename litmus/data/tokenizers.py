@@ -88,16 +88,16 @@ def check_tokenizer_name(name: str) -> None:
         path = expanded(name)
         if path is not None and (is_folder(path) is not None or "/" in name):
             valid = "a tokenizer.json, or a run or model folder with one, is valid"
-            raise BadInput(f"no tokenizer in {shown(name)!r}: {valid}")
+            raise BadInput(f"no tokenizer in {shown(name)}: {valid}")
         valid = f"bpe-N takes a whole number N from {SMALLEST_BPE} to {LARGEST_BPE}, as in bpe-4096"
         raise BadInput(
-            f"unknown tokenizer {shown(name)!r}; {nearest(name, [*NAMES, 'bpe-4096']) if digits == name else valid}"
+            f"unknown tokenizer {shown(name)}; {nearest(name, [*NAMES, 'bpe-4096']) if digits == name else valid}"
         )
     size = int(digits) if len(digits) < 10 else LARGEST_BPE + 1
     if size < SMALLEST_BPE:
         raise BadInput(f"tokenizer {name!r}: {SMALLEST_BPE} is the smallest vocabulary (256 bytes and the end token)")
     if size > LARGEST_BPE:
-        raise BadInput(f"tokenizer {shown(name)!r}: {LARGEST_BPE} is the largest vocabulary that is learned")
+        raise BadInput(f"tokenizer {shown(name)}: {LARGEST_BPE} is the largest vocabulary that is learned")
 
 
 def made_from(name: str) -> str:

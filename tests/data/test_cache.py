@@ -43,7 +43,7 @@ def test_of_several_that_need_a_folder_at_once_one_builds_it(tmp_path):
     assert len(builds) == 1
     assert (tmp_path / "x" / "file").read_text() == "whole"
     assert len(lines) == 3
-    assert all("waiting for another process" in line for line in lines)
+    assert all("another process is preparing" in line and "waiting for it" in line for line in lines)
 
 
 def test_a_build_that_fails_leaves_nothing_behind_and_can_be_tried_again(tmp_path):
@@ -59,7 +59,7 @@ def test_a_build_that_fails_leaves_nothing_behind_and_can_be_tried_again(tmp_pat
 
 
 def test_what_a_killed_build_left_is_swept_away(tmp_path):
-    left = tmp_path / ".x.abc123"
+    left = tmp_path / ".x.abc123.litmus-tmp"
     left.mkdir()
     (left / "file").write_text("half")
     built_once(tmp_path / "x", lambda folder: None, silent)

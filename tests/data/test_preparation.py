@@ -1,15 +1,17 @@
 import json
+import math
 import shutil
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from litmus.data import DataSettings, prepare, sample, summary, token_files
-from litmus.data.cache import DIGESTS
 from litmus.data.documents import PIECE_BYTES
 from litmus.data.tokenizers import BytePairTokenizer
 from litmus.errors import BadInput
+from litmus.manifests import MANIFEST
 
 TOKENIZERS = ["bytes", "bpe-400"]
 
@@ -133,7 +135,6 @@ def test_a_sample_of_text_cannot_send_escape_codes_to_the_terminal(tmp_path):
         ({"tokenizer": "bpe4096"}, "unknown tokenizer 'bpe4096'"),
         ({"held_out": 0.0}, "held_out is 0"),
         ({"held_out": 1.0}, "held_out is 1"),
-        ({"held_out": float("nan")}, "held_out is nan"),
         ({"sample_bytes": 0}, "sample_bytes is 0"),
         ({"sample_bytes": 2}, "too short"),
     ],
@@ -143,13 +144,19 @@ def test_settings_that_cannot_be_used_are_refused(stories, settings, complaint):
         prepared(stories, **settings)
 
 
+@pytest.mark.parametrize("held_out", [math.nan, math.inf, -math.inf, "much"])
+def test_a_share_that_is_no_number_makes_no_settings(held_out):
+    with pytest.raises(ValidationError):
+        DataSettings(held_out=held_out)
+
+
 def test_an_empty_corpus_is_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(BadInput, match=r"empty\.txt' is empty"):
         prepared(tmp_path / "empty.txt")
 
 
-FILES = ["train.bin", "held_out.bin", "tokenizer.json", "provenance.json", DIGESTS]
+FILES = ["train.bin", "held_out.bin", "tokenizer.json", "provenance.json", MANIFEST]
 
 
 @pytest.mark.parametrize("name", [*FILES, "."])
