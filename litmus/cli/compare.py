@@ -95,17 +95,18 @@ def compare(
     for arm in names:
         check_source(arm)
     check_size(size)
+    given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
+    changes = {key: value for key, value in given.items() if value is not None} | overrides(option, "--option")
+    training = settings_from({**TRAINING.model_dump(exclude_unset=True), **changes})
     announce(f"comparing {', '.join(names)} on {data}: loading PyTorch")
 
     from litmus.comparison import compare as run_comparison
     from litmus.data import DataSettings
 
-    given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
-    changes = {key: value for key, value in given.items() if value is not None} | overrides(option)
     comparison = run_comparison(
         names,
         data=DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes),
-        training=settings_from({**TRAINING.model_dump(exclude_unset=True), **changes}),
+        training=training,
         size=size,
         overrides=overrides(change),
         seeds=seeds,
