@@ -324,6 +324,22 @@ def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget(desk):
     assert len({spec.place for spec in plan.sweep()}) == 6
 
 
+def test_trials_are_paired_by_seed_and_noise_trials_differ_in_nothing_but_their_init():
+    arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
+    plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), 3, True, False, "")
+    trials = {(t.role, t.arm, t.seed): t for t in plan.trials({"standard": 0.1, "nope": 0.2})}
+    assert len(trials) == 9
+    for seed in range(3):
+        one, other, again = (
+            trials[key, arm, seed] for key, arm in (("arm", "standard"), ("arm", "nope"), ("noise", "standard"))
+        )
+        assert [t.training.order_seed for t in (one, other, again)] == [seed] * 3
+        assert one.training.seed == other.training.seed != again.training.seed
+        assert (one.training.lr, other.training.lr, again.training.lr) == (0.1, 0.2, 0.1)
+        assert again.recipe == one.recipe
+        assert again.training.model_copy(update={"seed": one.training.seed}) == one.training
+
+
 def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(desk, tmp_path):
     done = compared(desk, tmp_path, lr_sweep=True, noise=False, budget="12 steps", lr=0.3).result
     for arm in done.arms:
