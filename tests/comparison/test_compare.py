@@ -13,6 +13,7 @@ import yaml
 import litmus
 from litmus.cli import main
 from litmus.comparison.plan import Plan, arms_on_equal_terms
+from litmus.comparison.processes import run_all
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.trial import TrialSpec, finished
 from litmus.data import DataSettings, prepare
@@ -298,6 +299,13 @@ def test_another_text_under_the_same_name_is_never_mixed_in(desk, runs, tmp_path
     other = compared(desk, tmp_path / "own", text=text, name=None)
     assert other.folder != mine
     assert {t.held_out_bytes for t in other.result.trials} and other.result.context["fingerprint"] not in mine.name
+
+
+def test_a_corpus_that_changes_while_trials_run_ends_the_comparison_in_one_sentence(first, tmp_path):
+    spec = specs(first)[0].model_copy(update={"data_fingerprint": "0" * 64})
+    with pytest.raises(BadInput, match="has changed since this comparison was planned"):
+        run_all([spec], tmp_path, jobs=1, listen=lambda spec, figures: None)
+    assert not (tmp_path / spec.place / "run").exists()
 
 
 def test_each_plan_has_a_folder_of_its_own(desk):
