@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from litmus.comparison.gate import audited
+from litmus.comparison.plan import arms_on_equal_terms
 from litmus.locks import lock_file
 
 PROGRAM = "from litmus.cli import main; main()"
@@ -28,9 +32,20 @@ PATIENCE = 240
 """Seconds until a test gives up: far more than a loaded machine takes."""
 
 
+@pytest.fixture(scope="module")
+def audits(tmp_path_factory):
+    """The kept audits of both arms."""
+    folder = tmp_path_factory.mktemp("audited")
+    small = {"dim": 16, "depth": 1, "heads": 2}
+    arms = arms_on_equal_terms(["standard", "nope"], size="tiny", context=16, overrides=small, vocab_size=257)
+    assert all(report.passed for report in audited(arms, folder, Console(quiet=True)).values())
+    return folder / "audits"
+
+
 @pytest.fixture
-def start(tmp_path, monkeypatch):
-    """start("--budget", "1h") -> the process of a comparison, typed in an empty folder; all are ended with the test."""
+def start(tmp_path, audits):
+    """start("--budget", "1h") -> the process of a comparison; all that were started are ended with the test."""
+    shutil.copytree(audits, tmp_path / "runs" / "x" / "audits")
     draw, began = random.Random(0), []
     words = ("the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "after", "one", "small", "bird")
     (tmp_path / "notes.txt").write_text("".join(" ".join(draw.choices(words, k=7)) + ".\n" for _ in range(400)))
@@ -156,22 +171,23 @@ def figures(folder):
 
 
 def test_an_interrupted_comparison_ends_as_one_that_was_not_and_repeats_no_finished_trial(start, tmp_path):
+    assert start("--budget", "40 steps").wait(PATIENCE) == 0
+    undisturbed = figures(tmp_path)
+    done = tmp_path / "runs" / "x" / "trials" / "arm"
+    for trial in ("standard/seed-1", "nope/seed-0", "nope/seed-1"):
+        shutil.rmtree(done / trial)
+
     process = start("--budget", "40 steps")
-    outcomes = lambda: list((tmp_path / "runs" / "x" / "trials").rglob("outcome.json"))  # noqa: E731
-    until(outcomes, process)
+    until(lambda: len(list(done.rglob("outcome.json"))) > 1, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
-    times = {path: path.stat().st_mtime_ns for path in outcomes()}
-    assert 0 < len(times) < 4
+    times = {path: path.stat().st_mtime_ns for path in done.rglob("outcome.json")}
+    assert 1 < len(times) < 4
     assert f"{len(times)} of 4 trials" in process.said()
 
-    whole = start("--budget", "40 steps")
-    assert whole.wait(PATIENCE) == 0
-    assert {path: path.stat().st_mtime_ns for path in times} == times
-    interrupted = figures(tmp_path)
-    (tmp_path / "runs" / "x").rename(tmp_path / "runs" / "before")
     assert start("--budget", "40 steps").wait(PATIENCE) == 0
-    assert figures(tmp_path) == interrupted
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert figures(tmp_path) == undisturbed
 
 
 def test_the_first_line_comes_before_torch_is_imported(tmp_path):
