@@ -3,10 +3,10 @@
     python bench/readme.py                 # all of them: about ten minutes
     python bench/readme.py "litmus audit"  # those that begin so
 
-A block after `<!-- output of: COMMAND -->` is replaced by what COMMAND prints in a fresh folder that holds the plug-in of
-the README. Before a chat, the commands of docs/generation.md that train its model are run; what is typed into it are the
-lines of the block that begin with "> ". The result of `litmus compare` is kept in docs/results/compare.json, from which
-a test prints the same table again.
+A block after `<!-- output of: COMMAND -->` is replaced by what COMMAND prints in a fresh folder that holds the plug-in
+of the README. Before a chat, the commands of docs/generation.md that train its model are run; what is typed into it are
+the lines of the block that begin with "> ". The result of `litmus compare` is kept in docs/results/compare.json, from
+which a test prints the same table again.
 """
 
 from __future__ import annotations
