@@ -21,7 +21,7 @@ from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.model.plugins import CODE
 from litmus.model.storage import PLUGIN
-from litmus.process import BAD_INPUT
+from litmus.process import BAD_INPUT, DEBUG
 
 Listener = Callable[[TrialSpec, dict[str, Any]], None]
 """Told of a trial's progress: {"share": ..., "loss": ...}, {"note": ...} or {"done": True}."""
@@ -66,7 +66,7 @@ class _Workers:
         """Run one trial in a process of its own, or what is left of it; Failed when the process does not end well."""
         process = self._start(spec)
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        said: deque[str] = deque(maxlen=20)  # the end of what it wrote to stderr
+        said: deque[str] = deque(maxlen=200)  # the end of what it wrote to stderr
         reader = threading.Thread(target=said.extend, args=(process.stderr,), daemon=True)
         reader.start()
         fault = ""
@@ -79,6 +79,8 @@ class _Workers:
         process.stdin.close()
         with self._lock:
             self._running.discard(process)
+        if code != 0 and os.environ.get(DEBUG):
+            self._listen(spec, {"note": "".join(said)})
         if code == BAD_INPUT:
             raise BadInput(fault)
         result = finished(spec, self._comparison) if code == 0 else None
