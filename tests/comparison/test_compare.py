@@ -41,25 +41,26 @@ def desk(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def at_the_desk(desk, monkeypatch):
+    monkeypatch.chdir(desk)
     monkeypatch.setenv("LITMUS_CACHE", str(desk / "cache"))
 
 
-def compared(desk, runs, arms=("standard", "nope"), **changes):
+def compared(runs, arms=("standard", "nope"), **changes):
     """litmus.compare of small arms on the small text; training settings and other options alike are named."""
     settings = {**TRAINING, **{key: value for key, value in changes.items() if key in TrainSettings.model_fields}}
     options = {key: value for key, value in changes.items() if key not in TrainSettings.model_fields}
-    data = DataSettings(corpus=str(options.pop("text", desk / "notes.txt")), tokenizer="bytes")
+    data = DataSettings(corpus=options.pop("text", "notes.txt"), tokenizer="bytes")
     terms = {"seeds": 2, "jobs": 2, "name": "x", "overrides": SMALL, **options}
     return litmus.compare(list(arms), data=data, training=TrainSettings(**settings), runs=runs, **terms)
 
 
-def typed(desk, runs, *more, arms=("standard", "nope")):
+def typed(*more, arms=("standard", "nope")):
     """The same as words of a command line."""
     options = {key: TRAINING[key] for key in ("budget", "batch", "context", "lr", "precision", "threads")}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     words += [f"--option={key}={TRAINING[key]}" for key in ("validate_tokens", "evaluate_tokens")]
     words += [f"--set={key}={value}" for key, value in SMALL.items()]
-    words += ["--data", str(desk / "notes.txt"), "--tokenizer", "bytes", "--seeds", "2", "--jobs", "2", "--name", "x"]
+    words += ["--data", "notes.txt", "--tokenizer", "bytes", "--seeds", "2", "--jobs", "2", "--name", "x"]
     return ["compare", *arms, *words, *more]
 
 
@@ -67,8 +68,9 @@ def typed(desk, runs, *more, arms=("standard", "nope")):
 def first(desk):
     """A finished comparison that nobody changes: two arms, two seeds, and the baseline again."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
         patch.setenv("LITMUS_CACHE", str(desk / "cache"))
-        return compared(desk, desk / "first")
+        return compared(desk / "first")
 
 
 @pytest.fixture
@@ -79,8 +81,9 @@ def runs(first, tmp_path):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
+def command(desk, tmp_path, monkeypatch, capsys):
     """command("compare", ...) -> (exit code, stdout, stderr), typed beside the folder `runs`."""
+    shutil.copy(desk / "notes.txt", tmp_path)
     monkeypatch.chdir(tmp_path)
 
     def call(words):
@@ -152,20 +155,20 @@ def test_each_run_carries_the_audit_of_its_arm(first):
         assert load_run(run).model.recipe.name == trial.arm
 
 
-def test_the_command_finds_finished_trials_and_trains_nothing(command, desk, first, runs):
+def test_the_command_finds_finished_trials_and_trains_nothing(command, first, runs):
     before = written(runs)
-    code, out, err = command(typed(desk, runs))
+    code, out, err = command(typed())
     assert code == 0
     assert "runs/x/report.html" in out and "nope" in out
-    assert err.splitlines()[0] == f"comparing standard, nope on {desk / 'notes.txt'}: loading PyTorch"
+    assert err.splitlines()[0] == "comparing standard, nope on notes.txt: loading PyTorch"
     assert {path: time for path, time in written(runs).items() if not path.endswith("audit.json")} == {
         path: time for path, time in before.items() if not path.endswith("audit.json")
     }
     assert facts(ComparisonResult.load(runs / "x" / "comparison.json")) == facts(first.result)
 
 
-def test_json_is_all_that_stands_on_stdout(command, desk, first, runs):
-    code, out, _ = command(typed(desk, runs, "--json"))
+def test_json_is_all_that_stands_on_stdout(command, first, runs):
+    code, out, _ = command(typed("--json"))
     told = json.loads(out)
     assert code == 0
     assert [(v["arm"], v["word"]) for v in told["verdicts"]] == [(v.arm, v.word) for v in first.verdicts]
@@ -181,12 +184,12 @@ def scored(runs, arm, bits_per_byte):
 
 
 @pytest.mark.parametrize(("scores", "code"), [((5.0, 5.001), 0), ((9.0, 9.001), 1), ((7.0, 7.5), 1)])
-def test_require_better_fails_unless_every_arm_is_better(command, desk, runs, scores, code):
+def test_require_better_fails_unless_every_arm_is_better(command, runs, scores, code):
     scored(runs, "standard", (7.5, 7.501))
     shutil.rmtree(runs / "x" / "trials" / "noise")
     scored(runs, "nope", scores)
-    assert command(typed(desk, runs, "--no-noise", "--require-better"))[0] == code
-    assert command(typed(desk, runs, "--no-noise"))[0] == 0
+    assert command(typed("--no-noise", "--require-better"))[0] == code
+    assert command(typed("--no-noise"))[0] == 0
 
 
 def specs(first):
@@ -227,23 +230,23 @@ def test_a_trial_with_other_settings_is_refused(first, runs):
         finished(other, runs / "x")
 
 
-def test_damaged_trials_are_made_again_from_their_runs_without_training(desk, first, runs):
+def test_damaged_trials_are_made_again_from_their_runs_without_training(first, runs):
     (trial_folder(runs, seed=0) / "outcome.json").write_bytes(b"{")
     (trial_folder(runs, seed=1) / "trial.json").unlink()
     before = written(runs)
-    assert facts(compared(desk, runs).result) == facts(first.result)
+    assert facts(compared(runs).result) == facts(first.result)
     assert not {path for path, time in written(runs).items() if before.get(path) != time and "checkpoints" in path}
 
 
 @pytest.mark.parametrize("file", ["comparison.json", "plan.json", "audits/nope/audit.json"])
 @pytest.mark.parametrize("content", [None, b"", b"[1, 2", b"null"])
-def test_a_damaged_file_of_the_comparison_is_made_again(desk, first, runs, file, content):
+def test_a_damaged_file_of_the_comparison_is_made_again(first, runs, file, content):
     path = runs / "x" / file
     whole = path.read_bytes()
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert facts(compared(desk, runs).result) == facts(first.result)
+    assert facts(compared(runs).result) == facts(first.result)
     if file != "audits/nope/audit.json":  # an audit holds its times
         assert json.loads(path.read_bytes()).keys() == json.loads(whole).keys()
 
@@ -252,20 +255,20 @@ def test_a_damaged_file_of_the_comparison_is_made_again(desk, first, runs, file,
     "file",
     ["comparison.json", "plan.json", "report.html", "audits/nope/audit.json", "trials/arm/nope/seed-1/outcome.json"],
 )
-def test_a_folder_where_a_file_belongs_is_one_sentence(command, desk, runs, file):
+def test_a_folder_where_a_file_belongs_is_one_sentence(command, runs, file):
     path = runs / "x" / file
     path.unlink()
     path.mkdir()
     (path / "mine.txt").write_text("kept")
-    code, _, err = command(typed(desk, runs))
+    code, _, err = command(typed())
     assert code == 2
     assert Path(file).name in err.splitlines()[-1] and "Traceback" not in err
     assert (path / "mine.txt").read_text() == "kept"
 
 
-def test_more_seeds_train_only_what_is_missing(desk, first, runs):
+def test_more_seeds_train_only_what_is_missing(first, runs):
     before = written(runs)
-    result = compared(desk, runs, seeds=3, noise=False).result
+    result = compared(runs, seeds=3, noise=False).result
     assert [trial.seed for trial in result.trials_of("nope")] == [0, 1, 2]
     assert {path: time for path, time in written(runs).items() if path in before and "audit" not in path} == {
         path: time for path, time in before.items() if "audit" not in path
@@ -282,23 +285,23 @@ CHANGED = [
 
 
 @pytest.mark.parametrize(("change", "sentence"), CHANGED, ids=[str(next(iter(change))) for change, _ in CHANGED])
-def test_other_settings_in_its_folder_are_refused_before_anything_is_done(desk, runs, change, sentence):
+def test_other_settings_in_its_folder_are_refused_before_anything_is_done(runs, change, sentence):
     before = written(runs)
     with pytest.raises(BadInput, match="belongs to a comparison with") as error:
-        compared(desk, runs, **change)
+        compared(runs, **change)
     assert sentence in str(error.value)
     assert written(runs) == before
 
 
-def test_another_text_under_the_same_name_is_never_mixed_in(desk, runs, tmp_path):
-    text = tmp_path / "notes.txt"
-    text.write_text((desk / "notes.txt").read_text())
-    assert compared(desk, tmp_path / "own", text=text, name=None).folder.name != "x"
-    mine = compared(desk, tmp_path / "own", text=text, name=None).folder
-    text.write_text(text.read_text().replace("cat", "cow"))
-    other = compared(desk, tmp_path / "own", text=text, name=None)
-    assert other.folder != mine
-    assert {t.held_out_bytes for t in other.result.trials} and other.result.context["fingerprint"] not in mine.name
+def test_another_text_under_the_same_name_is_never_mixed_in(desk, first, runs, tmp_path, monkeypatch):
+    before = written(runs)
+    (tmp_path / "notes.txt").write_text((desk / "notes.txt").read_text().replace("cat", "cow"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="belongs to a comparison with data_fingerprint"):
+        compared(runs)
+    assert written(runs) == before
+    (tmp_path / "notes.txt").write_text((desk / "notes.txt").read_text())
+    assert facts(compared(runs).result) == facts(first.result)
 
 
 def test_a_corpus_that_changes_while_trials_run_ends_the_comparison_in_one_sentence(first, tmp_path):
@@ -308,8 +311,8 @@ def test_a_corpus_that_changes_while_trials_run_ends_the_comparison_in_one_sente
     assert not (tmp_path / spec.place / "run").exists()
 
 
-def test_each_plan_has_a_folder_of_its_own(desk):
-    tokens = prepare(DataSettings(corpus=str(desk / "notes.txt"), tokenizer="bytes"))
+def test_each_plan_has_a_folder_of_its_own():
+    tokens = prepare(DataSettings(corpus="notes.txt", tokenizer="bytes"))
     arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
     plan = Plan(arms, DataSettings(), tokens.fingerprint, TrainSettings(**TRAINING), 2, True, False, "")
     others = [
@@ -322,7 +325,7 @@ def test_each_plan_has_a_folder_of_its_own(desk):
     assert {Plan(**{**vars(plan), **change}).identity for change in same} == {plan.identity}
 
 
-def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget(desk):
+def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget():
     arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
     plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), 2, True, True, "")
     for arm in arms:
@@ -348,25 +351,42 @@ def test_trials_are_paired_by_seed_and_noise_trials_differ_in_nothing_but_their_
         assert again.training.model_copy(update={"seed": one.training.seed}) == one.training
 
 
-def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(desk, tmp_path):
-    done = compared(desk, tmp_path, lr_sweep=True, noise=False, budget="12 steps", lr=0.3).result
-    for arm in done.arms:
-        tried = {trial.lr: trial.bits_per_byte for trial in done.trials_of(arm, "sweep")}
-        assert len(tried) == 3
-        assert {trial.lr for trial in done.trials_of(arm)} == {min(tried, key=tried.get)} != {0.3}
+def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(first, audited, tmp_path):
+    data = DataSettings(corpus="notes.txt", tokenizer="bytes")
+    arms = arms_on_equal_terms(["standard", "nope"], size="tiny", context=16, overrides=SMALL, vocab_size=257)
+    plan = Plan(arms, data, first.result.context["fingerprint"], TrainSettings(**TRAINING), 2, False, True, "")
+    for spec in plan.sweep():  # the standard arm is best at the lowest rate, the other at the highest
+        folder = audited / "x" / spec.place
+        folder.mkdir(parents=True)
+        (folder / "trial.json").write_text(spec.model_dump_json())
+        lr, sign = spec.training.lr, 1 if spec.arm == "standard" else -1
+        told = {"arm": spec.arm, "role": "sweep", "seed": 0, "lr": lr, "bits_per_byte": 7 + sign * lr}
+        (folder / "outcome.json").write_text(first.result.trials[0].model_copy(update=told).model_dump_json())
+    done = compared(audited, lr_sweep=True, noise=False).result
+    assert [trial.bits_per_byte for trial in done.trials if trial.role == "sweep"] == [
+        7 + (1 if spec.arm == "standard" else -1) * spec.training.lr for spec in plan.sweep()
+    ]
+    assert [trial.lr for trial in done.trials_of("standard")] == pytest.approx([0.01 / 10**0.5] * 2)
+    assert [trial.lr for trial in done.trials_of("nope")] == pytest.approx([0.01 * 10**0.5] * 2)
 
 
 @pytest.fixture
-def beside(first, tmp_path):
-    """A folder of runs in which the standard arm's trials and audits are done already."""
-    for part in ("trials/arm/standard", "trials/arm/nope", "audits"):
-        shutil.copytree(first.folder / part, tmp_path / "runs" / "x" / part)
+def audited(first, tmp_path):
+    """A folder of runs in which only the audits of standard and nope are done."""
+    shutil.copytree(first.folder / "audits", tmp_path / "runs" / "x" / "audits")
     return tmp_path / "runs"
 
 
+@pytest.fixture
+def beside(first, audited):
+    """A folder of runs in which the standard and nope arms' trials and audits are done already."""
+    shutil.copytree(first.folder / "trials" / "arm", audited / "x" / "trials" / "arm")
+    return audited
+
+
 @pytest.mark.usefixtures("kinds_restored")
-def test_an_arm_that_sees_the_future_gets_a_finding_in_place_of_a_score(command, desk, beside):
-    code, out, _ = command(typed(desk, beside, "--no-noise", arms=("standard", "nope", str(LEAKY))))
+def test_an_arm_that_sees_the_future_gets_a_finding_in_place_of_a_score(command, beside):
+    code, out, _ = command(typed("--no-noise", arms=("standard", "nope", str(LEAKY))))
     assert code == 1
     assert "fails audit: sees the future" in out.replace("\n", " ")
     result = ComparisonResult.load(beside / "x" / "comparison.json")
@@ -376,8 +396,8 @@ def test_an_arm_that_sees_the_future_gets_a_finding_in_place_of_a_score(command,
 
 
 @pytest.mark.usefixtures("kinds_restored")
-def test_a_leaking_arm_kept_on_request_is_trained_marked_and_never_judged(desk, beside):
-    kept = compared(desk, beside, arms=("standard", str(LEAKY)), noise=False, keep_failed=True)
+def test_a_leaking_arm_kept_on_request_is_trained_marked_and_never_judged(beside):
+    kept = compared(beside, arms=("standard", str(LEAKY)), noise=False, keep_failed=True)
     (verdict,) = kept.verdicts
     assert (verdict.word, verdict.reason) == ("no verdict", "fails audit: sees the future")
     trained = [trial for trial in kept.result.trials if trial.arm == verdict.arm]
@@ -393,11 +413,10 @@ def test_a_leaking_arm_kept_on_request_is_trained_marked_and_never_judged(desk, 
         ((str(LEAKY), "standard"), "the baseline 'f1_linformer_over_time' fails audit: sees the future"),
     ],
 )
-def test_where_the_audits_leave_nothing_to_compare_nothing_is_trained(desk, beside, arms, sentence):
-    shutil.rmtree(beside / "x" / "trials")
+def test_where_the_audits_leave_nothing_to_compare_nothing_is_trained(audited, arms, sentence):
     with pytest.raises(Failed, match=sentence):
-        compared(desk, beside, arms=arms)
-    assert not (beside / "x" / "trials").exists()
+        compared(audited, arms=arms)
+    assert not (audited / "x" / "trials").exists()
 
 
 PLUGIN = """
@@ -419,27 +438,26 @@ recipe = {{"base": "standard", "mixer": {{"kind": "compared_{kind}"}}}}
 
 
 @pytest.mark.usefixtures("kinds_restored")
-def test_a_plugin_that_was_put_right_is_audited_again_under_the_same_name(desk, beside, tmp_path):
-    shutil.rmtree(beside / "x" / "trials")
+def test_a_plugin_that_was_put_right_is_audited_again_under_the_same_name(audited, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(PLUGIN.format(kind="fixed", leak=" + x.mean(1, keepdim=True)"))
     with pytest.raises(Failed, match="sees the future"):
-        compared(desk, beside, arms=("standard", str(mine)), noise=False)
+        compared(audited, arms=("standard", str(mine)), noise=False)
     mine.write_text(PLUGIN.format(kind="fixed", leak=""))
-    assert compared(desk, beside, arms=("standard", str(mine)), noise=False).result.arm_notes == {}
+    assert compared(audited, arms=("standard", str(mine)), noise=False).result.arm_notes == {}
     mine.write_text(PLUGIN.format(kind="fixed", leak=" + x.mean(1, keepdim=True)"))
     with pytest.raises(BadInput, match=r"belongs to a comparison with arms\.mine\.plugin"):
-        compared(desk, beside, arms=("standard", str(mine)), noise=False)
+        compared(audited, arms=("standard", str(mine)), noise=False)
 
 
-def test_a_diverged_trial_is_a_result_without_a_verdict(desk, tmp_path):
-    done = compared(desk, tmp_path, lr=1e30, noise=False)
+def test_a_diverged_trial_is_a_result_without_a_verdict(audited):
+    done = compared(audited, lr=1e30, noise=False)
     assert all("diverged" in trial.failed for trial in done.result.trials)
     (verdict,) = done.verdicts
     assert verdict.word == "no verdict" and "trials failed" in verdict.reason
-    before = written(tmp_path)
-    assert facts(compared(desk, tmp_path, lr=1e30, noise=False).result) == facts(done.result)
-    assert {p: t for p, t in written(tmp_path).items() if "audit" not in p} == {
+    before = written(audited)
+    assert facts(compared(audited, lr=1e30, noise=False).result) == facts(done.result)
+    assert {p: t for p, t in written(audited).items() if "audit" not in p} == {
         p: t for p, t in before.items() if "audit" not in p
     }
 
@@ -460,14 +478,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
-def test_what_cannot_be_compared_is_refused_before_any_text_is_read(desk, tmp_path, change, sentence):
+def test_what_cannot_be_compared_is_refused_before_any_text_is_read(tmp_path, change, sentence):
     with pytest.raises(BadInput) as error:
-        compared(desk, tmp_path / "runs", text=desk / "missing.txt", **change)
+        compared(tmp_path / "runs", text="missing.txt", **change)
     assert sentence in str(error.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_recipes_are_compared_at_their_own_size_on_request(command, desk, tmp_path):
+def test_recipes_are_compared_at_their_own_size_on_request(command, tmp_path):
     arms = {"size": "own", "context": 16, "overrides": {}, "vocab_size": 257}
     own = arms_on_equal_terms(["standard", "super-small"], **arms)
     assert {name: recipe.dim for name, recipe in own.items()} == {
@@ -479,19 +497,19 @@ def test_recipes_are_compared_at_their_own_size_on_request(command, desk, tmp_pa
     assert code == 2 and "confidence 0" in err
 
 
-def test_a_folder_that_is_none_of_its_own_is_left_alone(desk, tmp_path):
+def test_a_folder_that_is_none_of_its_own_is_left_alone(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "thesis.txt").write_text("years of work")
     with pytest.raises(BadInput, match="holds something other than a comparison"):
-        compared(desk, tmp_path)
+        compared(tmp_path)
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["thesis.txt"]
 
 
-def test_runs_that_cannot_be_a_folder_are_one_sentence(desk, tmp_path):
+def test_runs_that_cannot_be_a_folder_are_one_sentence(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(BadInput, match="runs"):
-        compared(desk, tmp_path / "runs")
+        compared(tmp_path / "runs")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").write_text("a file")
     with pytest.raises(BadInput, match="x is a file"):
-        compared(desk, tmp_path / "other")
+        compared(tmp_path / "other")
