@@ -95,6 +95,7 @@ def train(
     from litmus.errors import Failed
     from litmus.generation import sample_text
     from litmus.model import Recipe, recipes, resolve
+    from litmus.model.bounds import check_trained
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.loop import train as run_training
     from litmus.training.machine import pick_device
@@ -122,6 +123,7 @@ def train(
         plan = make_plan(whole, data_settings, settings, start=start)
         print(plan.to_json()) if json else results().print(plan.table())
         return
+    check_trained(whole, settings.batch, settings.context)
     pick_device(settings.device)
     target = folder or Path("runs") / (name or whole.name)
     reports: list[AuditReport] = []

@@ -32,6 +32,7 @@ from litmus.comparison.wording import sentence
 from litmus.data import DataSettings, TokenData, prepare
 from litmus.errors import BadInput
 from litmus.model import Source
+from litmus.model.bounds import check_trained
 from litmus.training import TrainSettings
 from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import best_precision
@@ -138,6 +139,8 @@ def compare(
     arms_on_equal_terms(arms, **terms)  # a misspelt name is found before any text is read
     tokens = prepare(data, announce=lambda text: console.print(text, highlight=False, markup=False))
     recipes = arms_on_equal_terms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
+    for recipe in recipes.values():
+        check_trained(recipe, training.batch, context)
     plan = Plan(recipes, data, tokens.fingerprint, training, seeds, noise, lr_sweep, prompt)
     folder = Path(runs) / (name or folder_name(plan))
     with held(folder, plan), _saying_what_is_kept(plan, folder):

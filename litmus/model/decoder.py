@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from litmus.errors import BadInput
+from litmus.model.bounds import check_built
 from litmus.model.recipe import Recipe
 from litmus.nn.blocks import BlockConfig
 from litmus.nn.caches import Cache
@@ -29,6 +30,7 @@ class Decoder(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
+        check_built(recipe)
         self.recipe = recipe
         self.embedding = nn.Embedding(recipe.vocab_size, recipe.dim)
         nn.init.normal_(self.embedding.weight, std=INIT_STD)

@@ -98,13 +98,17 @@ class Recipe(Bounded):
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
-        blocks = [parts["block"] for parts in self.layer_parts()]
+        blocks = [parts["block"] for _, parts in self.groups()]  # one of each group: depth may be any number
         for block in blocks:
             block.beside(blocks)  # type: ignore[attr-defined]
         return self
 
     def layer_parts(self) -> list[dict[str, Part]]:
         """The block, mixer and feedforward of each layer, from first to last."""
+        return [parts for repeat, parts in self.groups() for _ in range(repeat)]
+
+    def groups(self) -> list[tuple[int, dict[str, Part]]]:
+        """How many layers each group makes, and their block, mixer and feedforward; groups of no layer are left out."""
         rest = [group for group in self.layers if group.repeat == "rest"]
         repeats = [self.depth // 2 if group.repeat == "half" else group.repeat for group in self.layers]
         counted = sum(repeat for repeat in repeats if repeat != "rest")
@@ -115,11 +119,12 @@ class Recipe(Bounded):
                 f"the layer groups make {counted} layers and depth is {self.depth}; "
                 f"make them agree, or let one group repeat 'rest'"
             )
-        parts = []
+        made = []
         for group, number in zip(self.layers, repeats, strict=True):
             repeat = self.depth - counted if number == "rest" else number
-            parts += [{family: self._part_of(group, family) for family in ("block", "mixer", "feedforward")}] * repeat
-        return parts
+            parts = {family: self._part_of(group, family) for family in ("block", "mixer", "feedforward")}
+            made += [(repeat, parts)] * (repeat > 0)
+        return made
 
     def _part_of(self, group: LayerGroup, family: str) -> Part:
         diff = getattr(group, family)
@@ -132,7 +137,12 @@ class Recipe(Bounded):
     def site(self, layer: int) -> Site:
         """Where the parts of layer `layer` are built."""
         sizes = (self.dim, self.heads, self.context, self.depth, layer, self.dropout)
-        return Site(*sizes, self.positions, self.norm, **self.layer_parts()[layer])  # type: ignore[arg-type]
+        before = 0
+        for repeat, parts in self.groups():
+            before += repeat
+            if layer < before:
+                return Site(*sizes, self.positions, self.norm, **parts)  # type: ignore[arg-type]
+        raise IndexError(f"layer {layer} of {self.depth}")
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, defaults included, as plain data."""

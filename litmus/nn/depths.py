@@ -15,6 +15,7 @@ from litmus.nn.depth_routers import DepthRouter, ThresholdRouter, TopKRouter
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.parts import Site
+from litmus.nn.shapes import has_values
 from litmus.nn.step import Buffers, Step, positions_within
 
 
@@ -89,10 +90,10 @@ class DepthBlock(Mixer):
 
     def _places(self, chosen: Tensor, step: Step) -> Tensor:
         """(B, M) where the chosen tokens of each row stand, in order, and then others, up to the longest row's M."""
-        if chosen.is_meta:
-            most = round(self.capacity * chosen.shape[1])
-        else:
+        if has_values(chosen):
             most = int(chosen.sum(1).max())
+        else:
+            most = round(self.capacity * chosen.shape[1])
         # In training every weight gets a gradient, if of 0, and every layer leaves its terms.
         least = 1 if torch.is_grad_enabled() or step.terms is not None else 0
         return chosen.long().argsort(dim=1, descending=True, stable=True)[:, : max(least, most)]

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from litmus.errors import BadInput
 from litmus.nn.linear import linear
 from litmus.nn.loss import IGNORED
 from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_terms
@@ -46,8 +47,13 @@ class AheadObjective(Objective):
     Its parts are named "next_token", "mtp_1", "mtp_2", ...
     """
 
-    def __init__(self, config: AheadConfig) -> None:
+    def __init__(self, config: AheadConfig, site: Site) -> None:
         super().__init__()
+        if config.depth >= site.context:
+            raise BadInput(
+                f"objective {config.kind!r} looks depth = {config.depth} tokens further ahead, and a context of "
+                f"{site.context} tokens has {site.context - 1} of them; a depth below the context is valid"
+            )
         self.depth, self.weight = config.depth, config.weight
 
     def forward(
@@ -97,7 +103,7 @@ class Sequential(AheadObjective):
     """
 
     def __init__(self, config: MtpConfig, site: Site) -> None:
-        super().__init__(config)
+        super().__init__(config, site)
         self.modules_ahead = nn.ModuleList(AheadModule(site) for _ in range(config.depth))
 
     def look(
@@ -131,7 +137,7 @@ class Parallel(AheadObjective):
     """
 
     def __init__(self, config: ParallelMtpConfig, site: Site) -> None:
-        super().__init__(config)
+        super().__init__(config, site)
         self.maps = nn.ModuleList(linear(site.dim, site.dim) for _ in range(config.depth))
 
     def look(

@@ -63,7 +63,7 @@ def total_of(batches: Iterable[Mapping[str, Tensor]]) -> Sums:
 
 
 def over_step(name: str, own: Tensor) -> Tensor:
-    """`own`, a sum over the tokens of this batch, over those of its whole step; the same where the batch is all of it."""
+    """`own`, a sum over the tokens of this batch, over those of its whole step (itself, where that is all)."""
     return own if _current is None else _current.total(name, own)
 
 

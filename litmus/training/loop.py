@@ -17,6 +17,7 @@ from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.locks import folder_lock
 from litmus.model import Decoder, Recipe, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
+from litmus.model.bounds import check_trained
 from litmus.model.storage import load_weights, weights
 from litmus.training.budget import Budget, Spent
 from litmus.training.checkpoints import State, forget_after, newest_checkpoint, prune, save_checkpoint
@@ -68,6 +69,7 @@ def train(
     TrainingDiverged when a loss or gradient is not finite, Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     display = display or Display()
+    check_trained(resolve(recipe), settings.batch, settings.context)
     data = prepare(data_settings, announce=display.note)
     whole = resolve(recipe, vocab_size=data.tokenizer.vocab_size if start is None else None)
     if data.tokenizer.vocab_size > whole.vocab_size:

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from litmus.data import DataSettings
 from litmus.data.tokenizers import check_tokenizer_name, read_tokenizer, tokenizer_file
 from litmus.model import Decoder, Recipe, Source, resolve, scored_share, training_flops_per_token
+from litmus.model.bounds import check_memory, check_trained
 from litmus.training.budget import Budget, Spent
 from litmus.training.machine import pick_device
 from litmus.training.optimizers import hidden_matrices
@@ -96,6 +97,7 @@ def make_plan(
     whole = resolve(recipe, vocab_size=None if start else _vocabulary(data_settings.tokenizer))
     if start and settings.context is None:
         settings = settings.model_copy(update={"context": start.description.resolved.context})
+    check_trained(whole, settings.batch, settings.context)
     device = pick_device(settings.device)
     precision = best_precision(device) if settings.precision == "auto" else settings.precision
     context = settings.context or whole.context
@@ -104,6 +106,7 @@ def make_plan(
     with FakeTensorMode():
         model = Decoder(whole)
         memory = _memory(model, settings, precision, context)
+    check_memory(sum(memory.values()), f"training {whole.name!r} with these settings")
     counts = model.parameter_counts()
     return Plan(
         recipe=whole,
@@ -130,12 +133,18 @@ def _memory(model: Decoder, settings: TrainSettings, precision: Precision, conte
         "weights": count * held,
         "gradients": count * held,
         "optimizer": numbers * 4,
-        "activations": _activations(model, torch.zeros(settings.batch, context, dtype=torch.long), precision),
+        "activations": _activations(model, settings.batch, context, precision),
     }
 
 
-def _activations(model: Decoder, tokens: Tensor, precision: Precision) -> int:
-    """Bytes that one forward pass keeps for its backward pass."""
+def _activations(model: Decoder, batch: int, context: int, precision: Precision) -> int:
+    """Bytes that one forward pass keeps for its backward pass: those of one sequence, and of each further one."""
+    one, two = (_kept(model, torch.zeros(rows, context, dtype=torch.long), precision) for rows in (1, 2))
+    return one + (batch - 1) * (two - one)
+
+
+def _kept(model: Decoder, tokens: Tensor, precision: Precision) -> int:
+    """Bytes that the forward pass of tokens (B, T) keeps."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}
 

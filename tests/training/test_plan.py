@@ -95,3 +95,43 @@ def test_a_plan_refuses_what_a_training_would_refuse(recipe):
         make_plan({**recipe, "heads": 3}, DataSettings(tokenizer="bytes"), SETTINGS)
     with pytest.raises(BadInput, match="cannot train"):
         make_plan(recipe, DataSettings(tokenizer="bytes"), SETTINGS.model_copy(update={"device": "abacus"}))
+
+
+def test_every_recipe_can_be_planned_in_fp32_and_mixed_precision(distinct_recipe):
+    for precision in ("fp32", "bf16-autocast"):
+        check_planned(distinct_recipe, precision)
+
+
+@pytest.mark.parametrize("precision", ["medium", "bf16"])
+@pytest.mark.parametrize("routed", ["mod", "moe", "moe-v3", "deepseek", "worker"])
+def test_what_routes_tokens_can_be_planned_in_the_other_precisions(routed, precision):
+    check_planned(routed, precision)
+
+
+def check_planned(name, precision):
+    recipe = {"base": name, "dim": 16, "heads": 2, "depth": 2}
+    plan = make_plan(recipe, DataSettings(tokenizer="bytes"), TrainSettings(batch=3, context=16, precision=precision))
+    assert plan.memory_bytes["activations"] > 3 * 16 * 16 * 2
+    assert "activations" in shown(plan)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch": 10**7}, {"batch": 10**20}, {"context": 2**31}, {"context": 10**15}],
+    ids=str,
+)
+def test_a_training_that_no_memory_holds_is_refused_with_a_figure(quick, recipe, settings):
+    settings = {"batch": 16, "context": 2**16, **settings}
+    with pytest.raises(BadInput, match=r"would take about \d[\d.e+]* [TPE]B, and this machine has "):
+        make_plan({**recipe, "dim": 512, "depth": 8}, DataSettings(tokenizer="bytes"), TrainSettings(**settings))
+    with pytest.raises(BadInput, match=r"would take about \d[\d.e+]* [TPE]B, and this machine has "):
+        quick(recipe={"dim": 512, "depth": 8}, **settings)
+
+
+def test_planned_memory_is_linear_in_the_batch(recipe):
+    one, two, many = (
+        make_plan(recipe, DataSettings(tokenizer="bytes"), SETTINGS.model_copy(update={"batch": batch})).memory_bytes
+        for batch in (1, 2, 50_000)
+    )
+    each = two["activations"] - one["activations"]
+    assert many["activations"] == one["activations"] + 49_999 * each
