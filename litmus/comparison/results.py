@@ -12,6 +12,7 @@ from litmus.errors import BadInput, nearest
 from litmus.files import write_atomically
 from litmus.nn import RouterFigures
 from litmus.training import CurvePoint
+from litmus.training.evaluation import ByLayer
 
 Role = Literal["arm", "noise", "sweep"]
 
@@ -69,9 +70,9 @@ class TrialResult(Record):
     held_out_tokens: int
     held_out_bytes: int
     loss_by_position: list[float]
-    attention_entropy: list[float] | None
-    layer_figures: dict[str, list[float]] = {}
-    routing: list[RouterFigures] | None = None
+    attention_entropy: ByLayer[float] | None
+    layer_figures: dict[str, ByLayer[float]] = {}
+    routing: ByLayer[RouterFigures] | None = None
     curve: list[CurvePoint]
     sample: str
     failed: str | None = None

@@ -21,9 +21,6 @@ from litmus.nn.routing import RouterFigures, router_figures
 from litmus.nn.step import Step, positions_within
 from litmus.nn.terms import Terms, scored
 
-OBSERVED_ROWS = 4
-"""Sequences looked at in one pass: what layers leave about attention needs the T x T weights."""
-
 
 class Decoder(nn.Module):
     """A causal language model: `model(tokens)[:, t]` is the distribution of token t+1 given tokens 0..t."""
@@ -67,16 +64,21 @@ class Decoder(nn.Module):
         valid: Tensor | None = None,
         documents: Tensor | None = None,
         fast: bool = True,
-        observed: dict[str, list[Tensor]] | None = None,
+        observed: dict[int, dict[str, list[Tensor]]] | None = None,
         terms: Terms | None = None,
     ) -> Tensor:
-        """The normed vectors (B, T, dim) that the head turns into logits; layers leave figures and loss terms."""
-        step = self.step(tokens, cache, valid=valid, documents=documents, fast=fast, observed=observed, terms=terms)
+        """The normed vectors (B, T, dim) that the head turns into logits.
+
+        Layers leave loss terms in `terms`, and by the number of the layer what they tell of themselves in `observed`.
+        """
+        left: dict[str, list[Tensor]] | None = None if observed is None else {}
+        step = self.step(tokens, cache, valid=valid, documents=documents, fast=fast, observed=left, terms=terms)
         x = self.dropout(self.positions(self.embedding(tokens), step))
         for number, layer in enumerate(self.layers):
             x = layer(x, step.at(cache.layers[number] if cache else None))
-            if observed is not None:
-                observed.setdefault("largest_activation", []).append(x.abs().max())
+            if observed is not None and left is not None:
+                observed[number] = {**left, "largest_activation": [x.abs().max()]}
+                left.clear()
         if cache is not None:
             cache.advance(tokens.shape[1], valid)
         return self.norm(x)
@@ -108,20 +110,28 @@ class Decoder(nn.Module):
         return self.objective.token_losses(self, tokens, targets, documents=documents)
 
     @torch.no_grad()
-    def layer_figures(self, tokens: Tensor) -> dict[str, list[float]]:
-        """What layers tell of themselves on tokens (B, T): by name, a number for each layer that has such a figure."""
-        observed: dict[str, list[Tensor]] = {}
-        self.hidden(tokens, observed=observed)
-        return {name: [float(value) for value in observed[name]] for name in LAYER_FIGURES if name in observed}
+    def observe(self, tokens: Tensor) -> tuple[dict[str, dict[int, float]], dict[int, RouterFigures]]:
+        """What layers tell of themselves on tokens (B, T), in one pass.
 
-    @torch.no_grad()
-    def routing(self, tokens: Tensor) -> list[RouterFigures]:
-        """How evenly the router of each mixture-of-experts layer spreads tokens (B, T) over its experts."""
-        passes: list[dict[str, list[Tensor]]] = []
-        for rows in tokens.split(OBSERVED_ROWS):
-            passes.append({})
-            self.hidden(rows, observed=passes[-1])
-        return router_figures(passes)
+        By name (litmus.nn.observing) and by layer, from 0, the figures of the layers that have one; and by layer how
+        evenly the routers of experts spread the tokens.
+        """
+        observed: dict[int, dict[str, list[Tensor]]] = {}
+        self.hidden(tokens, observed=observed)
+        figures = {
+            name: {number: float(torch.stack(left[name]).mean()) for number, left in observed.items() if name in left}
+            for name in LAYER_FIGURES
+        }
+        routing = {number: router for number, left in observed.items() for router in router_figures([left])}
+        return {name: values for name, values in figures.items() if values}, routing
+
+    def layer_figures(self, tokens: Tensor) -> dict[str, dict[int, float]]:
+        """What layers tell of themselves on tokens (B, T): by name and layer, where a layer has such a figure."""
+        return self.observe(tokens)[0]
+
+    def routing(self, tokens: Tensor) -> dict[int, RouterFigures]:
+        """How evenly the router of each layer of experts spreads tokens (B, T), by layer."""
+        return self.observe(tokens)[1]
 
     def after_step(self) -> None:
         """Let the parts that adapt by another rule than the gradient do so; training calls it once per step."""

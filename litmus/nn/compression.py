@@ -58,13 +58,14 @@ class Layout:
     history: int = 0
     before: int = 0
 
-    def visible(self, shape: Shape, queries: slice, keys: slice, blocks: int) -> Tensor:
+    def visible(self, shape: Shape, queries: slice | Tensor, keys: slice, blocks: int) -> Tensor:
         """Which `keys` and which latents of the first `blocks` each of `queries` reads, (B or 1, 1, T, S + N·r).
 
         In positions t and j of one text, block b and token j: (b + 1)·m <= t and t - w < j <= t.
         """
         device = self.first.device
-        query = torch.arange(queries.start, queries.stop, device=device)[:, None] + self.history
+        numbers = queries if isinstance(queries, Tensor) else torch.arange(queries.start, queries.stop, device=device)
+        query = numbers[:, None] + self.history
         key = torch.arange(keys.start, keys.stop, device=device)
         first = self.first[:, queries, None]
         begins = self.begins[:, None, :blocks]

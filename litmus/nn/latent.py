@@ -102,13 +102,15 @@ class Latent(Heads):
             lies = step.once(("layout", self.shape), lambda: layout(step, self.shape))
             weights = blocks_of(scores, lies.begins, self.shape.block).softmax(2)
             keys, values = ((x, self.latents(weights, x, lies)) for x in (k, v))
-        if step.fast and step.observed is None:
+        every, blocks = slice(0, keys[0].shape[1]), lies.begins.shape[1]
+        if step.observed is not None:
+            visible = lambda some: lies.visible(self.shape, some, every, blocks)  # noqa: E731
+            observe_attention(q, torch.cat(keys, 1), visible, None, step)
+        if step.fast:
             masks = step.once(("masks", self.shape), lambda: chunk_masks(q.shape[1], lies, self.shape))
             return read_in_chunks(q, keys, values, lies, self.shape, masks)
-        mask = lies.visible(self.shape, slice(0, q.shape[1]), slice(0, keys[0].shape[1]), lies.begins.shape[1])
-        k, v = torch.cat(keys, 1), torch.cat(values, 1)
-        observe_attention(q, k, mask, None, step)
-        return attend(q, k, v, mask, None, fast=step.fast)
+        mask = lies.visible(self.shape, slice(0, q.shape[1]), every, blocks)
+        return attend(q, torch.cat(keys, 1), torch.cat(values, 1), mask, None, fast=step.fast)
 
     def latents(self, weights: Tensor, x: Tensor, lies: Layout) -> Tensor:
         """The latents (B, N·r, G, D) of the blocks of x (B, T, G, D)."""

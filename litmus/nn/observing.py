@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,23 +21,58 @@ LAYER_FIGURES = {
 """What may be left in `step.observed`, one number for each layer that has it, and what it says."""
 
 
-def observe_attention(q: Tensor, k: Tensor, visibility: Visibility, factor: Tensor | None, step: Step) -> None:
+QUERIES = 1024
+"""Of longer texts so many queries of each row are looked at, evenly spread, since all of them take T x T weights."""
+
+WEIGHTS = 2**22
+"""Attention weights held at one time, at most: 16 MB in fp32. A single query may have more keys than that."""
+
+
+def observed_queries(count: int, device: torch.device) -> Tensor:
+    """Which of `count` queries are looked at: all, or QUERIES of them from the first to the last."""
+    if count <= QUERIES:
+        return torch.arange(count, device=device)
+    return torch.linspace(0, count - 1, QUERIES, device=device, dtype=torch.float64).round().long()
+
+
+def observe_attention(
+    q: Tensor,
+    k: Tensor,
+    visibility: Visibility | Callable[[Tensor], Tensor],
+    factor: Tensor | None,
+    step: Step,
+) -> None:
     """Leave two figures of softmax(factor · q·k / sqrt(D)) in `step.observed`, where there is one.
 
-    It takes the T x T weights that fast attention never forms.
-    attention_entropy: entropy of a query's weights in nats. first_token_attention: the weight of the first key (an
-    attention sink where it is large; the first token's own is 1). Both are means over rows, heads and queries.
+    visibility may be a function from the numbers of some queries (n,) to their mask (B or 1, 1, n, S), for where the
+    mask of all would be large. attention_entropy: entropy of a query's weights in nats. first_token_attention: the
+    weight of the first key (an attention sink where it is large; the first token's own is 1). Both are means over rows,
+    heads and the queries looked at.
     """
     if step.observed is None:
         return
     shared = q.shape[2] // k.shape[2]
     entropy = torch.zeros((), device=q.device, dtype=torch.float32)
     first = torch.zeros_like(entropy)
-    for head in range(q.shape[2]):  # one at a time, so that T x T is held once
-        one = slice(head, head + 1)
-        part = factor if factor is None or factor.shape[-1] == 1 else factor[..., one]
-        weights = attention_weights(q[:, :, one], k[:, :, head // shared, None], visibility, part)
-        entropy = entropy + torch.special.entr(weights).sum(-1).mean().float()
-        first = first + weights[..., 0].mean().float()
-    step.observed.setdefault("attention_entropy", []).append(entropy / q.shape[2])
-    step.observed.setdefault("first_token_attention", []).append(first / q.shape[2])
+    queries = observed_queries(q.shape[1], q.device)
+    for some in queries.split(max(1, WEIGHTS // (q.shape[0] * k.shape[1]))):
+        mask = _of_queries(visibility, some, k.shape[1])
+        scale = None if factor is None else factor[:, some]
+        for head in range(q.shape[2]):
+            one = slice(head, head + 1)
+            part = scale if scale is None or scale.shape[-1] == 1 else scale[..., one]
+            weights = attention_weights(q[:, some, one], k[:, :, head // shared, None], mask, part)
+            entropy = entropy + torch.special.entr(weights).sum(-1).mean(0).sum().float()
+            first = first + weights[..., 0].mean(0).sum().float()
+    number = q.shape[2] * len(queries)
+    step.observed.setdefault("attention_entropy", []).append(entropy / number)
+    step.observed.setdefault("first_token_attention", []).append(first / number)
+
+
+def _of_queries(visibility: Visibility | Callable[[Tensor], Tensor], some: Tensor, keys: int) -> Visibility:
+    """What the queries of these numbers read."""
+    if isinstance(visibility, Tensor):
+        return visibility[:, :, some]
+    if visibility == "causal":
+        return (torch.arange(keys, device=some.device) <= some[:, None])[None, None]
+    return "all" if isinstance(visibility, str) else visibility(some)

@@ -28,6 +28,10 @@ class Places:
     index: Tensor
     reach: Sequence[int]
 
+    def some(self, queries: Tensor) -> Places:
+        """Those of the queries with these numbers (n,), which rise."""
+        return Places(self.index[:, queries], [self.reach[number] for number in queries.tolist()])
+
     def part(self, begin: int, end: int) -> Places:
         return Places(self.index[:, begin:end], self.reach[begin:end])
 

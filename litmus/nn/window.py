@@ -58,11 +58,12 @@ class WindowAttention(Heads):
 
     def _in_order(self, q: Tensor, k: Tensor, v: Tensor, keys: Keys, step: Step, factor: Tensor | None) -> Tensor:
         """Read keys that stand in the order of their tokens: in blocks, or by the definition, under one mask."""
+        observe_attention(q, k, lambda some: _mask(keys, self.window, step, some), factor, step)
         side_by_side = step.valid is None and (step.cache is None or step.start is not None)
-        if step.fast and side_by_side and step.observed is None:
+        if step.fast and side_by_side:
             return attend_window(q, k, v, keys, self.window, step, factor)
-        mask = step.once(("window", self.window, k.shape[1]), lambda: _mask(keys, self.window, step))
-        observe_attention(q, k, mask, factor, step)
+        every = torch.arange(q.shape[1], device=q.device)
+        mask = step.once(("window", self.window, k.shape[1]), lambda: _mask(keys, self.window, step, every))
         return attend(q, k, v, mask, factor, fast=step.fast)
 
     def _behind_old(self, q: Tensor, k: Tensor, v: Tensor, step: Step, cache: Buffers, factor: Tensor | None) -> Tensor:
@@ -98,16 +99,16 @@ def _positions(step: Step) -> Tensor:
     return step.positions[:1] if step.start is not None else step.positions
 
 
-def _mask(keys: Keys, window: Window, step: Step) -> Tensor:
-    """Which keys each query reads, (B or 1, 1, T, S)."""
+def _mask(keys: Keys, window: Window, step: Step, queries: Tensor) -> Tensor:
+    """Which keys the queries of these numbers (n,) read, (B or 1, 1, n, S)."""
     positions, length = keys.positions, step.positions.shape[1]
     older = positions.shape[1] - length
     if step.valid is not None:
         nowhere = F.pad(~step.valid, (older, 0))
         positions = positions.expand(len(nowhere), -1).masked_fill(nowhere, -1)
-    mask = window.visible(_positions(step)[..., None], positions[:, None])
+    mask = window.visible(_positions(step)[:, queries, None], positions[:, None])
     if step.documents is not None:
-        mask = mask & (step.documents[:, :, None] == step.documents[:, None])
+        mask = mask & (step.documents[:, queries, None] == step.documents[:, None])
     # Padding reads only itself: its output is never used, but a row without any key would be NaN.
-    itself = torch.eye(length, dtype=torch.bool, device=mask.device)
+    itself = queries[:, None] == torch.arange(length, device=mask.device)
     return (mask | F.pad(itself, (older, 0)))[:, None]

@@ -20,7 +20,7 @@ from litmus.nn.dropout import Dropout
 from litmus.nn.feedforwards import FeedforwardConfig
 from litmus.nn.linear import INIT_STD
 from litmus.nn.mixers import Mixer, MixerConfig
-from litmus.nn.observing import observe_attention
+from litmus.nn.observing import observe_attention, observed_queries
 from litmus.nn.parts import Site
 from litmus.nn.spaced import attend_at, visible
 from litmus.nn.step import Buffers, Step
@@ -141,8 +141,10 @@ class WorkerBlock(Mixer):
                 own = self._keys_values(own_h, group.step)
             factor = self.mixer.ssmax(group.step) if self.mixer.ssmax else None
             if step.observed is not None and own is not None:
-                mask = visible(group.places, k.shape[1], step, own=True)
-                observe_attention(q, torch.cat((k, own[0]), dim=1), mask, factor, step)
+                some = observed_queries(q.shape[1], q.device)
+                mask = visible(group.places.some(some), k.shape[1], step, own=True)
+                scale = None if factor is None else factor[:, some]
+                observe_attention(q[:, some], torch.cat((k, own[0][:, some]), dim=1), mask, scale, step)
             read.append(attend_at(group.places, q, k, v, step, own=own, factor=factor, fast=step.fast))
         return torch.cat(read, dim=1)
 

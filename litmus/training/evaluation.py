@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor
 
 from litmus.data import TokenData, document_ids, held_out_windows
@@ -15,8 +15,17 @@ from litmus.errors import BadInput
 from litmus.nn import RouterFigures
 
 FIGURE_TOKENS = 4096
-"""About how many tokens the figures of layers and routers are over; some need T x T weights that fast attention never
-forms."""
+"""About how many tokens the figures of layers and routers are over."""
+
+
+def _by_layer(raw: Any) -> Any:
+    """Older files have a list, which can only be read as that of the layers from 0 on."""
+    return dict(enumerate(raw)) if isinstance(raw, list) else raw
+
+
+T = TypeVar("T")
+ByLayer = Annotated[dict[int, T], BeforeValidator(_by_layer)]
+"""One figure for each layer that has it, by the layer's number from 0."""
 
 
 class Evaluation(BaseModel):
@@ -24,9 +33,10 @@ class Evaluation(BaseModel):
 
     nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
     can be compared between tokenizers. loss_by_position: mean nats at each place of a window; later places have
-    more context. attention_entropy: mean entropy of the attention weights in nats, per layer. layer_figures: what else
+    more context. attention_entropy: mean entropy of the attention weights in nats, by layer. layer_figures: what else
     layers tell of themselves, by the names in litmus.nn.observing. routing: how evenly the router of each layer of
-    experts spread its tokens. These three are over about 4096 tokens, in windows from all over the held-out split.
+    experts spread its tokens. These three have a figure for each layer, from 0, that has one, over about 4096 tokens,
+    in windows from all over the held-out split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -37,9 +47,9 @@ class Evaluation(BaseModel):
     tokens: int
     bytes: int
     loss_by_position: list[float]
-    attention_entropy: list[float] | None = None
-    layer_figures: dict[str, list[float]] = {}
-    routing: list[RouterFigures] | None = None
+    attention_entropy: ByLayer[float] | None = None
+    layer_figures: dict[str, ByLayer[float]] = {}
+    routing: ByLayer[RouterFigures] | None = None
 
 
 @torch.no_grad()
@@ -79,7 +89,7 @@ def evaluate(
             scored[:width] += counted.sum(0)
             text_bytes += int(token_bytes[targets[counted]].sum())
         sample = _sample(data.held_out, context, int(scored.sum())).to(device)
-        figures, routing = model.layer_figures(sample), model.routing(sample)
+        figures, routing = model.observe(sample)
     finally:
         model.train(was_training)
     tokens = int(scored.sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from rich.table import Table
 
@@ -23,17 +25,25 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     figures.add_row("scored", f"{evaluation.tokens:,} tokens, {evaluation.bytes:,} bytes")
     losses = evaluation.loss_by_position
     figures.add_row("loss by position", f"{losses[0]:.2f} {_line(losses)} {losses[-1]:.2f}")
-    if evaluation.attention_entropy:
-        layers = "  ".join(f"{value:.2f}" for value in evaluation.attention_entropy)
-        figures.add_row("attention entropy", f"{layers}  (nats, first layer to last)")
+    if entropy := evaluation.attention_entropy:
+        layers = "  ".join(f"{value:.2f}" for value in entropy.values())
+        figures.add_row("attention entropy", f"{layers}  (nats, {_layers(entropy)})")
     for name, values in evaluation.layer_figures.items():
-        layers = "  ".join(f"{value:.3g}" for value in values)
-        figures.add_row(name.replace("_", " "), f"{layers}  (first layer to last)")
-    if evaluation.routing:
-        excess = "  ".join(f"{layer.max_violation:+.0%}" for layer in evaluation.routing)
-        dead = sum(layer.dead for layer in evaluation.routing)
-        figures.add_row("busiest expert", f"{excess}  (over the mean load, by layer; {dead} experts unused)")
+        layers = "  ".join(f"{value:.3g}" for value in values.values())
+        figures.add_row(name.replace("_", " "), f"{layers}  ({_layers(values)})")
+    if routing := evaluation.routing:
+        excess = "  ".join(f"{router.max_violation:+.0%}" for router in routing.values())
+        dead = sum(router.dead for router in routing.values())
+        figures.add_row("busiest expert", f"{excess}  (over the mean load, {_layers(routing)}; {dead} experts unused)")
     return figures
+
+
+def _layers(numbers: Iterable[int]) -> str:
+    """Which layers figures belong to, counted from 1 as people do."""
+    found = [number + 1 for number in numbers]
+    if found == list(range(1, len(found) + 1)):
+        return f"layers 1 to {len(found)}" if len(found) > 1 else "layer 1"
+    return f"layer{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
 
 
 def _line(values: list[float]) -> str:

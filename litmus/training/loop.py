@@ -176,7 +176,7 @@ class Training:
             try:
                 figures = self.stepper.step(batches, lr)
             except NotFinite as fault:
-                raise self._diverged(str(fault)) from None
+                raise self._diverged(self.spent.steps + 1, str(fault)) from None
             seconds = time.perf_counter() - clock
             clock += seconds
             self.spent += replace(cost, seconds=seconds)
@@ -213,13 +213,13 @@ class Training:
         score = self._evaluate(self.settings.validate_tokens)
         step = self.spent.steps
         figures: dict[str, Any] = {"loss": score.nats_per_token, "bpb": score.bits_per_byte}
-        entropy, routing = score.attention_entropy or [], score.routing or []
+        entropy, routing = score.attention_entropy or {}, score.routing or {}
         layers = {"attention_entropy": entropy, **score.layer_figures}
-        inside = {**layers, "routing": [dataclasses.asdict(layer) for layer in routing]}
+        inside = {**layers, "routing": {layer: dataclasses.asdict(router) for layer, router in routing.items()}}
         timing = {"seconds": self.spent.seconds, "validation_seconds": time.perf_counter() - began}
         metrics.write("held_out", step, {"tokens": self.spent.tokens, **figures, **inside}, timing)
-        figures |= {f"{name}/{layer}": value for name, values in layers.items() for layer, value in enumerate(values)}
-        for layer, router in enumerate(routing):
+        figures |= {f"{name}/{layer}": value for name, values in layers.items() for layer, value in values.items()}
+        for layer, router in routing.items():
             names = ("max_violation", "entropy", "dead")
             figures |= {f"router_{name}/{layer}": getattr(router, name) for name in names}
         for tracker in trackers:
@@ -238,7 +238,7 @@ class Training:
                 isolate_documents=self.settings.isolate_documents,
             )
         if not math.isfinite(score.nats_per_token):
-            raise self._diverged(f"held-out loss {score.nats_per_token:.6g}")
+            raise self._diverged(self.spent.steps, f"held-out loss {score.nats_per_token:.6g}")
         return score
 
     def _sample(self) -> str:
@@ -295,10 +295,12 @@ class Training:
         write_atomically(self.folder / RESULT, result.model_dump_json(indent=1))
         return result
 
-    def _diverged(self, found: str) -> TrainingDiverged:
+    def _diverged(self, step: int, found: str) -> TrainingDiverged:
+        """The error of a step that went wrong, or whose weights turned out to have."""
         saved = self._save(None)
+        which = "before" if step > self.spent.steps else "after"
         return TrainingDiverged(
-            f"training diverged at step {self.spent.steps + 1}: {found}; the weights before it are saved in {saved}; "
+            f"training diverged at step {step}: {found}; the weights {which} it are saved in {saved}; "
             f"try a lower learning rate than {self.settings.lr:g}, or a longer warmup"
         )
 

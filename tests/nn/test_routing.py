@@ -256,16 +256,16 @@ def test_router_figures_say_how_uneven_the_load_is_over_all_passes() -> None:
 def test_a_model_reports_the_routing_of_each_layer_that_routes() -> None:
     model = build("deepseek", vocab_size=61, dim=32, depth=3, heads=2, context=16)
     figures = model.routing(torch.randint(61, (2, 12)))
-    assert len(figures) == 2, "the first layer is dense"
-    assert all(sum(layer.load) == pytest.approx(1) and len(layer.load) == 16 for layer in figures)
-    assert all(0 < layer.entropy <= torch.tensor(16.0).log() + 1e-6 for layer in figures)
-    assert build("standard", size="tiny", vocab_size=61).routing(torch.zeros(1, 4, dtype=torch.long)) == []
+    assert list(figures) == [1, 2], "the first layer is dense"
+    assert all(sum(layer.load) == pytest.approx(1) and len(layer.load) == 16 for layer in figures.values())
+    assert all(0 < layer.entropy <= torch.tensor(16.0).log() + 1e-6 for layer in figures.values())
+    assert build("standard", size="tiny", vocab_size=61).routing(torch.zeros(1, 4, dtype=torch.long)) == {}
 
 
 def test_routing_of_many_rows_is_over_all_of_them() -> None:
     model = build("moe", vocab_size=61, dim=32, depth=1, heads=2, context=16)
     tokens = torch.randint(61, (7, 12))
-    (together,) = model.routing(tokens)
+    (together,) = model.routing(tokens).values()
     apart = torch.tensor([model.routing(row[None])[0].load for row in tokens])
     assert together.load == pytest.approx(apart.mean(0).tolist())
 

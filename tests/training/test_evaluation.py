@@ -1,5 +1,7 @@
 import math
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -129,7 +131,7 @@ def test_routing_is_that_of_whole_windows_and_absent_without_experts(model, data
     score = evaluate(routed, data, context=16, batch=6, limit_tokens=100)
     tokens = torch.from_numpy(data.held_out[:96].astype(np.int64)).view(6, 16)
     assert score.routing == routed.routing(tokens)
-    assert [len(layer.load) for layer in score.routing] == [16, 16]
+    assert [len(layer.load) for layer in score.routing.values()] == [16, 16]
     assert Evaluation.model_validate_json(score.model_dump_json()) == score
 
 
@@ -142,3 +144,21 @@ def test_isolated_documents_are_scored_without_the_text_before_them(model):
     assert apart[:20] == pytest.approx(apart[21:41], rel=1e-5)
     together = evaluate(model, stream, context=42, batch=1).loss_by_position
     assert together[:20] != pytest.approx(together[21:41], rel=1e-5)
+
+
+def test_scores_of_older_files_give_their_figures_to_the_layers_from_the_first(model, data):
+    score = evaluate(model, data, context=16, batch=4, limit_tokens=64)
+    older = score.model_dump(mode="json") | {"attention_entropy": [1.5, 2.5], "layer_figures": {"mean_gate": [0.5]}}
+    read = Evaluation.model_validate(older)
+    assert read.attention_entropy == {0: 1.5, 1: 2.5} and read.layer_figures == {"mean_gate": {0: 0.5}}
+
+
+def test_figures_of_a_routed_model_are_printed_with_the_numbers_of_their_layers(data):
+    routed = build("mod", vocab_size=257, dim=32, depth=4, heads=2, context=16).eval()
+    score = evaluate(routed, data, context=16, batch=4, limit_tokens=64)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(evaluation_table(score))
+    lines = {line.split("  ")[0]: line for line in console.export_text().splitlines()}
+    assert lines["attention entropy"].rstrip().endswith("(nats, layers 1, 3)")
+    assert lines["processed share"].rstrip().endswith("(layers 2, 4)")
+    assert lines["largest activation"].rstrip().endswith("(layers 1 to 4)")

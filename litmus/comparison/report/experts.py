@@ -21,9 +21,11 @@ def expert_load(result: ComparisonResult, arm: str) -> Figure | None:
     Experts stand in the order of their load: their numbers mean something else in every seed.
     """
     seeds = [trial.routing for trial in result.scored(arm) if trial.routing]
-    if not seeds or any(len(layer.load) != len(seeds[0][0].load) for layers in seeds for layer in layers):
+    if not seeds or len({len(router.load) for routing in seeds for router in routing.values()}) > 1:
         return None
-    load = np.array([[sorted(layer.load, reverse=True) for layer in layers] for layers in seeds]).mean(axis=0)
+    numbers = [layer + 1 for layer in seeds[0]]
+    loads = [[sorted(router.load, reverse=True) for router in routing.values()] for routing in seeds]
+    load = np.array(loads).mean(axis=0)
     layers, experts = load.shape
     share = load * experts
     title = f"{arm}: {share.min():.2f} to {share.max():.2f} times an even share"
@@ -39,5 +41,5 @@ def expert_load(result: ComparisonResult, arm: str) -> Figure | None:
     axes.set_xlim(0.5, experts + 0.5)
     axes.set_ylim(layers + 0.5, 0.5)
     axes.set_xticks(range(1, experts + 1, -(-experts // MOST_TICKS)))
-    axes.set_yticks(range(1, layers + 1))
+    axes.set_yticks(range(1, layers + 1), [str(number) for number in numbers])
     return figure

@@ -119,14 +119,16 @@ def layer_figure(result: ComparisonResult, name: str) -> Figure | None:
 
 
 def _by_layer(
-    result: ComparisonResult, quantity: str, of: Callable[[TrialResult], list[float] | None]
+    result: ComparisonResult, quantity: str, of: Callable[[TrialResult], dict[int, float] | None]
 ) -> Figure | None:
-    """One figure of each layer that has it, first to last; an arm in which no layer has it gets no line."""
+    """One figure of each layer that has it, at the layer's number from 1; an arm without any gets no line."""
     lines: Lines = {}
     for arm in result.arms:
         seeds = [values for trial in result.scored(arm) if (values := of(trial))]
         if seeds:
-            lines[arm] = np.arange(1, len(seeds[0]) + 1), np.array(seeds)
+            layers = sorted(set.intersection(*(set(values) for values in seeds)))
+            places = np.array([layer + 1 for layer in layers])
+            lines[arm] = places, np.array([[values[layer] for layer in layers] for values in seeds])
     figure = _lines(result, lines, quantity, "layer", marker="o")
     if figure is None:
         return None

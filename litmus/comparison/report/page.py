@@ -192,7 +192,7 @@ def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
     loads = [
         _picture(
             figure,
-            f"Load in {arm} on held-out text: a row per layer of experts, first to last; in it the experts from most "
+            f"Load in {arm} on held-out text: a row per layer of experts, by its number; in it the experts from most "
             f"tokens to least, mean over seeds. Full colour is twice an even share or more, a cross no token at all.",
         )
         for arm in result.arms
@@ -204,7 +204,7 @@ def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
         if (figure := figures.training_term(result, term)) is not None
     ]
     layers = [
-        _picture(figure, f"{meaning} Layer by layer, first to last of those that have it; on held-out text.")
+        _picture(figure, f"{meaning} Layer by layer, where a layer has it; on held-out text.")
         for name, meaning in LAYER_FIGURES.items()
         if (figure := figures.layer_figure(result, name)) is not None
     ]
