@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from litmus.audit import audit
     from litmus.comparison import compare
     from litmus.generation import generate
-    from litmus.model import Decoder, build, load, recipes, save
+    from litmus.model import Decoder, build, recipes, save
+    from litmus.training.loading import load
 
 __version__ = "0.1.0"
 
@@ -19,7 +20,7 @@ _PUBLIC = {
     "build": "litmus.model",
     "compare": "litmus.comparison",
     "generate": "litmus.generation",
-    "load": "litmus.model",
+    "load": "litmus.training.loading",
     "recipes": "litmus.model",
     "save": "litmus.model",
 }

@@ -13,12 +13,26 @@ if TYPE_CHECKING:
 class BadInput(ValueError):
     """Input that cannot be used: one sentence naming the thing, what was found and what would be valid.
 
-    The command line prints the sentence to stderr and exits with code 2; nobody sees a traceback.
+    The command line prints the sentence to stderr and exits with code 2; nobody sees a traceback. Control characters
+    in it, as a file's name may hold them, are escaped: it is one line wherever it is shown.
     """
+
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(printable(str(sentence)))
 
 
 class Failed(RuntimeError):
-    """The thing tested failed (a diverged training, a failed check): one sentence on stderr and exit code 1."""
+    """The thing tested failed (a diverged training, a failed check): one line on stderr and exit code 1."""
+
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(printable(str(sentence)))
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters: what cannot be printed is written as Python escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def nearest(found: str, valid: Iterable[str]) -> str:
@@ -32,8 +46,7 @@ def nearest(found: str, valid: Iterable[str]) -> str:
 
 def shown(value: object, *, quoted: bool = True, limit: int = 60) -> str:
     """`value` as an error sentence shows it: on one line, without control characters, its middle cut if it is long."""
-    text = repr(value) if quoted or not isinstance(value, str) else value
-    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    text = printable(repr(value) if quoted or not isinstance(value, str) else value)
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text):,} characters)"

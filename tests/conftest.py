@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import hypothesis
@@ -22,6 +24,21 @@ hypothesis.settings.load_profile("litmus")
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests run, and processes that they start, is not written down in the developer's own state folder."""
+    os.environ["LITMUS_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture
+def fresh_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state folder of a user who has not run any plug-in."""
+    monkeypatch.setenv("LITMUS_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr("litmus.model.trust._named", set())
+    monkeypatch.setattr("litmus.model.trust._told", set())
+    return tmp_path / "state"
 
 
 def roughened(module: M, dtype: torch.dtype = torch.float64) -> M:

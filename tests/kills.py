@@ -107,7 +107,9 @@ class Killing:
         wrong += _differences(self.undisturbed[name], self._result(name))
         after = rules.files(self.place)
         product = f"a/b/work/{WORKS[name].product}/"
-        wrong += [f"{path} changed" for path in before if after.get(path) != before[path] and not path.startswith(product)]
+        wrong += [
+            f"{path} changed" for path in before if after.get(path) != before[path] and not path.startswith(product)
+        ]
         wrong += [f"{path} is left over" for path in _left_over(self.place, WORKS[name].product)]
         return wrong
 
@@ -162,7 +164,11 @@ class Killing:
 
     def _result(self, name: str) -> dict[str, Any]:
         product = WORKS[name].product
-        root = self.place / "cache" / product.removeprefix("CACHE/") if product.startswith("CACHE/") else self.work / product
+        root = (
+            self.place / "cache" / product.removeprefix("CACHE/")
+            if product.startswith("CACHE/")
+            else self.work / product
+        )
         return {
             str(path.relative_to(root)): _content(path) for path in sorted(root.rglob("*"))
             if path.is_file() and not path.name.endswith(".lock") and path.suffix != ".html"

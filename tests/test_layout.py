@@ -16,6 +16,8 @@ PACKAGE = Path(litmus.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
+    "names",
+    "limits",
     "bounds",
     "process",
     "yaml_json",

@@ -10,12 +10,12 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from litmus.audit.audit import audit
+from litmus.audit.audit import audit, require_forward
 from litmus.audit.checks import CHECKS
 from litmus.audit.keeping import keep, kept_audit
 from litmus.audit.report import AuditReport, Finding
 
-__all__ = ["CHECKS", "AuditReport", "Finding", "audit", "keep", "kept_audit"]
+__all__ = ["CHECKS", "AuditReport", "Finding", "audit", "keep", "kept_audit", "require_forward"]
 
 
 class _Callable(ModuleType):

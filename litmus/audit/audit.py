@@ -11,8 +11,8 @@ from litmus.audit.isolation import run_apart
 from litmus.audit.opening import Request
 from litmus.audit.report import AuditReport, Finding
 from litmus.audit.running import Opened, run
-from litmus.errors import BadInput, nearest
-from litmus.model import Decoder, Source
+from litmus.errors import BadInput, Failed, nearest
+from litmus.model import Decoder, Recipe, Source
 
 
 def audit(
@@ -51,3 +51,16 @@ def audit(
             watch(item)
     seconds = round(time.perf_counter() - started, 2)
     return AuditReport(subject=opened.name, quick=quick, findings=findings, note=opened.note, seconds=seconds)
+
+
+def require_forward(recipe: Recipe) -> None:
+    """Failed where a plug-in's forward pass does not work, seen in a process of its own; no other recipe is looked at.
+
+    For whatever runs a plug-in that was not audited: it may crash, hang, exit or take all memory there.
+    """
+    if recipe.plugin is None:
+        return
+    first, *_ = (item for item in run_apart(Request(recipe, (), quick=True)) if isinstance(item, Finding))
+    report = AuditReport(subject=recipe.name, quick=True, findings=[first])
+    if report.no_forward:
+        raise Failed(f"the plug-in {recipe.plugin.path} has no working forward pass: {report.no_forward}")

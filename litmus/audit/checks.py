@@ -24,9 +24,9 @@ from litmus.audit import (
     prefix,
 )
 from litmus.audit.check import Check, Evidence, NotApplicable
-from litmus.audit.limits import TimeUp, limited
 from litmus.audit.report import Finding
 from litmus.audit.subject import Subject
+from litmus.limits import TimeUp, limited
 
 FORWARD = forward.CHECK
 CHECKS: dict[str, Check] = {

@@ -20,6 +20,7 @@ from litmus.audit.opening import Request
 from litmus.audit.report import Finding
 from litmus.audit.running import LIMIT, Opened, not_made, run
 from litmus.errors import BadInput
+from litmus.limits import limit_memory
 
 GRACE = 30.0
 """Seconds beyond a check's own limit after which its process is ended: it first has to start and import torch."""
@@ -59,7 +60,7 @@ class Answers:
         self.late = False
         path = os.pathsep.join(entry for entry in sys.path if entry)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from litmus.audit.isolation import answer; answer()"],
+            [sys.executable, "-P", "-c", "from litmus.audit.isolation import answer; answer()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -120,6 +121,8 @@ def answer() -> None:
     process.begin()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    limit_memory()
 
     def work() -> None:
         try:

@@ -17,16 +17,16 @@ from litmus.training.run import AUDIT
 RECIPE_DIGEST = "recipe_sha256"
 
 
-def keep(folder: Path, report: AuditReport, recipe: Recipe) -> None:
+def keep(folder: str | Path, report: AuditReport, recipe: Recipe) -> None:
     """Write the audit of `recipe` into `folder`, with the digest of what was audited."""
     content = {RECIPE_DIGEST: recipe_digest(recipe), **json.loads(report.to_json())}
-    write_atomically(folder / AUDIT, json.dumps(content, indent=1, ensure_ascii=False))
+    write_atomically(Path(folder) / AUDIT, json.dumps(content, indent=1, ensure_ascii=False))
 
 
-def kept_audit(folder: Path, recipe: Recipe | Mapping[str, Any]) -> AuditReport | None:
+def kept_audit(folder: str | Path, recipe: Recipe | Mapping[str, Any]) -> AuditReport | None:
     """The audit of `recipe` kept in `folder`; None where there is none, it is damaged, or it is of another recipe."""
     try:
-        text = (folder / AUDIT).read_bytes()
+        text = (Path(folder) / AUDIT).read_bytes()
         content = json.loads(text)
         same = isinstance(content, dict) and content.get(RECIPE_DIGEST) == recipe_digest(recipe)
         return AuditReport.from_json(text) if same else None

@@ -9,10 +9,10 @@ from typing import Any
 
 from litmus.audit.subject import Subject
 from litmus.errors import BadInput
-from litmus.model import Decoder, Recipe, Source, load, resolve
-from litmus.model.plugins import import_plugin
+from litmus.model import Decoder, Recipe, Source, resolve
+from litmus.model.plugins import plugin_code, run_plugin
 from litmus.model.recipe import validated
-from litmus.training.run import RUN, load_run
+from litmus.training.loading import load
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,24 @@ class Request:
         return False
 
     def to_plain(self) -> dict[str, Any]:
-        """The request as plain data for another process; a live model cannot be sent."""
-        source = self.source.to_dict() if isinstance(self.source, Recipe) else str(self.source)
-        return {**vars(self), "source": source, "overrides": dict(self.overrides)}
+        """The request as plain data for another process, with the code of a recipe's plug-in; no live model."""
+        plain = {**vars(self), "source": str(self.source), "overrides": dict(self.overrides)}
+        if isinstance(self.source, Recipe):
+            plugin = self.source.plugin
+            code = None if plugin is None else plugin_code(plugin).decode("latin-1")
+            plain |= {"source": self.source.to_dict(), "code": code}
+        return plain
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Request:
-        """The request that `to_plain` made plain; runs the recipe's plug-in file."""
-        source = plain["source"]
+        """The request that `to_plain` made plain; runs the plug-in's code that came with it."""
+        source, code = plain["source"], plain.get("code")
         if isinstance(source, dict):
-            source = validated({**source, "plugin": import_plugin(Path(source["plugin"]["path"]))["plugin"]})
-        return cls(**{**plain, "source": source, "checks": tuple(plain["checks"])})
+            if code is not None:
+                run_plugin(code.encode("latin-1"), Path(source["plugin"]["path"]))
+            source = validated(source)
+        own = {key: value for key, value in plain.items() if key != "code"}
+        return cls(**{**own, "source": source, "checks": tuple(plain["checks"])})
 
 
 def opened(request: Request) -> Subject:
@@ -68,9 +75,9 @@ def opened(request: Request) -> Subject:
         folder = Path(source)
         if request.size or request.overrides:
             raise BadInput(f"{folder} holds a model that is already built; audit its recipe to change size or keys")
-        if (folder / RUN).is_file():
-            return Subject(load_run(folder, trust_plugin=request.trust_plugin).model, quick=quick)
         return Subject(load(folder, trust_plugin=request.trust_plugin), quick=quick)
     if isinstance(source, (str, Path, Mapping, Recipe)):
-        return Subject(resolve(source, size=request.size, overrides=request.overrides), quick=quick)
+        trusted = request.trust_plugin
+        recipe = resolve(source, size=request.size, overrides=request.overrides, trust_plugin=trusted)
+        return Subject(recipe, quick=quick)
     return Subject(source, quick=quick)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 from rich.table import Table
 from rich.text import Text
 
-from litmus.errors import BadInput, first_fault
+from litmus.errors import BadInput, first_fault, nearest
 
 Status = Literal["pass", "warning", "fail", "not applicable"]
 STYLES: dict[Status, str] = {"pass": "green", "warning": "yellow", "fail": "bold red", "not applicable": "dim"}
@@ -66,9 +66,20 @@ class AuditReport(BaseModel):
         """The findings that are faults, the most important first."""
         return [finding for finding in self.findings if finding.status == "fail"]
 
+    @property
+    def no_forward(self) -> str:
+        """Why it can be neither trained nor measured: what its forward pass did, and where; empty when that works."""
+        found = next((finding for finding in self.failed if finding.name == "forward pass"), None)
+        if found is None:
+            return ""
+        return found.detail + (f" ({found.where})" if found.where else "")
+
     def __getitem__(self, name: str) -> Finding:
-        """The finding of one check by its name."""
-        return next(finding for finding in self.findings if finding.name == name)
+        """The finding of one check by its name; KeyError, naming the nearest, where that check was not made."""
+        by_name = {finding.name: finding for finding in self.findings}
+        if name not in by_name:
+            raise KeyError(f"no check {name!r}; {nearest(name, by_name)}")
+        return by_name[name]
 
     def mark(self) -> str:
         """The most important fault in a few words, such as "fails audit: sees the future"; empty when it passes."""

@@ -9,11 +9,11 @@ import torch
 from pydantic import BaseModel
 
 from litmus.audit.checks import CHECKS, FORWARD, concluded, crashed, finding_of
-from litmus.audit.limits import TimeUp, limited
 from litmus.audit.opening import Request, opened
 from litmus.audit.report import Finding
 from litmus.audit.subject import Subject
-from litmus.errors import BadInput
+from litmus.errors import BadInput, Failed
+from litmus.limits import TimeUp, limited
 
 LIMIT = (60.0, 240.0)
 """Seconds (quick, full) that one check may take, unless the model is so slow that this would not be fair to it."""
@@ -44,7 +44,8 @@ def run(request: Request) -> Iterator[Opened | Finding]:
         yield from stillborn(request, limit, error.__cause__)
         return
     except (TimeUp, Exception, SystemExit) as error:
-        yield from stillborn(request, limit, error)
+        own = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
+        yield from stillborn(request, limit, own)
         return
     yield Opened(name=subject.name, note=subject.note, limit=limit)
     threads = torch.get_num_threads()

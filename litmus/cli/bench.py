@@ -64,6 +64,7 @@ def decode(
     check_size(size)
     changes = overrides(change)
 
+    from litmus.audit import require_forward
     from litmus.generation.bench.bench import bench_decode
     from litmus.generation.bench.figure import check_figure, draw, save_figure
     from litmus.generation.bench.report import table
@@ -85,6 +86,7 @@ def decode(
             device=device,
             trust_plugin=trust_plugin,
             told=status.update,
+            check=require_forward,
         )
     if str(json) == "-":
         print(result.to_json())

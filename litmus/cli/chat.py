@@ -10,12 +10,12 @@ import typer
 
 from litmus.catalog import check_run
 from litmus.cli import sampling
-from litmus.cli.options import TrustPlugin
+from litmus.cli.options import TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import announce
 
 
 def chat(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a saved model.")],
     system: Annotated[str, typer.Option(help="What stands before the conversation.")] = "",
     template: Annotated[
         Path | None,
@@ -29,6 +29,7 @@ def chat(
     precision: sampling.Precision = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    tokenizer: TokenizerOfSaved = None,
     trust_plugin: TrustPlugin = False,
 ) -> None:
     """Talk with a run. /help lists the commands; Ctrl-C stops a reply, Ctrl-D leaves.
@@ -46,11 +47,16 @@ def chat(
 
     from litmus.generation.chat import FILE_NAME, Conversation, Template, read_template
     from litmus.generation.chat_session import Session
-    from litmus.training import load_run
+    from litmus.model.plugins import plugin_faults
+    from litmus.training.loading import load_with_tokenizer, needs_tokenizer
     from litmus.training.machine import pick_device
 
     where = pick_device(device)
-    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=announce)
+    model, words = load_with_tokenizer(
+        run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, announce=announce
+    )
+    if words is None:
+        raise needs_tokenizer(run)
     own = template or run / FILE_NAME
     with_form = template is not None or own.exists()
     form = read_template(own) if with_form else Template()
@@ -62,8 +68,8 @@ def chat(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
     }
-    conversation = Conversation(form, loaded.tokenizer, loaded.model.recipe.context, system)
-    session = Session(loaded.model.to(where), loaded.tokenizer, conversation, sys.stdout, **settings)
+    conversation = Conversation(form, words, model.recipe.context, system)
+    session = Session(model.to(where), words, conversation, sys.stdout, **settings)
     if with_form:
         print(f"chatting with {run}; /help lists the commands")
     else:
@@ -71,4 +77,5 @@ def chat(
             f"{run} is a base model (it has no {FILE_NAME}): it continues a dialogue between User and Assistant as it "
             "would any text; /help lists the commands"
         )
-    session.run(lambda: input("> "))
+    with plugin_faults(model.recipe, "answering with"):
+        session.run(lambda: input("> "))

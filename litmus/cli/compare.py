@@ -9,7 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from litmus.catalog import check_size, check_source
-from litmus.cli.options import Corpus, HeldOut, Option, Override, SampleBytes, Size, TokenizerName, overrides
+from litmus.cli.options import (
+    Corpus,
+    HeldOut,
+    Option,
+    Override,
+    SampleBytes,
+    Size,
+    TokenizerName,
+    TrustPlugin,
+    overrides,
+)
 from litmus.cli.output import announce, notes
 from litmus.comparison.defaults import ARMS, SEEDS, SIZE, TRAINING
 from litmus.process import lasting_output
@@ -71,6 +81,7 @@ def compare(
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Train arms that fail their audit too, marked and without a verdict.")
     ] = False,
+    trust_plugin: TrustPlugin = False,
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit with code 1 unless every arm is better than the baseline.")
     ] = False,
@@ -118,6 +129,7 @@ def compare(
         keep_failed=keep_failed,
         prompt=prompt,
         name=name,
+        trust_plugin=trust_plugin,
         command=shlex.join(["litmus", *sys.argv[1:]]),
         console=notes(),
     )

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from litmus.catalog import check_run
-from litmus.cli.options import TrustPlugin
+from litmus.cli.options import TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import announce
 from litmus.process import lasting_output
 
 
 @lasting_output()
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a saved model.")],
     to: Annotated[Literal["hf"], typer.Option(help="The format: hf, for Hugging Face transformers.")] = "hf",
     out: Annotated[Path | None, typer.Option(help="Folder to write; RUN-hf beside the run when not given.")] = None,
     remote_code: Annotated[
@@ -25,6 +25,7 @@ def export(
         bool, typer.Option("--drop-mtp", help="Leave out the modules of multi-token prediction.")
     ] = False,
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    tokenizer: TokenizerOfSaved = None,
     trust_plugin: TrustPlugin = False,
 ) -> None:
     """Write a run as a folder that Hugging Face transformers loads, with its tokenizer.
@@ -49,6 +50,7 @@ def export(
         remote_code=remote_code,
         drop_mtp=drop_mtp,
         best=best,
+        tokenizer=tokenizer,
         trust_plugin=trust_plugin,
         announce=announce,
     )

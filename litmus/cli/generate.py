@@ -10,14 +10,14 @@ import typer
 
 from litmus.catalog import check_run
 from litmus.cli import sampling
-from litmus.cli.options import TrustPlugin
+from litmus.cli.options import TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import announce
 from litmus.cli.ways import check_ways
 
 
 def generate(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a saved model.")],
     prompt: Annotated[str | None, typer.Option(help="The text to continue; a new document when not given.")] = None,
     file: Annotated[Path | None, typer.Option(help="Continue each line of this file.")] = None,
     stdin: Annotated[bool, typer.Option("--stdin", help="Continue the text that comes in.")] = False,
@@ -65,6 +65,7 @@ def generate(
     compile: sampling.Compile = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    tokenizer_name: TokenizerOfSaved = None,
     trust_plugin: TrustPlugin = False,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="With --json: tokens and log-probabilities.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per continuation.")] = False,
@@ -103,13 +104,17 @@ def generate(
     from litmus.generation.prompts import biases_named, read_prompts, token_named
     from litmus.generation.speculative import Tally, speculate
     from litmus.generation.weights import prepared
-    from litmus.training import load_run
+    from litmus.model.plugins import plugin_faults
+    from litmus.training.loading import load_with_tokenizer, needs_tokenizer
     from litmus.training.machine import pick_device
 
     prompts = [text for text in read_prompts(prompt, file, sys.stdin.buffer if stdin else None) for _ in range(n)]
     where = pick_device(device)
-    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=announce)
-    tokenizer = loaded.tokenizer
+    model, tokenizer = load_with_tokenizer(
+        run, tokenizer=tokenizer_name, best=best, trust_plugin=trust_plugin, announce=announce
+    )
+    if tokenizer is None:
+        raise needs_tokenizer(run)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -130,7 +135,7 @@ def generate(
         "logprobs": logprobs,
     }
     weights: dict[str, Any] = {"precision": precision, "int8": int8}
-    model, tally = loaded.model.to(where), Tally()
+    model, tally = model.to(where), Tally()
     if beams is None and contrastive is None and draft is None:
         engine: dict[str, Any] = {"overflow": overflow, "rows": rows, "compile": compile}
         pieces = stream(model, prompts, tokenizer=tokenizer, **weights, **engine, **options)
@@ -153,8 +158,9 @@ def generate(
     printer = Printer(prompts, sys.stdout, as_json=json, logprobs=logprobs)
     interrupted = None
     try:
-        for piece in pieces:
-            printer.take(piece)
+        with plugin_faults(model.recipe, "decoding"):
+            for piece in pieces:
+                printer.take(piece)
     except KeyboardInterrupt as error:
         interrupted = error
     printer.close()

@@ -33,8 +33,9 @@ def import_run(
     check_run(folder, "model")
 
     from litmus.interop import import_run as make_run
+    from litmus.names import checked_name
 
-    run = Path("runs") / (name or folder.resolve().name)
+    run = Path("runs") / checked_name(folder.resolve().name if name is None else name, "a run's name")
 
     make_run(folder, run, use_bytes=bytes, announce=announce)
     print(f"{run}; try: litmus generate {run}, or litmus train {run} --data shakespeare --lr 0.0003")

@@ -32,6 +32,10 @@ TokenizerName = Annotated[str, typer.Option("--tokenizer", help=_TOKENIZER)]
 TokenizerOrOwn = Annotated[
     str | None, typer.Option("--tokenizer", help=f"{_TOKENIZER} Default: bpe-4096, or the run's own.")
 ]
+TokenizerOfSaved = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="For a saved model, which keeps none: bytes, gpt2, a run, or a tokenizer.json."),
+]
 HeldOut = Annotated[float, typer.Option(min=0, max=1, help="Share of the text's bytes that is held out.")]
 SampleBytes = Annotated[
     int | None, typer.Option(min=1, max=LARGEST_FILE, help="Use only the first so many bytes of the corpus.")
@@ -43,7 +47,10 @@ Option = Annotated[
     ),
 ]
 TrustPlugin = Annotated[
-    bool, typer.Option("--trust-plugin", help="Run the copy of the plug-in that lies in the run folder.")
+    bool,
+    typer.Option(
+        "--trust-plugin", help="Run a plug-in's code that a folder or recipe file names, if it is new to you."
+    ),
 ]
 
 

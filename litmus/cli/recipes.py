@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from litmus import catalog
-from litmus.cli.options import Override, Size, overrides
+from litmus.cli.options import Override, Size, TrustPlugin, overrides
 from litmus.cli.output import results
 
 
@@ -19,6 +19,7 @@ def recipes(
     sizes: Annotated[bool, typer.Option("--sizes", help="Count parameters and cache bytes too.")] = False,
     size: Size = None,
     change: Override = None,
+    trust_plugin: TrustPlugin = False,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """List the built-in architectures, with --sizes their parameters, or print one as the full recipe it resolves to.
@@ -38,7 +39,7 @@ def recipes(
 
         from litmus.model.listing import whole
 
-        recipe = whole(name, size=size, overrides=changes)
+        recipe = whole(name, size=size, overrides=changes, trust_plugin=trust_plugin)
         print(json_format.dumps(recipe.to_dict(), indent=1) if json else recipe.to_yaml().removesuffix("\n"))
     elif sizes or changes:
         from litmus.model.listing import counted, table

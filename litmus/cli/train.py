@@ -82,6 +82,8 @@ def train(
         "lr": lr, "schedule": schedule, "precision": precision, "compile": compile, "seed": seed,
         "sample_every": sample_every, "device": device, "threads": threads,
     }  # fmt: skip
+    if name is not None:
+        checked_name(name, "a run's name")
     settings = settings_from(
         {**{key: value for key, value in given.items() if value is not None}, **overrides(option, "--option")}
     )
@@ -90,7 +92,7 @@ def train(
     check_source(recipe)
     check_size(size)
 
-    from litmus.audit import AuditReport, audit, keep, kept_audit
+    from litmus.audit import AuditReport, audit, keep, kept_audit, require_forward
     from litmus.data import DataSettings
     from litmus.errors import Failed
     from litmus.generation import sample_text
@@ -118,8 +120,9 @@ def train(
         whole = start.model.recipe
         name = name or f"{Path(recipe).resolve().name}-tuned"
     else:
-        whole = resolve(recipe, size=size, overrides=changes)
+        whole = resolve(recipe, size=size, overrides=changes, trust_plugin=trust_plugin)
     if dry_run:
+        require_forward(whole)
         plan = make_plan(whole, data_settings, settings, start=start)
         print(plan.to_json()) if json else results().print(plan.table())
         return
@@ -137,6 +140,10 @@ def train(
         if not report.passed and not keep_failed:
             raise Failed(
                 f"{resolved.name} {report.mark()}; see: litmus audit {recipe}, or train it all the same: --keep-failed"
+            )
+        if report.no_forward:
+            raise Failed(
+                f"{resolved.name} has no working forward pass, so that nothing can be trained: {report.no_forward}"
             )
         console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
         reports.append(report)

@@ -17,7 +17,7 @@ from rich.console import Console, Group
 
 from litmus.comparison.defaults import ARMS, CONTEXT, SEEDS, SIZE, TRAINING
 from litmus.comparison.folder import REPORT, RESULT, TRIALS, held
-from litmus.comparison.gate import audit_section, audited, marks, require_sound
+from litmus.comparison.gate import audit_section, audited, marks, require_sound, require_workable, unworkable
 from litmus.comparison.learning_rate import choose_learning_rate
 from litmus.comparison.metrics import metric
 from litmus.comparison.plan import Plan, arms_on_equal_terms, folder_name
@@ -33,6 +33,7 @@ from litmus.data import DataSettings, TokenData, prepare
 from litmus.errors import BadInput
 from litmus.model import Source
 from litmus.model.bounds import check_trained
+from litmus.names import checked_name
 from litmus.training import TrainSettings
 from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import best_precision
@@ -102,7 +103,7 @@ class Comparison:
 def compare(
     arms: Sequence[Source] = ARMS,
     *,
-    data: DataSettings | str = "stdlib",
+    data: DataSettings | str | Path = "stdlib",
     training: TrainSettings = TRAINING,
     size: str | None = SIZE,
     overrides: Mapping[str, Any] | None = None,
@@ -116,6 +117,7 @@ def compare(
     prompt: str = "",
     name: str | None = None,
     runs: str | Path = "runs",
+    trust_plugin: bool = False,
     command: str | None = None,
     console: Console | None = None,
 ) -> Comparison:
@@ -126,16 +128,24 @@ def compare(
     seed from another init, to measure how far it differs from itself. Every arm is audited first; one that fails is not
     trained, or with `keep_failed` trained and marked, and never scored. Trials are processes, `jobs` at a time (by
     default as many as there are CPU cores for, one on a GPU); the same call goes on where an interrupted one stopped
-    and repeats no finished trial. Raises BadInput before anything is trained where it can, Failed when the audits leave
-    nothing to compare.
+    and repeats no finished trial. `trust_plugin` runs code that a recipe file among the arms names, even if the user
+    has never named it. Raises BadInput before anything is trained where it can, Failed when the audits leave nothing to
+    compare.
     """
     console = console or Console(stderr=True)
     _check(seeds, jobs, primary, confidence)
-    data = DataSettings(corpus=data) if isinstance(data, str) else data
+    if name is not None:
+        checked_name(name, "a comparison's name")
+    data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
     context = training.context or CONTEXT
     jobs, threads = workers(jobs, training)
     training = training.model_copy(update={"context": context, "threads": threads})
-    terms: dict[str, Any] = {"size": size, "context": context, "overrides": overrides or {}}
+    terms: dict[str, Any] = {
+        "size": size,
+        "context": context,
+        "overrides": overrides or {},
+        "trust_plugin": trust_plugin,
+    }
     arms_on_equal_terms(arms, **terms)  # a misspelt name is found before any text is read
     tokens = prepare(data, announce=lambda text: console.print(text, highlight=False, markup=False))
     recipes = arms_on_equal_terms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
@@ -145,9 +155,11 @@ def compare(
     folder = Path(runs) / (name or folder_name(plan))
     with held(folder, plan), _saying_what_is_kept(plan, folder):
         reports = audited(recipes, folder, console)
-        if not keep_failed:
+        if keep_failed:
+            require_workable(plan.baseline, reports)
+        else:
             require_sound(plan.baseline, reports)
-            plan = replace(plan, skipped=frozenset(marks(reports)))
+        plan = replace(plan, skipped=frozenset(unworkable(reports) if keep_failed else marks(reports)))
         trials = _trained(plan, folder, jobs, console)
         result = ComparisonResult(
             name=folder.name,

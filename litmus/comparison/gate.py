@@ -13,6 +13,7 @@ from litmus.comparison.report import Section
 from litmus.comparison.trial import AUDITS
 from litmus.errors import Failed
 from litmus.model import Recipe
+from litmus.names import folder_safe
 
 
 def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[str, AuditReport]:
@@ -22,7 +23,7 @@ def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[
     """
     reports = {}
     for number, (arm, recipe) in enumerate(arms.items(), 1):
-        place = folder / AUDITS / arm
+        place = folder / AUDITS / folder_safe(arm)
         known = kept_audit(place, recipe)
         if known is not None:
             reports[arm] = known
@@ -41,6 +42,19 @@ def audited(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[
 def marks(reports: Mapping[str, AuditReport]) -> dict[str, str]:
     """What stands in place of a score, for each arm that fails its audit."""
     return {arm: report.mark() for arm, report in reports.items() if not report.passed}
+
+
+def unworkable(reports: Mapping[str, AuditReport]) -> dict[str, AuditReport]:
+    """The arms that cannot be trained at all."""
+    return {arm: report for arm, report in reports.items() if report.no_forward}
+
+
+def require_workable(baseline: str, reports: Mapping[str, AuditReport]) -> None:
+    """Failed when nothing could be trained beside something else, even without a verdict."""
+    broken = {arm: report.no_forward for arm, report in unworkable(reports).items()}
+    if baseline in broken or len(broken) >= len(reports) - 1:
+        found = "; ".join(f"{arm!r}: {said}" for arm, said in broken.items())
+        raise Failed(f"nothing is left to compare, as a forward pass that does not work cannot be trained: {found}")
 
 
 def require_sound(baseline: str, reports: Mapping[str, AuditReport]) -> None:

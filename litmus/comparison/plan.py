@@ -15,6 +15,8 @@ from litmus.comparison.trial import TrialSpec
 from litmus.data import DataSettings
 from litmus.errors import BadInput
 from litmus.model import Recipe, Source, resolve
+from litmus.model.plugins import import_plugin
+from litmus.names import folder_safe
 from litmus.training import Budget, TrainSettings
 
 NEW_INIT = 1_000_003
@@ -115,6 +117,7 @@ def arms_on_equal_terms(
     context: int,
     overrides: Mapping[str, Any],
     vocab_size: int | None = None,
+    trust_plugin: bool = False,
 ) -> dict[str, Recipe]:
     """Each arm's recipe at the same size, context and vocabulary; an arm named twice gets a number."""
     if len(sources) < 2:
@@ -122,9 +125,13 @@ def arms_on_equal_terms(
     for key, option in {"context": "--context N", "vocab_size": "--tokenizer bpe-N"}.items():
         if key in overrides:
             raise BadInput(f"--set {key}={overrides[key]!r}: all arms have the same {key}; give it as {option}")
+    for file in (Path(source) for source in sources if isinstance(source, str | Path)):
+        if file.suffix == ".py":
+            import_plugin(file)  # a recipe file may be based on one that is named after it
     arms: dict[str, Recipe] = {}
+    changes = {**overrides, "context": context}
     for source in sources:
-        recipe = resolve(source, size=size, vocab_size=vocab_size, overrides={**overrides, "context": context})
+        recipe = resolve(source, size=size, vocab_size=vocab_size, overrides=changes, trust_plugin=trust_plugin)
         name, number = recipe.name, 2
         while name in arms:
             name, number = f"{recipe.name}-{number}", number + 1
@@ -134,8 +141,7 @@ def arms_on_equal_terms(
 
 def folder_name(plan: Plan) -> str:
     """A name for the comparison's folder that the same plan always gets."""
-    arms = "-vs-".join(Path(name).name for name in plan.arms)
-    return f"{arms[:60]}-{plan.identity}"
+    return f"{folder_safe('-vs-'.join(plan.arms)[:60].strip())}-{plan.identity}"
 
 
 def _architecture(recipe: Recipe) -> dict[str, Any]:

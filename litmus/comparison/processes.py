@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from litmus.comparison.results import TrialResult
-from litmus.comparison.trial import GRACE, SPEC, TrialSpec, finished
+from litmus.comparison.trial import GRACE, SPEC, TRUST, TrialSpec, finished
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
-from litmus.model.plugins import CODE
-from litmus.model.storage import PLUGIN
+from litmus.model.plugins import COPY, plugin_code
+from litmus.model.recipe import PluginSource
 from litmus.process import BAD_INPUT, DEBUG
 
 Listener = Callable[[TrialSpec, dict[str, Any]], None]
@@ -96,14 +96,17 @@ class _Workers:
     def _start(self, spec: TrialSpec) -> subprocess.Popen[str]:
         folder = self._comparison / spec.place
         write_atomically(folder / SPEC, spec.model_dump_json(indent=1))
+        command = [sys.executable, "-P", "-m", "litmus.comparison.trial", str(folder)]
         if spec.recipe.get("plugin"):
-            write_atomically(folder / PLUGIN, CODE[spec.recipe["plugin"]["sha256"]])
+            # The trial runs the code that was audited, whatever becomes of the file meanwhile.
+            write_atomically(folder / COPY, plugin_code(PluginSource.model_validate(spec.recipe["plugin"])))
+            command.append(TRUST)
         path = os.pathsep.join(entry for entry in sys.path if entry)
         with self._lock:
             if self._stopped:
                 raise Failed("the comparison is stopping")
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "litmus.comparison.trial", str(folder)],
+                command,
                 stdin=subprocess.PIPE,  # closes when this process ends, however it ends, and the trial with it
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

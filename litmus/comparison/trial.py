@@ -1,6 +1,7 @@
 """One trial: one training of one arm in a process of its own, from a spec on disk to a TrialResult beside it.
 
-Run as `python -m litmus.comparison.trial FOLDER`. The process tells its parent how far it is by lines of JSON on
+Run as `python -m litmus.comparison.trial FOLDER`, with --trust-plugin where the parent has run the plug-in's code.
+The process tells its parent how far it is by lines of JSON on
 stdout, and ends, saving what it has, when its parent is gone: its stdin then closes.
 """
 
@@ -29,13 +30,17 @@ from litmus.files import write_atomically
 from litmus.generation import sample_text
 from litmus.locks import folder_lock
 from litmus.model import Decoder, Recipe, cache_bytes_per_token, training_flops_per_token
+from litmus.model.plugins import plugin_faults
 from litmus.model.storage import recipe_from
+from litmus.names import folder_safe
 from litmus.training import Display, RunResult, TrainSettings, train
 from litmus.training.progress import Status
 
 SPEC, OUTCOME, RUN = "trial.json", "outcome.json", "run"
 AUDITS = "audits"
 """Where the comparison keeps the audit of each arm."""
+
+TRUST = "--trust-plugin"
 
 GRACE = 60.0
 """Seconds in which a trial that was asked to stop may end its step and save, before it is killed."""
@@ -62,7 +67,7 @@ class TrialSpec(BaseModel):
     @property
     def place(self) -> str:
         """Where this trial lives in its comparison's folder; no two trials of a comparison share it."""
-        place = f"trials/{self.role}/{self.arm}/seed-{self.seed}"
+        place = f"trials/{self.role}/{folder_safe(self.arm)}/seed-{self.seed}"
         return f"{place}/lr-{self.training.lr:.3g}" if self.role == "sweep" else place
 
 
@@ -79,10 +84,10 @@ def finished(spec: TrialSpec, comparison: Path) -> TrialResult | None:
     return result if whose == (spec.arm, spec.role, spec.seed, spec.training.lr) else None
 
 
-def run_trial(folder: Path, display: Display | None = None) -> TrialResult:
+def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: bool = False) -> TrialResult:
     """Train what the spec in `folder` says (or resume it) and write the outcome; a diverged training is an outcome."""
     spec = TrialSpec.model_validate_json((folder / SPEC).read_bytes())
-    recipe = recipe_from(spec.recipe, folder, trust_plugin=True)  # the copy of the code that was audited
+    recipe = recipe_from(spec.recipe, folder, trust_plugin=trust_plugin)
     found = prepare(spec.data).fingerprint
     if found != spec.data_fingerprint:
         raise BadInput(
@@ -94,7 +99,7 @@ def run_trial(folder: Path, display: Display | None = None) -> TrialResult:
 
     def gate(recipe: Recipe, run: Path) -> None:
         """Give the run its audit before it is trained."""
-        if (report := kept_audit(audits / spec.arm, recipe)) is not None:
+        if (report := kept_audit(audits / folder_safe(spec.arm), recipe)) is not None:
             keep(run, report, recipe)
 
     with folder_lock(folder, "training in", wait=display.note):  # one of an interrupted comparison may still be saving
@@ -171,8 +176,10 @@ def _result(spec: TrialSpec, run: RunResult) -> TrialResult:
 
 def _failure(spec: TrialSpec, recipe: Recipe, reason: str) -> TrialResult:
     """A trial without a score: only what the recipe itself tells is filled in."""
-    with torch.device("meta"):
-        model = Decoder(recipe)
+    with plugin_faults(recipe, "counting the parameters of"):
+        with torch.device("meta"):
+            model = Decoder(recipe)
+        flops, cached = training_flops_per_token(recipe), round(cache_bytes_per_token(model))
     counts = model.parameter_counts()
     return TrialResult(
         arm=spec.arm,
@@ -182,8 +189,8 @@ def _failure(spec: TrialSpec, recipe: Recipe, reason: str) -> TrialResult:
         parameters=counts["total"],
         parameters_non_embedding=counts["non_embedding"],
         parameters_active=counts["active"],
-        flops_per_token=training_flops_per_token(recipe),
-        cache_bytes_per_token=round(cache_bytes_per_token(model)),
+        flops_per_token=flops,
+        cache_bytes_per_token=cached,
         scored_share=model.objective.scored_share,
         tokens=0,
         steps=0,
@@ -215,7 +222,7 @@ def main() -> None:
 
     def work() -> None:
         try:
-            run_trial(Path(sys.argv[1]), reporter)
+            run_trial(Path(sys.argv[1]), reporter, trust_plugin=TRUST in sys.argv[2:])
         except Exception as error:
             reporter.say(fault=process.verdict_on(error)[0])
             raise

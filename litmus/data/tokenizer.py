@@ -49,9 +49,9 @@ class Tokenizer(ABC):
         """The bytes of a token, none beyond the vocabulary: a published model may have rows that no token uses."""
         return self.pieces[token] if token < self.vocab_size else b""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the tokenizer into `folder`, for `load_tokenizer`."""
-        write_atomically(folder / FILE_NAME, self.to_json())
+        write_atomically(Path(folder) / FILE_NAME, self.to_json())
 
     def to_json(self) -> str:
         """The content of the file that `save` writes."""

@@ -132,8 +132,9 @@ def make_tokenizer(
     return tokenizer
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Read back a tokenizer that `save` wrote into `folder`, or the one of a Hugging Face model folder."""
+    folder = Path(folder)
     if not (folder / FILE_NAME).is_file():
         raise BadInput(f"{folder} holds no tokenizer: there is no {FILE_NAME} in it")
     return read_tokenizer(folder / FILE_NAME)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from torch import Tensor
+
 from litmus.data import Tokenizer
 from litmus.errors import BadInput, nearest
 from litmus.generation.engine import Engine, Finish, Request
@@ -18,6 +20,7 @@ ROWS = 32
 """Prompts decoded at a time; the others wait for a place."""
 
 OPTIONS = ("max_new_tokens", "seed", "stop", "stop_strings", "logprobs", "on_token")
+ONLY_WITH = {"stop_strings": "texts", "on_token": "token ids"}
 ENGINE = ("rows", "precision", "compile", "int8", "overflow")
 
 
@@ -52,6 +55,8 @@ def generate(model: Decoder, prompts: Any, *, tokenizer: Tokenizer | None = None
     """
     if isinstance(prompts, str):
         prompts = [prompts]
+    elif isinstance(prompts, Tensor):
+        prompts = prompts.tolist()
     if not prompts or not isinstance(prompts[0], str):
         return continue_tokens(model, prompts, **options)
     texts = [""] * len(prompts)
@@ -127,6 +132,8 @@ def _decoding(
         raise BadInput("no prompt was given; at least one is needed")
     settings = {name: options.pop(name) for name in list(options) if name not in ENGINE}
     for name in settings:
+        if name in ONLY_WITH:
+            raise BadInput(f"{name} goes with prompts given as {ONLY_WITH[name]}, which these are not; leave it out")
         if name not in Sampling.model_fields:
             raise BadInput(f"unknown option {name!r}; {nearest(name, [*OPTIONS, *ENGINE, *Sampling.model_fields])}")
     sampling = Sampling.of(settings)

@@ -15,42 +15,47 @@ from litmus.interop.tokenizer_files import write_tokenizer
 from litmus.locks import folder_replaced
 from litmus.model import Decoder
 from litmus.model.storage import weights, without_objective
-from litmus.training import load_run
+from litmus.training.loading import load_with_tokenizer
 
 Announce = Callable[[str], None]
 KIND = "exported model"
 
 
 def export_run(
-    run: Path,
-    folder: Path,
+    run: str | Path,
+    folder: str | Path,
     *,
     remote_code: bool = False,
     drop_mtp: bool = False,
     best: bool = False,
+    tokenizer: str | None = None,
     trust_plugin: bool = False,
     announce: Announce = lambda text: None,
 ) -> str:
-    """Write a run's newest (or best) checkpoint to `folder`; returns the name of the architecture.
+    """Write a run's newest (or best) checkpoint, or a saved model, to `folder`; returns the architecture's name.
 
     `remote_code` writes a modelling file beside the weights, for what transformers has no class for; `drop_mtp` leaves
     out modules of multi-token prediction. BadInput where the recipe has no equivalent, with what would have to change.
     """
-    loaded = load_run(run, best=best, trust_plugin=trust_plugin, announce=announce)
-    model = without_objective(loaded.model) if drop_mtp else loaded.model
-    return export_model(model, loaded.tokenizer, folder, remote_code=remote_code, announce=announce)
+    model, words = load_with_tokenizer(
+        run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, announce=announce
+    )
+    if words is None:
+        announce(f"{run} is a saved model, which keeps no tokenizer: none is written; --tokenizer names one")
+    model = without_objective(model) if drop_mtp else model
+    return export_model(model, words, folder, remote_code=remote_code, announce=announce)
 
 
 def export_model(
     model: Decoder,
     tokenizer: Tokenizer | None,
-    folder: Path,
+    folder: str | Path,
     *,
     remote_code: bool = False,
     announce: Announce = lambda text: None,
 ) -> str:
     """`export_run` for a model and its tokenizer (None: without tokenizer files)."""
-    recipe = model.recipe
+    folder, recipe = Path(folder), model.recipe
     chosen = FORMATS[remote.ARCHITECTURE] if remote_code else format_of(recipe)
     if obstacles := chosen.obstacles(recipe):
         way_out = "" if remote_code else "; or pass --remote-code for a folder that brings its own modelling file"

@@ -18,7 +18,8 @@ from litmus.files import folder_written_atomically
 from litmus.interop.folder import read_config, read_tensors
 from litmus.interop.formats import blank, format_named
 from litmus.interop.layout import to_ours
-from litmus.model import Recipe, resolve
+from litmus.model import Recipe
+from litmus.model.recipe import validated
 from litmus.model.storage import RECIPE, weights
 from litmus.training.budget import Spent
 from litmus.training.checkpoints import State, save_checkpoint
@@ -32,7 +33,7 @@ Announce = Callable[[str], None]
 
 
 def import_run(
-    folder: Path, run: Path, *, use_bytes: bool = False, announce: Announce = lambda text: None
+    folder: str | Path, run: str | Path, *, use_bytes: bool = False, announce: Announce = lambda text: None
 ) -> Description:
     """Make the run folder `run` from a model folder, with the model's weights at step 0 and its tokenizer.
 
@@ -40,6 +41,7 @@ def import_run(
     byte in place of the model's tokenizer. BadInput for an unsupported architecture, weights that are not safetensors,
     and tensors that do not fit.
     """
+    folder, run = Path(folder), Path(run)
     if run.exists():
         raise BadInput(f"{run} is there already; choose another name with --name, or delete it")
     recipe, tensors = read_model(folder, name=run.name)
@@ -66,7 +68,7 @@ def read_model(folder: Path, *, name: str) -> tuple[Recipe, dict[str, Tensor]]:
     theirs = {chosen.renamed(key): tensor for key, tensor in read_tensors(folder).items()}
     found = chosen.adapted(config, {key: tensor for key, tensor in theirs.items() if key is not None})
     described = {"name": name, "about": f"Imported from a {chosen.architecture}.", **chosen.recipe(config, found)}
-    recipe = resolve(described)
+    recipe = validated(described)
     model = blank(recipe)
     return recipe, to_ours(chosen.rules(model), found, weights(model), str(folder))
 

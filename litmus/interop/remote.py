@@ -93,6 +93,8 @@ def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
     written = config.get("litmus_recipe")
     if not isinstance(written, dict):
         raise BadInput(f"config.json of a {ARCHITECTURE} holds no litmus_recipe; export the run again")
+    if code := [key for key in ("base", "plugin") if written.get(key)]:
+        raise BadInput(f"litmus_recipe in config.json has the key {code[0]!r}, which names code; no export writes that")
     return {key: value for key, value in written.items() if key not in ("name", "about", "objective")}
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from litmus.catalog import SHAPE
 from litmus.model.decoder import Decoder
+from litmus.model.plugins import LIMIT, plugin_faults
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import Source, resolve
 
@@ -54,9 +55,11 @@ def counted(
         }
 
 
-def whole(source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe that `source` resolves to; BadInput where no model can be built from it."""
-    recipe = resolve(source, size=size, overrides=overrides)
-    with torch.device("meta"):
+def whole(
+    source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None, trust_plugin: bool = False
+) -> Recipe:
+    """The recipe that `source` resolves to; BadInput or Failed where no model can be built from it."""
+    recipe = resolve(source, size=size, overrides=overrides, trust_plugin=trust_plugin)
+    with plugin_faults(recipe, "building", seconds=LIMIT), torch.device("meta"):
         Decoder(recipe)
     return recipe

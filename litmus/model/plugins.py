@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from litmus.errors import BadInput
-from litmus.model.recipe import PluginSource
+from litmus.errors import BadInput, Failed, shown
+from litmus.limits import TimeUp, limited
+from litmus.model.recipe import PluginSource, Recipe
+from litmus.model.trust import is_trusted, trust
 from litmus.nn.parts import Part
 
-CODE: dict[str, bytes] = {}
+PREFIX = "litmus_plugin_"
+"""How the names of the modules begin that plug-ins are run as."""
+
+_CODE: dict[str, bytes] = {}
 """The source of each plug-in version that ran in this process, by sha256; the file itself may be edited meanwhile."""
+
+COPY = "plugin.py"
+"""The copy of a plug-in beside what was made with it."""
+
+LARGEST = 10_000_000
+"""Bytes of a plug-in file; no larger one is read."""
+
+LIMIT = 60.0
+"""Seconds that a plug-in file may run to declare its parts, and that building a model of them may take."""
 
 
 def import_plugin(path: Path) -> dict[str, Any]:
-    """Run a plug-in file, which declares its kinds, and return its `recipe` with the file's own path and sha256."""
-    if not path.is_file():
-        raise BadInput(f"there is no plug-in file {str(path)!r}")
-    module, source = _run(path, path.resolve())
+    """Run a plug-in file that the user named, and return its `recipe` with the file's own path and sha256.
+
+    Its digest is trusted from now on: what was made with this code may run it again.
+    """
+    code = _code_in(path)
+    trust(_digest(code), path.resolve())
+    return run_plugin(code, path)
+
+
+def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
+    """What `import_plugin` returns, for a file that a recipe file names: run only if the user has named it before."""
+    code = _code_in(path)
+    if not trusted and not is_trusted(_digest(code)):
+        raise BadInput(
+            f"{named_in} is based on the code in {path} (sha256 {_digest(code)}), which you have not run yourself; "
+            f"read it, then name that file, or add --trust-plugin (trust_plugin=True)"
+        )
+    return run_plugin(code, path)
+
+
+def run_plugin(code: bytes, path: Path) -> dict[str, Any]:
+    """Run the code of the plug-in file `path`, which declares its kinds, and return its `recipe`."""
+    source = PluginSource(path=str(path.resolve()), sha256=_digest(code))
+    module = _run(code, path.resolve(), path)
     raw = getattr(module, "recipe", None)
     if not isinstance(raw, dict):
         raise BadInput(
@@ -31,53 +67,118 @@ def import_plugin(path: Path) -> dict[str, Any]:
     return {"name": path.stem, **raw, "plugin": source.model_dump()}
 
 
-def import_declarations(source: PluginSource, folder: Path, *, trust: bool) -> PluginSource:
-    """Declare the kinds of a saved recipe's plug-in, from the file it came from or the trusted copy; says what ran.
+def declare_plugin(source: PluginSource, folder: Path, *, trusted: bool) -> None:
+    """Declare the kinds of a saved recipe's plug-in; `folder` is where the recipe was found, `trusted` its permission.
 
-    Code that came with a folder runs only when `trust` says so; the user's own unchanged file runs as it is.
+    What runs is the very code that the recipe was made with, from the original file or the copy in the folder: if
+    the user has named a file of that content before, or gives permission now.
     """
-    original, copy = Path(source.path), folder / "plugin.py"
-    inside = original.resolve().is_relative_to(folder.resolve())
-    if original.is_file() and not inside and _digest(original.read_bytes()) == source.sha256:
-        return _run(original, original)[1]
-    if trust and copy.is_file():
-        return _run(copy, original)[1]
-    raise BadInput(
-        f"{folder} was made with the plug-in {source.path}, which is missing or has changed since; "
-        f"restore it, or run the copy in the folder with --trust-plugin (trust_plugin=True) if you trust its code"
-    )
+    original, copy = Path(source.path), folder / COPY
+    found = next(((file, code) for file in (original, copy) if (code := _code_of(file, source.sha256))), None)
+    if found is None:
+        raise BadInput(
+            f"{folder} was made with the plug-in {original} (sha256 {source.sha256}), which is missing or has changed "
+            f"since, and there is no copy of it in {copy}; restore the file"
+        )
+    file, code = found
+    if not trusted and not is_trusted(source.sha256):
+        raise BadInput(
+            f"{folder} was made with the plug-in {file} (sha256 {source.sha256}), whose code you have not run "
+            f"yourself; read it, then add --trust-plugin (trust_plugin=True) to run it"
+        )
+    _run(code, original, file)
+
+
+def plugin_code(source: PluginSource) -> bytes:
+    """The source of a plug-in as it ran in this process; the file itself may have been edited since."""
+    if source.sha256 not in _CODE:
+        raise BadInput(f"the plug-in {source.path} (sha256 {source.sha256}) has not run in this process; name the file")
+    return _CODE[source.sha256]
+
+
+@contextlib.contextmanager
+def plugin_faults(recipe: Recipe, doing: str, *, seconds: float | None = None, advice: str = "") -> Iterator[None]:
+    """Failed, naming the plug-in and what it did, in place of whatever its code raises in this block.
+
+    The block is stopped after `seconds`, if they are given, whatever the recipe; `advice` is for that case. A file that Litmus cannot read or
+    write is no fault of a plug-in.
+    """
+    try:
+        with limited(seconds) if seconds else contextlib.nullcontext():
+            yield
+    except TimeUp:
+        whose = f"of the plug-in {recipe.plugin.path} " if recipe.plugin else ""
+        stopped = f"{doing} {recipe.name} {whose}took more than {seconds:g} s and was stopped"
+        raise Failed(f"{stopped}; {advice}" if advice else stopped) from None
+    except (BadInput, Failed):
+        raise
+    except (Exception, SystemExit) as error:
+        if recipe.plugin is None or (isinstance(error, OSError) and not _line(error)):
+            raise
+        raise Failed(f"the plug-in {recipe.plugin.path} failed in {doing} {recipe.name}: {_what(error)}") from error
+
+
+def _code_in(path: Path) -> bytes:
+    if not path.is_file():
+        raise BadInput(f"there is no plug-in file {str(path)!r}")
+    try:
+        if path.stat().st_size > LARGEST:
+            raise BadInput(f"{path} has {path.stat().st_size:,} bytes; a plug-in has up to {LARGEST:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _code_of(file: Path, sha256: str) -> bytes | None:
+    """What is in the file, where that has the digest."""
+    try:
+        code = file.read_bytes() if file.is_file() and file.stat().st_size <= LARGEST else b""
+    except OSError:
+        return None
+    return code if _digest(code) == sha256 else None
 
 
 def _digest(code: bytes) -> str:
     return hashlib.sha256(code).hexdigest()
 
 
-def _run(path: Path, plugin: Path) -> tuple[ModuleType, PluginSource]:
-    """Run the file `path`, which is `plugin` or a copy of it, unless this version of it ran; its kinds now hold."""
-    code = path.read_bytes()
-    source = PluginSource(path=str(plugin), sha256=_digest(code))
-    CODE[source.sha256] = code
+def _run(code: bytes, plugin: Path, found: Path) -> ModuleType:
+    """Run `code`, which is that of the file `plugin` and was found in `found`, unless it ran; its kinds now hold."""
+    _CODE[_digest(code)] = code
     version = _digest(bytes(plugin) + code)[:12]
-    name = f"litmus_plugin_{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{version}"
+    name = f"{PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{version}"
     if name in sys.modules:
         for declared in vars(sys.modules[name]).values():
             if isinstance(declared, type) and issubclass(declared, Part) and declared.__module__ == name:
                 declared.declare()  # another version of the file may have run since
-        return sys.modules[name], source
+        return sys.modules[name]
     module = ModuleType(name)
     module.__file__ = str(plugin)  # a copy declares its kinds in the name of the plug-in
     sys.modules[name] = module
     try:
-        exec(compile(code, str(path), "exec"), vars(module))
+        with limited(LIMIT):
+            exec(compile(code, str(found), "exec"), vars(module))
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, (KeyboardInterrupt, BadInput)):
             raise
-        raise BadInput(f"{path} does not run: {_where(error, path)}") from error
-    return module, source
+        if isinstance(error, TimeUp):
+            raise BadInput(
+                f"{found} was still running after {LIMIT:g} s{_line(error)} and was stopped; "
+                f"a plug-in declares its parts and its recipe, and does nothing else"
+            ) from error
+        raise BadInput(f"{found} does not run: {_what(error)}") from error
+    return module
 
 
-def _where(error: BaseException, path: Path) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = f" (line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{line}"
+def _what(error: BaseException) -> str:
+    """What was raised and, where that is in a plug-in, its line."""
+    message = shown(str(error), quoted=False, limit=300)
+    return f"{type(error).__name__}{f': {message}' if message else ''}{_line(error)}"
+
+
+def _line(error: BaseException) -> str:
+    """The line of a plug-in that an exception came through last; empty when it came through none."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [number for frame, number in frames if frame.f_globals.get("__name__", "").startswith(PREFIX)]
+    return f" (line {lines[-1]})" if lines else ""

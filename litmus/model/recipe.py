@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from litmus.bounds import LARGEST, Bounded
-from litmus.errors import BadInput, first_fault
+from litmus.errors import BadInput, first_fault, shown
+from litmus.names import checked_name
 from litmus.nn.attention import AttentionConfig
 from litmus.nn.blocks import BlockConfig, PreNormConfig
 from litmus.nn.feedforwards import FeedforwardConfig, SwigluConfig
@@ -66,7 +68,7 @@ class PluginSource(BaseModel):
 
     model_config = STRICT
     path: str
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Recipe(Bounded):
@@ -90,6 +92,11 @@ class Recipe(Bounded):
     head: HeadConfig = HeadConfig()
     objective: Any = NextTokenConfig()
     plugin: PluginSource | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _a_file_name(cls, name: str) -> str:
+        return checked_name(name, "a recipe's name")
 
     @field_validator(*FAMILIES, mode="before")
     @classmethod
@@ -174,4 +181,12 @@ def validated(raw: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise BadInput(f"recipe {raw.get('name', '?')!r}: {first_fault(error, Recipe)}") from None
+        raise BadInput(f"recipe {shown(raw.get('name', '?'))}: {first_fault(error, Recipe)}") from None
+
+
+def plugin_source(raw: Any, origin: Path) -> PluginSource:
+    """What a saved recipe in `origin` says of its plug-in."""
+    try:
+        return PluginSource.model_validate(raw)
+    except ValidationError as error:
+        raise BadInput(f"{origin}: plugin: {first_fault(error, PluginSource)}") from None

@@ -8,8 +8,8 @@ from typing import Any
 
 from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, recipes, stated
 from litmus.errors import BadInput, nearest
-from litmus.model.plugins import import_plugin
-from litmus.model.recipe import FAMILIES, Recipe, merge, validated
+from litmus.model.plugins import declare_plugin, import_base, import_plugin
+from litmus.model.recipe import FAMILIES, Recipe, merge, plugin_source, validated
 from litmus.yaml_json import mapping, parse_yaml
 
 Source = str | Path | Mapping[str, Any] | Recipe
@@ -21,12 +21,15 @@ def resolve(
     size: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     vocab_size: int | None = None,
+    trust_plugin: bool = False,
 ) -> Recipe:
     """The whole recipe: `source` over its bases, then the size, then overrides (nested or by dotted path).
 
-    The size is a row of SIZES; "own", as None, leaves the recipe at the size it states.
+    The size is a row of SIZES; "own", as None, leaves the recipe at the size it states. A plug-in file given here or in
+    a mapping runs; one that a recipe file names runs only if the user has named that very code before, or with
+    `trust_plugin`.
     """
-    raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source)
+    raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source, trusted=trust_plugin)
     if size not in (None, OWN_SIZE):
         raw = sized(raw, size)
     for path, value in (overrides or {}).items():
@@ -62,29 +65,49 @@ def _without_sized_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _with_bases(source: str | Path | Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    raw, here = _read(source)
-    base = raw.pop("base", None)
-    if base is None:
-        return raw
-    if str(base) in seen:
-        raise BadInput(f"recipe bases run in a circle: {' -> '.join((*seen, str(base)))}")
-    beside = here / str(base) if here else None
-    found = beside if beside is not None and beside.is_file() else str(base)
-    return merge(_with_bases(found, (*seen, str(base))), raw)
+def _with_bases(source: str | Path | Mapping[str, Any], *, trusted: bool) -> dict[str, Any]:
+    """The mapping of `source` over that of its base, that over its base, and so on."""
+    diffs: list[dict[str, Any]] = []
+    seen: list[str] = []
+    found: str | Path | Mapping[str, Any] | None = source
+    named_in: Path | None = None  # the recipe file by which `found` came in; None: the user named it
+    while found is not None:
+        raw, here = _read(found, named_in, trusted=trusted)
+        diffs.append(raw)
+        base = raw.pop("base", None)
+        if isinstance(found, str | Path) and Path(found).suffix in RECIPE_FILES:
+            named_in = Path(found)
+        if base is None:
+            break
+        if str(base) in seen:
+            raise BadInput(f"recipe bases run in a circle: {' -> '.join((*seen, str(base)))}")
+        seen.append(str(base))
+        beside = here / str(base) if here else None
+        found = beside if beside is not None and beside.is_file() else str(base)
+    whole: dict[str, Any] = {}
+    for raw in reversed(diffs):
+        whole = merge(whole, raw)
+    return whole
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
+def _read(
+    source: str | Path | Mapping[str, Any], named_in: Path | None, *, trusted: bool
+) -> tuple[dict[str, Any], Path | None]:
     """The mapping that `source` stands for, with a name, and the folder its relative paths start from."""
     if isinstance(source, Mapping):
         return {"name": "unnamed", **source}, None
     path = Path(source)
     if path.suffix == ".py":
-        return import_plugin(path), path.parent
+        if named_in is None:
+            return import_plugin(path), path.parent
+        return import_base(path, named_in, trusted=trusted), path.parent
     if path.suffix in RECIPE_FILES:
         if not path.is_file():
             raise BadInput(f"there is no recipe file {str(path)!r}")
-        return _parse(path.read_bytes(), str(path), path.stem), path.parent
+        raw = _parse(path.read_bytes(), str(path), path.stem)
+        if raw.get("plugin"):
+            declare_plugin(plugin_source(raw["plugin"], path), path.parent, trusted=trusted)
+        return raw, path.parent
     if str(source) not in recipes():
         raise BadInput(f"unknown recipe {str(source)!r}; {nearest(str(source), recipes())}")
     return {"name": str(source), **stated(str(source))}, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litmus.errors import BadInput
+from litmus.limits import TimeUp, limited
 from litmus.locks import folder_replaced
 from litmus.model.decoder import Decoder
-from litmus.model.plugins import CODE, import_declarations
-from litmus.model.recipe import PluginSource, Recipe, validated
+from litmus.model.plugins import COPY, LIMIT, declare_plugin, plugin_code, plugin_faults
+from litmus.model.recipe import Recipe, plugin_source, validated
 from litmus.nn.objectives import NextTokenConfig
 
-RECIPE, WEIGHTS, PLUGIN = "recipe.yaml", "model.safetensors", "plugin.py"
+RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
 KIND = "saved model"
+
+LARGEST_RECIPE = 1_000_000
+"""Bytes of a saved recipe; a whole one has about a thousand."""
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""The types whose numbers may be copied into each other; fewer bits than these mean nothing without their scales."""
 
 
 def save(model: Decoder, folder: str | Path, *, keep_objective: bool = True) -> None:
@@ -50,7 +58,7 @@ def write_model(recipe: Recipe, tensors: dict[str, Tensor], folder: Path) -> Non
     """Write recipe, weights and plug-in source into an existing folder."""
     (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
     if recipe.plugin is not None:
-        (folder / PLUGIN).write_bytes(CODE[recipe.plugin.sha256])
+        (folder / COPY).write_bytes(plugin_code(recipe.plugin))
     save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
 
 
@@ -61,26 +69,58 @@ def weights(model: Decoder) -> dict[str, Tensor]:
 
 
 def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:
-    """Read a model that `save` wrote; safetensors only. `trust_plugin` runs the folder's plug-in copy if needed."""
+    """Read a model that `save` wrote; safetensors only.
+
+    A plug-in's code runs if the user has named a file of that content before, or with `trust_plugin`.
+    """
     folder = Path(folder)
     if not (folder / RECIPE).is_file() or not (folder / WEIGHTS).is_file():
         raise BadInput(f"{folder} holds no model: {RECIPE} and {WEIGHTS} are expected there")
     recipe = read_recipe(folder, trust_plugin=trust_plugin)
-    with torch.random.fork_rng():
+    origin = str(folder / WEIGHTS)
+    tensors = _read_weights(folder / WEIGHTS)
+    _check_sizes(recipe, tensors, origin)
+    with plugin_faults(recipe, "building", seconds=LIMIT), torch.random.fork_rng():
         model = Decoder(recipe)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise BadInput(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from None
-    load_weights(model, tensors, str(folder / WEIGHTS))
+    load_weights(model, tensors, origin)
+    if spoilt := [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]:
+        more = f" and {len(spoilt) - 5} more" if len(spoilt) > 5 else ""
+        raise BadInput(f"{origin} holds NaN or infinite weights in {', '.join(spoilt[:5])}{more}; restore the file")
     return model
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, KeyError, AttributeError) as error:  # the last two: a type that torch has not
+        raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def _check_sizes(recipe: Recipe, tensors: dict[str, Tensor], origin: str) -> None:
+    """BadInput where the weights are not those of the recipe, before a model of whatever size it says is made."""
+    layers = {int(name.split(".")[1]) for name in tensors if re.match(r"layers\.\d+\.", name, re.ASCII)}
+    if recipe.depth > len(layers) + 1000:  # layers without weights, of a plug-in, are possible
+        raise BadInput(
+            f"{origin} does not fit recipe {recipe.name!r}: it has weights of {len(layers)} layers, not {recipe.depth}"
+        )
+    try:
+        with torch.device("meta"), limited(LIMIT):
+            outline = Decoder(recipe)
+    except (Exception, SystemExit, TimeUp):  # some plug-ins cannot be built without numbers
+        return
+    _check_fit(outline, tensors, origin)
 
 
 def read_recipe(folder: Path, *, trust_plugin: bool = False) -> Recipe:
     """The resolved recipe saved in `folder`, its plug-in's kinds declared."""
     try:
-        raw = yaml.safe_load((folder / RECIPE).read_bytes())
-    except yaml.YAMLError:
+        size = (folder / RECIPE).stat().st_size
+        raw = yaml.safe_load((folder / RECIPE).read_bytes()) if size <= LARGEST_RECIPE else None
+    except OSError as error:
+        raise BadInput(f"{folder / RECIPE} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):
         raise BadInput(f"{folder / RECIPE} is damaged: it holds no recipe, which is a YAML mapping")
@@ -90,23 +130,31 @@ def read_recipe(folder: Path, *, trust_plugin: bool = False) -> Recipe:
 def recipe_from(raw: dict[str, Any], folder: Path, *, trust_plugin: bool = False) -> Recipe:
     """The recipe that `Recipe.to_dict` wrote down in `folder`, its plug-in's kinds declared first."""
     if raw.get("plugin"):
-        source = PluginSource.model_validate(raw["plugin"])
-        raw = {**raw, "plugin": import_declarations(source, folder, trust=trust_plugin).model_dump()}
+        declare_plugin(plugin_source(raw["plugin"], folder), folder, trusted=trust_plugin)
     return validated(raw)
 
 
 def load_weights(model: Decoder, tensors: dict[str, Tensor], origin: str) -> None:
     """Copy tensors into the model; BadInput counts what is missing, extra or misshapen and names the first five."""
+    _check_fit(model, tensors, origin)
+    for name, tensor in weights(model).items():
+        tensor.data.copy_(tensors[name])
+
+
+def _check_fit(model: Decoder, tensors: dict[str, Tensor], origin: str) -> None:
     own = weights(model)
     faults = [f"{name} is missing" for name in own if name not in tensors]
     faults += [f"{name} is extra" for name in tensors if name not in own]
-    faults += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
+    for name in (name for name in own if name in tensors):
+        found, wanted = tensors[name], own[name]
+        if found.shape != wanted.shape:
+            faults.append(f"{name} is {tuple(found.shape)}, not {tuple(wanted.shape)}")
+        elif found.dtype != wanted.dtype and not (found.dtype in FLOATS and wanted.dtype in FLOATS):
+            faults.append(f"{name} is of type {_type(found)}, not {_type(wanted)}")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise BadInput(f"{origin} does not fit recipe {model.recipe.name!r}: {'; '.join(faults[:5])}{more}")
-    for name, tensor in own.items():
-        tensor.data.copy_(tensors[name])
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -15,8 +15,9 @@ from torch import Tensor
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically, reading, remove_folder, remove_leftovers
 from litmus.manifests import MANIFEST, Damaged, file_names, verify
+from litmus.model.plugins import COPY
 from litmus.model.recipe import Recipe
-from litmus.model.storage import PLUGIN, RECIPE, WEIGHTS, write_model
+from litmus.model.storage import RECIPE, WEIGHTS, write_model
 from litmus.training.budget import Spent
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
@@ -158,4 +159,4 @@ def _steps(folder: Path) -> list[int]:
 
 def _added(folder: Path) -> list[str]:
     """The files of a checkpoint's folder that are not a checkpoint's."""
-    return sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, PLUGIN, OPTIMIZER, STATE, MANIFEST})
+    return sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, COPY, OPTIMIZER, STATE, MANIFEST})

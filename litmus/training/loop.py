@@ -18,6 +18,7 @@ from litmus.files import write_atomically
 from litmus.locks import folder_lock
 from litmus.model import Decoder, Recipe, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
 from litmus.model.bounds import check_trained
+from litmus.model.plugins import plugin_faults
 from litmus.model.storage import load_weights, weights
 from litmus.training.budget import Budget, Spent
 from litmus.training.checkpoints import State, forget_after, newest_checkpoint, prune, save_checkpoint
@@ -60,18 +61,21 @@ def train(
     gate: Gate | None = None,
     sample: WriteText | None = None,
     display: Display | None = None,
+    trust_plugin: bool = False,
 ) -> RunResult:
     """Train `recipe` in the run folder `folder` until the budget is spent; go on where an earlier call was stopped.
 
     With `start` training begins at the weights of that run, and `recipe` must be its own. A finished run is not trained
     again, unless `settings` has a larger budget. `gate` is called when the folder is this training's own, before the
-    first step. Raises BadInput when the folder belongs to another training or another process is in it,
+    first step. `trust_plugin` runs code that a recipe file names even if the user has never named it. Raises BadInput
+    when the folder belongs to another training or another process is in it, Failed when a plug-in's code fails,
     TrainingDiverged when a loss or gradient is not finite, Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     display = display or Display()
-    check_trained(resolve(recipe), settings.batch, settings.context)
+    check_trained(resolve(recipe, trust_plugin=trust_plugin), settings.batch, settings.context)
     data = prepare(data_settings, announce=display.note)
-    whole = resolve(recipe, vocab_size=data.tokenizer.vocab_size if start is None else None)
+    vocabulary = data.tokenizer.vocab_size if start is None else None
+    whole = resolve(recipe, vocab_size=vocabulary, trust_plugin=trust_plugin)
     if data.tokenizer.vocab_size > whole.vocab_size:
         raise BadInput(
             f"the tokenizer {data_settings.tokenizer!r} has {data.tokenizer.vocab_size} tokens and the model takes "
@@ -88,7 +92,8 @@ def train(
             return finished
         with reproducibly(description.resolved.threads):
             model = build(whole, seed=settings.seed) if start is None else start.model
-            return Training(model, data, description, folder, sample, display).run()
+            with plugin_faults(whole, "training"):
+                return Training(model, data, description, folder, sample, display).run()
 
 
 def _finished(folder: Path, description: Description) -> RunResult | None:

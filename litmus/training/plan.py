@@ -15,6 +15,7 @@ from litmus.data import DataSettings
 from litmus.data.tokenizers import check_tokenizer_name, read_tokenizer, tokenizer_file
 from litmus.model import Decoder, Recipe, Source, resolve, scored_share, training_flops_per_token
 from litmus.model.bounds import check_memory, check_trained
+from litmus.model.plugins import plugin_faults
 from litmus.training.budget import Budget, Spent
 from litmus.training.machine import pick_device
 from litmus.training.optimizers import hidden_matrices
@@ -24,6 +25,9 @@ from litmus.training.schedule import lr_factor
 from litmus.training.settings import TrainSettings
 
 FIXED_VOCABULARIES = {"bytes": 257, "gpt2": 50_257}
+LIMIT = 120.0
+"""Seconds that planning may take; a few are usual."""
+
 SHOWN_SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -91,10 +95,24 @@ class Plan:
 
 
 def make_plan(
-    recipe: Source, data_settings: DataSettings, settings: TrainSettings, *, start: LoadedRun | None = None
+    recipe: Source,
+    data_settings: DataSettings,
+    settings: TrainSettings,
+    *,
+    start: LoadedRun | None = None,
+    trust_plugin: bool = False,
 ) -> Plan:
-    """Plan the training of `recipe`: its model is built and run once on fake tensors, which hold no numbers."""
-    whole = resolve(recipe, vocab_size=None if start else _vocabulary(data_settings.tokenizer))
+    """Plan the training of `recipe`: its model is built and run once on fake tensors, which hold no numbers.
+
+    Failed when that takes longer than LIMIT, or when a plug-in's code fails.
+    """
+    vocabulary = None if start else _vocabulary(data_settings.tokenizer)
+    whole = resolve(recipe, vocab_size=vocabulary, trust_plugin=trust_plugin)
+    with plugin_faults(whole, "planning the training of", seconds=LIMIT):
+        return _planned(whole, settings, start)
+
+
+def _planned(whole: Recipe, settings: TrainSettings, start: LoadedRun | None) -> Plan:
     if start and settings.context is None:
         settings = settings.model_copy(update={"context": start.description.resolved.context})
     check_trained(whole, settings.batch, settings.context)

@@ -13,6 +13,7 @@ from litmus.data.corpora import resolve
 from litmus.data.documents import read_pieces
 from litmus.data.splits import decide_split
 from litmus.errors import BadInput
+from litmus.model.plugins import plugin_faults
 from litmus.training.evaluation import Evaluation, evaluate
 from litmus.training.machine import pick_device
 from litmus.training.precision import Precision, autocast, cast_for, matmul_precision
@@ -20,7 +21,7 @@ from litmus.training.run import load_run
 
 
 def score_run(
-    folder: Path,
+    folder: str | Path,
     *,
     corpus: str | None = None,
     limit_tokens: int | None = None,
@@ -37,6 +38,7 @@ def score_run(
     Corpus, context and precision are those of the training unless given; another corpus is read with the run's own
     tokenizer, and its held-out split is scored.
     """
+    folder = Path(folder)
     run = load_run(folder, best=best, trust_plugin=trust_plugin, announce=announce)
     trained = run.description
     if corpus is None or corpus == trained.data.corpus:
@@ -51,7 +53,7 @@ def score_run(
     where = pick_device(device)
     run.model.to(where)
     cast_for(run.model, chosen)
-    with matmul_precision(chosen), autocast(chosen, where):
+    with plugin_faults(run.model.recipe, "scoring"), matmul_precision(chosen), autocast(chosen, where):
         return evaluate(
             run.model,
             data,

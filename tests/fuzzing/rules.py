@@ -60,7 +60,7 @@ def faults(case: Case, command: tuple[str, ...], ended: Ended, before: Files, af
     """Everything that is wrong with how one command of a case ended."""
     yield from _ending(case, command, ended)
     if ended.code in (1, 2) and case.streams.stderr == "file":
-        yield from _saying(command[0] if command else '', ended)
+        yield from _saying(command[0] if command else "", ended)
     yield from _files(case, command or ("",), before, after)
 
 
@@ -92,7 +92,11 @@ def _saying(name: str, ended: Ended) -> Iterator[Fault]:
         return
     sentence = last.removeprefix("litmus: ")
     if "internal error" in sentence:
-        yield Fault("traceback", re.sub(r"^.*fault of Litmus: (\w+).*\((litmus/\S+), line (\d+)\).*$", r"\1 in \2:\3", sentence), sentence)
+        yield Fault(
+            "traceback",
+            re.sub(r"^.*fault of Litmus: (\w+).*\((litmus/\S+), line (\d+)\).*$", r"\1 in \2:\3", sentence),
+            sentence,
+        )
     elif "--debug shows where" in sentence:
         yield Fault("net", f"{name}: {re.sub(r'[0-9]+', 'N', sentence)[:70]}", sentence[:500])
     if len(sentence) > 2000:

@@ -64,50 +64,40 @@ def test_an_edited_plugin_is_run_anew_and_one_restored_runs_as_before(write_plug
     assert found == [1.0, 2.0, 1.0]
 
 
-def test_a_changed_plugin_is_refused_and_its_copy_runs_only_when_trusted(
+def test_a_model_whose_plugin_was_edited_since_runs_the_copy_in_its_folder(
     write_plugin: Write, small: Small, tmp_path: Path
 ) -> None:
     model = small(write_plugin(factor=1.0)).eval()
     save(model, tmp_path / "model")
-    path = write_plugin(factor=2.0)
-    assert mixed_by(small(path)) == 2.0
-    with pytest.raises(BadInput, match=r"made with the plug-in .*mean.py, which is missing or has changed since"):
-        load(tmp_path / "model")
-    trusted = load(tmp_path / "model", trust_plugin=True).eval()
-    assert mixed_by(trusted) == 1.0
-    assert torch.equal(trusted(TOKENS), model(TOKENS))
+    assert mixed_by(small(write_plugin(factor=2.0))) == 2.0
+    again = load(tmp_path / "model").eval()
+    assert mixed_by(again) == 1.0
+    assert torch.equal(again(TOKENS), model(TOKENS))
 
 
-def test_a_missing_plugin_is_replaced_by_its_copy_only_when_trusted(
+def test_a_model_whose_plugin_is_gone_runs_the_copy_and_is_saved_with_it(
     write_plugin: Write, small: Small, tmp_path: Path
 ) -> None:
     path = write_plugin()
     save(small(path), tmp_path / "model")
     path.unlink()
-    with pytest.raises(BadInput, match="missing or has changed since"):
-        load(tmp_path / "model")
-    again = load(tmp_path / "model", trust_plugin=True)
-    save(again, tmp_path / "again")
+    save(load(tmp_path / "model"), tmp_path / "again")
     assert (tmp_path / "again/plugin.py").read_text() == (tmp_path / "model/plugin.py").read_text()
 
 
-def test_a_trusted_copy_may_be_mended_where_it_lies(write_plugin: Write, small: Small, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_model_whose_plugin_is_nowhere_as_it_was_is_refused_and_no_option_is_recommended(
+    trusted: bool, write_plugin: Write, small: Small, tmp_path: Path
+) -> None:
     save(small(write_plugin(factor=1.0)), tmp_path / "model")
-    resolve(write_plugin(factor=2.0))
+    write_plugin(factor=2.0)
     copy = tmp_path / "model/plugin.py"
     copy.write_text(copy.read_text().replace("* 1.0", "* 3.0"))
-    model = load(tmp_path / "model", trust_plugin=True)
-    assert mixed_by(model) == 3.0
-    save(model, tmp_path / "again")
-    assert (tmp_path / "again/plugin.py").read_text() == copy.read_text()
-
-
-def test_code_that_came_in_the_folder_never_runs_untrusted(write_plugin: Write, small: Small, tmp_path: Path) -> None:
-    save(small(write_plugin()), tmp_path / "model")
-    recipe = tmp_path / "model/recipe.yaml"
-    recipe.write_text(recipe.read_text().replace(str(tmp_path / "mean.py"), str(tmp_path / "model/plugin.py")))
-    with pytest.raises(BadInput, match="missing or has changed since"):
-        load(tmp_path / "model")
+    with pytest.raises(
+        BadInput, match=r"mean.py \(sha256 .*\), which is missing or has changed since.*restore"
+    ) as error:
+        load(tmp_path / "model", trust_plugin=trusted)
+    assert "trust" not in str(error.value)
 
 
 def test_what_is_saved_is_the_code_that_ran_even_if_the_file_was_edited_since(

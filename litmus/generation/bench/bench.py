@@ -15,8 +15,9 @@ from litmus.files import write_atomically
 from litmus.generation.bench.measure import Cell, measure, own_prompts, random_prompts
 from litmus.generation.bench.report import plain_data
 from litmus.generation.bench.ways import ways_of
-from litmus.model import Decoder, build, recipes, resolve
-from litmus.training import load_run
+from litmus.model import Decoder, Recipe, build, recipes, resolve
+from litmus.model.plugins import plugin_faults
+from litmus.training.loading import load
 from litmus.training.machine import hardware, pick_device, versions
 
 PROMPTS = (32, 128, 512)
@@ -55,10 +56,12 @@ def bench_decode(
     device: str = "auto",
     trust_plugin: bool = False,
     told: Callable[[str], None] = lambda text: None,
+    check: Callable[[Recipe], None] = lambda recipe: None,
 ) -> BenchResult:
     """Measure a recipe with random weights, on random tokens, or a run, on text that it writes itself.
 
-    A recipe's context grows to hold what is asked for; a run's is what it is. `told` hears what is going on.
+    A recipe's context grows to hold what is asked for; a run's is what it is. `told` hears what is going on; `check` is
+    given the recipe before its model is first used. Failed when a plug-in's code fails.
     """
     batches = _numbers(batch, "--batch")
     lengths = _numbers(prompt_tokens, "--prompt-tokens") if prompt_tokens else list(PROMPTS)
@@ -70,23 +73,25 @@ def bench_decode(
         if Path(name).is_dir() and name not in recipes():
             if size or overrides:
                 raise BadInput(f"{name} is a run, whose weights fix its size and recipe; leave --size and --set out")
-            model = load_run(Path(name), trust_plugin=trust_plugin).model
+            model = load(name, trust_plugin=trust_plugin)
             if not prompt_tokens:
                 lengths = [length for length in lengths if length + new_tokens <= model.recipe.context] or lengths[:1]
             make = own_prompts
         else:
-            model = _built(name, size, overrides or {}, max(lengths) + new_tokens)
+            model = _built(name, size, overrides or {}, max(lengths) + new_tokens, trust_plugin)
             make = random_prompts
         if max(lengths) + new_tokens > model.recipe.context:
             raise BadInput(
                 f"a prompt of {max(lengths)} and {new_tokens} new tokens exceed the context of {model.recipe.context}; "
                 f"ask for less, or for a recipe in place of the run"
             )
+        check(model.recipe)
         model = model.to(where).eval()
         told("writing prompts")
-        prompts = [make(model, rows, length) for rows in batches for length in lengths]
-        ways = ways_of(model, precision=precision, compile=compile)
-        cells = measure(ways, prompts, new_tokens=new_tokens, repeats=repeats, told=told)
+        with plugin_faults(model.recipe, "decoding"):
+            prompts = [make(model, rows, length) for rows in batches for length in lengths]
+            ways = ways_of(model, precision=precision, compile=compile)
+            cells = measure(ways, prompts, new_tokens=new_tokens, repeats=repeats, told=told)
         about = {"model": name, "recipe": model.recipe.to_dict(), "new_tokens": new_tokens, "repeats": repeats}
         machine = {"hardware": hardware(where), "versions": versions(), "threads": torch.get_num_threads()}
     finally:
@@ -103,9 +108,9 @@ def bench_decode(
     return BenchResult(title, cells, notes, {**about, **machine})
 
 
-def _built(name: str, size: str | None, overrides: dict[str, Any], needed: int) -> Decoder:
-    recipe = resolve(name, size=size, overrides=overrides)
-    return build(name, size=size, overrides={**overrides, "context": max(needed, recipe.context)})
+def _built(name: str, size: str | None, overrides: dict[str, Any], needed: int, trust_plugin: bool) -> Decoder:
+    recipe = resolve(name, size=size, overrides=overrides, trust_plugin=trust_plugin)
+    return build(recipe, overrides={"context": max(needed, recipe.context)})
 
 
 def _numbers(text: str, option: str) -> list[int]:

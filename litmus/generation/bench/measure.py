@@ -16,9 +16,15 @@ from litmus.generation import generate
 from litmus.generation.bench.ways import Way
 from litmus.generation.memory import check_room
 from litmus.model import Decoder
+from litmus.model.plugins import plugin_faults
 
 SLACK = 1e-3
 """How far below the largest logit, in standard deviations of the logits, rounding may put the token that is chosen."""
+
+LIMIT = 600.0
+"""Seconds that one text may take."""
+
+ADVICE = "ask for less with --prompt-tokens, --batch or --new-tokens"
 
 
 @dataclass
@@ -77,7 +83,8 @@ def measure(
         for way in chosen:
             told(f"checking {way.name}, {_shape(batch)}")
             check_room(way.model, len(batch), batch.shape[1] + new_tokens)
-            check_equal(way, batch, new_tokens)
+            with plugin_faults(way.model.recipe, "decoding", seconds=LIMIT, advice=ADVICE):
+                check_equal(way, batch, new_tokens)
     cells = []
     for batch, chosen in zip(prompts, fitting, strict=True):
         rows, length = batch.shape
@@ -85,7 +92,8 @@ def measure(
         for repeat in range(repeats):
             for way, cell in zip(chosen, group, strict=True):
                 told(f"timing {way.name}, {_shape(batch)}, {repeat + 1} of {repeats}")
-                cell.runs.append(timed(way, batch, new_tokens))
+                with plugin_faults(way.model.recipe, "decoding", seconds=LIMIT, advice=ADVICE):
+                    cell.runs.append(timed(way, batch, new_tokens))
         cells += group
     return cells
 
