@@ -70,6 +70,8 @@ class MixtureOfExperts(nn.Module):
 class Experts(nn.Module):
     """E SwiGLUs, W_down (silu(W_gate x) · W_up x) each, in stacked weights: (E, 2·hidden, dim) and (E, dim, hidden)."""
 
+    matrices: ClassVar[tuple[str, ...]] = ("gate_up", "down")  # each a stack of them, for the optimizer
+
     def __init__(self, experts: int, top_k: int, hidden: int, site: Site) -> None:
         super().__init__()
         self.top_k = top_k

@@ -100,6 +100,8 @@ class SoftmaxV2RouterConfig(GroupedRouterConfig):
 class Router(nn.Module):
     """Scores tokens (N, dim) against one vector per expert, in at least fp32 whatever the model computes in."""
 
+    matrices: ClassVar[tuple[str, ...]] = ()  # a vector for each expert, none of whose directions are alike
+
     def __init__(self, experts: int, top_k: int, site: Site) -> None:
         super().__init__()
         self.top_k = top_k

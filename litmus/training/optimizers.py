@@ -1,13 +1,19 @@
-"""The optimizers: fused AdamW for everything, or Muon for the matrices inside layers and AdamW for the rest."""
+"""The optimizers: fused AdamW for everything, or Muon for the matrices inside layers and AdamW for the rest.
+
+What those matrices are, modules declare (`hidden_matrices`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from litmus.model import Decoder
+from litmus.nn import Mixer
 from litmus.training.settings import TrainSettings
 
 
@@ -33,9 +39,12 @@ class Optimizers:
             self._all.append(AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True))
         if by_muon:
             matrices = [named[name] for name in named if name in by_muon]
-            self._all.append(
-                Muon(matrices, lr=settings.lr, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            single, stacked = ([p for p in matrices if (p.ndim == 2) is alone] for alone in (True, False))
+            options: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+            if single:
+                self._all.append(Muon(single, adjust_lr_fn="match_rms_adamw", **options))
+            if stacked:
+                self._all.append(StackedMuon(stacked, **options))
 
     def step(self, lr: float) -> None:
         """Update the parameters by their gradients at this learning rate, then drop the gradients."""
@@ -64,9 +73,60 @@ class Optimizers:
                     optimizer.state[parameter][figure] = value.clone().to(parameter.device)
 
 
-def hidden_matrices(model: nn.Module) -> set[str]:
-    """The names of the matrices inside the model's layers: not embeddings, positions or the head."""
-    return {name for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("layers.")}
+class StackedMuon(Optimizer):
+    """Muon over stacks of matrices (E, out, in), such as those of experts: each is orthogonalized by itself.
+
+    For each matrix what `torch.optim.Muon` does with it alone, updates scaled to the size of AdamW's; all of a stack at
+    once.
+    """
+
+    MOMENTUM, STEPS, COEFFICIENTS = 0.95, 5, (3.4445, -4.775, 2.0315)
+
+    def __init__(self, stacks: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(stacks, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the stacks by their gradients."""
+        for group in self.param_groups:
+            for stack in group["params"]:
+                if stack.grad is None:
+                    continue
+                state = self.state[stack]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(stack)
+                state["momentum_buffer"].lerp_(stack.grad, 1 - self.MOMENTUM)
+                update = self._orthogonal(stack.grad.lerp(state["momentum_buffer"], self.MOMENTUM))
+                stack.mul_(1 - group["lr"] * group["weight_decay"])
+                stack.add_(update, alpha=-group["lr"] * 0.2 * max(stack.shape[1:]) ** 0.5)
+
+    def _orthogonal(self, stack: Tensor) -> Tensor:
+        """Newton-Schulz steps towards the nearest orthogonal matrix of each in (E, out, in), in bf16."""
+        a, b, c = self.COEFFICIENTS
+        tall = stack.shape[1] > stack.shape[2]
+        x = (stack.mT if tall else stack).bfloat16()
+        x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        for _ in range(self.STEPS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x.mT if tall else x
+
+
+def hidden_matrices(model: Decoder) -> set[str]:
+    """The names of the matrices inside layers, the model's own and its objective's, and of stacks of them.
+
+    A layer's matrices are its parameters of two dimensions, unless the module that owns them declares in `matrices`
+    which of its parameters are: routers none, experts their stacks. Embeddings, positions and heads are no layers.
+    """
+    further = [module for module in model.objective.modules() if isinstance(module, Mixer)]
+    found: set[int] = set()
+    for layer in (*model.layers, *further):
+        for module in layer.modules():
+            declared = getattr(module, "matrices", None)
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 2 if declared is None else name in declared:
+                    found.add(id(parameter))
+    return {name for name, parameter in model.named_parameters() if id(parameter) in found}
 
 
 def gradient_norm(gradients: Mapping[str, Tensor]) -> Tensor:

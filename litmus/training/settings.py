@@ -36,7 +36,7 @@ class TrainSettings(Bounded):
     """Whether documents packed into one sequence are kept from seeing each other."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for everything, or Muon for the matrices inside layers and AdamW for the rest."""
+    """AdamW for everything, or Muon for the matrices inside layers, of experts too, and AdamW for the rest."""
 
     lr: float = Field(3e-3, gt=0, le=1000)
     """Peak learning rate. 3e-3 suits models of a few million parameters; take about 6e-4 at 100 million."""

@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from litmus.errors import BadInput
 from litmus.model import build
 from litmus.training import Evaluation, evaluate, evaluation
 from litmus.training.evaluation import tokens_within
+from litmus.training.evaluation_table import evaluation_table
 
 
 class Stream:

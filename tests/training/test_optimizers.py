@@ -7,6 +7,8 @@ from litmus.model import build
 from litmus.training import TrainSettings
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
 
+SHRUNK = {"dim": 16, "depth": 3, "heads": 2, "context": 14}
+
 
 @pytest.fixture
 def model(recipe):
@@ -44,6 +46,40 @@ def test_muon_takes_the_matrices_inside_layers_and_nothing_else(model):
     }
 
 
+NEVER = {"embedding", "head", "router", "positions", "offsets", "conv", "join", "maps"}
+
+
+def test_muon_takes_the_matrices_of_layers_and_experts_of_every_recipe_and_no_router(distinct_recipe):
+    model = build(distinct_recipe, size="tiny", vocab_size=50, overrides={**SHRUNK, "vocab_size": 50})
+    taken = hidden_matrices(model)
+    named = dict(model.named_parameters())
+    outside = {name for name in named if name not in taken}
+    never = {name for name in named if NEVER & set(name.split("."))}
+    assert not taken & never
+    experts = {name for name in named if ".experts." in name}
+    assert experts <= taken and all(named[name].ndim == 3 for name in experts)
+    attention = {name for name in named if name.endswith((".qkv.weight", ".out.weight", ".down.weight"))}
+    assert attention and attention <= taken
+    assert {name for name in outside if named[name].ndim > 1} <= never
+
+
+def test_a_stack_of_matrices_moves_as_muon_moves_each_alone():
+    for shape in ((3, 8, 20), (2, 20, 8), (4, 6, 6)):
+        stack = torch.nn.Parameter(torch.randn(shape))
+        alone = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+        settings = TrainSettings(optimizer="muon", weight_decay=0.3)
+        together = Optimizers({"s": stack}, {"s"}, settings)
+        single = {str(number): matrix for number, matrix in enumerate(alone)}
+        apart = Optimizers(single, set(single), settings)
+        for _ in range(3):
+            stack.grad = torch.randn(shape)
+            for matrix, gradient in zip(alone, stack.grad, strict=True):
+                matrix.grad = gradient.clone()
+            together.step(0.02)
+            apart.step(0.02)
+        torch.testing.assert_close(stack.detach(), torch.stack([m.detach() for m in alone]), rtol=2e-2, atol=1e-3)
+
+
 def test_muon_moves_a_hidden_matrix_in_all_directions_alike(model):
     name = "layers.0.feedforward.down.weight"
     weight = dict(model.named_parameters())[name]
@@ -64,7 +100,9 @@ def test_muon_updates_have_the_size_of_usual_adamw_updates_whatever_the_shape():
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_restored_optimizers_go_on_bit_for_bit(model, name):
+@pytest.mark.parametrize("feedforward", ["swiglu", "moe"])
+def test_restored_optimizers_go_on_bit_for_bit(recipe, name, feedforward):
+    model = build(recipe, vocab_size=50, overrides={"feedforward": {"kind": feedforward}})
     other = copy.deepcopy(model)
     first = optimizers_of(model, optimizer=name)
     for seed in range(3):
