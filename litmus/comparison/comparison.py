@@ -30,11 +30,13 @@ from litmus.comparison.trial import OUTCOME, TrialSpec
 from litmus.comparison.verdicts import Verdict, judge
 from litmus.comparison.wording import sentence
 from litmus.data import DataSettings, TokenData, prepare
+from litmus.data.windows import check_one_window
 from litmus.errors import BadInput
 from litmus.model import Source
 from litmus.model.bounds import check_trained
 from litmus.names import checked_name
 from litmus.training import TrainSettings
+from litmus.training.evaluation import check_scorable
 from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import best_precision
 
@@ -151,6 +153,8 @@ def compare(
     recipes = arms_on_equal_terms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
     for recipe in recipes.values():
         check_trained(recipe, training.batch, context)
+    check_one_window(tokens.train, context, "train")
+    check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
     plan = Plan(recipes, data, tokens.fingerprint, training, seeds, noise, lr_sweep, prompt)
     folder = Path(runs) / (name or folder_name(plan))
     with held(folder, plan), _saying_what_is_kept(plan, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor
 
 from litmus.data import TokenData, document_ids, held_out_windows
+from litmus.data.windows import check_one_window
 from litmus.errors import BadInput
 from litmus.nn import RouterFigures
 
@@ -110,6 +112,19 @@ def evaluate(
         layer_figures=figures,
         routing=routing or None,
     )
+
+
+def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) -> None:
+    """BadInput unless the held-out split has a window of `context` tokens, and text to score within each limit."""
+    check_one_window(data.held_out, context, "held-out")
+    for limit in limits:
+        # Only the end token has no bytes, and there is text between any two of them.
+        targets = np.asarray(data.held_out[1 : 1 + (4 if limit is None else min(limit, 4))], dtype=np.int64)
+        if not data.token_bytes[targets].any():
+            raise BadInput(
+                f"the first {len(targets)} held-out tokens hold no text to score; give a larger corpus or held_out "
+                f"share, or score more tokens"
+            )
 
 
 def tokens_within(data: TokenData, limit_bytes: int) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from litmus.data import DataSettings, Sampler, TokenData, prepare
+from litmus.data.windows import check_one_window
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.locks import folder_lock
@@ -22,7 +23,7 @@ from litmus.model.plugins import plugin_faults
 from litmus.model.storage import load_weights, weights
 from litmus.training.budget import Budget, Spent
 from litmus.training.checkpoints import State, forget_after, newest_checkpoint, prune, save_checkpoint
-from litmus.training.evaluation import Evaluation, evaluate
+from litmus.training.evaluation import Evaluation, check_scorable, evaluate
 from litmus.training.interrupts import Interrupted, StopRequest, stop_requests
 from litmus.training.machine import peak_memory_bytes, reproducibly
 from litmus.training.metrics import Metrics
@@ -82,6 +83,8 @@ def train(
             f"{whole.vocab_size}; train from a run whose tokenizer has no more tokens than its model"
         )
     new = describe(whole, data, data_settings, settings, start)
+    check_one_window(data.train, new.resolved.context, "train")
+    check_scorable(data, new.resolved.context, (settings.validate_tokens, settings.evaluate_tokens))
     folder = Path(folder)
     with folder_lock(folder, "training in"):
         description = open_run(folder, new, whole, data.tokenizer, resume=resume, announce=display.note)

@@ -71,9 +71,8 @@ class Stepper:
 
     def accumulate(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """Add the gradient of the mean loss over all `batches` to the weights'; returns "total" and its parts."""
-        placed = [self._placed(batch) for batch in batches]
-        totals = self._totals(placed) if len(placed) > 1 else None
-        passes = [self._gradient(batch, totals) for batch in placed]
+        totals = self._totals(batches) if len(batches) > 1 else None
+        passes = [self._gradient(batch, totals) for batch in batches]
         return {name: torch.stack([losses[name] for losses in passes]).sum() for name in passes[0]}
 
     def _placed(self, batch: Batch) -> Placed:
@@ -82,19 +81,20 @@ class Stepper:
         documents = document_ids(inputs, self._document_end) if self._settings.isolate_documents else None
         return inputs, targets, documents
 
-    def _totals(self, batches: Sequence[Placed]) -> Sums:
+    def _totals(self, batches: Sequence[Batch]) -> Sums:
         """What the means of the step's loss are over, all batches together.
 
         Where layers add terms to the loss, or the objective draws what it trains, only a forward pass tells; it leaves
         no trace, and the pass with gradients draws the same.
         """
-        known = [self._model.objective.counts(targets, documents) for _, targets, documents in batches]
+        placed = [self._placed(batch) for batch in batches]
+        known = [self._model.objective.counts(targets, documents) for _, targets, documents in placed]
         told = [counts for counts in known if counts is not None]
         if self._told and len(told) == len(known):
             return total_of(told)
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         random = _random_state(self.device)
-        passes = [self._sums(batch) for batch in batches]
+        passes = [self._sums(batch) for batch in placed]
         _restore_random_state(self.device, random)
         for buffer, before in buffers:
             buffer.copy_(before)
@@ -107,10 +107,10 @@ class Stepper:
             self._losses(self._model.loss, batch)
         return part.sums
 
-    def _gradient(self, batch: Placed, totals: Sums | None) -> dict[str, Tensor]:
+    def _gradient(self, batch: Batch, totals: Sums | None) -> dict[str, Tensor]:
         """Add the batch's part of the gradient to the weights' gradients; returns its part of the losses."""
         with contextlib.nullcontext() if totals is None else micro_batch(totals):
-            loss = self._losses(self._loss, batch)
+            loss = self._losses(self._loss, self._placed(batch))
         loss.total.backward()
         self.weights.collect()
         return {name: value.detach().float() for name, value in {"total": loss.total, **loss.parts}.items()}

@@ -95,6 +95,13 @@ def test_its_training_reaches_every_parameter(model, tokens):
     assert all(parameter.grad.any() for parameter in model.parameters())
 
 
+def test_its_loss_is_0_without_a_gradient_where_nothing_is_scored(model, tokens):
+    loss = model.train().loss(tokens, torch.full_like(tokens, -100))
+    loss.total.backward()
+    assert loss.total == 0 and all(part == 0 for part in loss.parts.values())
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
+
+
 def test_its_costs_can_be_counted(model):
     assert training_flops_per_token(model.recipe) > 0
     assert model.new_cache(2, 10).bytes() == 2 * 8 * model.cached_numbers(10)

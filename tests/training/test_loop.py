@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from litmus.data import DataSettings, Sampler, prepare
 from litmus.errors import BadInput, Failed
 from litmus.model import build
 from litmus.training import Display, Interrupted, TrainingDiverged, TrainSettings, load_run, read_result, train
+from litmus.training.evaluation import check_scorable
 from litmus.training.schedule import lr_factor
 
 
@@ -245,6 +247,24 @@ def test_a_training_that_could_not_begin_leaves_its_folder_free(quick):
     assert quick(context=16).steps == 20
 
 
+def test_a_held_out_split_shorter_than_one_window_is_found_before_the_first_step(quick, data_settings, data, tmp_path):
+    context = len(data.held_out) + 5
+    assert context < len(data.train)
+    display = Recorder()
+    with pytest.raises(BadInput, match="the held-out split is shorter than one window"):
+        quick(context=context, display=display)
+    assert display.steps == [] and not (tmp_path / "run").exists()
+
+
+def test_held_out_tokens_without_text_are_found_before_the_first_step():
+    class Ends:
+        held_out = np.full(40, 7)
+        token_bytes = np.array([1] * 7 + [0])
+
+    with pytest.raises(BadInput, match="the first 4 held-out tokens hold no text to score"):
+        check_scorable(Ends(), 8, [None, 1])
+
+
 def explode_at(monkeypatch, step):
     """The gradient of one parameter becomes infinite at this step (counted from 1)."""
     from litmus.training.step import Stepper
@@ -280,8 +300,15 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_training_too(quick, monkey
 
     plain = Decoder.token_losses
     monkeypatch.setattr(Decoder, "token_losses", lambda *args, **kw: plain(*args, **kw) * torch.nan)
-    with pytest.raises(TrainingDiverged, match="held-out loss nan"):
+    with pytest.raises(TrainingDiverged, match="diverged at step 5: held-out loss nan; the weights after it are saved"):
         quick()
+
+
+def test_a_training_that_diverges_in_its_first_step_leaves_one_sentence_and_its_start(quick, tmp_path, monkeypatch):
+    explode_at(monkeypatch, 1)
+    with pytest.raises(TrainingDiverged, match="training diverged at step 1: .* the weights before it are saved in"):
+        quick()
+    assert load_run(tmp_path / "run").step == 0
 
 
 class InterruptAt(Recorder):
