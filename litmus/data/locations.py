@@ -41,7 +41,8 @@ def is_folder(path: Path) -> bool | None:
     except OSError as error:
         if path_is_free(path):
             return None
-        raise BadInput(f"{printable(path)} cannot be read: {error.strerror}") from error
+        reason = "it is a link to nowhere" if isinstance(error, FileNotFoundError) else error.strerror
+        raise BadInput(f"{printable(path)} cannot be read: {reason}") from error
     if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
         return stat.S_ISDIR(mode)
     raise BadInput(f"{printable(path)} is {other_than_file(mode)}; a file or a folder is valid")

@@ -106,7 +106,8 @@ def _parsed(path: Path, place: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise BadInput(f"{where} is not JSON: {error}") from error
+        expected = "; in a .json file an array of rows is valid, or one row a line" if place == "line 1" else ""
+        raise BadInput(f"{where} is not JSON: {error}{expected if path.suffix == '.json' else ''}") from error
     except RecursionError as error:
         raise BadInput(f"{where} is not read: its lists or objects are nested too deeply") from error
     except _TwiceError as error:

@@ -1,4 +1,7 @@
 import errno
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -64,6 +67,88 @@ def test_what_a_killed_build_left_is_swept_away(tmp_path):
     (left / "file").write_text("half")
     built_once(tmp_path / "x", lambda folder: None, silent)
     assert not left.exists()
+
+
+def test_what_killed_builds_of_other_entries_left_is_swept_away_and_nothing_else(tmp_path):
+    root = tmp_path / "entries"
+    ours = [root / ".y.abc123.litmus-tmp", root / ".z.q_4.litmus-tmp"]
+    others = [root / ".x.backup", root / ".DS_Store", root / ".notes", root / "y" / "file"]
+    for path in [*ours, *others]:
+        path.mkdir(parents=True)
+    built_once(root / "x", lambda folder: (folder / "file").write_text(""), silent)
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
+
+
+def test_what_another_process_is_building_is_not_swept_away(tmp_path):
+    under_way = []
+
+    def build_two(folder):
+        under_way.append(folder)
+        built_once(tmp_path / "b", lambda inner: (inner / "file").write_text("b"), silent)
+        assert folder.is_dir()
+        (folder / "file").write_text("a")
+
+    built_once(tmp_path / "a", build_two, silent)
+    assert (tmp_path / "a" / "file").read_text() == "a"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from litmus.data.cache import built_once
+
+def build(folder):
+    (folder / "file").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+built_once(Path(sys.argv[1]), build, print)
+"""
+
+
+def test_after_a_build_was_killed_the_next_one_works_and_nothing_is_left_over(tmp_path):
+    target = tmp_path / "entries" / "x"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(target)])
+    assert killed.returncode == -signal.SIGKILL
+    assert not target.exists()
+    built_once(target, lambda folder: (folder / "file").write_text("whole"), lambda line: pytest.fail(line))
+    assert (target / "file").read_text() == "whole"
+    assert [path.name for path in target.parent.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("folder", ["/proc/cache", "/dev/null/cache", "x" * 300, "~nobody-here/cache"])
+def test_a_cache_folder_that_cannot_be_made_is_one_sentence(monkeypatch, tmp_path, folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LITMUS_CACHE", folder)
+    with pytest.raises(BadInput, match="set LITMUS_CACHE") as complaint:
+        built_once(cache_folder() / "tokens" / "x", lambda folder: None, silent)
+    assert str(complaint.value).isprintable()
+
+
+def test_an_empty_variable_names_no_cache_and_a_relative_one_is_taken_from_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("LITMUS_CACHE", "")
+    assert cache_folder() == tmp_path / "xdg" / "litmus"
+    monkeypatch.setenv("LITMUS_CACHE", "here")
+    assert cache_folder() == tmp_path / "here"
+
+
+@pytest.mark.parametrize("damage", [b"", b"not sixty-four digits", b"\xff\xfe"])
+def test_a_damaged_memory_of_a_hash_is_not_believed(tmp_path, own_cache, monkeypatch, damage):
+    monkeypatch.setattr(cache, "REMEMBER_HASH_FROM_BYTES", 1)
+    (tmp_path / "a").write_text("one")
+    right = content_hash(tmp_path / "a", silent)
+    (memory,) = (own_cache / "hashes").iterdir()
+    memory.write_bytes(damage)
+    assert content_hash(tmp_path / "a", silent) == right
+
+
+def test_a_hash_is_computed_where_it_cannot_be_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "REMEMBER_HASH_FROM_BYTES", 1)
+    monkeypatch.setenv("LITMUS_CACHE", "/proc/cache")
+    (tmp_path / "a").write_text("one")
+    assert len(content_hash(tmp_path / "a", silent)) == 64
 
 
 def test_a_remembered_hash_is_forgotten_when_the_file_changes(tmp_path, monkeypatch):

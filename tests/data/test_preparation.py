@@ -150,6 +150,22 @@ def test_a_share_that_is_no_number_makes_no_settings(held_out):
         DataSettings(held_out=held_out)
 
 
+def test_a_corpus_of_white_space_is_refused(tmp_path):
+    (tmp_path / "blank.txt").write_text(" \n" * 100)
+    with pytest.raises(BadInput, match=r"blank\.txt' holds nothing but white space"):
+        prepared(tmp_path / "blank.txt")
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_not_kept(stories, own_cache):
+    def change(line):
+        if line.startswith("reading"):
+            (stories / "39.txt").write_text("changed, after its content was hashed")
+
+    with pytest.raises(BadInput, match="changed while it was read"):
+        prepared(stories, announce=change)
+    assert not [path for path in (own_cache / "tokens").iterdir() if path.is_dir()]
+
+
 def test_an_empty_corpus_is_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(BadInput, match=r"empty\.txt' is empty"):

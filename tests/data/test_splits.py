@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from litmus.data.documents import Piece
 from litmus.data.splits import decide_split
+from litmus.errors import BadInput
 
 
 def pieces(texts):
@@ -76,6 +77,25 @@ def test_few_documents_are_cut_in_one_place_between_two_characters(texts, held_o
 def test_ten_documents_of_which_one_is_nearly_everything_are_cut_in_one_place():
     texts = ["x" * 100_000, *random_texts(11)]
     assert decide_split(pieces(texts), 0.4).rule == "contiguous"
+
+
+@pytest.mark.parametrize("held_out", [0.05, 0.1, 0.5, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("others", [[], ["another"], ["x" * 5000]])
+def test_equal_documents_leave_something_on_both_sides(held_out, others):
+    texts = [*["the same sentence again and again"] * 11, *others]
+    assert {side for side, _ in decide_split(pieces(texts), held_out).place(pieces(texts))} == {"train", "held_out"}
+
+
+def test_more_documents_than_were_counted_are_noticed():
+    texts = random_texts(30)
+    split = decide_split(pieces(texts), 0.1)
+    with pytest.raises(BadInput, match="changed while it was read"):
+        list(split.place(pieces([*texts, "one more"])))
+
+
+def test_white_space_alone_is_noticed():
+    assert decide_split(pieces([" \n", "\t"] * 9), 0.1).blank
+    assert not decide_split(pieces([" \n", "\t", "a "]), 0.1).blank
 
 
 def test_the_pass_counts_documents_bytes_and_replaced_sequences():
