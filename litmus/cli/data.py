@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from litmus.cli.options import CORPUS, HeldOut, SampleBytes, TokenizerName
+from litmus.cli.output import announce
 from litmus.cli.parsing import Command, Group
 from litmus.process import lasting_output
 
@@ -99,4 +99,4 @@ def _prepared(corpus: str, tokenizer: str, held_out: float, sample_bytes: int | 
     from litmus.data import DataSettings, prepare
 
     settings = DataSettings(corpus=corpus, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
-    return prepare(settings, announce=lambda line: print(line, file=sys.stderr))
+    return prepare(settings, announce=announce)
