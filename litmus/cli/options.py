@@ -22,8 +22,8 @@ Override = Annotated[
     ),
 ]
 CORPUS = (
-    "A named corpus (see: litmus data list), a file, folder or glob (.txt .md .py .jsonl .parquet .csv .json, also .gz or .zst; "
-    "PATH:COLUMN for rows), or hf:NAME:SPLIT:COLUMN."
+    "A named corpus (see: litmus data list), a file, folder or glob (.txt .md .py .jsonl .parquet .csv .json, "
+    "also .gz or .zst; PATH:COLUMN for rows), or hf:NAME:SPLIT:COLUMN."
 )
 _TOKENIZER = "bytes, bpe-N (N tokens, learned from the train split), gpt2, a run, or a tokenizer.json."
 Corpus = Annotated[str, typer.Option("--data", help=CORPUS)]
