@@ -184,8 +184,8 @@ def compare(
 
 def workers(jobs: int | None, training: TrainSettings) -> tuple[int, int]:
     """How many trials run at the same time, and the CPU threads of each: together all cores, on a GPU one trial."""
-    cores = torch.get_num_threads()
-    if jobs is None and pick_device(training.device).type != "cpu":
+    cores, device = torch.get_num_threads(), pick_device(training.device)
+    if jobs is None and device.type != "cpu":
         jobs = 1
     if jobs is None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
