@@ -236,7 +236,7 @@ def _first_difference(one: Any, other: Any, place: str = "") -> str:
 
 def _left_over(base: Path, product: str) -> list[str]:
     """Hidden temporary files and folders that the repeated command should have removed."""
-    ours = re.compile(r"^\..+\.[A-Za-z0-9_]{6,12}$|\.tmp$|\.partial$")
+    ours = re.compile(r"^\..+\.[A-Za-z0-9_]{6,12}$|\.litmus-tmp$")
     found = [str(path.relative_to(base)) for path in base.rglob(".*") if ours.search(path.name)]
     return [path for path in found if not path.endswith((".nfs0001", ".lock", ".Trash", ".DS_Store", ".gitignore"))]
 
