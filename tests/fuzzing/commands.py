@@ -7,8 +7,10 @@ or of another encoding, and the flush at the end that may fail.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
+import pkgutil
 import resource
 import select
 import signal
@@ -58,15 +60,11 @@ def prepared_to_fork() -> None:
     torch.set_num_threads(1)
     import scipy.stats  # noqa: F401
 
-    import litmus.audit
-    import litmus.cli.app
-    import litmus.comparison
-    import litmus.generation.bench.bench
-    import litmus.generation.chat_session
-    import litmus.interop
-    import litmus.training.loop
-    import litmus.training.scoring  # noqa: F401
+    import litmus
 
+    for module in pkgutil.walk_packages(litmus.__path__, "litmus."):
+        if not module.name.endswith("_kernel"):  # those need a GPU's compiler
+            importlib.import_module(module.name)
     with contextlib.suppress(ImportError):
         import pyarrow.parquet  # noqa: F401
 

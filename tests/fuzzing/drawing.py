@@ -298,6 +298,19 @@ def plugins(draw: Draw) -> Case:
     return _case(draw, draw.choice(commands))
 
 
+def foreign_code(draw: Draw) -> Case:
+    """Files from elsewhere that name code which nobody here has run."""
+    run = draw.choice(["runs/foreign", "foreign", "based.yaml"])
+    command = tuple(run if word == "RUN" else word for word in draw.choice(ON_A_RUN))
+    if run == "based.yaml":
+        command = draw.choice([("recipes", run), ("train", run, *SHORT, "--dry-run"), ("bench", "decode", run, *BENCH[3:])])
+    changes = draw.choice([
+        (), (), (Change("missing", "theirs.py"),), (Change("copy", "runs/foreign/plugin.py", "../../theirs.py"),),
+        (Change("copy", "runs/foreign/theirs.py", "../../theirs.py"), Change("missing", "theirs.py")),
+    ])  # fmt: skip
+    return _case(draw, command, changes=changes, plain=True)
+
+
 def damage(draw: Draw, documents: Documents, files: list[str]) -> Change:
     """One file of these, missing, cut short, replaced or with one value changed."""
     name = draw.choice(files)
@@ -465,7 +478,7 @@ def drawn(draw: Draw, documents: Documents) -> Case:
     """A case of any kind, the cheap ones more often."""
     if draw.randint(0, 39) == 0:
         return draw.choice([dear_targets, lambda draw: damaged_comparisons(draw, documents)])(draw)
-    alone = [*[options] * 5, *[arguments] * 4, plugins, damaged_caches, *[outputs] * 2, sequences]
+    alone = [*[options] * 5, *[arguments] * 4, plugins, foreign_code, damaged_caches, *[outputs] * 2, sequences]
     of_files = [
         *[recipe_files] * 5,
         *[damaged_runs] * 4,

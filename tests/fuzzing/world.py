@@ -36,7 +36,7 @@ COMPARE += ("--set", "dim=16", "--set", "depth=1", "--set", "heads=2")
 PLUGIN = """
 import os, sys, time
 from typing import Literal
-from litmus.nn import FeedforwardConfig, Gelu, GeluConfig
+from litmus.nn.feedforwards import FeedforwardConfig, Gelu, GeluConfig
 
 class MineConfig(FeedforwardConfig):
     kind: Literal["mine"] = "mine"
@@ -104,6 +104,8 @@ def make(base: Path, comparison: bool) -> None:
         path = work / "runs/stopped" / extra
         path.parent.mkdir(exist_ok=True)
         path.write_text("not litmus's\n")
+    _forked(lambda: _foreign(work), {**environment(base), **_elsewhere(base)}, work)
+    shutil.rmtree(base / "elsewhere")
     command(base, "import", "hf-llama", "--name", "imported")
     command(base, "export", "runs/tiny", "--out", "exported")
     command(base, "data", "prepare", "corpus.jsonl", "--tokenizer", "bpe-300")
@@ -222,6 +224,27 @@ def _stopped(work: Path) -> None:
     except KeyboardInterrupt:
         return
     raise RuntimeError("the training was not stopped")
+
+
+def _elsewhere(base: Path) -> dict[str, str]:
+    """Another user's home."""
+    names = ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "LITMUS_CACHE")
+    return {name: str(base / "elsewhere") for name in names}
+
+
+def _foreign(work: Path) -> None:
+    """A run and a saved model that came from somebody else, whose plug-in leaves a trace when it runs."""
+    from litmus.data import DataSettings
+    from litmus.model import build, resolve, save
+    from litmus.training import TrainSettings
+    from litmus.training.loop import train
+
+    (work / "theirs.py").write_text(plugin(at_import="open('hacked', 'w').write('x')"))
+    settings = TrainSettings(budget="2 steps", batch=2, context=16, threads=1)
+    train(resolve("theirs.py"), DataSettings(corpus="corpus.txt", tokenizer="bytes"), settings, Path("runs/foreign"))
+    save(build("theirs.py", vocab_size=300), "foreign")
+    (work / "based.yaml").write_text("base: theirs.py\n")
+    (work / "hacked").unlink()
 
 
 def _forked(work: Any, own: dict[str, str] | None = None, folder: Path | None = None) -> None:
