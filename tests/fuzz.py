@@ -32,6 +32,7 @@ import hypothesis
 from fuzzing import commands, rules, world
 from fuzzing.case import Case, apply
 from fuzzing.drawing import Documents, drawn
+from fuzzing.known import known
 from fuzzing.rules import Fault
 from hypothesis import HealthCheck, Phase, strategies
 
@@ -134,8 +135,8 @@ def _smaller(case: Case) -> list[Case]:
     return found
 
 
-def search(count: int, seed: int, comparison: bool, verbose: bool) -> dict[str, Any]:
-    """Try so many drawn cases; the faults by kind and place, each with a shrunk case."""
+def search(count: int, seed: int, tried_first: list[Case], comparison: bool, verbose: bool) -> dict[str, Any]:
+    """Try some cases, then so many drawn ones; the faults by kind and place, each with a shrunk case."""
     laboratory = Laboratory(comparison)
     found: dict[tuple[str, str], dict[str, Any]] = {}
     total, ends = Counter[str](), Counter[int]()
@@ -143,7 +144,7 @@ def search(count: int, seed: int, comparison: bool, verbose: bool) -> dict[str, 
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=count,
+        max_examples=max(1, count),
         database=None,
         deadline=None,
         phases=[Phase.generate],
@@ -151,7 +152,9 @@ def search(count: int, seed: int, comparison: bool, verbose: bool) -> dict[str, 
     )
     @hypothesis.given(strategies.randoms(use_true_random=True))
     def each(draw: random.Random) -> None:
-        case = drawn(draw, laboratory.documents)
+        hold(drawn(draw, laboratory.documents))
+
+    def hold(case: Case) -> None:
         total["cases"] += 1
         for _, ended, faults in laboratory.watched(case):
             ends[ended.code] += 1
@@ -165,7 +168,10 @@ def search(count: int, seed: int, comparison: bool, verbose: bool) -> dict[str, 
         if verbose and total["cases"] % 100 == 0:
             print(f"[{seed}] {dict(total)} {time.strftime('%H:%M:%S')}", flush=True)
 
-    each()
+    for case in tried_first:
+        hold(case)
+    if count:
+        each()
     for (kind, where), entry in found.items():
         if kind not in ("hang", "net"):
             entry["case"] = laboratory.shrunk(entry["case"], Fault(kind, where, ""))
@@ -207,7 +213,7 @@ def _quoted(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--cases", type=int, default=500, help="how many; those that once went wrong are among them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes that search, each with a seed of its own")
     parser.add_argument("--json", type=Path, help="write all that was found to this file")
@@ -224,8 +230,9 @@ def main() -> int:
                 print(f"FAULT {fault.kind}: {fault.where}: {fault.what[-300:]}")
         return int(broken)
     began = time.monotonic()
-    share = -(-given.cases // given.jobs)
-    work = [(share, given.seed + number, given.cases >= 1000, given.verbose) for number in range(given.jobs)]
+    first = list(known())
+    share = max(0, -(-(given.cases - len(first)) // given.jobs))
+    work = [(share, given.seed + number, first[number :: given.jobs], given.cases >= 1000, given.verbose) for number in range(given.jobs)]
     if given.jobs == 1:
         results = [search(*work[0])]
     else:
