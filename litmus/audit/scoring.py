@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.audit.check import Evidence, counted
 from litmus.audit.subject import Subject
-from litmus.data import TokenData
+from litmus.data import TokenData, Tokenizer
 from litmus.model import Decoder
 from litmus.training.evaluation import evaluate
 
@@ -22,6 +20,16 @@ Evaluate = Callable[..., Any]
 
 SINGLE = 1e-5
 """Nats by which token_losses, which are fp32 at least, may differ from the definition in fp64."""
+
+
+class EveryTokenAByte(Tokenizer):
+    """Tokens that need no text: each counts as one byte."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__("none", [b"."] * vocab_size, end=0)
+
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
+        raise NotImplementedError
 
 
 def scored(subject: Subject) -> Iterator[Evidence]:
@@ -66,8 +74,7 @@ def held_out(subject: Subject, score: Evaluate = evaluate) -> Iterator[Evidence]
     """Evaluation over a small held-out stream: every token once, none twice, none left out at the end."""
     model, context = subject.model, min(24, subject.longest)
     stream = subject.tokens(1, 5 * context + 7, seed=42)[0].numpy()
-    tokenizer: Any = SimpleNamespace(end=0, token_bytes=np.ones(subject.recipe.vocab_size, dtype=np.int64))
-    data = TokenData(stream, stream, tokenizer, "", {})
+    data = TokenData(stream, stream, EveryTokenAByte(subject.recipe.vocab_size), "", {})
     result = score(model, data, context=context, batch=2)
     expected = 0.0
     for start in range(0, len(stream) - 1, context):

@@ -15,6 +15,7 @@ from litmus.cli.output import announce
 
 
 def chat(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a saved model.")],
     system: Annotated[str, typer.Option(help="What stands before the conversation.")] = "",
     template: Annotated[
@@ -47,8 +48,9 @@ def chat(
 
     from litmus.generation.chat import FILE_NAME, Conversation, Template, read_template
     from litmus.generation.chat_session import Session
+    from litmus.generation.defaults import generation_defaults
     from litmus.model.plugins import plugin_faults
-    from litmus.training.loading import load_with_tokenizer, needs_tokenizer
+    from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
     from litmus.training.machine import pick_device
 
     where = pick_device(device)
@@ -68,6 +70,9 @@ def chat(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
     }
+    imported = imported_facts(run)
+    if imported is not None and imported.generation_config is not None:
+        settings = sampling.as_the_model_asks(context, settings, generation_defaults(imported.generation_config))
     conversation = Conversation(form, words, model.recipe.context, system)
     session = Session(model.to(where), words, conversation, sys.stdout, **settings)
     if with_form:

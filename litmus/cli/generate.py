@@ -67,12 +67,14 @@ def generate(
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
     tokenizer_name: TokenizerOfSaved = None,
     trust_plugin: TrustPlugin = False,
+    special: sampling.Special = False,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="With --json: tokens and log-probabilities.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per continuation.")] = False,
 ) -> None:
     """Continue prompts with a trained run; the prompts themselves are not printed.
 
-    Continuation i of prompt p draws from seed + p * n + i. Ctrl-C prints what there is and exits with 130.
+    Continuation i of prompt p draws from seed + p * n + i. Ctrl-C prints what there is and exits with 130. An imported
+    model generates as its generation_config.json asks, greedy unless that says do_sample, where no option says more.
 
     Examples:
 
@@ -97,6 +99,7 @@ def generate(
 
     from litmus.generation.beam import best_texts
     from litmus.generation.contrastive import contrastive_search
+    from litmus.generation.defaults import generation_defaults
     from litmus.generation.drafts import draft_named
     from litmus.generation.generate import stream
     from litmus.generation.one_by_one import Decode, stream_one_by_one
@@ -105,7 +108,7 @@ def generate(
     from litmus.generation.speculative import Tally, speculate
     from litmus.generation.weights import prepared
     from litmus.model.plugins import plugin_faults
-    from litmus.training.loading import load_with_tokenizer, needs_tokenizer
+    from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
     from litmus.training.machine import pick_device
 
     prompts = [text for text in read_prompts(prompt, file, sys.stdin.buffer if stdin else None) for _ in range(n)]
@@ -129,11 +132,15 @@ def generate(
         "min_new_tokens": min_new_tokens,
         "bad_words": bad_word or (),
         "logit_bias": biases_named(logit_bias or (), tokenizer),
-        "stop": [tokenizer.end, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
+        "stop": [*tokenizer.stops, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
         "stop_strings": stop or (),
         "seed": seed,
         "logprobs": logprobs,
+        "allow_special": special,
     }
+    imported = imported_facts(run)
+    if imported is not None and imported.generation_config is not None:
+        options = sampling.as_the_model_asks(context, options, generation_defaults(imported.generation_config))
     weights: dict[str, Any] = {"precision": precision, "int8": int8}
     model, tally = model.to(where), Tally()
     if beams is None and contrastive is None and draft is None:

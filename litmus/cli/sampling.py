@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,3 +43,22 @@ Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed 
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16; as the run was saved (fp32) when not given.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Hold linear weights in 8 bits: faster for large models on a CPU.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the decode step: slow to start, then faster.")]
+Special = Annotated[
+    bool, typer.Option("--special", help="Read special tokens such as <|im_start|> out of the prompts, not their text.")
+]
+_DRAWN = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+
+
+def as_the_model_asks(context: typer.Context, options: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Options with those that were not given as the model's generation_config.json asks.
+
+    Where any of the options that draw tokens was given, none of these is taken from it.
+    """
+
+    def given(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name != "DEFAULT"
+
+    drawn = any(given(name) for name in _DRAWN)
+    taken = {name for name in asked if name in options and not given(name) and not (drawn and name in _DRAWN)}
+    return {**options, **{name: asked[name] for name in taken}}

@@ -32,7 +32,7 @@ def summary(data: TokenData) -> str:
 
 def sample(data: TokenData) -> str:
     """The beginning of the held-out text, a line of dashes between documents; no character can upset a terminal."""
-    first = data.held_out[1:SAMPLE_TOKENS]
+    first = data.held_out[len(data.tokenizer.prefix) : SAMPLE_TOKENS]
     documents = np.split(first, np.flatnonzero(first == data.tokenizer.end))
     text = "\n-----\n".join(data.tokenizer.decode(ids.tolist()) for ids in documents)
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)

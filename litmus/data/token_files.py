@@ -1,10 +1,13 @@
-"""Token files: each split of a corpus as one memory-mapped stream `<end> document <end> document ... <end>`."""
+"""Token files: each split of a corpus as one memory-mapped stream `<end> document <end> document ... <end>`.
+
+A tokenizer with a begin token of its own makes it `<begin> document <end> <begin> document ... <end>`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +50,15 @@ class TokenData:
         """(vocab_size,) int64: UTF-8 bytes of each token id; 0 for the end token."""
         return self.tokenizer.token_bytes
 
+    def text_bytes(self, tokens: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """The bytes of text that each of `tokens` stands for, given the one before it; a space that the tokenizer put
+        before a document is none of them."""
+        counted = self.token_bytes[tokens]
+        if self.tokenizer.puts_a_space:
+            spaced = np.array([piece[:1] == b" " for piece in self.tokenizer.pieces])
+            counted = counted - ((before == self.tokenizer.prefix[-1]) & spaced[tokens])
+        return counted
+
 
 def write_token_files(
     folder: Path,
@@ -81,7 +93,8 @@ def write_token_files(
         streams = {"train": _Stream(train_file, made), "held_out": _Stream(held_out_file, made)}
         with progress(f"tokenizing {name}", plan.bytes, announce) as advance:
             for batch in _batches(plan.place(pieces())):
-                encoded = made.encode_batch([piece.text.decode() for _, piece in batch])
+                texts = [piece.text.decode() for _, piece in batch]
+                encoded = made.encode_batch(texts, [streams[split].goes_on(piece) for split, piece in batch])
                 for (split, piece), ids in zip(batch, encoded, strict=True):
                     streams[split].add(piece, ids)
                 advance(sum(len(piece.text) for _, piece in batch))
@@ -135,21 +148,26 @@ class _Stream:
         self.hash = hashlib.sha256()
         self._file = file
         self._dtype = _dtype(tokenizer)
-        self._end = [tokenizer.end]
-        self._document = -1
+        self._tokenizer = tokenizer
+        self._document = self._announced = -1
+
+    def goes_on(self, piece: Piece) -> bool:
+        """Whether a piece, asked for in the order of the stream, is not the first of its document there."""
+        before, self._announced = self._announced, piece.document
+        return before == piece.document
 
     def add(self, piece: Piece, ids: list[int]) -> None:
         if piece.document != self._document:
             self._document = piece.document
+            self._write(self._tokenizer.between if self.documents else self._tokenizer.prefix)
             self.documents += 1
-            self._write(self._end)
         self.bytes += len(piece.text)
         self._write(ids)
 
     def finish(self) -> None:
-        self._write(self._end)
+        self._write([self._tokenizer.end])
 
-    def _write(self, ids: list[int]) -> None:
+    def _write(self, ids: Sequence[int]) -> None:
         raw = np.array(ids, dtype=self._dtype).tobytes()
         self._file.write(raw)
         self.hash.update(raw)

@@ -16,17 +16,39 @@ from litmus.files import write_atomically
 FILE_NAME = "tokenizer.json"
 
 
+END_NAME = "<|endoftext|>"
+"""How the end token of Litmus's own tokenizers is written."""
+
+
 class Tokenizer(ABC):
     """Text to token ids and back. `pieces[i]` are the bytes of token i; `end`, which ends documents, has none.
 
     Any text can be encoded, decoding gives back exactly that text, and the bytes of a token are known.
+    prefix: the tokens before a document. window_prefix: those before every sequence, where the model knows none
+    without them. stops: the tokens that end a generation. puts_a_space: whether the first token of a text holds a space
+    that is not in the text.
     """
+
+    puts_a_space: bool = False
 
     def __init__(self, name: str, pieces: list[bytes], end: int):
         self.name = name
         self.pieces = pieces
         self.vocab_size = len(pieces)
         self.end = end
+        self.prefix: tuple[int, ...] = (end,)
+        self.window_prefix: tuple[int, ...] = ()
+        self.stops: tuple[int, ...] = (end,)
+
+    @property
+    def between(self) -> tuple[int, ...]:
+        """The tokens between two documents: the end of one and what stands before the next, or one token for both."""
+        return self.prefix if self.prefix == (self.end,) else (self.end, *self.prefix)
+
+    @property
+    def special(self) -> dict[str, int]:
+        """The tokens that no text is encoded to unless that is asked for, by their names."""
+        return {END_NAME: self.end}
 
     @property
     def token_bytes(self) -> np.ndarray:
@@ -34,12 +56,19 @@ class Tokenizer(ABC):
         return np.array([len(piece) for piece in self.pieces], dtype=np.int64)
 
     @abstractmethod
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, without end tokens."""
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
+        """The token ids of each text, without special tokens; `continuing` says which texts go on from one before."""
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of `text`, without an end token."""
-        return self.encode_batch([text])[0]
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """The token ids of `text`; special tokens are read out of it only with `allow_special`."""
+        if not allow_special:
+            return self.encode_batch([text])[0]
+        first, *others = self.encode_batch(text.split(END_NAME))
+        return [*first, *(token for part in others for token in (self.end, *part))]
+
+    def prompt(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """The tokens of a text that a model is to continue, begun as the model expects; never empty."""
+        return [*self.prefix, *self.encode(text, allow_special=allow_special)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; end tokens vanish, and a character cut in two becomes U+FFFD."""

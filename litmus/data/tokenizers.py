@@ -12,7 +12,8 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from litmus.data.imported_tokenizers import ImportedTokenizer, read_imported
+from litmus.data.imported_tokenizers import read_imported, restored
+from litmus.data.json_files import read_json
 from litmus.data.locations import expanded, is_folder
 from litmus.data.packages import GPT2_MERGES, fetched
 from litmus.data.progress import Announce
@@ -38,7 +39,7 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         super().__init__("bytes", [*(bytes([value]) for value in range(256)), b""], end=256)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
 
@@ -61,7 +62,7 @@ class BytePairTokenizer(Tokenizer):
         self._backend = Backend(models.BPE(vocab=ids, merges=pairs))
         self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
 
     def _details(self) -> dict[str, Any]:
@@ -101,9 +102,14 @@ def check_tokenizer_name(name: str) -> None:
 
 
 def made_from(name: str) -> str:
-    """What tells one tokenizer from another before it is made: its name, or the sha256 of its file."""
+    """What tells one tokenizer from another before it is made: its name, or the sha256 of what it would be saved as."""
     file = tokenizer_file(name)
-    return name if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    if file is None:
+        return name
+    content = file.read_bytes()
+    if "name" not in read_json(file):  # files beside one of Hugging Face's say what stands around a text
+        content = read_imported(file).to_json().encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def make_tokenizer(
@@ -142,16 +148,13 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a file in Litmus's form or in Hugging Face's."""
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{path} is damaged: {error}") from error
-    if not isinstance(saved, dict) or not {"name", "model"} & set(saved):
+    saved = read_json(path)
+    if not {"name", "model"} & set(saved):
         raise BadInput(f"{path} holds no tokenizer; one that Litmus or Hugging Face's tokenizers saved is valid")
     if "model" in saved:
         return read_imported(path)
     if "file" in saved:
-        return ImportedTokenizer(saved["name"], saved["file"], saved["end"])
+        return restored(saved, str(path))
     return BytePairTokenizer(saved["name"], saved["merges"]) if "merges" in saved else ByteTokenizer()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,18 +13,41 @@ NOT_SCORED = -100
 
 
 def held_out_windows(
-    tokens: np.ndarray, *, context: int, batch: int, limit_tokens: int | None = None
+    tokens: np.ndarray,
+    *,
+    context: int,
+    batch: int,
+    limit_tokens: int | None = None,
+    prefix: Sequence[int] = (),
+    given: Collection[int] = (),
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Inputs and targets, (B, T) int64 each, in non-overlapping windows of `context` tokens.
 
     Every token but the stream's first is a target once; the last window is filled up with targets of -100.
-    `limit_tokens` scores only the first so many. The last batch may have fewer rows.
+    `limit_tokens` scores only the first so many. The last batch may have fewer rows. `prefix` stands before every
+    window that does not begin with it, in its context; tokens in `given` are never predicted, and so not scored.
     """
     check_one_window(tokens, context, "held-out")
     scored = len(tokens) - 1 if limit_tokens is None else min(len(tokens) - 1, limit_tokens)
     if scored < 1 or batch < 1:
         raise BadInput(f"limit_tokens is {limit_tokens} and batch is {batch}; both must be at least 1")
-    return _windows(tokens[: scored + 1], context, batch)
+    if context <= len(prefix):
+        raise BadInput(f"context is {context}, and {len(prefix)} tokens stand before every sequence; give more")
+    for inputs, targets in _windows(tokens[: scored + 1], context - len(prefix), batch):
+        if given:
+            targets[torch.isin(targets, torch.tensor(sorted(given)))] = NOT_SCORED
+        yield (inputs, targets) if not prefix else _begun(inputs, targets, torch.tensor(prefix))
+
+
+def _begun(inputs: torch.Tensor, targets: torch.Tensor, prefix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The windows with `prefix` before them, or as much padding after those that begin with it."""
+    before, nothing = prefix.expand(len(inputs), -1), torch.full((len(inputs), len(prefix)), NOT_SCORED)
+    begun = (inputs[:, : len(prefix)] == before).all(dim=1, keepdim=True)
+    padded = torch.cat((inputs, torch.zeros_like(before)), 1), torch.cat((targets, nothing), 1)
+    return (
+        torch.where(begun, padded[0], torch.cat((before, inputs), 1)),
+        torch.where(begun, padded[1], torch.cat((nothing, targets), 1)),
+    )
 
 
 def _windows(tokens: np.ndarray, context: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -39,9 +62,9 @@ def _windows(tokens: np.ndarray, context: int, batch: int) -> Iterator[tuple[tor
         yield inputs.view(rows, context), targets.view(rows, context)
 
 
-def document_ids(inputs: torch.Tensor, end: int) -> torch.Tensor:
-    """(B, T) int64: which document of its row each input belongs to; an end token begins the next document."""
-    return (inputs == end).cumsum(dim=1)
+def document_ids(inputs: torch.Tensor, first: int) -> torch.Tensor:
+    """(B, T) int64: which document of its row each input belongs to; the token `first` begins each."""
+    return (inputs == first).cumsum(dim=1)
 
 
 def check_one_window(tokens: np.ndarray, context: int, split: str) -> None:

@@ -88,7 +88,7 @@ class Conversation:
         opening, said = self.messages[: self._opening], self.messages[self._opening :]
         while True:
             text = self.template.written([*opening, *said])
-            tokens = 1 + len(self.tokenizer.encode(text))  # the text is preceded by an end token
+            tokens = len(self.tokenizer.prompt(text))
             if tokens + room <= self.context:
                 return text
             later = [number for number, message in enumerate(said) if number and message.role == "user"]

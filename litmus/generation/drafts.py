@@ -140,7 +140,7 @@ def draft_named(
             raise BadInput(f"the draft {OWN!r} drafts one token per module; leave out how many, or name a run")
         return OwnModules(model)
     run = load_run(Path(name), trust_plugin=trust_plugin)
-    if (run.tokenizer.pieces, run.tokenizer.end) != (tokenizer.pieces, tokenizer.end):
+    if (run.tokenizer.pieces, run.tokenizer.special) != (tokenizer.pieces, tokenizer.special):
         raise BadInput(
             f"the draft {name} has another tokenizer ({run.tokenizer.name}, {run.tokenizer.vocab_size} tokens) than "
             f"the model ({tokenizer.name}, {tokenizer.vocab_size} tokens); train a draft with --tokenizer RUN"

@@ -19,8 +19,8 @@ from litmus.model import Decoder
 ROWS = 32
 """Prompts decoded at a time; the others wait for a place."""
 
-OPTIONS = ("max_new_tokens", "seed", "stop", "stop_strings", "logprobs", "on_token")
-ONLY_WITH = {"stop_strings": "texts", "on_token": "token ids"}
+OPTIONS = ("max_new_tokens", "seed", "stop", "stop_strings", "allow_special", "logprobs", "on_token")
+ONLY_WITH = {"stop_strings": "texts", "allow_special": "texts", "on_token": "token ids"}
 ENGINE = ("rows", "precision", "compile", "int8", "overflow")
 
 
@@ -47,9 +47,10 @@ def generate(model: Decoder, prompts: Sequence[Sequence[int]], **options: Any) -
 def generate(model: Decoder, prompts: Any, *, tokenizer: Tokenizer | None = None, **options: Any) -> Any:
     """Continuations of the prompts, without the prompts themselves: texts for texts, token lists for token lists.
 
-    Texts need the `tokenizer`; a text starts a new document, so that even an empty one has a token to go on from.
-    Options: max_new_tokens (100), seed (0; row i draws from seed + i, so its text does not depend on the rows beside
-    it), stop (token ids that end a row; the tokenizer's end token where there is one), stop_strings (with texts),
+    Texts need the `tokenizer`; a text starts a new document as that says, and even an empty one has a token to go on
+    from. Options: max_new_tokens (100), seed (0; row i draws from seed + i, so its text does not depend on the rows
+    beside it), stop (token ids that end a row; the tokenizer's stops where there is one), stop_strings (with texts),
+    allow_special (with texts: the names of special tokens in a prompt become those tokens; otherwise they are text),
     on_token (with token ids: called with the list of each step's tokens, None for rows without one); every setting
     of `Sampling`; and of the `Engine` rows, precision, compile, int8 and overflow.
     """
@@ -72,15 +73,16 @@ def stream(
     tokenizer: Tokenizer | None,
     stop_strings: Sequence[str] = (),
     bad_words: Sequence[str] = (),
+    allow_special: bool = False,
     **options: Any,
 ) -> Iterator[Piece]:
     """`generate` for texts, piece by piece as they are written; a row's pieces make up its text."""
     if tokenizer is None:
         raise BadInput("prompts given as text need tokenizer=...; without one give lists of token ids")
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    tokens = [[tokenizer.end, *tokenizer.encode(prompt)] for prompt in prompts]
-    options = {"stop": tokenizer.end, "bad_words": word_tokens(bad_words, tokenizer), **options}
-    written = [TextStream(tokenizer, stop_strings) for _ in prompts]
+    tokens = [tokenizer.prompt(prompt, allow_special=allow_special) for prompt in prompts]
+    options = {"stop": tokenizer.stops, "bad_words": word_tokens(bad_words, tokenizer), **options}
+    written = [TextStream(tokenizer, stop_strings, begins=not prompt) for prompt in prompts]
     with _decoding(model, tokens, **options) as engine:
         for event in engine.run():
             row = written[event.id]

@@ -25,6 +25,7 @@ def stream_one_by_one(
     stop: Iterable[int] = (),
     stop_strings: Sequence[str] = (),
     bad_words: Sequence[str] = (),
+    allow_special: bool = False,
     logprobs: bool = False,
     **settings: Any,
 ) -> Iterator[Piece]:
@@ -35,9 +36,9 @@ def stream_one_by_one(
     """
     sampling = Sampling.of({**settings, "bad_words": word_tokens(bad_words, tokenizer)})
     for number, prompt in enumerate(prompts):
-        tokens = [tokenizer.end, *tokenizer.encode(prompt)]
+        tokens = tokenizer.prompt(prompt, allow_special=allow_special)
         request = Request(tokens, sampling, max_new_tokens, seed + number, tuple(stop), logprobs)
-        rows = [TextStream(tokenizer, stop_strings) for _ in range(each)]
+        rows = [TextStream(tokenizer, stop_strings, begins=not prompt) for _ in range(each)]
         for event in decode(request):
             row, finished = rows[event.id], event.finished
             if row.stopped:

@@ -12,11 +12,12 @@ from litmus.errors import BadInput
 class TextStream:
     """Turns the tokens of one row into pieces of text; together they are what `tokenizer.decode` gives for all.
 
+    `begins` says that nothing stands before the text: a space that the tokenizer puts there is none of it.
     Bytes that do not make a character yet wait for the next token, and so does an end that may begin a stop string.
     After one of `stop` has come, `stopped` is True: the text ends before it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, begins: bool = False) -> None:
         if not all(stop):
             raise BadInput("an empty stop string would stop everything; give at least one character")
         self.stopped = False
@@ -24,10 +25,14 @@ class TextStream:
         self._stop = tuple(stop)
         self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
+        self._drops_a_space = begins and tokenizer.puts_a_space
 
     def feed(self, token: int) -> str:
         """The text that is certain after one more token; often none."""
-        return self._certain(self._characters.decode(self._tokenizer.piece(token)))
+        text = self._characters.decode(self._tokenizer.piece(token))
+        if self._drops_a_space and text:
+            self._drops_a_space, text = False, text.removeprefix(" ")
+        return self._certain(text)
 
     def finish(self) -> str:
         """What was held back, when no more tokens come; a character that was cut becomes U+FFFD."""

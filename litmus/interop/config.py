@@ -1,72 +1,154 @@
-"""Reading a Hugging Face config.json: keys that must be there, values that Litmus knows, and RoPE."""
+"""Reading a Hugging Face config.json: what is declared is checked, what Litmus has no equivalent for is refused."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, model_validator
+
+from litmus.data.json_files import Declared, checked, shown
 from litmus.errors import BadInput
 
 Config = Mapping[str, Any]
 
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Positive = Annotated[float, Field(gt=0)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
-def size(config: Config, key: str) -> int:
-    """A whole number that the architecture cannot do without."""
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise BadInput(f"config.json: {key} = {value!r}; a whole number of at least 1 is valid")
-    return value
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False,),
+    "alibi": (False,),
+    "attention_chunk_size": (),
+    "attention_multiplier": (1,),
+    "attn_logit_softcapping": (),
+    "attn_output_gate": (False,),
+    "clip_qkv": (),
+    "embedding_multiplier": (1,),
+    "final_logit_softcapping": (),
+    "is_encoder_decoder": (False,),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
+    "no_rope_layers": ([],),
+    "parallel_attn": (False,),
+    "pruned_heads": ({},),
+    "qk_layernorm": (False,),
+    "residual_multiplier": (1,),
+    "use_parallel_residual": (False,),
+    "use_sliding_window": (False,),
+}
+"""Keys that change what some published model computes, each with the values that leave it as it is; so does null."""
 
 
-def only(config: Config, key: str, *valid: Any) -> None:
-    """Refuse any other value of a key than these; the first is what its absence means."""
-    value = config.get(key, valid[0])
-    if value not in valid:
+class ModelConfig(Declared):
+    """What config.json of every architecture may say."""
+
+    vocab_size: Size
+    tie_word_embeddings: bool | None = None
+    layer_types: list[str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_an_equivalent(cls, raw: Any) -> Any:
+        if isinstance(raw, dict):
+            for key, valid in NEUTRAL.items():
+                if (value := raw.get(key)) is not None and value not in valid:
+                    neutral = " or ".join(map(repr, valid or (None,)))
+                    raise ValueError(f"{key} = {shown(value)} has no equivalent in Litmus; valid: {neutral}")
+            kinds = raw.get("layer_types")
+            odd = [kind for kind in kinds if kind != "full_attention"] if isinstance(kinds, list) else []
+            if odd:
+                raise ValueError(
+                    f"layer_types holds {shown(odd[0])}, which has no equivalent in Litmus; valid: 'full_attention'"
+                )
+        return raw
+
+
+class RotaryConfig(Declared):
+    """RoPE as rope_scaling (older) or rope_parameters (newer) says it; "default" is the kind of the plain one."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: Positive | None = None
+    partial_rotary_factor: float | None = None
+    factor: Positive | None = None
+    original_max_position_embeddings: Size | None = None
+    low_freq_factor: Positive | None = None
+    high_freq_factor: Positive | None = None
+    beta_fast: Positive | None = None
+    beta_slow: Positive | None = None
+    attention_factor: Positive | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: Literal[True] | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.rope_type or self.type or "default"
+
+    def needed(self, key: str) -> Any:
+        """The value of a key that this kind of RoPE cannot do without."""
+        if (value := getattr(self, key)) is None:
+            raise BadInput(f"config.json: {key} is missing, which RoPE of type {self.kind!r} needs; give a number")
+        return value
+
+
+class RopeModelConfig(ModelConfig):
+    """What config.json of an architecture with RoPE, RMSNorm and SwiGLU says."""
+
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    max_position_embeddings: Size
+    hidden_act: Literal["silu"] = "silu"
+    rms_norm_eps: Positive = 1e-6
+    rope_theta: Positive | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    partial_rotary_factor: float | None = None
+
+    def rotary(self) -> RotaryConfig:
+        """What is said of RoPE, wherever it stands."""
+        said = {**(self.rope_scaling or {}), **(self.rope_parameters or {})}
+        return checked(RotaryConfig, said, "config.json: rope_parameters" if said else "config.json")
+
+    def positions(self) -> dict[str, Any]:
+        """The recipe's positions; scaled variants of RoPE other than yarn and llama3 are refused by name."""
+        said = self.rotary()
+        share = said.partial_rotary_factor or self.partial_rotary_factor or 1.0
+        if share != 1:
+            raise BadInput(f"config.json: partial_rotary_factor = {share} has no equivalent in Litmus; 1.0 is valid")
+        plain = {"kind": "rope", "theta": said.rope_theta or self.rope_theta or 10_000.0}
+        if said.kind == "default":
+            return plain
+        if said.kind not in ("llama3", "yarn"):
+            raise BadInput(
+                f"config.json: RoPE of type {shown(said.kind)} has no equivalent in Litmus; 'default', 'llama3' and "
+                f"'yarn' are valid"
+            )
+        context = said.needed("original_max_position_embeddings")
+        if said.kind == "llama3":
+            turns = {"low": said.needed("low_freq_factor"), "high": said.needed("high_freq_factor")}
+            return {
+                **plain,
+                "scaling": {"kind": "llama3", "factor": said.needed("factor"), "context": context, **turns},
+            }
+        turns = {"low": said.beta_slow or 1.0, "high": said.beta_fast or 32.0}
+        factor = said.factor or self.max_position_embeddings / context
+        amplitude = said.attention_factor or _amplitude(factor, said.mscale, said.mscale_all_dim)
+        scaling = {"kind": "yarn", "factor": factor, "context": context, "amplitude": amplitude, **turns}
+        return {**plain, "scaling": scaling}
+
+
+def at_most(count: int, key: str, names: Collection[str]) -> int:
+    """`count` parts that each have tensors of their own; BadInput where the folder has fewer tensors than that."""
+    if count > len(names):
         raise BadInput(
-            f"config.json: {key} = {value!r} has no equivalent in Litmus; valid: {' or '.join(map(repr, valid))}"
+            f"config.json: {key} = {count}, and the folder holds {len(names)} tensors; they do not belong together"
         )
-
-
-def number(config: Config, key: str) -> float:
-    """A number above 0 that the architecture cannot do without."""
-    value = config.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise BadInput(f"config.json: {key} = {value!r}; a number above 0 is valid")
-    return float(value)
-
-
-def rope_settings(config: Config) -> dict[str, Any]:
-    """What a config.json says of RoPE, in its newer form or its older one; "default" is the kind of the plain one."""
-    said = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    kind = said.get("rope_type") or said.get("type") or "default"
-    return {**said, "rope_type": kind, "rope_theta": said.get("rope_theta") or config.get("rope_theta") or 10_000.0}
-
-
-def rope(config: Config) -> dict[str, Any]:
-    """The recipe's positions; scaled variants of RoPE other than yarn and llama3 are refused by name."""
-    said = rope_settings(config)
-    share = said.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if share != 1:
-        raise BadInput(f"config.json: partial_rotary_factor = {share} has no equivalent in Litmus; 1.0 is valid")
-    plain = {"kind": "rope", "theta": float(said["rope_theta"])}
-    if said["rope_type"] == "default":
-        return plain
-    if said["rope_type"] not in ("llama3", "yarn"):
-        raise BadInput(
-            f"config.json: RoPE of type {said['rope_type']!r} has no equivalent in Litmus; 'default', 'llama3' and "
-            f"'yarn' are valid"
-        )
-    context = size(said, "original_max_position_embeddings")
-    if said["rope_type"] == "llama3":
-        turns = {"low": number(said, "low_freq_factor"), "high": number(said, "high_freq_factor")}
-        return {**plain, "scaling": {"kind": "llama3", "factor": number(said, "factor"), "context": context, **turns}}
-    only(said, "truncate", True)
-    turns = {"low": said.get("beta_slow") or 1.0, "high": said.get("beta_fast") or 32.0}
-    factor = number(said, "factor") if said.get("factor") else size(config, "max_position_embeddings") / context
-    amplitude = said.get("attention_factor") or _amplitude(factor, said.get("mscale"), said.get("mscale_all_dim"))
-    scaling = {"kind": "yarn", "factor": factor, "context": context, "amplitude": amplitude, **turns}
-    return {**plain, "scaling": scaling}
+    return count
 
 
 def written_rope(positions: Any) -> dict[str, Any]:

@@ -7,25 +7,28 @@ the rows that make them are reordered. And its module ahead joins [embedding ; h
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from torch import Tensor
+from pydantic import Field
 
-from litmus.interop.config import Config, only, rope, rope_settings, size, written_rope, yarn_magnitude
+from litmus.data.json_files import checked
+from litmus.errors import BadInput
+from litmus.interop.config import Config, Positive, RopeModelConfig, Size, at_most, written_rope, yarn_magnitude
 from litmus.interop.fitting import common, need, part
+from litmus.interop.folder import CONFIG
 from litmus.interop.layout import Rule, per_expert, reordered, same
 from litmus.interop.llama import embedding_rules, norm_rules, swiglu_rules
 from litmus.interop.llama import renamed as renamed
 from litmus.model import Decoder, Recipe
 from litmus.nn import Experts, MixtureOfExperts, Mla, MlaConfig, MoeConfig
 from litmus.nn.mtp import MtpConfig
-from litmus.nn.routing import SigmoidRouterConfig
+from litmus.nn.routing import GroupedRouterConfig, SigmoidRouterConfig
 
 WIDTHS = ("heads", "kv_rank", "latent_query", "q_rank", "nope_dim", "rope_dim", "value_dim", "absorb")
 
 
-def obstacles(recipe: Recipe) -> list[str]:
-    """What keeps a recipe from being a DeepSeek-V3."""
+def obstacles(recipe: Recipe, router: type[GroupedRouterConfig] = SigmoidRouterConfig) -> list[str]:
+    """What keeps a recipe from being a DeepSeek-V3, or from the DeepSeek that has another router."""
     layers = recipe.layer_parts()
     mixers = [parts["mixer"] for parts in layers]
     feedforwards = [parts["feedforward"] for parts in layers]
@@ -46,16 +49,16 @@ def obstacles(recipe: Recipe) -> list[str]:
     if dense:
         found += part(dense[0], "feedforward", "swiglu", ("hidden",))
     if experts and isinstance(experts[0], MoeConfig):
-        found += _expert_obstacles(experts[0])
+        found += _expert_obstacles(experts[0], router)
     return found
 
 
-def _expert_obstacles(moe: MoeConfig) -> list[str]:
+def _expert_obstacles(moe: MoeConfig, valid: type[GroupedRouterConfig]) -> list[str]:
     found = part(moe, "feedforward", "moe", ("experts", "top_k", "shared", "hidden", "router"))
     found += need(moe.shared > 0, "feedforward.shared = 0", "set it to 1 or more")
     router = moe.router
-    if not isinstance(router, SigmoidRouterConfig):
-        return [*found, f"feedforward.router is {router.kind!r} (set it to sigmoid)"]
+    if not isinstance(router, valid):
+        return [*found, f"feedforward.router is {router.kind!r} (set it to {valid.model_fields['kind'].default})"]
     alone = f"feedforward.router.groups = {router.groups} of one expert each"
     return found + need(router.groups < moe.experts, alone, "let a group hold 2 experts or more")
 
@@ -111,59 +114,93 @@ def config(model: Decoder) -> dict[str, Any]:
     }
 
 
+class LatentConfig(RopeModelConfig):
+    """What is read of config.json of either DeepSeek; experts are described where some layer has them."""
+
+    kv_lora_rank: Size
+    q_lora_rank: Size | None = None
+    qk_nope_head_dim: Size
+    qk_rope_head_dim: Size
+    v_head_dim: Size
+    attention_bias: Literal[False] | None = None
+    mlp_bias: Literal[False] | None = None
+    moe_layer_freq: Literal[1] = 1
+    first_k_dense_replace: Annotated[int, Field(ge=0)] | None = None
+    n_routed_experts: Size | None = None
+    num_experts_per_tok: Size | None = None
+    n_shared_experts: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    moe_intermediate_size: Size | None = None
+    n_group: Size | None = None
+    topk_group: Size | None = None
+    routed_scaling_factor: Positive | None = None
+
+    def needed(self, key: str) -> int:
+        """The value of a key that layers of experts cannot do without."""
+        if (value := getattr(self, key)) is None:
+            raise BadInput(f"{CONFIG}: {key} is missing, which layers of experts need; give a whole number")
+        return int(value)
+
+
+class DeepseekV3Config(LatentConfig):
+    """What is read of a DeepSeek-V3's config.json."""
+
+    norm_topk_prob: Literal[True] = True
+    scoring_func: Literal["sigmoid"] = "sigmoid"
+    topk_method: Literal["noaux_tc"] = "noaux_tc"
+    rope_interleave: Literal[True] = True
+    num_nextn_predict_layers: Annotated[int, Field(ge=0, le=1000)] | None = None
+
+
 def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
     """The recipe that a DeepSeek-V3's config.json and the names of its tensors describe."""
-    only(config, "norm_topk_prob", True)
-    only(config, "scoring_func", "sigmoid")
-    only(config, "topk_method", "noaux_tc")
-    only(config, "rope_interleave", True)
+    said = checked(DeepseekV3Config, dict(config), CONFIG)
     router = {
         "kind": "sigmoid",
-        "scale": config.get("routed_scaling_factor", 2.5),
-        "groups": config.get("n_group") or 1,
-        "top_groups": config.get("topk_group") or 1,
+        "scale": said.routed_scaling_factor or 2.5,
+        "groups": said.n_group or 1,
+        "top_groups": said.topk_group or 1,
     }
-    described = latent_recipe(config, router, first_dense=config.get("first_k_dense_replace", 3))
-    promised, depth = config.get("num_nextn_predict_layers") or 0, described["depth"]
+    first_dense = 3 if said.first_k_dense_replace is None else said.first_k_dense_replace
+    described = latent_recipe(said, names, router, first_dense=first_dense)
+    promised, depth = said.num_nextn_predict_layers or 0, described["depth"]
     if promised and any(name.startswith(f"model.layers.{depth}.") for name in names):
         described["objective"] = {"kind": "mtp", "depth": promised}
     return described
 
 
-def latent_recipe(config: Config, router: dict[str, Any], *, first_dense: int) -> dict[str, Any]:
+def latent_recipe(
+    said: LatentConfig, names: Collection[str], router: dict[str, Any], *, first_dense: int
+) -> dict[str, Any]:
     """What the recipes of DeepSeek-V2 and V3 have in common; they differ in the router."""
-    only(config, "hidden_act", "silu")
-    only(config, "attention_bias", False)
-    only(config, "moe_layer_freq", 1)
-    depth = size(config, "num_hidden_layers")
-    swiglu = {"kind": "swiglu", "hidden": size(config, "intermediate_size")}
+    depth = at_most(said.num_hidden_layers, "num_hidden_layers", names)
+    swiglu = {"kind": "swiglu", "hidden": said.intermediate_size}
     described: dict[str, Any] = {
-        "vocab_size": size(config, "vocab_size"),
-        "context": size(config, "max_position_embeddings"),
-        "dim": size(config, "hidden_size"),
+        "vocab_size": said.vocab_size,
+        "context": said.max_position_embeddings,
+        "dim": said.hidden_size,
         "depth": depth,
-        "heads": size(config, "num_attention_heads"),
-        "norm": {"kind": "rmsnorm", "eps": config.get("rms_norm_eps", 1e-6)},
-        "positions": rope(config),
+        "heads": said.num_attention_heads,
+        "norm": {"kind": "rmsnorm", "eps": said.rms_norm_eps},
+        "positions": said.positions(),
         "mixer": {
             "kind": "mla",
-            "kv_rank": size(config, "kv_lora_rank"),
-            "latent_query": config.get("q_lora_rank") is not None,
-            "q_rank": config.get("q_lora_rank"),
-            "nope_dim": size(config, "qk_nope_head_dim"),
-            "rope_dim": size(config, "qk_rope_head_dim"),
-            "value_dim": size(config, "v_head_dim"),
+            "kv_rank": said.kv_lora_rank,
+            "latent_query": said.q_lora_rank is not None,
+            "q_rank": said.q_lora_rank,
+            "nope_dim": said.qk_nope_head_dim,
+            "rope_dim": said.qk_rope_head_dim,
+            "value_dim": said.v_head_dim,
         },
         "feedforward": swiglu,
-        "head": {"tied": bool(config.get("tie_word_embeddings", False))},
+        "head": {"tied": bool(said.tie_word_embeddings)},
     }
     if first_dense < depth:
         described["feedforward"] = {
             "kind": "moe",
-            "experts": size(config, "n_routed_experts"),
-            "top_k": size(config, "num_experts_per_tok"),
-            "shared": config.get("n_shared_experts") or 0,
-            "hidden": size(config, "moe_intermediate_size"),
+            "experts": at_most(said.needed("n_routed_experts"), "n_routed_experts", names),
+            "top_k": said.needed("num_experts_per_tok"),
+            "shared": said.n_shared_experts or 0,
+            "hidden": said.needed("moe_intermediate_size"),
             "router": router,
         }
         if first_dense:
@@ -171,14 +208,16 @@ def latent_recipe(config: Config, router: dict[str, Any], *, first_dense: int) -
     return described
 
 
-def adapted(config: Config, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a model with YaRN, whose scores are multiplied by mscale²: here the factor goes into its queries."""
-    said = rope_settings(config)
-    if said["rope_type"] != "yarn" or not said.get("mscale_all_dim"):
-        return tensors
-    factor = yarn_magnitude(said["factor"], said["mscale_all_dim"]) ** 2
-    queries = (".q_proj.weight", ".q_b_proj.weight")
-    return {name: factor * tensor.float() if name.endswith(queries) else tensor for name, tensor in tensors.items()}
+def factors(config: Config) -> dict[str, float]:
+    """By the end of a tensor's name, the factor of config.json that our tensor has in it and theirs has not.
+
+    With YaRN, DeepSeek's scores are multiplied by mscale²; here that goes into the queries.
+    """
+    said = checked(LatentConfig, dict(config), CONFIG).rotary()
+    if said.kind != "yarn" or not said.mscale_all_dim:
+        return {}
+    factor = yarn_magnitude(said.needed("factor"), said.mscale_all_dim) ** 2
+    return {".q_proj.weight": factor, ".q_b_proj.weight": factor}
 
 
 def rules(model: Decoder) -> list[Rule]:

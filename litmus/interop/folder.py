@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from litmus.data.json_files import Declared, checked, read_json, shown
 from litmus.errors import BadInput
+from litmus.interop.layout import DTYPES
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class Index(Declared):
+    """model.safetensors.index.json: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -22,39 +31,42 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"there is no folder {str(folder)!r}; give a folder with {CONFIG} and {WEIGHTS}")
     if not (folder / CONFIG).is_file():
         raise BadInput(f"{folder} is not a Hugging Face model: it has no {CONFIG}")
-    config = _json(folder / CONFIG)
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method")
-        raise BadInput(
-            f"{folder / CONFIG}: weights quantized by {method!r} cannot be read; bf16, fp16 or fp32 ones can"
-        )
+    config = read_json(folder / CONFIG)
+    for key in ("quantization_config", "compression_config"):
+        if said := config.get(key):
+            method = said.get("quant_method") if isinstance(said, dict) else said
+            raise BadInput(
+                f"{folder / CONFIG}: weights quantized by {shown(method)} cannot be read; bf16, fp16 or fp32 ones can"
+            )
     return config
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a model folder by name; safetensors only."""
-    if (folder / INDEX).is_file():
-        files = sorted(set(_json(folder / INDEX).get("weight_map", {}).values()))
-        if absent := [name for name in files if not (folder / name).is_file()]:
-            raise BadInput(f"{folder / INDEX} names {len(absent)} files that are not there: {', '.join(absent[:5])}")
-    elif (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    else:
-        found = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE)
-        reason = f"{', '.join(found[:5])} may run code when read" if found else "there are none"
-        raise BadInput(f"{folder} needs weights in {WEIGHTS} (safetensors only): {reason}")
     tensors: dict[str, Tensor] = {}
-    for name in files:
+    for name in _weight_files(folder):
         try:
             tensors |= load_file(folder / name)
         except SafetensorError as error:
             raise BadInput(f"{folder / name} is not a whole safetensors file: {error}") from None
+        except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            raise BadInput(f"{folder / name} cannot be read: {error}") from None
+    if not tensors:
+        raise BadInput(f"{folder} holds no tensors; give a folder with the model's weights")
     return tensors
+
+
+def dtypes_of(tensors: dict[str, Tensor]) -> tuple[str, dict[str, str]]:
+    """The number format of most tensors, and that of each tensor which has another."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    kinds = {name: names[tensor.dtype] for name, tensor in tensors.items()}
+    usual = Counter(kinds.values()).most_common(1)[0][0]
+    return usual, {name: kind for name, kind in kinds.items() if kind != usual}
 
 
 def write_weights(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write config.json and the weights into an existing folder."""
-    write_json(folder / CONFIG, {**config, "torch_dtype": "float32"})
+    write_json(folder / CONFIG, config)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -63,11 +75,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _weight_files(folder: Path) -> list[str]:
+    if (folder / INDEX).is_file():
+        files = sorted(set(checked(Index, read_json(folder / INDEX), str(folder / INDEX)).weight_map.values()))
+        if not files:
+            raise BadInput(f"{folder / INDEX} names no files; weight_map must give the file of each tensor")
+        # A name may not lead out of the folder, whatever the system calls a separator.
+        if odd := [name for name in files if {"/", "\\", "\0"} & set(name) or not name.endswith(".safetensors")]:
+            raise BadInput(f"{folder / INDEX} names {shown(odd[0])}; a .safetensors file beside it is valid")
+        if absent := [name for name in files if not _is_file(folder / name)]:
+            named = ", ".join(shown(name) for name in absent[:5])
+            raise BadInput(f"{folder / INDEX} names {len(absent)} files that are not there: {named}")
+        return files
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE)
+    reason = f"{', '.join(found[:5])} may run code when read" if found else "there are none"
+    raise BadInput(f"{folder} needs weights in {WEIGHTS} (safetensors only): {reason}")
+
+
+def _is_file(path: Path) -> bool:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} must hold a JSON mapping, found {type(content).__name__}")
-    return content
+        return path.is_file()
+    except OSError:  # a name longer than the file system takes
+        return False

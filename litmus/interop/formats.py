@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from pydantic import Field
 
+from litmus.data.json_files import Declared, checked, shown
 from litmus.errors import BadInput
 from litmus.interop import deepseek, deepseek_v2, gpt2, llama, remote
 from litmus.interop.config import Config
+from litmus.interop.folder import CONFIG
 from litmus.interop.layout import Rule
 from litmus.model import Decoder, Recipe
 
@@ -22,7 +24,7 @@ class Format:
 
     obstacles: what keeps a recipe from it. config: config.json of a model. recipe: the recipe of a config.json and the
     names of the tensors beside it. rules: where each tensor stands. renamed: a tensor's name as `rules` have it.
-    adapted: the tensors with those factors of the config.json multiplied in that a recipe has no key for.
+    factors: those factors of a config.json that a recipe has no key for, by the end of the names of their tensors.
     """
 
     architecture: str
@@ -31,12 +33,12 @@ class Format:
     recipe: Callable[[Config, Collection[str]], dict[str, Any]]
     rules: Callable[[Decoder], list[Rule]]
     renamed: Callable[[str], str | None]
-    adapted: Callable[[Config, dict[str, Tensor]], dict[str, Tensor]]
+    factors: Callable[[Config], dict[str, float]]
 
 
 def _format(architecture: str, module: Any) -> Format:
-    adapted = getattr(module, "adapted", lambda config, tensors: tensors)
-    return Format(architecture, module.obstacles, module.config, module.recipe, module.rules, module.renamed, adapted)
+    factors: Callable[[Config], dict[str, float]] = getattr(module, "factors", lambda config: {})
+    return Format(architecture, module.obstacles, module.config, module.recipe, module.rules, module.renamed, factors)
 
 
 FORMATS = {
@@ -62,15 +64,26 @@ def format_of(recipe: Recipe) -> Format:
     return FORMATS["Qwen3ForCausalLM" if getattr(mixer, "qk_norm", False) else "LlamaForCausalLM"]
 
 
+class Architectures(Declared):
+    """Which model class config.json names."""
+
+    architectures: Annotated[list[str], Field(min_length=1)] | None = None
+
+
 def format_named(config: Config) -> Format:
     """The format that a config.json names; BadInput lists the supported ones."""
-    named = config.get("architectures") or [None]
-    if named[0] not in FORMATS:
-        raise BadInput(f"config.json: architecture {named[0]!r} is not supported; supported: {', '.join(FORMATS)}")
+    named = checked(Architectures, dict(config), CONFIG).architectures
+    if named is None or named[0] not in FORMATS:
+        found = shown(named[0] if named else None)
+        raise BadInput(f"{CONFIG}: architecture {found} is not supported; supported: {', '.join(FORMATS)}")
     return FORMATS[named[0]]
 
 
 def blank(recipe: Recipe) -> Decoder:
-    """The model of a recipe on the meta device: its shapes without numbers."""
-    with torch.device("meta"):
-        return Decoder(recipe)
+    """The model of a recipe on the meta device: its shapes without numbers. BadInput for sizes that no memory holds."""
+    try:
+        with torch.device("meta"):
+            return Decoder(recipe)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadInput(f"{recipe.name!r} describes a model that cannot be made: {reason}") from None

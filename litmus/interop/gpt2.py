@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from litmus.interop.config import Config, only, size
+from pydantic import Field
+
+from litmus.data.json_files import checked
+from litmus.interop.config import Config, ModelConfig, Positive, Size, at_most
 from litmus.interop.fitting import common, need, uniform
 from litmus.interop.fitting import part as part_obstacles
+from litmus.interop.folder import CONFIG
 from litmus.interop.layout import Rule, same, transposed
 from litmus.model import Decoder, Recipe
 from litmus.nn import AttentionConfig
@@ -69,28 +73,40 @@ def config(model: Decoder) -> dict[str, Any]:
     }
 
 
+class Gpt2Config(ModelConfig):
+    """What is read of config.json."""
+
+    n_embd: Size
+    n_layer: Size
+    n_head: Size
+    n_positions: Size
+    n_inner: Size | None = None
+    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu2"] = "gelu_new"
+    layer_norm_epsilon: Positive = 1e-5
+    resid_pdrop: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    scale_attn_weights: Literal[True] = True
+    scale_attn_by_inverse_layer_idx: Literal[False] = False
+
+
 def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
     """The recipe that a GPT-2's config.json describes."""
-    only(config, "activation_function", *ACTIVATIONS)
-    only(config, "scale_attn_weights", True)
-    only(config, "scale_attn_by_inverse_layer_idx", False)
-    dim = size(config, "n_embd")
+    said = checked(Gpt2Config, dict(config), CONFIG)
     return {
-        "vocab_size": size(config, "vocab_size"),
-        "context": size(config, "n_positions"),
-        "dim": dim,
-        "depth": size(config, "n_layer"),
-        "heads": size(config, "n_head"),
-        "dropout": config.get("resid_pdrop", 0.1),
-        "norm": {"kind": "layernorm", "eps": config.get("layer_norm_epsilon", 1e-5)},
+        "vocab_size": said.vocab_size,
+        "context": said.n_positions,
+        "dim": said.n_embd,
+        "depth": at_most(said.n_layer, "n_layer", names),
+        "heads": said.n_head,
+        "dropout": said.resid_pdrop,
+        "norm": {"kind": "layernorm", "eps": said.layer_norm_epsilon},
         "positions": {"kind": "learned"},
         "mixer": {"kind": "attention", "bias": True},
         "feedforward": {
-            **ACTIVATIONS[config.get("activation_function", "gelu_new")],
-            "hidden": config.get("n_inner") or 4 * dim,
+            **ACTIVATIONS[said.activation_function],
+            "hidden": said.n_inner or 4 * said.n_embd,
             "bias": True,
         },
-        "head": {"tied": bool(config.get("tie_word_embeddings", True))},
+        "head": {"tied": said.tie_word_embeddings is not False},
     }
 
 

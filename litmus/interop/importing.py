@@ -11,11 +11,14 @@ from torch import Tensor
 
 from litmus.data import DataSettings, TokenData, Tokenizer
 from litmus.data.imported_tokenizers import read_imported
+from litmus.data.json_files import read_json
 from litmus.data.tokenizer import FILE_NAME
+from litmus.data.tokenizer_json import GENERATION_CONFIG
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically
-from litmus.interop.folder import read_config, read_tensors
+from litmus.generation.defaults import generation_defaults, not_followed
+from litmus.interop.folder import dtypes_of, read_config, read_tensors
 from litmus.interop.formats import blank, format_named
 from litmus.interop.layout import to_ours
 from litmus.model import Recipe
@@ -23,9 +26,13 @@ from litmus.model.recipe import validated
 from litmus.model.storage import RECIPE, weights
 from litmus.training.budget import Spent
 from litmus.training.checkpoints import State, save_checkpoint
+from litmus.training.imported import Imported
 from litmus.training.run import CHECKPOINTS, RUN, TOKENIZER, UNKNOWN, Description, describe
 from litmus.training.settings import TrainSettings
 
+BYTES = ByteTokenizer()
+MOST_OF_BYTES = 512
+"""Rows of a model of bytes, which may have some to spare; with more, its tokens are something else."""
 WINDOW = 1024
 """Tokens in a sequence, where nobody says otherwise: published contexts are far too long to train on by default."""
 
@@ -38,20 +45,25 @@ def import_run(
     """Make the run folder `run` from a model folder, with the model's weights at step 0 and its tokenizer.
 
     It can be generated from, scored on any corpus, and trained on by `litmus train`. `use_bytes` takes one token per
-    byte in place of the model's tokenizer. BadInput for an unsupported architecture, weights that are not safetensors,
-    and tensors that do not fit.
+    byte for a model whose tokens are bytes and whose tokenizer cannot be read. BadInput for an unsupported
+    architecture, weights that are not safetensors, tensors that do not fit and files that do not say what they should.
     """
     folder, run = Path(folder), Path(run)
     if run.exists():
         raise BadInput(f"{run} is there already; choose another name with --name, or delete it")
-    recipe, tensors = read_model(folder, name=run.name)
-    tokenizer = _tokenizer(folder, use_bytes, announce)
+    recipe, tensors, imported = read_folder(folder, name=run.name)
+    tokenizer = _tokenizer(folder, recipe.vocab_size, use_bytes, announce)
     if tokenizer.vocab_size > recipe.vocab_size:
         announce(f"the tokenizer has {tokenizer.vocab_size} tokens and the model {recipe.vocab_size}: it takes no text")
+    if outside := [number for number in tokenizer.stops if number >= max(recipe.vocab_size, tokenizer.vocab_size)]:
+        raise BadInput(f"{folder}: eos_token_id = {outside[0]} is outside the model's {recipe.vocab_size} tokens")
+    if passed := not_followed(imported.generation_config or {}):
+        announce(f"{GENERATION_CONFIG}: {', '.join(passed)} are kept for an export, and not followed here")
     nothing = np.empty(0, dtype=np.uint32)
     data = TokenData(nothing, nothing, tokenizer, "", {"imported_from": str(folder)})
     settings = TrainSettings(context=min(recipe.context, WINDOW))
-    description = describe(recipe, data, DataSettings(corpus=UNKNOWN, tokenizer=tokenizer.name), settings)
+    named = DataSettings(corpus=UNKNOWN, tokenizer=tokenizer.name)
+    description = describe(recipe, data, named, settings, imported=imported)
     with folder_written_atomically(run) as fresh:
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         tokenizer.save(fresh / TOKENIZER)
@@ -63,23 +75,59 @@ def import_run(
 
 def read_model(folder: Path, *, name: str) -> tuple[Recipe, dict[str, Tensor]]:
     """The recipe of a model folder and its tensors under Litmus's names, in fp32."""
+    recipe, tensors, _ = read_folder(folder, name=name)
+    return recipe, tensors
+
+
+def read_folder(folder: Path, *, name: str) -> tuple[Recipe, dict[str, Tensor], Imported]:
+    """`read_model`, and what the folder says besides."""
     config = read_config(folder)
     chosen = format_named(config)
     theirs = {chosen.renamed(key): tensor for key, tensor in read_tensors(folder).items()}
-    found = chosen.adapted(config, {key: tensor for key, tensor in theirs.items() if key is not None})
+    found = {key: tensor for key, tensor in theirs.items() if key is not None}
     described = {"name": name, "about": f"Imported from a {chosen.architecture}.", **chosen.recipe(config, found)}
     recipe = validated(described)
     model = blank(recipe)
-    return recipe, to_ours(chosen.rules(model), found, weights(model), str(folder))
+    tensors = to_ours(chosen.rules(model), found, weights(model), str(folder), chosen.factors(config))
+    dtype, dtypes = dtypes_of(found)
+    generation = read_json(folder / GENERATION_CONFIG) if (folder / GENERATION_CONFIG).is_file() else None
+    if generation is not None:
+        generation_defaults(generation, str(folder / GENERATION_CONFIG))
+    imported = Imported(
+        architecture=chosen.architecture,
+        dtype=dtype,
+        dtypes=dtypes,
+        config=config,
+        written=chosen.config(model),
+        generation_config=generation,
+    )
+    return recipe, tensors, imported
 
 
-def _tokenizer(folder: Path, use_bytes: bool, announce: Announce) -> Tokenizer:
-    if use_bytes:
-        return ByteTokenizer()
-    if not (folder / FILE_NAME).is_file():
+def _tokenizer(folder: Path, vocab_size: int, use_bytes: bool, announce: Announce) -> Tokenizer:
+    path = folder / FILE_NAME
+    count = _vocabulary(path) if path.is_file() else 0
+    plausible = count in (0, BYTES.vocab_size) and BYTES.vocab_size <= vocab_size <= MOST_OF_BYTES
+    if path.is_file() and not use_bytes:
+        try:
+            return read_imported(path)
+        except BadInput as error:
+            way_out = "; --bytes takes one token per byte instead" if plausible else ""
+            raise BadInput(f"{error}{way_out}") from None
+    if not plausible:
+        own = f"{count} tokens in {FILE_NAME}" if count else f"a model of {vocab_size} tokens"
+        advice = "leave out --bytes" if path.is_file() else f"put the tokenizer's {FILE_NAME} beside the weights"
+        raise BadInput(f"{folder} has a vocabulary of its own, {own}, which are not bytes; {advice}")
+    if not path.is_file():
         announce(f"{folder} has no {FILE_NAME}: the run takes one token per byte, which the model may not know")
-        return ByteTokenizer()
+    return ByteTokenizer()
+
+
+def _vocabulary(path: Path) -> int:
+    """How many tokens a tokenizer.json of any kind lists; 0 where it lists none."""
     try:
-        return read_imported(folder / FILE_NAME)
-    except BadInput as error:
-        raise BadInput(f"{error}; --bytes takes one token per byte instead") from None
+        model = read_json(path).get("model")
+    except BadInput:
+        return 0
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    return len(vocabulary) if isinstance(vocabulary, dict | list) else 0

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from litmus.errors import BadInput
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+"""The number formats in which weights are read and written; integers and fp8 mean nothing without their scales."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,15 @@ def reordered(ours: str, theirs: str, order: Sequence[int], *, dim: int = 0) -> 
     )
 
 
-def to_theirs(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of the other format, each with memory of its own."""
+def factor_of(name: str, factors: Mapping[str, float]) -> float:
+    """The factor for a tensor of theirs."""
+    return next((factor for end, factor in factors.items() if name.endswith(end)), 1.0)
+
+
+def to_theirs(
+    rules: Iterable[Rule], ours: Mapping[str, Tensor], factors: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, Tensor]:
+    """All tensors of the other format, each with memory of its own, `factors` taken out of them."""
     written: dict[str, Tensor] = {}
     for rule in rules:
         parts = list(rule.split(ours[rule.ours].detach()))
@@ -80,18 +91,29 @@ def to_theirs(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Te
         written |= {
             name: part.clone(memory_format=torch.contiguous_format) for name, part in zip(names, parts, strict=True)
         }
-    return written
+    return {name: t / factor_of(name, factors) if factor_of(name, factors) != 1 else t for name, t in written.items()}
 
 
 def to_ours(
-    rules: Sequence[Rule], theirs: Mapping[str, Tensor], shapes: Mapping[str, Tensor], origin: str
+    rules: Sequence[Rule],
+    theirs: Mapping[str, Tensor],
+    shapes: Mapping[str, Tensor],
+    origin: str,
+    factors: Mapping[str, float],
 ) -> dict[str, Tensor]:
     """Our tensors in fp32 from theirs; `shapes` are our tensors without numbers, on the meta device.
 
-    BadInput counts what is missing, extra or misshapen and names the first five; and for copies that are not equal.
+    `factors`, by the end of their names, are multiplied in.
+    BadInput counts what is missing, extra or misshapen and names the first five; for copies that are not equal, for
+    tensors of whole numbers or fp8, and for weights that are not finite.
     """
     _check(rules, theirs, shapes, origin)
-    return {rule.ours: rule.join([theirs[name].float() for name in rule.theirs]).contiguous() for rule in rules}
+    numbers = {name: tensor.float() for name, tensor in theirs.items()}
+    numbers |= {name: factor_of(name, factors) * numbers[name] for name in numbers if factor_of(name, factors) != 1}
+    if broken := [name for name, tensor in numbers.items() if not bool(tensor.isfinite().all())]:
+        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        raise BadInput(f"{origin}: {broken[0]}{more} holds NaN or infinity in fp32; a model's weights are finite")
+    return {rule.ours: rule.join([numbers[name] for name in rule.theirs]).contiguous() for rule in rules}
 
 
 def _check(rules: Sequence[Rule], theirs: Mapping[str, Tensor], shapes: Mapping[str, Tensor], origin: str) -> None:
@@ -102,6 +124,12 @@ def _check(rules: Sequence[Rule], theirs: Mapping[str, Tensor], shapes: Mapping[
         expected |= {name: part.shape for name, part in zip(rule.theirs, parts, strict=True)}
         optional |= dict.fromkeys(rule.copies, rule.theirs[0])
     shape_of = {**expected, **{name: expected[first] for name, first in optional.items()}}
+    coded = [f"{name} ({tensor.dtype})" for name, tensor in theirs.items() if tensor.dtype not in DTYPES.values()]
+    if coded:
+        raise BadInput(
+            f"{origin} holds {len(coded)} tensors that are quantized, and nothing says how to read them: "
+            f"{', '.join(coded[:5])}; bf16, fp16 or fp32 ones can be read"
+        )
     missing = [f"{name} is missing" for name in expected if name not in theirs]
     extra = [f"{name} is extra" for name in theirs if name not in shape_of]
     misshapen = [

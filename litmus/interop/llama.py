@@ -6,8 +6,10 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from litmus.interop.config import Config, only, rope, size, written_rope
+from litmus.data.json_files import checked
+from litmus.interop.config import Config, RopeModelConfig, Size, at_most, written_rope
 from litmus.interop.fitting import common, need, part, uniform
+from litmus.interop.folder import CONFIG
 from litmus.interop.layout import Rule, same, stacked_rows
 from litmus.model import Decoder, Recipe
 from litmus.nn import Attention, AttentionConfig
@@ -54,34 +56,37 @@ def config(model: Decoder) -> dict[str, Any]:
     return written if qk_norm else {**written, "mlp_bias": feedforward.down.bias is not None}
 
 
+class LlamaConfig(RopeModelConfig):
+    """What is read of config.json."""
+
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+
+
 def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
     """The recipe that a Llama's or Qwen3's config.json describes."""
-    qk_norm = config.get("model_type") == "qwen3"
-    only(config, "hidden_act", "silu")
-    only(config, "use_sliding_window", False)
-    heads = size(config, "num_attention_heads")
-    eps = config.get("rms_norm_eps", 1e-6)
+    said = checked(LlamaConfig, dict(config), CONFIG)
+    qk_norm = config["architectures"][0] == "Qwen3ForCausalLM"
+    heads = said.num_attention_heads
     return {
-        "vocab_size": size(config, "vocab_size"),
-        "context": size(config, "max_position_embeddings"),
-        "dim": size(config, "hidden_size"),
-        "depth": size(config, "num_hidden_layers"),
+        "vocab_size": said.vocab_size,
+        "context": said.max_position_embeddings,
+        "dim": said.hidden_size,
+        "depth": at_most(said.num_hidden_layers, "num_hidden_layers", names),
         "heads": heads,
-        "norm": {"kind": "rmsnorm", "eps": eps},
-        "positions": rope(config),
+        "norm": {"kind": "rmsnorm", "eps": said.rms_norm_eps},
+        "positions": said.positions(),
         "mixer": {
             "kind": "attention",
-            "kv_heads": config.get("num_key_value_heads") or heads,
-            "head_dim": config.get("head_dim") or (128 if qk_norm else size(config, "hidden_size") // heads),
-            "bias": bool(config.get("attention_bias", False)),
+            "kv_heads": said.num_key_value_heads or heads,
+            "head_dim": said.head_dim or (128 if qk_norm else max(1, said.hidden_size // heads)),
+            "bias": bool(said.attention_bias),
             "qk_norm": qk_norm,
         },
-        "feedforward": {
-            "kind": "swiglu",
-            "hidden": size(config, "intermediate_size"),
-            "bias": bool(config.get("mlp_bias", False)),
-        },
-        "head": {"tied": bool(config.get("tie_word_embeddings", False))},
+        "feedforward": {"kind": "swiglu", "hidden": said.intermediate_size, "bias": bool(said.mlp_bias)},
+        "head": {"tied": bool(said.tie_word_embeddings)},
     }
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from litmus.errors import BadInput
-from litmus.interop.config import Config
+from litmus.interop.config import Config, at_most
 from litmus.interop.fitting import need, part
 from litmus.interop.layout import Rule, same
 from litmus.model import Decoder, Recipe
@@ -95,6 +95,8 @@ def recipe(config: Config, names: Collection[str]) -> dict[str, Any]:
         raise BadInput(f"config.json of a {ARCHITECTURE} holds no litmus_recipe; export the run again")
     if code := [key for key in ("base", "plugin") if written.get(key)]:
         raise BadInput(f"litmus_recipe in config.json has the key {code[0]!r}, which names code; no export writes that")
+    if isinstance(depth := written.get("depth"), int):
+        at_most(depth, "litmus_recipe.depth", names)
     return {key: value for key, value in written.items() if key not in ("name", "about", "objective")}
 
 

@@ -9,24 +9,35 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from litmus.data import Tokenizer
-from litmus.data.imported_tokenizers import SETTINGS, ImportedTokenizer
-from litmus.data.tokenizer import FILE_NAME, byte_of_symbol
+from litmus.data.imported_tokenizers import ImportedTokenizer
+from litmus.data.tokenizer import END_NAME, FILE_NAME, byte_of_symbol
+from litmus.data.tokenizer_json import SETTINGS
 from litmus.data.tokenizers import BytePairTokenizer
 from litmus.interop.folder import write_json
 
-END = "<|endoftext|>"
-
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> dict[str, Any]:
-    """Write tokenizer.json and its settings; returns what config.json says of it.
+    """Write tokenizer.json and what belongs beside it; returns what config.json says of it where no other file does.
 
     In Litmus's own, a text is encoded with the end token before it, which is how documents begin in training and
-    generation; an imported one is written as it was read.
+    generation; an imported one is written as it was read, with all files that stood beside it.
     """
-    end = END
+    end = END_NAME
     if isinstance(tokenizer, ImportedTokenizer):
-        end = next(token["content"] for token in tokenizer.file["added_tokens"] if token["id"] == tokenizer.end)
         write_json(folder / FILE_NAME, tokenizer.file)
+        for name, content in tokenizer.side_files.items():
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            if isinstance(content, str):
+                path.write_bytes(content.encode())
+            else:
+                write_json(path, content)
+        if tokenizer.around is not None:
+            begin = tokenizer.around.bos
+            ids = {} if begin is None else {"bos_token_id": begin}
+            stops = list(tokenizer.stops)
+            return {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
+        end = next(name for name, number in tokenizer.special.items() if number == tokenizer.end)
     else:
         _backend(tokenizer).save(str(folder / FILE_NAME))
     settings = {
@@ -45,8 +56,10 @@ def _backend(tokenizer: Tokenizer) -> Backend:
     backend = Backend(models.BPE(vocab=_vocabulary(tokenizer), merges=[_pair(line) for line in merges]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(END, special=True, normalized=False)])
-    backend.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, tokenizer.end)])
+    backend.add_special_tokens([AddedToken(END_NAME, special=True, normalized=False)])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{END_NAME} $A", special_tokens=[(END_NAME, tokenizer.end)]
+    )
     return backend
 
 

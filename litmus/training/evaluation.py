@@ -73,23 +73,31 @@ def evaluate(
     if limit_bytes is not None:
         limit_tokens = tokens_within(data, limit_bytes)
     device = next(model.parameters()).device
-    token_bytes = torch.from_numpy(data.token_bytes)
+    tokenizer = data.tokenizer
+    given = () if tokenizer.prefix == (tokenizer.end,) else tokenizer.prefix
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
     was_training = model.training
     model.eval()
     try:
-        for inputs, targets in held_out_windows(data.held_out, context=context, batch=batch, limit_tokens=limit_tokens):
-            inputs, targets = inputs.to(device), targets.to(device)
-            documents = document_ids(inputs, data.tokenizer.end) if isolate_documents else None
-            losses = model.token_losses(inputs, targets, documents=documents).cpu()  # (B, T)
-            targets = targets.cpu()
+        windows = held_out_windows(
+            data.held_out,
+            context=context,
+            batch=batch,
+            limit_tokens=limit_tokens,
+            prefix=tokenizer.window_prefix,
+            given=given,
+        )
+        for inputs, targets in windows:
             counted = targets != -100
+            text_bytes += int(data.text_bytes(targets[counted].numpy(), inputs[counted].numpy()).sum())
+            inputs, targets = inputs.to(device), targets.to(device)
+            documents = document_ids(inputs, tokenizer.prefix[0]) if isolate_documents else None
+            losses = model.token_losses(inputs, targets, documents=documents).cpu()  # (B, T)
             width = losses.shape[1]
             nats[:width] += losses.double().sum(0)
             scored[:width] += counted.sum(0)
-            text_bytes += int(token_bytes[targets[counted]].sum())
         sample = _sample(data.held_out, context, int(scored.sum())).to(device)
         figures, routing = model.observe(sample)
     finally:
@@ -129,9 +137,10 @@ def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) 
 
 def tokens_within(data: TokenData, limit_bytes: int) -> int:
     """How many held-out targets it takes to score at most `limit_bytes` bytes of text."""
-    # Only the end token has no bytes, and there is text between any two of them.
-    targets = np.asarray(data.held_out[1 : 2 + 2 * limit_bytes], dtype=np.int64)
-    ends = np.cumsum(data.token_bytes[targets])
+    # There is text between any two documents, and only the tokens that separate them have no bytes.
+    reach = 2 + (1 + len(data.tokenizer.between)) * limit_bytes
+    targets = np.asarray(data.held_out[1:reach], dtype=np.int64)
+    ends = np.cumsum(data.text_bytes(targets, np.asarray(data.held_out[: reach - 1][: len(targets)], dtype=np.int64)))
     tokens = int(np.searchsorted(ends, limit_bytes, side="right"))
     if tokens == 0 or ends[tokens - 1] == 0:
         raise BadInput(f"{limit_bytes} bytes are less than the first held-out token; ask for more")

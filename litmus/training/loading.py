@@ -11,7 +11,8 @@ from litmus.errors import BadInput
 from litmus.model import Decoder
 from litmus.model import load as load_saved
 from litmus.model.storage import RECIPE
-from litmus.training.run import CHECKPOINTS, RUN, load_run
+from litmus.training.imported import Imported
+from litmus.training.run import CHECKPOINTS, RUN, load_run, read_description
 
 Announce = Callable[[str], None]
 
@@ -80,3 +81,8 @@ def tokenizer_named(name: str, announce: Announce) -> Tokenizer:
 def is_saved(folder: Path) -> bool:
     """Whether this is a folder that `litmus.save` wrote, and no run."""
     return (folder / RECIPE).is_file() and not (folder / RUN).exists() and not (folder / CHECKPOINTS).exists()
+
+
+def imported_facts(folder: str | Path) -> Imported | None:
+    """What a run's model was imported with, itself or the one it was trained from; None for any other."""
+    return None if is_saved(Path(folder)) else read_description(folder).imported

@@ -139,7 +139,7 @@ class Training:
         checkpoint = newest_checkpoint(folder / CHECKPOINTS, display.note)
         if checkpoint is not None:
             load_weights(model, checkpoint.weights(), str(checkpoint.folder))
-        self.stepper = Stepper(model.to(resolved.device), settings, resolved.precision, data.tokenizer.end)
+        self.stepper = Stepper(model.to(resolved.device), settings, resolved.precision, data.tokenizer.prefix[0])
         if checkpoint is not None:
             self.stepper.optimizers.restore(checkpoint.optimizer_state())
             self.spent = checkpoint.state.spent

@@ -21,6 +21,7 @@ from litmus.errors import BadInput, first_fault
 from litmus.files import reading
 from litmus.model import Decoder, Recipe, load
 from litmus.training.checkpoints import best_checkpoint, newest_checkpoint
+from litmus.training.imported import Imported
 from litmus.training.machine import hardware, pick_device, versions
 from litmus.training.precision import Precision, best_precision
 from litmus.training.settings import TrainSettings
@@ -67,6 +68,7 @@ class Description(BaseModel):
     """run.yaml: everything needed to repeat a run; `start` is None where the weights were drawn at random.
 
     tokenizer_sha256: that of the tokenizer's file in the run folder; None in runs of older versions.
+    `imported` is what came with a model of Hugging Face, where the weights go back to one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,6 +86,7 @@ class Description(BaseModel):
     tokenizer_sha256: str | None = None
     start: Start | None = None
     extensions: tuple[Extension, ...] = ()
+    imported: Imported | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to be the same, as flat dotted keys."""
@@ -112,6 +115,7 @@ def describe(
     data_settings: DataSettings,
     settings: TrainSettings,
     start: LoadedRun | None = None,
+    imported: Imported | None = None,
 ) -> Description:
     """The description of a training that starts now, on this machine, by this command line."""
     device = pick_device(settings.device)
@@ -134,6 +138,7 @@ def describe(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         tokenizer_sha256=sha256(data.tokenizer.to_json().encode()),
         start=None if start is None else Start(run=str(start.folder), step=start.step),
+        imported=imported if start is None else start.description.imported,
     )
 
 

@@ -75,15 +75,16 @@ def _held_out_of(corpus: str, like: DataSettings, tokenizer: Any, announce: Call
     """The held-out split of another corpus in the tokens of a run, held in memory."""
     files = resolve(corpus, sample_bytes=None, announce=announce).files
     split = decide_split(read_pieces(files), like.held_out)
-    stream: list[np.ndarray] = [np.array([tokenizer.end])]
+    stream: list[np.ndarray] = [np.array(tokenizer.prefix)]
     document = None
     for place, piece in split.place(read_pieces(files)):
         if place != "held_out":
             continue
-        if document not in (None, piece.document):
-            stream.append(np.array([tokenizer.end]))
+        goes_on = document == piece.document
+        if document is not None and not goes_on:
+            stream.append(np.array(tokenizer.between))
         document = piece.document
-        stream.append(np.array(tokenizer.encode(piece.text.decode())))
+        stream.append(np.array(tokenizer.encode_batch([piece.text.decode()], [goes_on])[0]))
     if document is None:
         raise BadInput(f"the corpus {corpus!r} is too short to hold out {like.held_out:g} of it")
     tokens = np.concatenate([*stream, [tokenizer.end]]).astype(np.uint32)

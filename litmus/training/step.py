@@ -39,15 +39,15 @@ class StepFigures:
 class Stepper:
     """Takes training steps on one model, whose parameters it holds in the given precision from now on."""
 
-    def __init__(self, model: Decoder, settings: TrainSettings, precision: Precision, document_end: int) -> None:
-        """`document_end` is the token that ends documents, for when packed documents are isolated."""
+    def __init__(self, model: Decoder, settings: TrainSettings, precision: Precision, document_start: int) -> None:
+        """`document_start` is the token that documents begin with, for when packed documents are isolated."""
         self.device = model.embedding.weight.device
         self.precision = precision
         self._model = model
         self.weights = Weights(model, precision)
         self.optimizers = Optimizers(self.weights.named, hidden_matrices(model), settings)
         self._settings = settings
-        self._document_end = document_end
+        self._document_start = document_start
         self._told = False  # whether the objective alone tells what its means are over
         self._loss = compiled(model.loss, self.device) if settings.compile else model.loss
 
@@ -78,7 +78,7 @@ class Stepper:
     def _placed(self, batch: Batch) -> Placed:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
-        documents = document_ids(inputs, self._document_end) if self._settings.isolate_documents else None
+        documents = document_ids(inputs, self._document_start) if self._settings.isolate_documents else None
         return inputs, targets, documents
 
     def _totals(self, batches: Sequence[Batch]) -> Sums:

@@ -103,8 +103,14 @@ def test_a_cut_weights_file_is_refused(exported: Callable[[str], Path]) -> None:
         ({"hidden_act": "relu"}, "hidden_act = 'relu' has no equivalent in Litmus; valid: 'silu'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "RoPE of type 'dynamic'.*'llama3' and 'yarn' are valid"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "RoPE of type 'longrope'"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "original_max_position_embeddings = None; a whole number"),
-        ({"rope_scaling": {"type": "llama3", "original_max_position_embeddings": 8}}, "low_freq_factor = None; a num"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            "original_max_position_embeddings is missing, which RoPE of type 'yarn' needs",
+        ),
+        (
+            {"rope_scaling": {"type": "llama3", "original_max_position_embeddings": 8}},
+            "low_freq_factor is missing, which RoPE of type 'llama3' needs",
+        ),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantized by 'fp8'"),
         ({"hidden_size": "wide"}, "hidden_size = 'wide'"),
     ],

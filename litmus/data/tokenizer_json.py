@@ -1,0 +1,228 @@
+"""A tokenizer.json of Hugging Face and the files beside it: what they declare, and what of it can be read here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from litmus.data.json_files import Declared, checked, read_json, shown
+from litmus.data.tokenizer import byte_of_symbol
+from litmus.errors import BadInput
+
+SETTINGS, SPECIAL_MAP = "tokenizer_config.json", "special_tokens_map.json"
+MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>")
+"""What published tokenizers call the token that ends a document, where no file beside them says it."""
+SPACE = "▁"
+"""What SentencePiece writes for a space."""
+
+Id = Annotated[int, Field(ge=0, lt=1 << 24)]
+
+
+class AddedEntry(Declared):
+    """A token beside those of the merges."""
+
+    id: Id
+    content: Annotated[str, Field(min_length=1)]
+    special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+class BpeModel(Declared):
+    """The tokens and merges of byte-pair encoding."""
+
+    vocab: Annotated[dict[str, Id], Field(min_length=1)]
+    merges: list[str | Annotated[list[str], Field(min_length=2, max_length=2)]]
+    unk_token: str | None = None
+    byte_fallback: bool = False
+    ignore_merges: bool = False
+    dropout: float | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+
+
+class TokenizerFile(Declared):
+    """tokenizer.json, as far as it is read here; the tokenizers library reads all of it."""
+
+    model: BpeModel
+    added_tokens: list[AddedEntry] = Field([])
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    post_processor: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+
+    @property
+    def normalizers(self) -> list[dict[str, Any]]:
+        """The steps that change a text before it is cut."""
+        return list(_steps(self.normalizer, "normalizers"))
+
+    @property
+    def pre_tokenizers(self) -> list[dict[str, Any]]:
+        """The steps that cut a text."""
+        return list(_steps(self.pre_tokenizer, "pretokenizers"))
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether tokens are written in GPT-2's notation for bytes; otherwise as SentencePiece writes them."""
+        return any(step.get("type") == "ByteLevel" for step in self.pre_tokenizers)
+
+    def piece(self, text: str) -> bytes:
+        """The bytes of a token of the vocabulary."""
+        if self.byte_level:
+            byte_of = byte_of_symbol()
+            return bytes(byte_of[symbol] for symbol in text)
+        if self.model.byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            try:
+                return bytes([int(text[3:5], 16)])
+            except ValueError:
+                pass
+        return text.replace(SPACE, " ").encode()
+
+
+class NamedToken(Declared):
+    """A special token as the settings write it with its options."""
+
+    content: str
+
+
+Name = str | NamedToken | None
+
+
+class TokenizerSettings(Declared):
+    """tokenizer_config.json or special_tokens_map.json: which tokens have which part, and what is put around a text."""
+
+    bos_token: Name = None
+    eos_token: Name = None
+    unk_token: Name = None
+    pad_token: Name = None
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+    tokenizer_class: str | None = None
+    chat_template: str | list[dict[str, Any]] | None = None
+
+    def name(self, part: str) -> str | None:
+        """The text of the bos, eos, unk or pad token."""
+        found = getattr(self, f"{part}_token")
+        return found.content if isinstance(found, NamedToken) else found
+
+
+class ModelTokens(Declared):
+    """config.json or generation_config.json: the tokens that begin and end a text."""
+
+    bos_token_id: int | list[int] | None = None
+    eos_token_id: int | list[int] | None = None
+
+    @property
+    def ends(self) -> list[int]:
+        found = self.eos_token_id
+        return found if isinstance(found, list) else [] if found is None else [found]
+
+
+class Surroundings(BaseModel):
+    """What stands around the tokens of a text, by ids.
+
+    end: ends a document. bos: begins one, where the tokenizer has such a token. begin, after: what the tokenizer puts
+    before and after a text. stops: what ends a generation. special: all tokens that no text holds, by their names.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    end: Id
+    bos: Id | None = None
+    begin: list[Id] = []
+    after: list[Id] = []
+    stops: list[Id] = []
+    special: dict[str, Id] = {}
+
+
+def declared(raw: dict[str, Any], path: Path) -> TokenizerFile:
+    """What a tokenizer.json declares; BadInput for any other form than BPE that can be read here, with the reason."""
+    model = raw.get("model")
+    if not isinstance(model, dict):
+        raise BadInput(f"{path}: model = {shown(model)}; a mapping is valid")
+    kind = model.get("type", "BPE" if isinstance(model.get("merges"), list) else None)
+    if kind == "BPE":
+        file = checked(TokenizerFile, raw, str(path))
+        reason = _obstacle(file)
+    else:
+        reason = f"its model is {shown(kind)}"
+    if reason:
+        raise BadInput(f"{path}: {reason}; only BPE that keeps every byte of a text is valid")
+    return file
+
+
+def side_files(folder: Path) -> dict[str, Any]:
+    """The small files about the tokenizer in a model folder, by name: mappings of JSON, and templates as text."""
+    found: dict[str, Any] = {}
+    for name in (SETTINGS, SPECIAL_MAP, "added_tokens.json"):
+        if (folder / name).is_file():
+            found[name] = read_json(folder / name)
+    templates = [folder / TEMPLATE, *sorted((folder / TEMPLATES).glob("*.jinja"))]
+    for path in templates:
+        if path.is_file():
+            try:
+                found[path.relative_to(folder).as_posix()] = path.read_bytes().decode()
+            except (OSError, UnicodeDecodeError):
+                raise BadInput(f"{path} cannot be read as UTF-8; a chat template is text") from None
+    return found
+
+
+def model_tokens(folder: Path) -> ModelTokens:
+    """Which tokens begin and end a text as the model's files say; generation_config.json goes before config.json."""
+    said: dict[str, Any] = {}
+    for name in (MODEL_CONFIG, GENERATION_CONFIG):
+        if (folder / name).is_file():
+            ids = checked(ModelTokens, read_json(folder / name), str(folder / name))
+            said |= {key: value for key, value in ids.model_dump().items() if value is not None}
+    return ModelTokens(**said)
+
+
+def _steps(step: Any, inner: str) -> Iterator[dict[str, Any]]:
+    if step is None:
+        return
+    if not isinstance(step, dict):
+        raise BadInput(f"tokenizer.json: a step of {inner} is {shown(step)}; a mapping is valid")
+    if step.get("type") != "Sequence":
+        yield step
+        return
+    steps = step.get(inner)
+    if not isinstance(steps, list):
+        raise BadInput(f"tokenizer.json: {inner} = {shown(steps)}; a list is valid")
+    for one in steps:
+        yield from _steps(one, inner)
+
+
+def _obstacle(file: TokenizerFile) -> str | None:
+    """What keeps a text from coming back from its tokens, or its bytes from being counted."""
+    model, symbols = file.model, set(byte_of_symbol())
+    for step in file.pre_tokenizers:
+        kind = step.get("type")
+        if kind not in ("ByteLevel", "Metaspace", "Split", "Digits") or step.get("behavior") == "Removed":
+            return f"its pre-tokenizer {shown(kind)} may lose characters"
+        if kind == "Metaspace" and (file.byte_level or step.get("replacement") != SPACE):
+            return f"its pre-tokenizer writes a space as {shown(step.get('replacement'))}"
+    for step in file.normalizers:
+        kind = step.get("type")
+        # Composing characters changes no text that is written as most programs write it.
+        spaces = kind == "Replace" and step.get("content") == SPACE and step.get("pattern") == {"String": " "}
+        dummy = kind == "Prepend" and step.get("prepend") == SPACE
+        if not (kind == "NFC" or (not file.byte_level and (spaces or dummy))):
+            return f"its normalizer {shown(kind)} changes the text"
+    if not file.byte_level:
+        metaspace = any(step.get("type") == "Metaspace" for step in file.pre_tokenizers)
+        if not metaspace and not any(step.get("type") == "Replace" for step in file.normalizers):
+            return "it does not cut text into bytes"
+    if model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix:
+        return "its merges are random, or mark parts of words"
+    if any(not token.special and (token.lstrip or token.rstrip) for token in file.added_tokens):
+        return "an added token takes the spaces beside it"
+    added = {token.content for token in file.added_tokens}
+    if not file.byte_level:
+        return None
+    odd = next((text for text in model.vocab if text not in added and not symbols.issuperset(text)), None)
+    return None if odd is None else f"its token {shown(odd)} is not written in bytes"
