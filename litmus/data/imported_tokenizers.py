@@ -23,6 +23,7 @@ from litmus.data.tokenizer_json import (
     Surroundings,
     TokenizerFile,
     TokenizerSettings,
+    class_steps,
     declared,
     model_tokens,
     side_files,
@@ -47,11 +48,12 @@ class ImportedTokenizer(Tokenizer):
         origin: str = FILE_NAME,
     ):
         self.file, self.around, self.side_files, self.origin = file, around, side_files or {}, origin
-        self._declared = declared(file, Path(origin))
+        self._used = file if around is None else {**file, **around.steps}
+        self._declared = declared(self._used, Path(origin))
         special = {} if around is None else around.special
         super().__init__(name, _pieces(self._declared, special), end)
         changes = {} if around is not None else {"normalizer": None}
-        self._backend = _backend({**file, **changes}, special, origin)
+        self._backend = _backend({**self._used, **changes}, special, origin)
         self._backend.encode_special_tokens = True  # as the text they are written in
         with _library(origin):
             first = self._backend.encode("a", add_special_tokens=False).ids[:1]
@@ -118,8 +120,8 @@ class ImportedTokenizer(Tokenizer):
 
     @cached_property
     def _without_space(self) -> Backend:
-        file = copy.deepcopy({key: value for key, value in self.file.items() if key != "model"})
-        whole = {**file, "model": self.file["model"]}
+        file = copy.deepcopy({key: value for key, value in self._used.items() if key != "model"})
+        whole = {**file, "model": self._used["model"]}
         steps = declared(whole, Path(self.origin))
         for step in steps.pre_tokenizers:
             if "add_prefix_space" in step:
@@ -227,7 +229,7 @@ def _pieces(file: TokenizerFile, special: dict[str, int]) -> list[bytes]:
 
 
 def _surroundings(path: Path, file: dict[str, Any], said: TokenizerFile, settings: dict[str, Any]) -> Surroundings:
-    """What stands around a text: as the settings say, or the model's files, or the tokenizer's own post-processor."""
+    """What stands around a text: as the settings say, or the model's files; its post-processor adds tokens."""
     named = checked(TokenizerSettings, settings, str(path.parent / SETTINGS))
     model = model_tokens(path.parent)
     ids = said.model.vocab | {token.content: token.id for token in said.added_tokens}
@@ -239,13 +241,11 @@ def _surroundings(path: Path, file: dict[str, Any], said: TokenizerFile, setting
     bos = special.get(named.name("bos") or "")
     if bos is None and begin_id in special.values():
         bos = begin_id
-    if said.post_processor is None or {"add_bos_token", "add_eos_token"} & set(settings):
-        begin = [bos] if named.add_bos_token and bos is not None else []
-        after = [end] if named.add_eos_token else []
-    else:
-        begin, after = _around(file, str(path))
+    begin, after = _around(file, str(path))
     stops = [number for number in dict.fromkeys(model.ends) if number >= 0] or [end]
-    return Surroundings(end=end, bos=bos, begin=begin, after=after, stops=stops, special=special)
+    return Surroundings(
+        end=end, bos=bos, begin=begin, after=after, stops=stops, special=special, steps=class_steps(said, named, model)
+    )
 
 
 def _around(file: dict[str, Any], origin: str) -> tuple[list[int], list[int]]:

@@ -100,8 +100,8 @@ class TokenizerSettings(Declared):
     eos_token: Name = None
     unk_token: Name = None
     pad_token: Name = None
-    add_bos_token: bool | None = None
-    add_eos_token: bool | None = None
+    add_prefix_space: bool | None = None
+    legacy: bool | None = None
     tokenizer_class: str | None = None
     chat_template: str | list[dict[str, Any]] | None = None
 
@@ -112,8 +112,10 @@ class TokenizerSettings(Declared):
 
 
 class ModelTokens(Declared):
-    """config.json or generation_config.json: the tokens that begin and end a text."""
+    """config.json or generation_config.json: the tokens that begin and end a text, and the class of tokenizer."""
 
+    model_type: str | None = None
+    tokenizer_class: str | None = None
     bos_token_id: int | list[int] | None = None
     eos_token_id: int | list[int] | None = None
 
@@ -128,6 +130,7 @@ class Surroundings(BaseModel):
 
     end: ends a document. bos: begins one, where the tokenizer has such a token. begin, after: what the tokenizer puts
     before and after a text. stops: what ends a generation. special: all tokens that no text holds, by their names.
+    steps: what transformers' class of tokenizer does in place of what tokenizer.json says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -138,6 +141,7 @@ class Surroundings(BaseModel):
     after: list[Id] = []
     stops: list[Id] = []
     special: dict[str, Id] = {}
+    steps: dict[str, Any] = {}
 
 
 def declared(raw: dict[str, Any], path: Path) -> TokenizerFile:
@@ -180,6 +184,20 @@ def model_tokens(folder: Path) -> ModelTokens:
             ids = checked(ModelTokens, read_json(folder / name), str(folder / name))
             said |= {key: value for key, value in ids.model_dump().items() if value is not None}
     return ModelTokens(**said)
+
+
+def class_steps(file: TokenizerFile, settings: TokenizerSettings, model: ModelTokens) -> dict[str, Any]:
+    """What two classes of transformers do, which take only vocabulary and merges from tokenizer.json."""
+    named = settings.tokenizer_class or model.tokenizer_class or {"gpt2": "GPT2Tokenizer"}.get(model.model_type or "")
+    kind = (named or "").removesuffix("Fast")
+    if kind == "GPT2Tokenizer":
+        step = {"type": "ByteLevel", "add_prefix_space": bool(settings.add_prefix_space), "trim_offsets": True}
+        return {"normalizer": None, "pre_tokenizer": {**step, "use_regex": True}}
+    if kind == "LlamaTokenizer" and not file.byte_level:
+        scheme = "never" if settings.add_prefix_space is False else "always" if settings.legacy else "first"
+        step = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
+        return {"normalizer": None, "pre_tokenizer": step}
+    return {}
 
 
 def _steps(step: Any, inner: str) -> Iterator[dict[str, Any]]:

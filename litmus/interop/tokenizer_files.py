@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> dict[st
     """
     end = END_NAME
     if isinstance(tokenizer, ImportedTokenizer):
-        write_json(folder / FILE_NAME, tokenizer.file)
+        content = json.dumps(tokenizer.file, indent=2, ensure_ascii=False)
+        (folder / FILE_NAME).write_text(content, encoding="utf-8")
         for name, content in tokenizer.side_files.items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
