@@ -18,7 +18,9 @@ def import_run(
     name: Annotated[
         str | None, typer.Option(help="Name of the folder in runs/; the model folder's when not given.")
     ] = None,
-    bytes: Annotated[bool, typer.Option("--bytes", help="Take one token per byte, not the model's tokenizer.")] = False,
+    bytes: Annotated[
+        bool, typer.Option("--bytes", help="The model's tokens are bytes, whatever its tokenizer file says.")
+    ] = False,
 ) -> None:
     """Make a run from a Llama, Qwen3, GPT-2 or DeepSeek folder (safetensors only).
 
