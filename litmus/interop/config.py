@@ -110,9 +110,15 @@ class RopeModelConfig(ModelConfig):
     partial_rotary_factor: float | None = None
 
     def rotary(self) -> RotaryConfig:
-        """What is said of RoPE, wherever it stands."""
-        said = {**(self.rope_scaling or {}), **(self.rope_parameters or {})}
-        return checked(RotaryConfig, said, "config.json: rope_parameters" if said else "config.json")
+        """What is said of RoPE; the older key goes before the newer one, as in transformers."""
+        key = "rope_scaling" if self.rope_scaling else "rope_parameters"
+        said = getattr(self, key) or {}
+        if by_layer := [name for name, inner in said.items() if isinstance(inner, dict)]:
+            raise BadInput(
+                f"config.json: {key}.{by_layer[0][:60]} gives a kind of layer its own RoPE, which has no equivalent in "
+                f"Litmus; one for all layers is valid"
+            )
+        return checked(RotaryConfig, said, f"config.json: {key}")
 
     def positions(self) -> dict[str, Any]:
         """The recipe's positions; scaled variants of RoPE other than yarn and llama3 are refused by name."""

@@ -66,8 +66,8 @@ def export_model(
     """
     folder, recipe = Path(folder), model.recipe
     chosen = FORMATS[remote.ARCHITECTURE] if remote_code else format_of(recipe)
-    own = imported is not None and imported.architecture != remote.ARCHITECTURE
-    if imported and own and not remote_code and not FORMATS[imported.architecture].obstacles(recipe):
+    known = imported is not None and imported.architecture != remote.ARCHITECTURE
+    if imported and known and not remote_code and not FORMATS[imported.architecture].obstacles(recipe):
         chosen = FORMATS[imported.architecture]
     if obstacles := chosen.obstacles(recipe):
         way_out = "" if remote_code else "; or pass --remote-code for a folder that brings its own modelling file"

@@ -303,9 +303,7 @@ def foreign_code(draw: Draw) -> Case:
     run = draw.choice(["runs/foreign", "foreign", "based.yaml"])
     command = tuple(run if word == "RUN" else word for word in draw.choice(ON_A_RUN))
     if run == "based.yaml":
-        command = draw.choice(
-            [("recipes", run), ("train", run, *SHORT, "--dry-run"), ("bench", "decode", run, *BENCH[3:])]
-        )
+        command = draw.choice([("recipes", run), ("train", run, *SHORT, "--dry-run"), ("bench", "decode", run, *BENCH[3:])])
     changes = draw.choice([
         (), (), (Change("missing", "theirs.py"),), (Change("copy", "runs/foreign/plugin.py", "../../theirs.py"),),
         (Change("copy", "runs/foreign/theirs.py", "../../theirs.py"), Change("missing", "theirs.py")),

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
+import transformers
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from litmus.generation.filters import History
 from litmus.generation.sampling import Sampling, Settings
-
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'litmus-lm[hf]'")
 
 VOCABULARY = 8
 # Multiples of 1/8, so that temperature and sums are exact and ties are ties in both libraries.

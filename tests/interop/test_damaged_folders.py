@@ -82,7 +82,7 @@ def imports_or_refuses(folder: Path, run: Path) -> str:
     return ""
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_changed_value_anywhere_is_read_or_refused_in_one_sentence(
     data: st.DataObject, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
@@ -128,6 +128,11 @@ def test_a_file_that_is_no_json_mapping_is_refused_by_name(
     [
         ("config.json", {"rope_scaling": "linear"}, "rope_scaling = 'linear'; a mapping is valid"),
         ("config.json", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE of type 'linear'"),
+        (
+            "config.json",
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "a kind of layer its own RoPE",
+        ),
         ("config.json", {"quantization_config": "fp8"}, "quantized by 'fp8'"),
         ("config.json", {"hidden_size": "64"}, "hidden_size = '64'; a whole number is valid"),
         ("config.json", {"hidden_size": None}, "hidden_size = None; a whole number is valid"),

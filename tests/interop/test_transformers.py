@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'litmus-lm[hf]'")
-
-from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer  # noqa: E402
-from litmus.generation import generate  # noqa: E402
-from litmus.interop import export_model, import_run  # noqa: E402
-from litmus.model import Decoder  # noqa: E402
-from litmus.training import load_run  # noqa: E402
+from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
+from litmus.generation import generate
+from litmus.interop import export_model, import_run
+from litmus.model import Decoder
+from litmus.training import load_run
 
 TOKENS = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(3))
 SMALL = {
