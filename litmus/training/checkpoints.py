@@ -106,14 +106,12 @@ def best_checkpoint(folder: Path) -> Checkpoint | None:
 def forget_after(folder: Path, step: int) -> None:
     """Remove checkpoints of later steps, which are damaged ones, and what a killed process left half done.
 
-    Whatever else lies in the folder stays. BadInput where somebody added a file to a checkpoint that is in the way.
+    Whatever else lies in the folder stays. BadInput where something of somebody else's stands in a later step's place.
     """
     for later in _steps(folder):
-        if later > step and (others := _added(folder / str(later))):
-            raise BadInput(
-                f"checkpoint {folder / str(later)} is damaged, and {others[0]} was added to it; move it away"
-            )
         if later > step:
+            if foreign := _foreign(folder / str(later)):
+                raise BadInput(f"checkpoint {folder / str(later)} is damaged, and {foreign}; move it away")
             remove_folder(folder / str(later))
     remove_leftovers(folder)
 
@@ -124,7 +122,7 @@ def prune(folder: Path, keep_last: int) -> None:
     scored = [(loss, step) for step, loss in losses.items() if loss is not None]
     keep = set(sorted(losses)[-keep_last:]) | ({min(scored)[1]} if scored else set())
     for step in losses.keys() - keep:
-        if not _added(folder / str(step)):
+        if not _foreign(folder / str(step)):
             remove_folder(folder / str(step))
 
 
@@ -154,9 +152,12 @@ def _steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     with reading(folder):
-        return sorted(int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir())
+        return sorted(int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name))
 
 
-def _added(folder: Path) -> list[str]:
-    """The files of a checkpoint's folder that are not a checkpoint's."""
-    return sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, COPY, OPTIMIZER, STATE, MANIFEST})
+def _foreign(folder: Path) -> str:
+    """What in a checkpoint's place is not a checkpoint's, as a clause; empty where there is nothing of the kind."""
+    if not folder.is_dir() or folder.is_symlink():
+        return "is not a folder of its own"
+    added = sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, COPY, OPTIMIZER, STATE, MANIFEST})
+    return f"{added[0]} was added to it" if added else ""

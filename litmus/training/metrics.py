@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from litmus.errors import BadInput
 from litmus.files import reading, write_atomically, writing
 
 
@@ -24,8 +23,6 @@ class Metrics:
 
     def __init__(self, path: Path, step: int, announce: Callable[[str], None] = lambda text: None) -> None:
         self.path = path
-        if path.exists() and not path.is_file():
-            raise BadInput(f"{path} is not a file, so no metrics can be written to it; move it away")
         length, rest, told = _up_to(path, step)
         if told < step:
             announce(f"{path} tells of {told} of the {step} steps until here; the lines of the others are gone")

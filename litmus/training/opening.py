@@ -44,12 +44,16 @@ def open_run(
     Files of it that are missing or damaged are written again where run.yaml and the data tell them; BadInput where they
     do not, and for any other folder. run.yaml is written first: a kill at any moment leaves what the same call opens.
     """
-    if os.path.lexists(folder) and not folder.is_dir():
-        found = "a file" if folder.is_file() else "not a folder"
+    real = Path(os.path.realpath(folder))
+    if os.path.lexists(real) and not real.is_dir():
+        found = "a file" if real.is_file() else "not a folder"
         raise BadInput(f"{folder} is {found}; a run needs a folder of its own, so choose another name")
     with writing(folder):
-        Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        real.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(real)
+    for name in (RUN, RECIPE, TOKENIZER_FILE, METRICS, RESULT, AUDIT):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise BadInput(f"{folder / name} is not a file, where the run has one; move it away")
     description, old = new, None
     if os.path.lexists(folder / RUN):
         old = read_description(folder)

@@ -78,7 +78,8 @@ def curve(path: Path) -> list[CurvePoint]:
         if event["kind"] == "train":
             losses.append({key: event[key] for key in event if key == "loss" or key.startswith("loss/")})
         elif event["kind"] == "held_out":
-            means = {key: _mean([loss.get(key) for loss in losses]) for key in (losses[0] if losses else ())}
+            names = dict.fromkeys(key for loss in losses for key in loss)
+            means = {key: _mean([loss.get(key) for loss in losses]) for key in names}
             timing = event.get("timing")
             figures = {
                 "step": event["step"],

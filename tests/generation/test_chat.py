@@ -151,6 +151,15 @@ def test_ctrl_c_between_messages_says_how_to_leave_and_goes_on(session: Any) -> 
     assert "Ctrl-D leaves" in opened.out.getvalue()
 
 
+def test_saving_never_replaces_a_file(session: Any, tmp_path: Path) -> None:
+    say, out = session()
+    (tmp_path / "mine.json").write_text("mine")
+    say("hello", f"/save {tmp_path / 'mine.json'}", f"/save {tmp_path / 'new.json'}", f"/save {tmp_path / 'new.json'}")
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    assert out.getvalue().count("is there already; choose another file") == 2
+    assert json.loads((tmp_path / "new.json").read_text())["messages"]
+
+
 def test_commands_reset_save_and_change_the_temperature(session: Any, tmp_path: Path) -> None:
     opened, say = session()
     saved = tmp_path / "talk.json"

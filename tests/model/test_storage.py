@@ -28,7 +28,7 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], obj
 
 
 def test_a_folder_holds_recipe_and_weights_and_nothing_else(saved: Path, small: Small) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == ["model.safetensors", "recipe.yaml"]
+    assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.safetensors", "recipe.yaml"]
     assert "head.weight" not in load_file(saved / "model.safetensors")
     assert load_file(saved / "model.safetensors").keys() == dict(small("standard").named_parameters()).keys()
 
@@ -72,9 +72,9 @@ def test_a_failed_save_leaves_the_old_model(saved: Path, small: Small, monkeypat
 
 def test_a_folder_of_other_things_is_not_replaced(small: Small, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("a run folder has one too")
-    with pytest.raises(BadInput, match="holds something other than a model; save to a new folder"):
+    with pytest.raises(BadInput, match=r"is no saved model that Litmus wrote .* it holds recipe.yaml"):
         save(small("standard"), tmp_path)
-    with pytest.raises(BadInput, match=r"recipe.yaml holds something other than a model"):
+    with pytest.raises(BadInput, match=r"recipe.yaml is not a folder"):
         save(small("standard"), tmp_path / "recipe.yaml")
     assert (tmp_path / "recipe.yaml").read_text() == "a run folder has one too"
     (tmp_path / "empty").mkdir()

@@ -87,9 +87,9 @@ def test_bad_input_is_one_sentence_and_exit_code_2(train, arguments, sentence):
 
 def test_a_folder_with_another_run_is_refused(train):
     assert train("--budget", "2 steps")[0] == 0
-    code, _, err = train("--budget", "3 steps")
+    code, _, err = train("--budget", "2 steps", "--lr", "0.1")
     assert code == 2
-    assert "runs/standard belongs to a run with training.budget = '2 steps'" in err
+    assert "runs/standard belongs to a run with training.lr = 0.003, and 0.1 was asked for" in err
 
 
 def test_a_diverged_training_exits_with_1_and_says_where(train, monkeypatch):
@@ -102,6 +102,57 @@ def test_a_diverged_training_exits_with_1_and_says_where(train, monkeypatch):
     code, _, err = train("--budget", "2 steps")
     assert code == 1
     assert "diverged at step 1" in err
+
+
+def test_an_interrupted_training_has_its_audit_and_a_resume_does_not_repeat_it(train, passed, monkeypatch):
+    from litmus.training.step import Stepper
+
+    asked = []
+    monkeypatch.setattr("litmus.audit.audit", lambda recipe, **options: asked.append(recipe) or passed)
+
+    def stop(self, batches, lr):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", stop)
+        assert train("--budget", "2 steps")[0] == 130
+    assert json.loads(Path("runs/standard/audit.json").read_text())["passed"]
+    assert train("--budget", "2 steps")[0] == 0
+    assert train("--budget", "2 steps")[0] == 0
+    assert len(asked) == 1
+    Path("runs/standard/audit.json").write_text("{")
+    assert train("--budget", "2 steps")[0] == 0
+    assert train("--budget", "2 steps", "--name", "other", "--set", "dim=16")[0] == 0
+    assert [recipe.dim for recipe in asked] == [32, 32, 16]
+
+
+def test_a_run_that_failed_its_audit_says_so_again_at_once_and_gives_way_to_a_mended_recipe(train, passed, monkeypatch):
+    asked = []
+
+    def fails(recipe, **options):
+        asked.append(recipe)
+        findings = [passed.findings[0].model_copy(update={"status": "fail", "mark": "sees the future"})]
+        return passed.model_copy(update={"findings": findings}) if recipe.dim == 32 else passed
+
+    monkeypatch.setattr("litmus.audit.audit", fails)
+    for _ in range(2):
+        code, _, err = train("--budget", "2 steps")
+        assert (code, len(asked)) == (1, 1)
+        assert "fails audit: sees the future" in err
+    assert train("--budget", "2 steps", "--set", "dim=16")[0] == 0
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("name", ["run", "link"])
+def test_a_folder_of_other_things_is_refused_and_stays(name, train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    (tmp_path / "run" / "run.yaml").write_text("of: another program\n")
+    (tmp_path / "run" / "recipe.yaml").write_text("cake\n")
+    code, _, err = train("--budget", "2 steps", "--folder", name)
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert f"{name}/run.yaml cannot be read" in err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["recipe.yaml", "run.yaml"]
 
 
 def test_help_is_shown_without_importing_torch():
