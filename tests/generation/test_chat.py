@@ -152,11 +152,11 @@ def test_ctrl_c_between_messages_says_how_to_leave_and_goes_on(session: Any) -> 
 
 
 def test_saving_never_replaces_a_file(session: Any, tmp_path: Path) -> None:
-    say, out = session()
+    opened, say = session()
     (tmp_path / "mine.json").write_text("mine")
     say("hello", f"/save {tmp_path / 'mine.json'}", f"/save {tmp_path / 'new.json'}", f"/save {tmp_path / 'new.json'}")
     assert (tmp_path / "mine.json").read_text() == "mine"
-    assert out.getvalue().count("is there already; choose another file") == 2
+    assert opened.out.getvalue().count("is there already; choose another file") == 2
     assert json.loads((tmp_path / "new.json").read_text())["messages"]
 
 

@@ -38,6 +38,7 @@ def child(job, barrier):
         os.dup2(os.open(job["told"] + "." + name, os.O_WRONLY | os.O_CREAT), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    sys.stdin = open(os.devnull)
     process.begin()
     if "limit" in job:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
