@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from litmus.data.tokenizers import ByteTokenizer
+from litmus.errors import BadInput
 from litmus.interop import export_model, export_run, read_model
 from litmus.interop.importing import import_run
 from litmus.model import Decoder
@@ -137,3 +138,19 @@ def test_a_sharded_folder_reads_as_the_whole_one(name: str, exported: Callable[[
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
     _, found = read_model(folder, name="b")
     assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_an_export_replaces_an_export_and_nothing_else(model: Decoder, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for _ in range(2):
+        export_model(model, ByteTokenizer(), folder)
+    (folder / "README.md").write_text("mine")
+    with pytest.raises(BadInput, match=r"holds README\.md, which Litmus did not write"):
+        export_model(model, ByteTokenizer(), folder)
+    assert (folder / "README.md").read_text() == "mine"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match="is no exported model that Litmus wrote"):
+        export_model(model, ByteTokenizer(), other)
+    assert (other / "config.json").read_text() == "{}"

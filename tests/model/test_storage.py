@@ -162,3 +162,21 @@ def test_what_a_router_learned_beside_its_gradient_is_kept(small: Small, tmp_pat
     again, tokens = load(tmp_path / "model").eval(), torch.arange(20)[None]
     assert torch.equal(again(tokens), model(tokens))
     assert not torch.equal(small("moe-v3").eval()(tokens), model(tokens))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git/config", "config.json"])
+def test_a_saved_model_to_which_somebody_added_a_file_is_not_replaced(name: str, saved: Path, small: Small) -> None:
+    (saved / name).parent.mkdir(exist_ok=True)
+    (saved / name).write_text("mine")
+    with pytest.raises(BadInput, match=f"holds {name}, which Litmus did not write"):
+        save(small("learned"), saved)
+    assert (saved / name).read_text() == "mine"
+    assert load(saved).recipe.name == "standard"
+
+
+def test_a_link_to_a_saved_model_is_saved_through(saved: Path, small: Small) -> None:
+    (saved.parent / "link").symlink_to("model")
+    save(small("learned"), str(saved.parent / "link"))
+    assert load(saved).recipe.name == "learned"
+    assert (saved.parent / "link").is_symlink()
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["link", "model"]
