@@ -34,7 +34,8 @@ def _numbers() -> Iterator[Case]:
                    "--budget=inf steps", f"--budget={'9' * 400} steps", "--threads=1000000", "--accumulation=99999999999",
                    "--sample-bytes=0", "--held-out=nan", "--option=betas=[nan, 1]", "--option=warmup=1e400"):  # fmt: skip
         yield Case(((*DRY, option),))
-    for option in ("--n=100000", "--max-new-tokens=9223372036854775808", "--temperature=nan", "--top-k=99999999999999999999",
+    yield Case((("generate", "runs/tiny", "--n", "100000"),))
+    for option in ("--max-new-tokens=9223372036854775808", "--temperature=nan", "--top-k=99999999999999999999",
                    "--rows=100000000", "--seed=9223372036854775808", "--seed=-1", "--beams=1000000", "--logit-bias=5=1e999",
                    "--logit-bias=\udcff=1", "--stop-token=300", "--no-repeat-ngram=99999999999999999999"):  # fmt: skip
         yield Case(((*GENERATE, option),))
