@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Backend
 
-from litmus.data.json_files import checked, read_json, shown
+from litmus.data.json_files import checked, read_json
 from litmus.data.tokenizer import FILE_NAME, Tokenizer
 from litmus.data.tokenizer_json import (
     ENDS,
@@ -28,7 +28,7 @@ from litmus.data.tokenizer_json import (
     model_tokens,
     side_files,
 )
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 
 
 class ImportedTokenizer(Tokenizer):

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from litmus.errors import BadInput
-
-DEEPEST = 100
-"""Mappings and lists within each other; published files have fewer than ten."""
+from litmus import yaml_json
+from litmus.errors import BadInput, shown
+from litmus.yaml_json import mapping
 
 M = TypeVar("M", bound="Declared")
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
 
 
 class Declared(BaseModel):
@@ -27,24 +22,12 @@ class Declared(BaseModel):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; BadInput for one that cannot be read, is no JSON, no mapping or nested too deep."""
+    """The mapping in a JSON file; BadInput for one that cannot be read, is no JSON or mapping, or can't be written."""
+    content = mapping(yaml_json.read_json(path), str(path))
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text, parse_constant=_no_number)
-        if "\\u" in text:  # an escape may name half a character, which no file can hold
-            json.dumps(content, ensure_ascii=False).encode()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise BadInput(f"{path} is nested deeper than {DEEPEST} levels, which no model file is") from None
-    except UnicodeError:
-        raise BadInput(f"{path} is not JSON: it holds bytes or escapes that are no UTF-8") from None
-    except ValueError as error:
-        raise BadInput(f"{path} is not JSON: {str(error).partition(';')[0]}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} must hold a JSON mapping, found {type(content).__name__}")
-    if _deeper_than(content, DEEPEST):
-        raise BadInput(f"{path} is nested deeper than {DEEPEST} levels, which no model file is")
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise BadInput(f"{path} holds NaN, infinity or half a character, which are no values of JSON") from None
     return content
 
 
@@ -54,15 +37,6 @@ def checked(model: type[M], raw: dict[str, Any], origin: str) -> M:
         return model.model_validate(raw)
     except ValidationError as error:
         raise BadInput(f"{origin}: {_fault(error)}") from None
-
-
-def shown(value: Any) -> str:
-    """A value in an error sentence, cut short."""
-    return _short.repr(value)
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
 
 
 def _fault(error: ValidationError) -> str:
@@ -91,17 +65,3 @@ def _valid(fault: Any) -> str:
     if kind.startswith("float"):
         return "a number is valid"
     return said[:1].lower() + said[1:].replace("Input", "input")
-
-
-def _deeper_than(content: Any, limit: int) -> bool:
-    level: list[Any] = [content]
-    for _ in range(limit):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from litmus.data.json_files import Declared, checked, read_json, shown
+from litmus.data.json_files import Declared, checked, read_json
 from litmus.data.tokenizer import byte_of_symbol
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 
 SETTINGS, SPECIAL_MAP = "tokenizer_config.json", "special_tokens_map.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from litmus.data.json_files import Declared, checked, shown
-from litmus.errors import BadInput
+from litmus.data.json_files import Declared, checked
+from litmus.errors import BadInput, shown
 
 Config = Mapping[str, Any]
 

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from litmus.data.json_files import Declared, checked, read_json, shown
-from litmus.errors import BadInput
+from litmus.data.json_files import Declared, checked, read_json
+from litmus.errors import BadInput, shown
 from litmus.interop.layout import DTYPES
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"

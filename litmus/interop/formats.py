@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from litmus.data.json_files import Declared, checked, shown
-from litmus.errors import BadInput
+from litmus.data.json_files import Declared, checked
+from litmus.errors import BadInput, shown
 from litmus.interop import deepseek, deepseek_v2, gpt2, llama, remote
 from litmus.interop.config import Config
 from litmus.interop.folder import CONFIG

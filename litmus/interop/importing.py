@@ -29,6 +29,7 @@ from litmus.training.checkpoints import State, save_checkpoint
 from litmus.training.imported import Imported
 from litmus.training.run import CHECKPOINTS, RUN, TOKENIZER, UNKNOWN, Description, describe
 from litmus.training.settings import TrainSettings
+from litmus.yaml_json import parse_yaml
 
 BYTES = ByteTokenizer()
 MOST_OF_BYTES = 512
@@ -64,10 +65,11 @@ def import_run(
     settings = TrainSettings(context=min(recipe.context, WINDOW))
     named = DataSettings(corpus=UNKNOWN, tokenizer=tokenizer.name)
     description = describe(recipe, data, named, settings, imported=imported)
+    text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    parse_yaml(text, f"{RUN} of this model")  # what could not be read back is better refused now
     with folder_written_atomically(run) as fresh:
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         tokenizer.save(fresh / TOKENIZER)
-        text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
         (fresh / RUN).write_text(text, encoding="utf-8")
         save_checkpoint(fresh / CHECKPOINTS, recipe, tensors, {}, State(spent=Spent(), peak_memory_bytes=0))
     return description

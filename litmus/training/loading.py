@@ -85,4 +85,5 @@ def is_saved(folder: Path) -> bool:
 
 def imported_facts(folder: str | Path) -> Imported | None:
     """What a run's model was imported with, itself or the one it was trained from; None for any other."""
-    return None if is_saved(Path(folder)) else read_description(folder).imported
+    folder = Path(folder)
+    return None if is_saved(folder) else read_description(folder).imported
