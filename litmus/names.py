@@ -12,7 +12,7 @@ SEPARATORS = "/\\"
 
 
 def checked_name(name: str, what: str) -> str:
-    """`name`, if it can be the name of a file anywhere; else BadInput, which calls it `what`, such as "a run's name"."""
+    """`name` if it can be that of a file anywhere; else BadInput, which calls it `what`, such as "a run's name"."""
     if fault := _fault(name):
         raise BadInput(
             f"{what} is {shown(name)}, and {fault}; up to {LONGEST} printable characters without / and \\ are valid, "

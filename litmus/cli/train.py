@@ -22,6 +22,7 @@ from litmus.cli.options import (
 )
 from litmus.cli.output import progress, results
 from litmus.errors import BadInput
+from litmus.names import checked_name
 from litmus.process import lasting_output
 from litmus.training.settings import settings_from
 

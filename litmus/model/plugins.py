@@ -100,8 +100,8 @@ def plugin_code(source: PluginSource) -> bytes:
 def plugin_faults(recipe: Recipe, doing: str, *, seconds: float | None = None, advice: str = "") -> Iterator[None]:
     """Failed, naming the plug-in and what it did, in place of whatever its code raises in this block.
 
-    The block is stopped after `seconds`, if they are given, whatever the recipe; `advice` is for that case. A file that Litmus cannot read or
-    write is no fault of a plug-in.
+    The block is stopped after `seconds`, if they are given, whatever the recipe; `advice` is for that case. A file
+    that Litmus cannot read or write is no fault of a plug-in.
     """
     try:
         with limited(seconds) if seconds else contextlib.nullcontext():

@@ -223,7 +223,7 @@ def test_what_a_saved_recipe_says_of_its_plugin_is_checked(plugin: object, forei
     raw = yaml.safe_load((foreign / "recipe.yaml").read_text())
     raw["plugin"] = plugin
     (foreign / "recipe.yaml").write_text(yaml.safe_dump(raw))
-    with pytest.raises(BadInput, match="plug-?in"):
+    with pytest.raises(BadInput, match=r"plug-?in"):
         load(foreign, trust_plugin=True)
 
 
