@@ -74,7 +74,7 @@ def test_a_forward_pass_that_fails_with_a_cache_only_is_named_by_the_benchmark(p
         capsys, "bench", "decode", str(path), "--prompt-tokens", "8", "--batch", "1", "--new-tokens", "2"
     )
     assert code == 1
-    assert f"the plug-in {path} failed in decoding my_idea: AssertionError: no cache (line 16)" in said
+    assert f"the plug-in {path} failed in decoding my_idea: AssertionError: no cache (line 15)" in said
 
 
 def test_no_failed_arm_is_trained_that_has_no_forward_pass(plugin, capsys, tmp_path, monkeypatch):
