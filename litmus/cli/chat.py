@@ -46,6 +46,7 @@ def chat(
     """
     check_run(run)
 
+    from litmus.cli.line_editing import line_editing
     from litmus.generation.chat import FILE_NAME, Conversation, Template, read_template
     from litmus.generation.chat_session import Session
     from litmus.generation.defaults import generation_defaults
@@ -82,5 +83,5 @@ def chat(
             f"{run} is a base model (it has no {FILE_NAME}): it continues a dialogue between User and Assistant as it "
             "would any text; /help lists the commands"
         )
-    with plugin_faults(model.recipe, "answering with"):
+    with plugin_faults(model.recipe, "answering with"), line_editing():
         session.run(lambda: input("> "))

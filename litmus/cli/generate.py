@@ -104,20 +104,24 @@ def generate(
     from litmus.generation.generate import stream
     from litmus.generation.one_by_one import Decode, stream_one_by_one
     from litmus.generation.printing import Printer
-    from litmus.generation.prompts import biases_named, read_prompts, token_named
+    from litmus.generation.prompts import biases_named, check_amount, read_prompts, token_named
     from litmus.generation.speculative import Tally, speculate
     from litmus.generation.weights import prepared
     from litmus.model.plugins import plugin_faults
     from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
     from litmus.training.machine import pick_device
 
-    prompts = [text for text in read_prompts(prompt, file, sys.stdin.buffer if stdin else None) for _ in range(n)]
+    given = read_prompts(prompt, file, sys.stdin.buffer if stdin else None)
+    check_amount(n * len(given), 1)
+    prompts = [text for text in given for _ in range(n)]
     where = pick_device(device)
     model, tokenizer = load_with_tokenizer(
         run, tokenizer=tokenizer_name, best=best, trust_plugin=trust_plugin, announce=announce
     )
     if tokenizer is None:
         raise needs_tokenizer(run)
+    room = max_new_tokens if overflow == "slide" else min(max_new_tokens, model.recipe.context)
+    check_amount(len(prompts), room)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,

@@ -71,7 +71,5 @@ def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, An
             raise BadInput(f"{option} {shown(setting)} is not of the form key=value, e.g. --set mixer.kv_heads=2")
         if not all(key.split(".")):
             raise BadInput(f"{option} {shown(setting)} has an empty part in its key; mixer.kv_heads is a valid key")
-        if key in changes:
-            raise BadInput(f"{option} gives {shown(key)} twice; keep one of them")
         changes[key] = parse_yaml(value, f"{option} {shown(key, quoted=False)}")
     return changes

@@ -11,13 +11,16 @@ from litmus.errors import BadInput
 from litmus.model import Decoder
 
 
-def check_room(model: Decoder, rows: int, capacity: int) -> None:
-    """BadInput when a cache of `rows` x `capacity` tokens does not fit, naming its size and the most rows that do."""
+def check_room(model: Decoder, rows: int, capacity: int, device: torch.device | None = None) -> None:
+    """BadInput when a cache of `rows` x `capacity` tokens does not fit, naming its size and the most rows that do.
+
+    `device` is where the cache will be, for a model that is not there yet (one on the meta device).
+    """
     if rows < 1:
         raise BadInput(f"rows = {rows} decodes nothing; it must be at least 1")
     like = model.embedding.weight
     each = model.cached_numbers(capacity) * like.element_size()
-    free = free_bytes(like.device)
+    free = free_bytes(device or like.device)
     if each * rows > free:
         fitting = free // each
         advice = f"{fitting} rows fit" if fitting else "not even one row fits, so shorten the context"

@@ -10,6 +10,22 @@ from typing import BinaryIO
 from litmus.data import Tokenizer
 from litmus.errors import BadInput
 
+MOST_BYTES = 2**26
+"""Bytes of the prompts in a file or on standard input."""
+
+MOST_TEXTS, MOST_TOKENS = 100_000, 10_000_000
+"""Continuations of one command, and their tokens: a small model takes hours for these on a CPU."""
+
+
+def check_amount(texts: int, tokens: int) -> None:
+    """BadInput when `texts` continuations of up to `tokens` new tokens are more than one command should begin."""
+    if texts > MOST_TEXTS or texts * tokens > MOST_TOKENS:
+        raise BadInput(
+            f"{texts:,} continuations of up to {tokens:,} tokens are {texts * tokens:,} tokens; one command writes at "
+            f"most {MOST_TEXTS:,} continuations and {MOST_TOKENS:,} tokens, so lower --n or --max-new-tokens, or give "
+            f"fewer prompts at a time"
+        )
+
 
 def read_prompts(prompt: str | None, file: Path | None, stdin: BinaryIO | None) -> list[str]:
     """The prompts that were given: one text, the lines of a file, or all of standard input; if none, an empty one."""
@@ -19,10 +35,11 @@ def read_prompts(prompt: str | None, file: Path | None, stdin: BinaryIO | None) 
     if len(given) > 1:
         raise BadInput(f"{' and '.join(given)} were given together; choose one of them")
     if stdin is not None:
-        return [_text(stdin.read(), "standard input")]
+        return [_text(stdin.read(MOST_BYTES + 1), "standard input")]
     if file is not None:
         try:
-            text = _text(file.read_bytes(), str(file))
+            with file.open("rb") as opened:
+                text = _text(opened.read(MOST_BYTES + 1), str(file))
         except OSError as error:
             raise BadInput(
                 f"{file} cannot be read: {error.strerror}; give a text file with one prompt a line"
@@ -63,7 +80,11 @@ def biases_named(settings: Sequence[str], tokenizer: Tokenizer) -> dict[int, flo
 
 
 def _text(data: bytes, source: str) -> str:
+    if len(data) > MOST_BYTES:
+        raise BadInput(f"{source} has more than {MOST_BYTES / 2**20:.0f} MiB; give fewer or shorter prompts")
+    if b"\0" in data:
+        raise BadInput(f"{source} is no text: byte {data.index(0)} is NUL; give UTF-8 text")
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{source} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; convert it") from None

@@ -10,17 +10,23 @@ from typing import Any
 
 import torch
 
-from litmus.errors import BadInput
+from litmus.bounds import LARGEST
+from litmus.errors import BadInput, shown
 from litmus.files import write_atomically
 from litmus.generation.bench.measure import Cell, measure, own_prompts, random_prompts
 from litmus.generation.bench.report import plain_data
 from litmus.generation.bench.ways import ways_of
+from litmus.generation.memory import check_room
 from litmus.model import Decoder, Recipe, build, recipes, resolve
 from litmus.model.plugins import plugin_faults
 from litmus.training.loading import load
 from litmus.training.machine import hardware, pick_device, versions
 
 PROMPTS = (32, 128, 512)
+
+WAYS = 6
+MOST_FLOPS = {False: 1e15, True: 1e19}
+"""Work that a benchmark may take on a CPU and on a GPU: hours, at what a small machine of its kind does."""
 
 
 @dataclass
@@ -78,7 +84,10 @@ def bench_decode(
                 lengths = [length for length in lengths if length + new_tokens <= model.recipe.context] or lengths[:1]
             make = own_prompts
         else:
-            model = _built(name, size, overrides or {}, max(lengths) + new_tokens, trust_plugin)
+            recipe = resolve(name, size=size, overrides=overrides, trust_plugin=trust_plugin)
+            recipe = recipe.model_copy(update={"context": max(max(lengths) + new_tokens, recipe.context)})
+            _check_work(recipe, batches, lengths, new_tokens, repeats, where)  # before it is built
+            model = build(recipe)
             make = random_prompts
         if max(lengths) + new_tokens > model.recipe.context:
             raise BadInput(
@@ -86,6 +95,7 @@ def bench_decode(
                 f"ask for less, or for a recipe in place of the run"
             )
         check(model.recipe)
+        _check_work(model.recipe, batches, lengths, new_tokens, repeats, where)
         model = model.to(where).eval()
         told("writing prompts")
         with plugin_faults(model.recipe, "decoding"):
@@ -108,14 +118,31 @@ def bench_decode(
     return BenchResult(title, cells, notes, {**about, **machine})
 
 
-def _built(name: str, size: str | None, overrides: dict[str, Any], needed: int, trust_plugin: bool) -> Decoder:
-    recipe = resolve(name, size=size, overrides=overrides, trust_plugin=trust_plugin)
-    return build(recipe, overrides={"context": max(needed, recipe.context)})
-
-
 def _numbers(text: str, option: str) -> list[int]:
     """ "32,128" as [32, 128]."""
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) for part in parts):
-        raise BadInput(f"{option} {text!r} is not a list of numbers of at least 1, e.g. {option} 32,128")
-    return sorted({int(part) for part in parts})
+    digits = [part.strip() for part in parts]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 10 and 1 <= int(part) <= LARGEST for part in digits):
+        raise BadInput(
+            f"{option} {shown(text)} is not a list of whole numbers from 1 to {LARGEST:,}, e.g. {option} 32,128"
+        )
+    return sorted({int(part) for part in digits})
+
+
+def _check_work(
+    recipe: Recipe, batches: list[int], lengths: list[int], new_tokens: int, repeats: int, device: torch.device
+) -> None:
+    """BadInput, before anything is allocated, for what memory does not hold or no one waits for."""
+    with plugin_faults(recipe, "building"), torch.device("meta"):
+        model = Decoder(recipe)
+    check_room(model, max(batches), max(lengths) + new_tokens, device)
+    weights = 2 * model.parameter_counts()["active"]
+    attention = 2 * recipe.dim * recipe.depth  # per token and token before it; half of them are before it
+    tokens = max(lengths) + new_tokens
+    once = max(batches) * tokens * (weights + attention * tokens)
+    total, most = once * repeats * WAYS, MOST_FLOPS[device.type == "cuda"]
+    if total > most:
+        raise BadInput(
+            f"{max(batches)} x {tokens:,} tokens take about {once:.1e} FLOPs, and {repeats} times each way "
+            f"{total:.1e}; at most {most:.0e} are spent on {device.type}: ask for less"
+        )
