@@ -10,6 +10,7 @@ import math
 import os
 import types
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -23,13 +24,19 @@ EVERYWHERE = ("--debug", "--quiet")
 """Flags of `litmus` itself that may also stand behind a command."""
 
 
-def run_command(arguments: Sequence[str]) -> int | None:
-    """Parse `arguments` and run the command they name; BadInput for what cannot be parsed."""
+@cache
+def tree() -> Any:
+    """All commands, as typer parses them."""
     from litmus.cli.app import app
 
+    return typer.main.get_command(app)
+
+
+def run_command(arguments: Sequence[str]) -> int | None:
+    """Parse `arguments` and run the command they name; BadInput for what cannot be parsed."""
+    command = tree()
     if "_LITMUS_COMPLETE" in os.environ:
-        app(prog_name="litmus")  # the shell asks how a word may go on
-    command: Any = typer.main.get_command(app)
+        command(prog_name="litmus")  # the shell asks how a word may go on
     quiet = QUIET.set(False)
     try:
         with command.make_context("litmus", hoisted(arguments)) as context:

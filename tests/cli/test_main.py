@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from litmus import process
 from litmus.catalog import recipes
 from litmus.cli import main
-from litmus.cli.app import app
+from litmus.cli.parsing import tree
 from litmus.errors import BadInput, Failed
 
 Call = Callable[..., tuple[int, str, str]]
@@ -59,19 +58,19 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return typed
 
 
-def tree(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command that does something, with the words that call it."""
-    command = command or typer.main.get_command(app)
+    command = command or tree()
     if not hasattr(command, "commands"):
         yield path, command
         return
     for name, inner in command.commands.items():
-        yield from tree(inner, (*path, name))
+        yield from commands(inner, (*path, name))
 
 
 OPTIONS = [
     (path, option)
-    for path, command in tree()
+    for path, command in commands()
     for param in command.params
     if param.param_type_name == "option" and not getattr(param, "is_flag", False)
     for option in param.opts[:1]
@@ -79,7 +78,7 @@ OPTIONS = [
 
 
 def test_every_command_is_tried_with_something_harmless() -> None:
-    assert {" ".join(path) for path, _ in tree()} == set(HARMLESS)
+    assert {" ".join(path) for path, _ in commands()} == set(HARMLESS)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_any_value_of_any_option_is_answered_in_one_sentence(path: tuple[str, ..
         assert "internal error" not in err, (value, err)
 
 
-@pytest.mark.parametrize("path", [path for path, _ in tree()], ids=" ".join)
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
 def test_the_help_of_every_command_has_an_example_that_calls_it(path: tuple[str, ...], call: Call) -> None:
     code, out, _ = call(*path, "--help")
     assert code == 0
