@@ -71,8 +71,8 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
         return str(reason) if isinstance(reason, BadInput) or not place else f"{place}: {reason}"
     if fault["type"] == "model_type":
         keys = ", ".join(_fields(model, [*above, key]))
-        return f"{place} = {fault['input']!r} must be a mapping with keys such as {keys}"
-    return f"{place} = {fault['input']!r} is not valid: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        return f"{place} = {shown(fault['input'])} must be a mapping with keys such as {keys}"
+    return f"{place} = {shown(fault['input'])} is not valid: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
 
 
 def _fields(model: type[BaseModel], path: list[Any]) -> Iterable[str]:

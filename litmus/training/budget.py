@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 
 Unit = Literal["steps", "tokens", "seconds", "flops"]
 
@@ -49,21 +49,21 @@ class Budget:
         """Read '300 steps', '2M tokens', '60s', '5min', '1.5h', '1e15 flops', '1 PFLOP'; BadInput for anything else."""
         form = _FORM.fullmatch(text.strip())
         if form is None:
-            raise BadInput(f"budget {text!r} cannot be read; {_VALID}")
+            raise BadInput(f"budget {shown(text)} cannot be read; {_VALID}")
         number, written = float(form["number"]), form["unit"].strip()
         name = written.lower()
         if number <= 0 or not math.isfinite(number):
-            raise BadInput(f"budget {text!r} is not a positive amount, so nothing would be trained; {_VALID}")
+            raise BadInput(f"budget {shown(text)} is not a positive amount, so nothing would be trained; {_VALID}")
         if name in _SECONDS:
             return cls(number * _SECONDS[name], "seconds")
         counted = _COUNTED.fullmatch(name)
         if counted is None:
-            found = f"the unit {written!r}, which is unknown" if name else "no unit"
-            raise BadInput(f"budget {text!r} has {found}; {_VALID}")
+            found = f"the unit {shown(written)}, which is unknown" if name else "no unit"
+            raise BadInput(f"budget {shown(text)} has {found}; {_VALID}")
         unit: Unit = {"s": "steps", "t": "tokens", "f": "flops"}[counted["unit"][0]]  # type: ignore[assignment]
         amount = number * _SCALES[counted["scale"]]
         if unit in ("steps", "tokens") and amount != int(amount):
-            raise BadInput(f"budget {text!r} is not a whole number of {unit}; {_VALID}")
+            raise BadInput(f"budget {shown(text)} is not a whole number of {unit}; {_VALID}")
         return cls(amount, unit)
 
     def share(self, spent: Spent) -> float:
