@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litmus.audit import audit
+    from litmus.audit.audit import audit
     from litmus.comparison import compare
-    from litmus.generation import generate
+    from litmus.generation.generate import generate
     from litmus.model import Decoder, build, recipes, save
     from litmus.training.loading import load
 

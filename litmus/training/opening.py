@@ -61,8 +61,8 @@ def open_run(
             if not resume:
                 raise BadInput(f"{folder} already holds a run; resume it, choose another name, or delete the folder")
             description = _gone_on(folder, old, new)
-    elif found := [path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".")]:
-        names = ", ".join(shown(name, quoted=False) for name in found[:3])
+    elif others := [path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".")]:
+        names = ", ".join(shown(name, quoted=False) for name in others[:3])
         raise BadInput(
             f"{folder} is not a run folder: it holds {names} and no {RUN}; choose another name, restore {RUN}, or "
             f"delete the folder"
