@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,9 +58,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise Damaged(f"{MANIFEST} cannot be read") from error
 
 
-def verify(folder: Path) -> None:
-    """Return if every file of the manifest is what was written; Damaged names the first that is not."""
-    for name, written in read_manifest(folder).files.items():
+def verify(folder: Path, files: Mapping[str, Checksum]) -> None:
+    """Return if every file of `files` is what was written; Damaged names the first that is not."""
+    for name, written in files.items():
         if fault := _fault(folder / name, written):
             raise Damaged(f"{name} {fault}")
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically, reading, remove_folder, remove_leftovers
-from litmus.manifests import MANIFEST, Damaged, file_names, verify
+from litmus.manifests import MANIFEST, Checksum, Damaged, file_names, read_manifest, verify
 from litmus.model.plugins import COPY
 from litmus.model.recipe import Recipe
 from litmus.model.storage import RECIPE, WEIGHTS, write_model
@@ -22,6 +22,9 @@ from litmus.training.budget import Spent
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
 KIND = "checkpoint"
+SEALS = "seals.json"
+"""What checkpoints of version 0.1.0 have in place of a manifest: the same checksums, by file name."""
+_SEALS = TypeAdapter(dict[str, Checksum])
 _STEP = re.compile("0|[1-9][0-9]*")
 
 
@@ -129,7 +132,7 @@ def prune(folder: Path, keep_last: int) -> None:
 def _verified(folder: Path) -> Checkpoint:
     with reading(folder):
         try:
-            verify(folder)
+            verify(folder, _checksums(folder))
             state = State.model_validate_json((folder / STATE).read_bytes())
         except PermissionError:
             raise  # it may be whole: whoever may read it can go on from it
@@ -138,6 +141,16 @@ def _verified(folder: Path) -> Checkpoint:
     if str(state.step) != folder.name:
         raise Damaged(f"it is of step {state.step}")
     return Checkpoint(folder, state)
+
+
+def _checksums(folder: Path) -> dict[str, Checksum]:
+    """The checksums of a checkpoint's files, as written by this version or an older one."""
+    if (folder / MANIFEST).exists() or not (folder / SEALS).is_file():
+        return read_manifest(folder).files
+    try:
+        return _SEALS.validate_json((folder / SEALS).read_bytes())
+    except ValidationError as error:
+        raise Damaged(f"{SEALS} cannot be read") from error
 
 
 def _held_out_loss(folder: Path) -> float | None:
@@ -159,5 +172,5 @@ def _foreign(folder: Path) -> str:
     """What in a checkpoint's place is not a checkpoint's, as a clause; empty where there is nothing of the kind."""
     if not folder.is_dir() or folder.is_symlink():
         return "is not a folder of its own"
-    added = sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, COPY, OPTIMIZER, STATE, MANIFEST})
+    added = sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, COPY, OPTIMIZER, STATE, MANIFEST, SEALS})
     return f"{added[0]} was added to it" if added else ""

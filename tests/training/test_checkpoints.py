@@ -1,4 +1,5 @@
 import errno
+import json
 import shutil
 
 import pytest
@@ -59,6 +60,18 @@ def test_a_checkpoint_gives_back_exactly_what_was_saved(save, folder, model):
 def test_a_checkpoint_is_a_model_folder_too(save, folder, model):
     save(3)
     assert load(folder / "3").recipe == model.recipe
+
+
+def test_a_checkpoint_of_version_0_1_0_is_read_and_its_damage_found(save, folder):
+    for step in (1, 2):
+        save(step)
+        place = folder / str(step)
+        manifest = json.loads((place / "manifest.json").read_text())
+        (place / "manifest.json").unlink()
+        (place / "seals.json").write_text(json.dumps(manifest["files"]))
+    assert newest_checkpoint(folder, lambda note: None).state.step == 2
+    (folder / "2" / "optimizer.safetensors").write_bytes(b"cut")
+    assert newest_checkpoint(folder, lambda note: None).state.step == 1
 
 
 def test_no_checkpoint_is_not_an_error(folder):
