@@ -122,8 +122,8 @@ def test_an_interrupted_training_has_its_audit_and_a_resume_does_not_repeat_it(t
     assert len(asked) == 1
     Path("runs/standard/audit.json").write_text("{")
     assert train("--budget", "2 steps")[0] == 0
-    assert train("--budget", "2 steps", "--name", "other", "--set", "dim=16")[0] == 0
-    assert [recipe.dim for recipe in asked] == [32, 32, 16]
+    assert train("--budget", "2 steps", "--name", "other", "--set", "dropout=0.1")[0] == 0
+    assert [recipe.dropout for recipe in asked] == [0.0, 0.0, 0.1]
 
 
 def test_a_run_that_failed_its_audit_says_so_again_at_once_and_gives_way_to_a_mended_recipe(train, passed, monkeypatch):
@@ -132,14 +132,14 @@ def test_a_run_that_failed_its_audit_says_so_again_at_once_and_gives_way_to_a_me
     def fails(recipe, **options):
         asked.append(recipe)
         findings = [passed.findings[0].model_copy(update={"status": "fail", "mark": "sees the future"})]
-        return passed.model_copy(update={"findings": findings}) if recipe.dim == 32 else passed
+        return passed.model_copy(update={"findings": findings}) if recipe.dropout == 0 else passed
 
     monkeypatch.setattr("litmus.audit.audit", fails)
     for _ in range(2):
         code, _, err = train("--budget", "2 steps")
         assert (code, len(asked)) == (1, 1)
         assert "fails audit: sees the future" in err
-    assert train("--budget", "2 steps", "--set", "dim=16")[0] == 0
+    assert train("--budget", "2 steps", "--set", "dropout=0.1")[0] == 0
     assert len(asked) == 2
 
 
