@@ -254,7 +254,9 @@ def main() -> int:
     counts, faults = Counter[str](), Counter[str]()
     plan = [signal.SIGKILL] * given.kills
     plan += [(signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[n % 4] for n in range(given.interrupts)]
-    for number in plan:
+    for done, number in enumerate(plan):
+        if done and done % 25 == 0:
+            print(f"{done} signals, {sum(faults.values())} faults, {time.monotonic() - began:.0f} s", flush=True)
         name = killing.draw.choices(names, [WORKS[name].share for name in names])[0]
         counts[f"{signal.Signals(number).name} {name}"] += 1
         for fault in killing.tried(name, number):
