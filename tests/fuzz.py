@@ -3,8 +3,8 @@
     python tests/fuzz.py --cases 5000 --jobs 2
     python tests/fuzz.py --try '{"commands": [["recipes", "x.yaml"]], "changes": [...]}'
 
-Each case runs in a folder of its own, made from a small world of runs, models, corpora, recipes and plug-ins. Of every fault
-the smallest case that shows it is printed as JSON for --try.
+Each case runs in a folder of its own, made from a small world of runs, models, corpora, recipes and plug-ins. Of every
+fault the smallest case that shows it is printed as JSON for --try.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork keeps one thread only
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-import hypothesis
-from fuzzing import commands, rules, world
-from fuzzing.case import Case, apply
-from fuzzing.drawing import Documents, drawn
-from fuzzing.known import known
-from fuzzing.rules import Fault
-from hypothesis import HealthCheck, Phase, strategies
+import hypothesis  # noqa: E402
+from fuzzing import commands, rules, world  # noqa: E402
+from fuzzing.case import Case, apply  # noqa: E402
+from fuzzing.drawing import Documents  # noqa: E402
+from fuzzing.kinds import drawn  # noqa: E402
+from fuzzing.known import known  # noqa: E402
+from fuzzing.rules import Fault  # noqa: E402
+from hypothesis import HealthCheck, Phase, strategies  # noqa: E402
 
 TRIES_TO_SHRINK = 25
 
@@ -232,7 +233,10 @@ def main() -> int:
     began = time.monotonic()
     first = list(known())
     share = max(0, -(-(given.cases - len(first)) // given.jobs))
-    work = [(share, given.seed + number, first[number :: given.jobs], given.cases >= 1000, given.verbose) for number in range(given.jobs)]
+    work = [
+        (share, given.seed + number, first[number :: given.jobs], given.cases >= 1000, given.verbose)
+        for number in range(given.jobs)
+    ]
     if given.jobs == 1:
         results = [search(*work[0])]
     else:

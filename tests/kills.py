@@ -1,10 +1,10 @@
-"""End commands at random moments, repeat each, and hold what comes of it to what an undisturbed command leaves, bit by bit.
+"""End commands at random moments, repeat each, and compare what it leaves with an undisturbed run, bit by bit.
 
     python tests/kills.py --kills 100 --interrupts 50
 
-A kill is SIGKILL; an interrupt is SIGINT, SIGTERM or SIGHUP. After each, the same command is repeated until it is done. Then
-its result must equal the undisturbed one but for what depends on the clock, nothing else may have changed, no process may
-live on, and no temporary folder may be left.
+A kill is SIGKILL; an interrupt is SIGINT, SIGTERM or SIGHUP. After each, the same command is repeated until it is done.
+Then its result must equal the undisturbed one but for what depends on the clock, nothing else may have changed, no
+process may live on, and no temporary folder may be left.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commands given what nobody should give them, and commands killed at random moments; more with tests/fuzz.py --cases 5000."""
+"""Commands given what nobody should give them, and killed at random moments; more with fuzz.py and kills.py."""
 
 from __future__ import annotations
 

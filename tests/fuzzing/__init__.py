@@ -1,1 +1,1 @@
-"""What tests/fuzz.py and tests/kills.py share: a small world of files, commands run in it, and what may come of that."""
+"""What fuzz.py and kills.py share: a small world of files, commands run in it, and what may come of that."""

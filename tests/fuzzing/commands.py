@@ -1,7 +1,7 @@
 """One command in a process of its own, forked from one that has imported everything: milliseconds in place of seconds.
 
-What an interpreter does at its start and end for the real command is done here by hand: the streams that are closed, full
-or of another encoding, and the flush at the end that may fail.
+What an interpreter does at its start and end for the real command is done here by hand: the streams that are closed,
+full or of another encoding, and the flush at the end that may fail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 60, 300
 ENDLESS_CPU, ENDLESS_WALL, LEAVE_SECONDS = 8.0, 60.0, 60.0
-"""What may take as long as it was told to (a training) is asked to stop after so long, and has so long to save and end."""
+"""What takes as long as it was told to (a training) is asked to stop after so long, and has so long to save."""
 FLUSH_FAILED = 120
 """The exit code of an interpreter that cannot write at its end what it has not yet written."""
 

@@ -1,4 +1,4 @@
-"""Cases of every kind, options, recipes, plug-ins, damaged files, streams, one thing after another."""
+"""Cases of options, plug-ins, damaged files, streams, one thing after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from fuzzing import values
-from fuzzing.case import RAW, Case, Change, document
+from fuzzing.case import Case, Change, document
 from fuzzing.commands import Streams
 from fuzzing.world import BAD, COMPARE, OPTIONS, SHORT, TRAIN
 
@@ -68,7 +68,7 @@ class Documents:
                 and not name.startswith("full/")
                 and (work / name).stat().st_size
             ):
-                self.keys[name] = list(_keys(document(work / name)))[:400]
+                self.keys[name] = list(keys_in(document(work / name)))[:400]
         self.recipes = _recipes()
 
     def below(self, *places: str) -> list[str]:
@@ -76,12 +76,12 @@ class Documents:
         return [name for name in self.files if name.startswith(tuple(f"{place}/" for place in places))]
 
 
-def _keys(content: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+def keys_in(content: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     yield place
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for number, (key, value) in enumerate(inner):
         if number < 40:
-            yield from _keys(value, (*place, key))
+            yield from keys_in(value, (*place, key))
 
 
 def _recipes() -> dict[str, dict[str, Any]]:
@@ -184,9 +184,20 @@ def training_option(draw: Draw) -> str:
 
 def streams(draw: Draw) -> Streams:
     """Streams that are closed, full or unread, or take few characters."""
-    said = draw.choice(["", "the cat\n", "/help\n/reset\n/temp x\n/temp inf\n/temp -1\n/x\n", "/save new.json\n",
-                            "/save notes.txt\nthe\n/save notes.txt\n", "/save\n/save .\n/save /dev/full\n", "x" * 3000,
-                            "\x00\n\udcff\n", "/save " + "x" * 300 + "\n/save circle\n/save linked.txt\n", "/temp 0\nhi\n"])  # fmt: skip
+    said = draw.choice(
+        [
+            "",
+            "the cat\n",
+            "/help\n/reset\n/temp x\n/temp inf\n/temp -1\n/x\n",
+            "/save new.json\n",
+            "/save notes.txt\nthe\n/save notes.txt\n",
+            "/save\n/save .\n/save /dev/full\n",
+            "x" * 3000,
+            "\x00\n\udcff\n",
+            "/save " + "x" * 300 + "\n/save circle\n/save linked.txt\n",
+            "/temp 0\nhi\n",
+        ]
+    )
     return Streams(
         stdin=draw.choice([None, said]),
         stdout=draw.choice(["file", "closed", "full", "unread"]),
@@ -196,13 +207,18 @@ def streams(draw: Draw) -> Streams:
 
 
 CHATTING = (
-    "/help\n/reset\n/temp x\n/temp inf\n/temp -1\n/temp nan\n/temp\n/x\n/\n", "/save new.json\n/save new.json\n", "hi\n",
-    "/save notes.txt\nthe\n/save notes.txt\n", "/save\n/save .\n/save /dev/full\n/save /dev/null\n", "x" * 3000 + "\n",
-    "\x00\n\udcff\n", "/save " + "x" * 300 + "\n/save circle\n/save linked.txt\n/save dangling\n/save missing/x\n",
-)  # fmt: skip
+    "/help\n/reset\n/temp x\n/temp inf\n/temp -1\n/temp nan\n/temp\n/x\n/\n",
+    "/save new.json\n/save new.json\n",
+    "hi\n",
+    "/save notes.txt\nthe\n/save notes.txt\n",
+    "/save\n/save .\n/save /dev/full\n/save /dev/null\n",
+    "x" * 3000 + "\n",
+    "\x00\n\udcff\n",
+    "/save " + "x" * 300 + "\n/save circle\n/save linked.txt\n/save dangling\n/save missing/x\n",
+)
 
 
-def _case(draw: Draw, *commands: Command, changes: tuple[Change, ...] = (), plain: bool = False) -> Case:
+def case_of(draw: Draw, *commands: Command, changes: tuple[Change, ...] = (), plain: bool = False) -> Case:
     """A case with usual streams most of the time."""
     chat = any(command[0] == "chat" for command in commands)
     usual = Streams(stdin=draw.choice(CHATTING) if chat else "")
@@ -216,23 +232,41 @@ def options(draw: Draw) -> Case:
     """A command that works, with up to three options that it may not take."""
     command = draw.choice(DEAR if draw.randint(0, 24) == 0 else CHEAP)
     drawn = [option(draw, command) for _ in range(draw.randint(1, 3))]
-    return _case(draw, (*command, *(word for words in drawn for word in words)))
+    return case_of(draw, (*command, *(word for words in drawn for word in words)))
 
 
 def arguments(draw: Draw) -> Case:
     """What stands where a name or path is expected."""
     place = draw.choice(draw.choice([values.PATHS, values.TEXTS]))
-    command = draw.choice([
-        ("eval", place), ("generate", place, "--max-new-tokens", "2"), ("chat", place), ("export", place),
-        ("export", "runs/tiny", "--out", place), ("import", place), ("import", "hf-llama", "--name", place),
-        ("recipes", place), ("data", "prepare", place, "--tokenizer", "bytes"), ("train", place, *SHORT, "--dry-run"),
-        ("data", "show", "corpus.txt", "--tokenizer", place), (*DRY, "--data", place), ("bench", "decode", place),
-        ("bench", "decode", "tiny.yaml", *BENCH[3:], "--json", place), ("compare", "tiny.yaml", place, *SHORT),
-        ("bench", "decode", "tiny.yaml", *BENCH[3:], "--figure", place), ("eval", "runs/tiny", "--data", place),
-        ("generate", "runs/tiny", "--file", place), ("chat", "runs/tiny", "--template", place), (place,), (place, place),
-        ("generate", "runs/tiny", "--draft", place), ("data", place), ("bench", place),
-    ])  # fmt: skip
-    return _case(draw, command)
+    command = draw.choice(
+        [
+            ("eval", place),
+            ("generate", place, "--max-new-tokens", "2"),
+            ("chat", place),
+            ("export", place),
+            ("export", "runs/tiny", "--out", place),
+            ("import", place),
+            ("import", "hf-llama", "--name", place),
+            ("recipes", place),
+            ("data", "prepare", place, "--tokenizer", "bytes"),
+            ("train", place, *SHORT, "--dry-run"),
+            ("data", "show", "corpus.txt", "--tokenizer", place),
+            (*DRY, "--data", place),
+            ("bench", "decode", place),
+            ("bench", "decode", "tiny.yaml", *BENCH[3:], "--json", place),
+            ("compare", "tiny.yaml", place, *SHORT),
+            ("bench", "decode", "tiny.yaml", *BENCH[3:], "--figure", place),
+            ("eval", "runs/tiny", "--data", place),
+            ("generate", "runs/tiny", "--file", place),
+            ("chat", "runs/tiny", "--template", place),
+            (place,),
+            (place, place),
+            ("generate", "runs/tiny", "--draft", place),
+            ("data", place),
+            ("bench", place),
+        ]
+    )
+    return case_of(draw, command)
 
 
 def dear_targets(draw: Draw) -> Case:
@@ -243,7 +277,7 @@ def dear_targets(draw: Draw) -> Case:
         ("train", "runs/tiny", "--data", "corpus.txt", "--budget", "2 steps", "--name", place),
         (*COMPARE, "--name", place),
     ])  # fmt: skip
-    return _case(draw, command)
+    return case_of(draw, command)
 
 
 def recipe_files(draw: Draw, documents: Documents) -> Case:
@@ -255,7 +289,9 @@ def recipe_files(draw: Draw, documents: Documents) -> Case:
         name = draw.choice(sorted(documents.recipes))
         whole = draw.random() < 0.5
         content = documents.recipes[name] if whole else {"base": name, "dim": 16, "depth": 2, "heads": 2, "context": 32}
-        keys = list(_keys(content)) if whole else [(key,) for key in [*documents.recipes[name], "base", "x", "plugin"]]
+        keys = (
+            list(keys_in(content)) if whole else [(key,) for key in [*documents.recipes[name], "base", "x", "plugin"]]
+        )
         content = json.loads(json.dumps(content))
         for _ in range(draw.randint(1, 3)):
             key = draw.choice(keys)
@@ -265,7 +301,7 @@ def recipe_files(draw: Draw, documents: Documents) -> Case:
     commands += [("bench", "decode", "x.yaml", *BENCH[3:]), ("compare", "tiny.yaml", "x.yaml", *SHORT, "--size", "x")]
     if draw.randint(0, 19) == 0:
         commands = [("audit", "x.yaml", *AUDIT[2:]), ("train", "x.yaml", *SHORT, *OPTIONS, "--folder", "new")]
-    return _case(draw, draw.choice(commands), changes=changes)
+    return case_of(draw, draw.choice(commands), changes=changes)
 
 
 def _put(content: Any, key: tuple[str | int, ...], value: Any) -> None:
@@ -295,7 +331,7 @@ def plugins(draw: Draw) -> Case:
     if draw.randint(0, 3) == 0:
         commands = [("audit", name, *AUDIT[2:]), ("train", name, *SHORT, *OPTIONS, "--folder", "new", "--keep-failed")]
         commands += [("compare", "tiny.yaml", name, *SHORT, "--seeds", "2", "--no-noise", "--keep-failed")]
-    return _case(draw, draw.choice(commands))
+    return case_of(draw, draw.choice(commands))
 
 
 def foreign_code(draw: Draw) -> Case:
@@ -303,146 +339,14 @@ def foreign_code(draw: Draw) -> Case:
     run = draw.choice(["runs/foreign", "foreign", "based.yaml"])
     command = tuple(run if word == "RUN" else word for word in draw.choice(ON_A_RUN))
     if run == "based.yaml":
-        command = draw.choice([("recipes", run), ("train", run, *SHORT, "--dry-run"), ("bench", "decode", run, *BENCH[3:])])
+        command = draw.choice(
+            [("recipes", run), ("train", run, *SHORT, "--dry-run"), ("bench", "decode", run, *BENCH[3:])]
+        )
     changes = draw.choice([
         (), (), (Change("missing", "theirs.py"),), (Change("copy", "runs/foreign/plugin.py", "../../theirs.py"),),
         (Change("copy", "runs/foreign/theirs.py", "../../theirs.py"), Change("missing", "theirs.py")),
     ])  # fmt: skip
-    return _case(draw, command, changes=changes, plain=True)
-
-
-def damage(draw: Draw, documents: Documents, files: list[str]) -> Change:
-    """One file of these, missing, cut short, replaced or with one value changed."""
-    name = draw.choice(files)
-    if name in documents.keys and draw.random() < 0.5:
-        return Change("set", name, draw.choice(values.JSON_VALUES), tuple(draw.choice(documents.keys[name])))
-    what = draw.choice(["missing", "empty", "garbage", "half", "flip", "insert", "folder", "link", "write"])
-    share = round(draw.random(), 3)
-    drawn: dict[str, Any] = {
-        "half": share, "flip": share, "garbage": draw.choice([1, 300]), "folder": draw.random() < 0.5,
-        "insert": [share, draw.choice(["\x00", "\udcff", "\n", "{", "\n\n{}\n", "9" * 5000, "x"])],
-        "link": draw.choice(["/dev/null", "/dev/zero", "circle", "nowhere", "..", "/dev/full"]),
-        "write": draw.choice([*values.CONTENTS, *RAW.values()]),
-    }  # fmt: skip
-    return Change(what, name, drawn.get(what))
-
-
-def damaged_runs(draw: Draw, documents: Documents) -> Case:
-    """A run with damaged files, read by any command that reads one."""
-    run = draw.choice(["runs/tiny", "runs/imported", "runs/stopped", "saved"])
-    files = [
-        *documents.below(run),
-        f"{run}/checkpoints",
-        f"{run}/tokenizer",
-        f"{run}/chat.json",
-        f"{run}/checkpoints/4",
-    ]
-    files = [name for name in files if not name.endswith((".nfs0001", ".lock", "Trash/file", ".DS_Store", "notes.txt"))]
-    changes = tuple(damage(draw, documents, files) for _ in range(draw.randint(1, 2)))
-    command = draw.choice(ON_A_RUN)
-    return _case(draw, tuple(run if word == "RUN" else word for word in command), changes=changes)
-
-
-def damaged_resumes(draw: Draw, documents: Documents) -> Case:
-    """A training taken up again where files of its run are damaged."""
-    run, command = draw.choice([("runs/tiny", AGAIN), ("runs/stopped", RESUME)])
-    files = [*documents.below(run), f"{run}/checkpoints", f"{run}/checkpoints/2", f"{run}/tokenizer"]
-    files = [name for name in files if not name.endswith((".nfs0001", "Trash/file", ".DS_Store", "notes.txt"))]
-    changes = tuple(damage(draw, documents, files) for _ in range(draw.randint(1, 2)))
-    other = draw.choice([(), (), ("--lr", "0.01"), ("--seed", "7"), ("--budget", "6 steps"), ("--set", "depth=2")])
-    return _case(draw, (*command, *other), changes=changes)
-
-
-def damaged_comparisons(draw: Draw, documents: Documents) -> Case:
-    """A finished comparison with damaged files, asked for again."""
-    files = documents.below("runs/pair") or documents.below("runs/tiny")
-    changes = tuple(damage(draw, documents, files) for _ in range(draw.randint(1, 2)))
-    return _case(draw, COMPARE, changes=changes)
-
-
-def damaged_models(draw: Draw, documents: Documents) -> Case:
-    """A model folder of another program, damaged, then imported."""
-    folder = draw.choice(["hf-llama", "hf-qwen3", "hf-gpt2", "hf-deepseek", "exported"])
-    files = [*documents.below(folder), f"{folder}/model.safetensors.index.json", f"{folder}/generation_config.json"]
-    files += [f"{folder}/tokenizer_config.json", f"{folder}/special_tokens_map.json", f"{folder}/config.json"] * 2
-    changes = [damage(draw, documents, files) for _ in range(draw.randint(1, 2))]
-    if draw.randint(0, 3) == 0:
-        key = draw.choice(_CONFIG_KEYS)
-        changes.append(Change("set", f"{folder}/config.json", draw.choice(values.JSON_VALUES), (key,)))
-    if draw.randint(0, 7) == 0:
-        index = {"weight_map": draw.choice([draw.choice(values.JSON_VALUES), {"a": draw.choice(values.JSON_VALUES)}])}
-        changes.append(Change("json", f"{folder}/model.safetensors.index.json", index))
-    if draw.randint(0, 3):
-        commands: list[Command] = [("import", folder, "--name", "other")]
-        if draw.random() < 0.5:
-            commands.append(
-                draw.choice([("generate", "runs/other", "--max-new-tokens", "2"), ("export", "runs/other")])
-            )
-    else:
-        commands = [("data", "show", "corpus.txt", "--tokenizer", f"{folder}/tokenizer.json")]
-    return _case(draw, *commands, changes=tuple(changes))
-
-
-_CONFIG_KEYS = (
-    *(
-        "rope_scaling",
-        "quantization_config",
-        "architectures",
-        "model_type",
-        "layer_types",
-        "sliding_window",
-        "eos_token_id",
-    ),
-    *("bos_token_id", "rope_theta", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *(
-        "vocab_size",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "torch_dtype",
-        "dtype",
-        "tie_word_embeddings",
-        "hidden_act",
-    ),
-    *("head_dim", "intermediate_size", "attention_bias", "mlp_bias", "n_routed_experts", "rope_parameters", "auto_map"),
-)
-
-
-def damaged_corpora(draw: Draw, documents: Documents) -> Case:
-    """A corpus that is damaged, or is not what its name says."""
-    name = draw.choice(["corpus.txt", "corpus.jsonl", "corpus.json", "corpus.csv", "corpus.parquet", "corpus.txt.gz",
-                                 "corpus.jsonl.gz", "texts/0.txt", "x.zst", "x.bz2", "x.xz", "x.txt", "x.jsonl", "x.tsv",
-                                 "x.parquet.gz", "x.csv.gz", "x.gz", "x", "texts/inner"])  # fmt: skip
-    if name in documents.files and draw.random() < 0.5:
-        changes = [damage(draw, documents, [name]) for _ in range(draw.randint(1, 2))]
-    else:
-        changes = [Change("write", name, draw.choice(values.CONTENTS))]
-    if draw.randint(0, 5) == 0:
-        changes.append(Change("link", "texts/link", draw.choice(["..", ".", "../corpus.txt", "nowhere", "link"])))
-    if name.endswith((".jsonl", "jsonl.gz")) and draw.random() < 0.5:
-        rows = [
-            {draw.choice(["text", "id", "", "x"]): draw.choice(values.JSON_VALUES) for _ in range(2)} for _ in range(3)
-        ]
-        changes.append(Change("lines", name, rows * 40))
-    place = draw.choice([name, name, name.split("/")[0], f"{name}:text", f"{name}:", "texts", ".", "*", "*.jsonl"])
-    tokenizer = draw.choice(["bytes", "bytes", "bpe-300", "bpe-2000", "runs/tiny"])
-    command = draw.choice([
-        ("data", "prepare", place, "--tokenizer", tokenizer), ("data", "show", place, "--tokenizer", tokenizer),
-        ("eval", "runs/tiny", "--data", place), (*DRY, "--data", place, "--tokenizer", tokenizer),
-    ])  # fmt: skip
-    return _case(draw, command, changes=tuple(changes))
-
-
-def damaged_caches(draw: Draw) -> Case:
-    """Files of the cache damaged, or the cache a file."""
-    name = draw.choice(["tokens/*/*", "tokens/*/*", "tokens/*", "tokens", ".", "*/*"])
-    what = draw.choice(["missing", "empty", "garbage", "half", "folder", "link"])
-    value = {"half": 0.5, "link": "nowhere", "garbage": 1, "folder": False}.get(what)
-    change = Change(what, f"CACHE/{name}", value, (draw.randint(0, 9),))
-    command = draw.choice([
-        ("data", "show", "corpus.txt", "--tokenizer", "bytes"), ("data", "show", "corpus.jsonl", "--tokenizer", "bpe-300"),
-        DRY, AGAIN, ("eval", "runs/tiny", "--limit-tokens", "64"),
-    ])  # fmt: skip
-    return _case(draw, command, changes=(change,))
+    return case_of(draw, command, changes=changes, plain=True)
 
 
 def outputs(draw: Draw) -> Case:
@@ -454,37 +358,36 @@ def outputs(draw: Draw) -> Case:
 
 def sequences(draw: Draw) -> Case:
     """One command and then another that meets what the first left."""
-    two = draw.choice([
-        (AGAIN, (*AGAIN, "--seed", "7")), (RESUME, RESUME), (RESUME, (*RESUME, "--lr", "0.01")),
-        (("export", "runs/tiny", "--out", "x"), ("export", "runs/imported", "--out", "x")),
-        (("export", "runs/tiny", "--out", "x"), (*AGAIN, "--folder", "x")),
-        (("export", "runs/tiny", "--out", "full"), ("export", "runs/tiny", "--out", "exported")),
-        (("import", "exported", "--name", "x"), ("import", "exported", "--name", "x")),
-        (("import", "hf-gpt2", "--name", "x"), ("generate", "runs/x", "--max-new-tokens", "3")),
-        (("import", "hf-deepseek", "--name", "x"), ("export", "runs/x", "--out", "y")),
-        (("import", "hf-llama", "--name", "x"), ("export", "runs/x", "--out", "hf-llama")),
-        (("data", "prepare", "corpus.jsonl", "--tokenizer", "bpe-400"), ("data", "show", "corpus.jsonl", "--tokenizer", "bpe-400")),
-        ((*BENCH, "--json", "x.json"), (*BENCH, "--json", "x.json")),
-        ((*BENCH, "--json", "notes.txt"), (*BENCH, "--figure", "linked.txt")),
-    ])  # fmt: skip
-    change = draw.choice([
-        (), (), (Change("write", "x/mine.txt", "mine"),), (Change("link", "x", "texts"),), (Change("link", "x", "empty"),),
-        (Change("write", "exported/mine/thesis.tex", "mine"),), (Change("folder", "x", True),), (Change("folder", "x", False),),
-    ])  # fmt: skip
-    return _case(draw, *two, changes=change)
-
-
-def drawn(draw: Draw, documents: Documents) -> Case:
-    """A case of any kind, the cheap ones more often."""
-    if draw.randint(0, 39) == 0:
-        return draw.choice([dear_targets, lambda draw: damaged_comparisons(draw, documents)])(draw)
-    alone = [*[options] * 5, *[arguments] * 4, plugins, foreign_code, damaged_caches, *[outputs] * 2, sequences]
-    of_files = [
-        *[recipe_files] * 5,
-        *[damaged_runs] * 4,
-        *[damaged_resumes] * 2,
-        *[damaged_models] * 3,
-        *[damaged_corpora] * 4,
-    ]
-    kind = draw.choice([*alone, *of_files])
-    return kind(draw, documents) if kind in of_files else kind(draw)
+    two = draw.choice(
+        [
+            (AGAIN, (*AGAIN, "--seed", "7")),
+            (RESUME, RESUME),
+            (RESUME, (*RESUME, "--lr", "0.01")),
+            (("export", "runs/tiny", "--out", "x"), ("export", "runs/imported", "--out", "x")),
+            (("export", "runs/tiny", "--out", "x"), (*AGAIN, "--folder", "x")),
+            (("export", "runs/tiny", "--out", "full"), ("export", "runs/tiny", "--out", "exported")),
+            (("import", "exported", "--name", "x"), ("import", "exported", "--name", "x")),
+            (("import", "hf-gpt2", "--name", "x"), ("generate", "runs/x", "--max-new-tokens", "3")),
+            (("import", "hf-deepseek", "--name", "x"), ("export", "runs/x", "--out", "y")),
+            (("import", "hf-llama", "--name", "x"), ("export", "runs/x", "--out", "hf-llama")),
+            (
+                ("data", "prepare", "corpus.jsonl", "--tokenizer", "bpe-400"),
+                ("data", "show", "corpus.jsonl", "--tokenizer", "bpe-400"),
+            ),
+            ((*BENCH, "--json", "x.json"), (*BENCH, "--json", "x.json")),
+            ((*BENCH, "--json", "notes.txt"), (*BENCH, "--figure", "linked.txt")),
+        ]
+    )
+    change = draw.choice(
+        [
+            (),
+            (),
+            (Change("write", "x/mine.txt", "mine"),),
+            (Change("link", "x", "texts"),),
+            (Change("link", "x", "empty"),),
+            (Change("write", "exported/mine/thesis.tex", "mine"),),
+            (Change("folder", "x", True),),
+            (Change("folder", "x", False),),
+        ]
+    )
+    return case_of(draw, *two, changes=change)

@@ -126,6 +126,8 @@ def _innermost(err: str) -> str:
 
 def _files(case: Case, command: tuple[str, ...], before: Files, after: Files) -> Iterator[Fault]:
     targets = [f"a/b/work/{name}" for name in _targets(case, command)]
+    linked = [(path, before[path][3:]) for path in targets if before.get(path, "").startswith("-> ")]
+    targets += [os.path.normpath(os.path.join(os.path.dirname(path), place)) for path, place in linked]
     damaged = [f"a/b/work/{change.path}" for change in case.changes]
     for path, digest in before.items():
         now = after.get(path)

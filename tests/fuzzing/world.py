@@ -1,4 +1,4 @@
-"""The files that commands are tried on: runs, a comparison, models, corpora, recipes and plug-ins, made once by litmus."""
+"""The files that commands are tried on: runs, a comparison, models, corpora, recipes and plug-ins, made once."""
 
 from __future__ import annotations
 
