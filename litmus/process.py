@@ -79,7 +79,10 @@ def run(work: Callable[[], int | None], *, prefix: str = "litmus: ") -> int:
         code = work() or 0
         sys.stdout.flush()
     except SystemExit:
-        raise
+        failure = _failure(sys.stdout)
+        if failure is None:
+            raise
+        return _told(failure, prefix)  # a library left because nobody reads; it says neither why nor with which code
     except BaseException as error:
         return _told(error, prefix)
     failure = _failure(sys.stdout)

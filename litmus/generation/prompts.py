@@ -13,7 +13,7 @@ from litmus.errors import BadInput
 MOST_BYTES = 2**26
 """Bytes of the prompts in a file or on standard input."""
 
-MOST_TEXTS, MOST_TOKENS = 100_000, 10_000_000
+MOST_TEXTS, MOST_TOKENS = 10_000, 10_000_000
 """Continuations of one command, and their tokens: a small model takes hours for these on a CPU."""
 
 
