@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 60, 300
+MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 90, 600
 ENDLESS_CPU, ENDLESS_WALL, LEAVE_SECONDS = 8.0, 60.0, 60.0
 """What takes as long as it was told to (a training) is asked to stop after so long, and has so long to save."""
 FLUSH_FAILED = 120
