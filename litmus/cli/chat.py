@@ -50,6 +50,7 @@ def chat(
     from litmus.generation.chat import FILE_NAME, Conversation, Template, read_template
     from litmus.generation.chat_session import Session
     from litmus.generation.defaults import generation_defaults
+    from litmus.generation.prompts import typed
     from litmus.model.plugins import plugin_faults
     from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
     from litmus.training.machine import pick_device
@@ -74,7 +75,7 @@ def chat(
     imported = imported_facts(run)
     if imported is not None and imported.generation_config is not None:
         settings = sampling.as_the_model_asks(context, settings, generation_defaults(imported.generation_config))
-    conversation = Conversation(form, words, model.recipe.context, system)
+    conversation = Conversation(form, words, model.recipe.context, typed(system, "--system"))
     session = Session(model.to(where), words, conversation, sys.stdout, **settings)
     if with_form:
         print(f"chatting with {run}; /help lists the commands")

@@ -104,7 +104,7 @@ def generate(
     from litmus.generation.generate import stream
     from litmus.generation.one_by_one import Decode, stream_one_by_one
     from litmus.generation.printing import Printer
-    from litmus.generation.prompts import biases_named, check_amount, read_prompts, token_named
+    from litmus.generation.prompts import biases_named, check_amount, read_prompts, token_named, typed
     from litmus.generation.speculative import Tally, speculate
     from litmus.generation.weights import prepared
     from litmus.model.plugins import plugin_faults
@@ -134,10 +134,10 @@ def generate(
         "frequency_penalty": frequency_penalty,
         "no_repeat_ngram": no_repeat_ngram,
         "min_new_tokens": min_new_tokens,
-        "bad_words": bad_word or (),
+        "bad_words": [typed(word, "--bad-word") for word in bad_word or ()],
         "logit_bias": biases_named(logit_bias or (), tokenizer),
         "stop": [*tokenizer.stops, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
-        "stop_strings": stop or (),
+        "stop_strings": [typed(text, "--stop") for text in stop or ()],
         "seed": seed,
         "logprobs": logprobs,
         "allow_special": special,

@@ -47,8 +47,12 @@ def read_prompts(prompt: str | None, file: Path | None, stdin: BinaryIO | None) 
         if not text:
             raise BadInput(f"{file} is empty; give a text file with one prompt a line")
         return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    # What a shell passes on that is no UTF-8 arrives as lone surrogates.
-    return [_text((prompt or "").encode(errors="surrogateescape"), "the prompt")]
+    return [typed(prompt or "", "the prompt")]
+
+
+def typed(words: str, source: str) -> str:
+    """A text from the command line; what a shell passes on that is no UTF-8 arrives as lone surrogates."""
+    return _text(words.encode(errors="surrogateescape"), source)
 
 
 def token_named(name: str, tokenizer: Tokenizer, purpose: str) -> int:
@@ -57,7 +61,7 @@ def token_named(name: str, tokenizer: Tokenizer, purpose: str) -> int:
         if int(name) < tokenizer.vocab_size:
             return int(name)
         raise BadInput(f"unknown {purpose} {name}; this tokenizer has the ids 0 to {tokenizer.vocab_size - 1}")
-    tokens = tokenizer.encode(name)
+    tokens = tokenizer.encode(typed(name, f"the {purpose}"))
     if len(tokens) != 1:
         parts = ", ".join(repr(tokenizer.decode([token])) for token in tokens[:8]) or "no token"
         raise BadInput(f"unknown {purpose} {name!r}: as tokens it is {parts}; give one token's text or its id")

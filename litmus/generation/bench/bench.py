@@ -25,8 +25,8 @@ from litmus.training.machine import hardware, pick_device, versions
 PROMPTS = (32, 128, 512)
 
 WAYS = 6
-MOST_FLOPS = {False: 1e15, True: 1e19}
-"""Work that a benchmark may take on a CPU and on a GPU: hours, at what a small machine of its kind does."""
+MOST_FLOPS = {False: 1e14, True: 1e18}
+"""Work that a benchmark may take on a CPU and on a GPU: an hour, at what a small machine of its kind does."""
 
 
 @dataclass
