@@ -306,7 +306,7 @@ def test_a_held_out_loss_that_is_not_finite_stops_the_training_too(quick, monkey
 
 def test_a_training_that_diverges_in_its_first_step_leaves_one_sentence_and_its_start(quick, tmp_path, monkeypatch):
     explode_at(monkeypatch, 1)
-    with pytest.raises(TrainingDiverged, match="training diverged at step 1: .* the weights before it are saved in"):
+    with pytest.raises(TrainingDiverged, match=r"training diverged at step 1: .* the weights before it are saved in"):
         quick()
     assert load_run(tmp_path / "run").step == 0
 
