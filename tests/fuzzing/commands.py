@@ -99,6 +99,8 @@ def started(
     arguments: list[str], folder: Path, outputs: Path, environment: Mapping[str, str], streams: Streams = Streams()
 ) -> int:
     """Begin a command as `run` does; the number of its process, which leads a session of its own."""
+    for name in ("out", "err"):
+        (outputs / name).unlink(missing_ok=True)  # of the command before
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
