@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically, hidden_prefix, remove_leftovers, writing
+from litmus.yaml_json import parse_json
 
 _held: set[int] = set()
 
@@ -117,7 +118,7 @@ def _owner(handle: int) -> _Owner:
     """What the process that holds the lock wrote of itself."""
     for _ in range(20):  # it may not have written it yet
         with contextlib.suppress(ValueError, TypeError):
-            doing, name = json.loads(os.pread(handle, 4096, 0))
+            doing, name = parse_json(os.pread(handle, 4096, 0), "a lock")
             return _Owner(str(doing), str(name))
         time.sleep(0.01)
     return _Owner("working in", "")

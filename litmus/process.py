@@ -120,6 +120,20 @@ def debugging(wanted: bool) -> Iterator[None]:
                 os.environ[DEBUG] = before
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that more memory was asked for than there is, in this process or on a device."""
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY))
+    )
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal that ended a process, such as "SIGKILL (out of memory, perhaps)"."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return f"{name} (out of memory, perhaps)" if name == "SIGKILL" else name
+
+
 def _told(error: BaseException, prefix: str) -> int:
     """Say on stderr what `error` means; its exit code."""
     with contextlib.suppress(OSError, ValueError):  # a stderr that is gone says nothing
@@ -147,7 +161,7 @@ def verdict_on(error: BaseException) -> tuple[str, int]:
         return _of_the_system(error)
     if isinstance(error, EOFError):
         return f"an input ended too early: {_first_line(error)}; --debug shows where", BAD_INPUT
-    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "there is not enough memory for this; take a smaller size, batch or context", BAD_INPUT
     if isinstance(error, RecursionError):
         return "the input is nested too deeply, or refers to itself; --debug shows where", BAD_INPUT
@@ -178,12 +192,6 @@ def _of_the_system(error: OSError) -> tuple[str, int]:
     what = error.strerror or _first_line(error) or type(error).__name__
     files = [shown(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return f"{' -> '.join(files)}: {what}" if files else what, BAD_INPUT
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
-    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from litmus.model.plugins import expendable
 from litmus.nn import Part
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,6 +31,12 @@ def fixed_seed() -> None:
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What tests run, and processes that they start, is not written down in the developer's own state folder."""
     os.environ["LITMUS_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_first_runs() -> None:
+    """The plug-ins of tests run at once: trying each in a process of its own first would take seconds."""
+    expendable()
 
 
 @pytest.fixture

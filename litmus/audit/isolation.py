@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from litmus.audit.report import Finding
 from litmus.audit.running import LIMIT, Opened, not_made, run
 from litmus.errors import BadInput
 from litmus.limits import limit_memory
+from litmus.model.plugins import expendable
 
 GRACE = 30.0
 """Seconds beyond a check's own limit after which its process is ended: it first has to start and import torch."""
@@ -104,8 +104,7 @@ class Answers:
         if self.late:
             what, mark = f"no result within {self.limit:.0f} s, and it could not be interrupted", "hangs"
         elif code < 0:
-            hint = "; out of memory, perhaps" if -code == signal.SIGKILL else ""
-            what, mark = f"its process was ended by {signal.Signals(-code).name}{hint}", "kills its process"
+            what, mark = f"its process was ended by {process.signal_name(-code)}", "kills its process"
         else:
             what, mark = f"its process ended by itself with exit code {code}", "kills its process"
         return Evidence(
@@ -123,6 +122,7 @@ def answer() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     limit_memory()
+    expendable()
 
     def work() -> None:
         try:

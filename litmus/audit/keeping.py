@@ -13,6 +13,7 @@ from litmus.errors import BadInput
 from litmus.files import write_atomically
 from litmus.model import Recipe
 from litmus.training.run import AUDIT
+from litmus.yaml_json import parse_json
 
 RECIPE_DIGEST = "recipe_sha256"
 
@@ -27,10 +28,10 @@ def kept_audit(folder: str | Path, recipe: Recipe | Mapping[str, Any]) -> AuditR
     """The audit of `recipe` kept in `folder`; None where there is none, it is damaged, or it is of another recipe."""
     try:
         text = (Path(folder) / AUDIT).read_bytes()
-        content = json.loads(text)
+        content = parse_json(text, AUDIT)
         same = isinstance(content, dict) and content.get(RECIPE_DIGEST) == recipe_digest(recipe)
         return AuditReport.from_json(text) if same else None
-    except (OSError, ValueError, RecursionError, BadInput):
+    except (OSError, BadInput):
         return None
 
 

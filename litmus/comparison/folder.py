@@ -14,6 +14,7 @@ from litmus.comparison.trial import AUDITS
 from litmus.errors import BadInput
 from litmus.files import write_atomically, writing
 from litmus.locks import folder_lock
+from litmus.yaml_json import read_json
 
 PLAN, TRIALS, RESULT, REPORT = "plan.json", "trials", "comparison.json", "report.html"
 
@@ -52,8 +53,8 @@ def _claim(folder: Path, plan: Plan) -> None:
 def _kept_plan(folder: Path) -> dict[str, Any] | None:
     """The plan in the folder; None where it is missing or damaged, as every trial carries its own terms too."""
     try:
-        kept = json.loads((folder / PLAN).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        kept = read_json(folder / PLAN)
+    except BadInput:
         return None
     return kept if isinstance(kept, dict) else None
 

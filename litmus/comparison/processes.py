@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.model.plugins import COPY, plugin_code
 from litmus.model.recipe import PluginSource
-from litmus.process import BAD_INPUT, DEBUG
+from litmus.process import BAD_INPUT, DEBUG, signal_name
 
 Listener = Callable[[TrialSpec, dict[str, Any]], None]
 """Told of a trial's progress: {"share": ..., "loss": ...}, {"note": ...} or {"done": True}."""
@@ -138,5 +137,4 @@ def _ended(code: int) -> str:
     """How a process ended, in words."""
     if code >= 0:
         return f"ended with code {code}"
-    hint = " (out of memory, perhaps)" if -code == signal.SIGKILL else ""
-    return f"was ended by {signal.Signals(-code).name}{hint}"
+    return f"was ended by {signal_name(-code)}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from litmus.data.corpora import Corpus
 from litmus.data.documents import LeftOut, Piece, first_bytes, read_pieces
+from litmus.data.json_files import read_json
 from litmus.data.locations import printable
 from litmus.data.progress import Announce, progress, readable_bytes
 from litmus.data.splits import decide_split
@@ -125,16 +126,15 @@ def write_token_files(
 def open_token_files(folder: Path, corpus: Corpus) -> TokenData:
     """Map the files that `write_token_files` left in `folder`; BadInput if they were damaged since."""
     try:
-        provenance = json.loads((folder / "provenance.json").read_text())
+        provenance = read_json(folder / "provenance.json")
         tokenizer = load_tokenizer(folder)
         mapped = {split: np.memmap(folder / f"{split}.bin", _dtype(tokenizer), mode="r") for split in SPLITS}
         lengths = {split: len(tokens) for split, tokens in mapped.items()}
-    except (OSError, ValueError) as error:
+        expected, made_of = provenance["tokens"], [provenance[key] for key in ("key", "sha256", "tokenizer_sha256")]
+    except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"the token files in {folder} are damaged ({error}); delete that folder") from error
-    if lengths != provenance["tokens"]:
-        expected = provenance["tokens"]
+    if lengths != expected:
         raise BadInput(f"the token files in {folder} hold {lengths} tokens, not {expected}; delete that folder")
-    made_of = [provenance["key"], provenance["sha256"], provenance["tokenizer_sha256"]]
     fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
     described = {"corpus": corpus.name, "source": corpus.source, **provenance}
     return TokenData(mapped["train"], mapped["held_out"], tokenizer, fingerprint, described)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,10 +15,11 @@ from types import ModuleType
 from typing import Any
 
 from litmus.errors import BadInput, Failed, shown
-from litmus.limits import TimeUp, limited
+from litmus.limits import TimeUp, limit_memory, limited
 from litmus.model.recipe import PluginSource, Recipe
 from litmus.model.trust import is_trusted, trust
 from litmus.nn.parts import Part
+from litmus.process import is_out_of_memory, signal_name
 
 PREFIX = "litmus_plugin_"
 """How the names of the modules begin that plug-ins are run as."""
@@ -33,6 +36,14 @@ LARGEST = 10_000_000
 LIMIT = 60.0
 """Seconds that a plug-in file may run to declare its parts, and that building a model of them may take."""
 
+GRACE = 60.0
+"""Seconds beyond the limit after which the process of a first run is ended: it first has to import torch."""
+
+FIRST_RUN = "from litmus.model.plugins import first_run; first_run()"
+_ADVICE = "a plug-in declares its parts and its recipe, and does nothing else"
+_CAME_BACK = b"came back"
+_expendable = False
+
 
 def import_plugin(path: Path) -> dict[str, Any]:
     """Run a plug-in file that the user named, and return its `recipe` with the file's own path and sha256.
@@ -40,8 +51,9 @@ def import_plugin(path: Path) -> dict[str, Any]:
     Its digest is trusted from now on: what was made with this code may run it again.
     """
     code = _code_in(path)
+    recipe = run_plugin(code, path)
     trust(_digest(code), path.resolve())
-    return run_plugin(code, path)
+    return recipe
 
 
 def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
@@ -87,6 +99,12 @@ def declare_plugin(source: PluginSource, folder: Path, *, trusted: bool) -> None
             f"yourself; read it, then add --trust-plugin (trust_plugin=True) to run it"
         )
     _run(code, original, file)
+
+
+def expendable() -> None:
+    """Say that this process may be ended by what it runs, so that no plug-in is tried in another one first."""
+    global _expendable
+    _expendable = True
 
 
 def plugin_code(source: PluginSource) -> bytes:
@@ -142,7 +160,7 @@ def _digest(code: bytes) -> str:
     return hashlib.sha256(code).hexdigest()
 
 
-def _run(code: bytes, plugin: Path, found: Path) -> ModuleType:
+def _run(code: bytes, plugin: Path, found: Path, limit: float = LIMIT) -> ModuleType:
     """Run `code`, which is that of the file `plugin` and was found in `found`, unless it ran; its kinds now hold."""
     _CODE[_digest(code)] = code
     version = _digest(bytes(plugin) + code)[:12]
@@ -152,11 +170,13 @@ def _run(code: bytes, plugin: Path, found: Path) -> ModuleType:
             if isinstance(declared, type) and issubclass(declared, Part) and declared.__module__ == name:
                 declared.declare()  # another version of the file may have run since
         return sys.modules[name]
+    if not _expendable and not is_trusted(_digest(code)):  # what is on the list ran before, and ended
+        _run_elsewhere(code, plugin, found)
     module = ModuleType(name)
     module.__file__ = str(plugin)  # a copy declares its kinds in the name of the plug-in
     sys.modules[name] = module
     try:
-        with limited(LIMIT):
+        with limited(limit):
             exec(compile(code, str(found), "exec"), vars(module))
     except BaseException as error:
         del sys.modules[name]
@@ -164,11 +184,53 @@ def _run(code: bytes, plugin: Path, found: Path) -> ModuleType:
             raise
         if isinstance(error, TimeUp):
             raise BadInput(
-                f"{found} was still running after {LIMIT:g} s{_line(error)} and was stopped; "
-                f"a plug-in declares its parts and its recipe, and does nothing else"
+                f"{found} was still running after {limit:g} s{_line(error)} and was stopped; {_ADVICE}"
             ) from error
         raise BadInput(f"{found} does not run: {_what(error)}") from error
     return module
+
+
+def _run_elsewhere(code: bytes, plugin: Path, found: Path) -> None:
+    """Run the code in a process of its own; BadInput if it ends that process, hangs it or takes all memory.
+
+    An error that it merely raises is left to the run in this process, which has its traceback.
+    """
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", FIRST_RUN, str(plugin), str(found), str(LIMIT)],
+            input=code,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=LIMIT + GRACE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except subprocess.TimeoutExpired:
+        raise BadInput(f"{found} was still running after {LIMIT:g} s and could not be interrupted; {_ADVICE}") from None
+    if done.stdout == _CAME_BACK:
+        return
+    how = f"with exit code {done.returncode}" if done.returncode >= 0 else f"by {signal_name(-done.returncode)}"
+    raise BadInput(done.stdout.decode() or f"{found} ended the process that read it, {how}; {_ADVICE}")
+
+
+def first_run() -> None:
+    """The other process: run the code on stdin; on stdout, that it came back, or the sentence on why it may not run.
+
+    What the code prints is dropped, as it runs once more.
+    """
+    code, out = sys.stdin.buffer.read(), os.dup(1)
+    os.dup2(2, 1)
+    expendable()
+    limit_memory()
+    said = _CAME_BACK
+    try:
+        _run(code, Path(sys.argv[1]), Path(sys.argv[2]), limit=float(sys.argv[3]))
+    except BaseException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, TimeUp) or is_out_of_memory(cause):
+            said = str(error).encode()
+    os.write(out, said)
+    os._exit(0)  # whatever threads the code has begun
 
 
 def _what(error: BaseException) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,12 +18,10 @@ from litmus.model.decoder import Decoder
 from litmus.model.plugins import COPY, LIMIT, declare_plugin, plugin_code, plugin_faults
 from litmus.model.recipe import Recipe, plugin_source, validated
 from litmus.nn.objectives import NextTokenConfig
+from litmus.yaml_json import mapping, read_yaml
 
 RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
 KIND = "saved model"
-
-LARGEST_RECIPE = 1_000_000
-"""Bytes of a saved recipe; a whole one has about a thousand."""
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """The types whose numbers may be copied into each other; fewer bits than these mean nothing without their scales."""
@@ -115,16 +112,8 @@ def _check_sizes(recipe: Recipe, tensors: dict[str, Tensor], origin: str) -> Non
 
 def read_recipe(folder: Path, *, trust_plugin: bool = False) -> Recipe:
     """The resolved recipe saved in `folder`, its plug-in's kinds declared."""
-    try:
-        size = (folder / RECIPE).stat().st_size
-        raw = yaml.safe_load((folder / RECIPE).read_bytes()) if size <= LARGEST_RECIPE else None
-    except OSError as error:
-        raise BadInput(f"{folder / RECIPE} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raw = None
-    if not isinstance(raw, dict):
-        raise BadInput(f"{folder / RECIPE} is damaged: it holds no recipe, which is a YAML mapping")
-    return recipe_from(raw, folder, trust_plugin=trust_plugin)
+    file = folder / RECIPE
+    return recipe_from(mapping(read_yaml(file), str(file), "recipe keys"), folder, trust_plugin=trust_plugin)
 
 
 def recipe_from(raw: dict[str, Any], folder: Path, *, trust_plugin: bool = False) -> Recipe:

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from litmus.errors import BadInput
 from litmus.files import reading, write_atomically, writing
+from litmus.yaml_json import parse_json
 
 
 class Metrics:
@@ -88,8 +90,8 @@ def _up_to(path: Path, step: int) -> tuple[int, list[bytes], int]:
 def _event(line: bytes) -> dict[str, Any] | None:
     """The event of one line, None for a line that is none or was cut short."""
     try:
-        event = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
+        event = parse_json(line, "a line") if line.endswith(b"\n") else None
+    except BadInput:
         return None
     whole = isinstance(event, dict) and isinstance(event.get("kind"), str) and type(event.get("step")) is int
     return event if whole else None
