@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from litmus.model.trust import state_folder
 
 MOST_LINES = 1000
 
 
 def history_file() -> Path:
-    """Where typed lines are kept: in the user's state folder ($XDG_STATE_HOME, or ~/.local/state)."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    state = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
-    return state / "litmus" / "chat_history"
+    """Where typed lines are kept, in the user's state folder."""
+    return state_folder() / "chat_history"
 
 
 @contextlib.contextmanager

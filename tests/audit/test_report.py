@@ -29,6 +29,16 @@ def test_one_fault_fails_the_report_and_the_first_names_it():
     assert REPORT["determinism"] is FINE
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("determinsm", "did you mean 'determinism'?"), ("typo", "valid: calibration at birth, causality")],
+)
+def test_a_check_that_was_not_made_is_a_key_error_with_the_nearest_name(name, hint):
+    with pytest.raises(KeyError) as error:
+        REPORT[name]
+    assert f"no check {name!r}; {hint}" in error.value.args[0]
+
+
 def test_checks_that_do_not_apply_count_neither_way():
     report = REPORT.model_copy(update={"findings": [FINE, SKIPPED]})
     assert report.passed and report.mark() == ""

@@ -450,6 +450,27 @@ def test_a_plugin_that_was_put_right_is_audited_again_under_the_same_name(audite
         compared(audited, arms=("standard", str(mine)), noise=False)
 
 
+@pytest.mark.usefixtures("kinds_restored")
+def test_trials_run_the_code_that_was_audited_whatever_becomes_of_the_file_and_of_the_list(
+    desk, first, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("litmus.model.trust._named", set())
+    (tmp_path / "state").write_text("a file where a folder belongs")
+    monkeypatch.setenv("LITMUS_STATE", str(tmp_path / "state"))
+    mine = tmp_path / "mine.py"
+    mine.write_text(PLUGIN.format(kind="edited", leak=""))
+    code = mine.read_bytes()
+    arms = arms_on_equal_terms(["standard", str(mine)], size="tiny", context=16, overrides=SMALL, vocab_size=257)
+    spec = TrialSpec.model_validate_json((trial_folder(first.folder.parent) / "trial.json").read_bytes())
+    spec = spec.model_copy(update={"arm": "mine", "recipe": arms["mine"].to_dict()})
+    for edited in ("raise SystemExit('the edited file ran')\n", None):
+        mine.write_text(edited) if edited else mine.unlink()
+        (result,) = run_all([spec], tmp_path / f"x-{mine.exists()}", jobs=1, listen=lambda *told: None)
+        assert not result.failed and result.bits_per_byte > 0
+        run = tmp_path / f"x-{mine.exists()}" / spec.place / "run"
+        assert all(copy.read_bytes() == code for copy in run.rglob("plugin.py")) and list(run.rglob("plugin.py"))
+
+
 def test_a_diverged_trial_is_a_result_without_a_verdict(audited):
     done = compared(audited, lr=1000, weight_decay=1e9, noise=False)
     assert all("diverged" in trial.failed for trial in done.result.trials)

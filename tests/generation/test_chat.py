@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import select
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -235,3 +240,58 @@ def test_the_template_in_the_run_folder_is_used(folder: Path, monkeypatch: pytes
     assert found.exit_code == 0, found.output
     assert "base model" not in found.output
     assert given == ["<u>hi</u><a>", "<u>hi</u><a>yes</a><u>more</u><a>"]
+
+
+def typed_into_a_terminal(folder: Path, state: Path, *steps: tuple[str, str]) -> tuple[int, str]:
+    """A chat in a terminal of its own: each step waits for a text and then types; the exit code and all that was shown.
+
+    The process is forked from this one, where torch is at hand already.
+    """
+    number, terminal = pty.fork()
+    if number == 0:
+        try:
+            os.environ.update(LITMUS_STATE=str(state), TERM="xterm", INPUTRC="/dev/null")
+            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+            sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+            main(["chat", str(folder), "--device", "cpu", "--max-new-tokens", "3", "--temperature", "0"])
+        except SystemExit as ended:
+            os._exit(int(ended.code or 0))
+        finally:
+            os._exit(99)
+    shown, until = "", time.monotonic() + 120
+    for wanted, keys in (*steps, ("\0", "")):
+        start = len(shown)
+        while wanted not in shown[start:]:
+            assert time.monotonic() < until, shown
+            try:
+                shown += (
+                    os.read(terminal, 4096).decode(errors="replace") if select.select([terminal], [], [], 1)[0] else ""
+                )
+            except OSError:  # the other end is closed
+                break
+        os.write(terminal, keys.encode()) if keys else None
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal with GNU readline")
+def test_in_a_terminal_lines_can_be_edited_and_those_of_earlier_chats_come_back(folder: Path, tmp_path: Path) -> None:
+    up, left = "\x1b[A", "\x1b[D"
+    code, shown = typed_into_a_terminal(
+        folder,
+        tmp_path / "state",
+        ("> ", f"/tempp{left}x{left}\x7f\r"),
+        ("did you mean", "/temp 0.25\r"),
+        ("> ", "\x04"),
+    )
+    assert code == 0 and "unknown command /temxp" in shown
+    assert (tmp_path / "state" / "chat_history").read_text().splitlines() == ["/temxp", "/temp 0.25"]
+    assert (tmp_path / "state" / "chat_history").stat().st_mode & 0o777 == 0o600
+    code, shown = typed_into_a_terminal(folder, tmp_path / "state", ("> ", f"{up}{up}\r"), ("did you mean", "\x04"))
+    assert code == 0 and "unknown command /temxp" in shown
+
+
+def test_what_is_piped_into_a_chat_is_not_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITMUS_STATE", str(tmp_path / "state"))
+    found = CliRunner().invoke(app, ["chat", str(folder), "--device", "cpu", "--max-new-tokens", "2"], input="secret\n")
+    assert found.exit_code == 0 and not (tmp_path / "state").exists()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
+from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.generation import Sampling, generate, stream
 from litmus.generation.sampling import probabilities
@@ -234,3 +235,28 @@ def test_more_prompts_than_rows_wait_for_a_place(model: Decoder) -> None:
     expected = [generate(model, [prompt], max_new_tokens=4, seed=n)[0] for n, prompt in enumerate(prompts)]
     assert generate(model, prompts, max_new_tokens=4) == expected
     assert generate(model, prompts, max_new_tokens=4, rows=3) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompts", "option", "sentence"),
+    [
+        ([[1]], {"stop_strings": ["x"]}, "stop_strings goes with prompts given as texts, which these are not"),
+        ([[1]], {"allow_special": True}, "allow_special goes with prompts given as texts, which these are not"),
+        (["a"], {"on_token": print}, "on_token goes with prompts given as token ids, which these are not"),
+        ([[1]], {"stop_string": "x"}, "unknown option 'stop_string'; did you mean 'stop_strings' or 'stop' or"),
+        (["a"], {"temprature": 1}, "unknown option 'temprature'; did you mean 'temperature'?"),
+        ([], {}, "no prompt was given; at least one is needed"),
+    ],
+)
+def test_an_option_that_does_not_go_with_the_prompts_is_said_to_be_that_and_not_unknown(
+    prompts: Any, option: dict[str, Any], sentence: str, model: Decoder
+) -> None:
+    with pytest.raises(BadInput) as error:
+        generate(model, prompts, tokenizer=ByteTokenizer() if prompts == ["a"] else None, **option)
+    assert sentence in str(error.value)
+
+
+def test_prompts_may_be_a_tensor(model: Decoder) -> None:
+    rows = torch.tensor([[3, 1, 4], [1, 5, 9]])
+    options: dict[str, Any] = {"max_new_tokens": 4, "temperature": 0}
+    assert generate(model, rows, **options) == generate(model, rows.tolist(), **options)

@@ -160,6 +160,40 @@ def test_files_that_are_no_text_are_refused(call: Call, tmp_path: Path) -> None:
     assert "empty is empty; give a text file with one prompt a line" in call("--file", str(tmp_path / "empty"))[2]
 
 
+def test_prompts_that_nobody_typed_are_refused(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nul").write_bytes(b"ab\0c")
+    (tmp_path / "huge").write_bytes(b"a" * (2**26 + 1))
+    assert call("--file", str(tmp_path / "nul"))[::2] == (
+        2,
+        f"litmus: {tmp_path}/nul is no text: byte 2 is NUL; give UTF-8 text\n",
+    )
+    assert "huge has more than 64 MiB; give fewer or shorter prompts" in call("--file", str(tmp_path / "huge"))[2]
+    for name, sentence in (("nul", "input is no text: byte 2 is NUL"), ("huge", "input has more than 64 MiB")):
+        with (tmp_path / name).open("rb") as file:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+            code, out, err = call("--stdin")
+        assert (code, out) == (2, "") and f"litmus: standard {sentence}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "figure"),
+    [
+        (["--n", "100000"], "100,000 continuations of up to 1 tokens are 100,000 tokens"),
+        (
+            ["--n", "40000", "--overflow", "slide", "--max-new-tokens", "1000"],
+            "up to 1,000 tokens are 40,000,000 tokens",
+        ),
+        (["--max-new-tokens", "20000000", "--overflow", "slide"], "20,000,000 tokens"),
+    ],
+)
+def test_more_text_than_anybody_waits_for_is_refused_with_the_figure(
+    arguments: list[str], figure: str, call: Call
+) -> None:
+    code, out, err = call("--prompt", "a", *arguments)
+    assert (code, out) == (2, "")
+    assert figure in err and "one command writes at most 50,000 continuations and 10,000,000 tokens" in err
+
+
 def test_a_run_without_a_tokenizer_is_refused(call: Call, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "tokenizer")

@@ -140,6 +140,60 @@ def test_a_damaged_recipe_is_refused(content: bytes, saved: Path) -> None:
         load(saved)
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"name: x\n" * 3, r"recipe.yaml: the key 'name' stands twice"),
+        (b"dim: " + b"9" * 400, r"recipe.yaml: the number 9+.* is beyond 64 bits"),
+        (b"layers: " + b"[" * 500 + b"]" * 500, r"recipe.yaml is nested more than 64 deep"),
+        (
+            b"a: &a [1, 1]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (n, n, n - 1, n - 1) for n in range(98, 118)),
+            "values",
+        ),
+        (b"#" + b" " * 2**20, r"recipe.yaml has more than 1 MiB"),
+        (b"when: 2020-01-01", r"unknown key 'when'|is missing"),
+    ],
+    ids=["twice", "digits", "deep", "aliases", "huge", "date"],
+)
+def test_a_saved_recipe_is_read_with_the_bounds_of_every_other_yaml(content: bytes, sentence: str, saved: Path) -> None:
+    (saved / "recipe.yaml").write_bytes(content)
+    with pytest.raises(BadInput, match=sentence):
+        load(saved)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_no_numbers_are_refused_by_name(number: float, saved: Path) -> None:
+    change_weights(saved, lambda tensors: tensors["norm.weight"].__setitem__(3, number))
+    with pytest.raises(BadInput, match=r"model.safetensors holds NaN or infinite weights in norm.weight; restore"):
+        load(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_of_another_type_are_refused_and_not_read_as_numbers(dtype: torch.dtype, saved: Path) -> None:
+    change_weights(saved, lambda tensors: tensors.update({"norm.weight": tensors["norm.weight"].to(dtype)}))
+    with pytest.raises(BadInput, match=rf"'standard': norm.weight is of type {str(dtype)[6:]}, not float32$"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (100 * 2**30).to_bytes(8, "little"),
+        (2**64 - 1).to_bytes(8, "little"),
+        b"\x50"
+        + bytes(7)
+        + b'{"norm.weight":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,399999999996]}}'[:80],
+        b"\x4a" + bytes(7) + b'{"norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[4611686018,0]}} ',
+        b"\x02" + bytes(7) + b"[]",
+    ],
+    ids=["100 GiB", "2^64", "cut", "backwards", "list"],
+)
+def test_a_header_that_claims_what_is_not_there_is_refused_before_room_is_made(header: bytes, saved: Path) -> None:
+    (saved / "model.safetensors").write_bytes(header + b"{}" * 50)
+    with pytest.raises(BadInput, match=r"model.safetensors is not a whole safetensors file"):
+        load(saved)
+
+
 @pytest.mark.parametrize("name", ["mtp", "deepseek"])
 def test_what_only_training_needs_can_be_left_out(name: str, small: Small, tmp_path: Path) -> None:
     model = small(name).eval()

@@ -38,7 +38,12 @@ def passed():
 def train(litmus, corpus, passed, monkeypatch):
     """litmus("train", ...) of one tiny recipe; its audit, the same every time, is done once."""
     monkeypatch.setattr("litmus.audit.audit", lambda *arguments, **options: passed)
-    return lambda *more: litmus("train", "standard", "--data", corpus, "--tokenizer", "bytes", *TOY, *more)
+
+    def call(*more):
+        return litmus(*call.words(*more))
+
+    call.words = lambda *more: ["train", "standard", "--data", corpus, "--tokenizer", "bytes", *TOY, *more]
+    return call
 
 
 def test_train_writes_a_run_that_eval_scores(train, litmus):
@@ -54,6 +59,23 @@ def test_train_writes_a_run_that_eval_scores(train, litmus):
     assert code == 0
     assert "100 bytes" in out
     assert "attention entropy" in out
+
+
+def test_a_trained_run_goes_through_every_command_that_uses_one(train, litmus, corpus):
+    assert train("--budget", "5 steps", "--precision", "fp32", "--name", "first")[0] == 0
+    written = ["--prompt", "the ", "--max-new-tokens", "8", "--temperature", "0", "--device", "cpu"]
+    code, text, _ = litmus("generate", "runs/first", *written)
+    assert code == 0 and len(text) > 1
+    scored = litmus("eval", "runs/first", "--data", corpus, "--json")
+    assert scored[0] == 0
+    assert litmus("export", "runs/first", "--out", "out")[0] == 0
+    assert litmus("import", "out", "--name", "back")[0] == 0
+    assert litmus("generate", "runs/back", *written)[:2] == (0, text)
+    again = json.loads(litmus("eval", "runs/back", "--data", corpus, "--json")[1])
+    assert again["bits_per_byte"] == pytest.approx(json.loads(scored[1])["bits_per_byte"], rel=1e-5)
+    assert train("--budget", "5 steps", "--precision", "fp32", "--name", "first")[0] == 0
+    code, out, _ = litmus("train", "runs/back", "--data", corpus, "--budget", "2 steps", "--name", "on", *TOY[6:])
+    assert code == 0 and "bits per byte" in out
 
 
 def test_dry_run_prints_the_plan_and_trains_nothing(train, tmp_path):
@@ -153,6 +175,28 @@ def test_a_folder_of_other_things_is_refused_and_stays(name, train, tmp_path):
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert f"{name}/run.yaml cannot be read" in err
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["recipe.yaml", "run.yaml"]
+
+
+def test_a_full_disk_behind_the_output_costs_no_result(train, capfd):
+    import io
+    import os
+
+    kept = os.dup(1), sys.stdout
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1)
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(train.words("--budget", "5 steps"))
+    finally:
+        os.dup2(kept[0], 1)
+        sys.stdout = kept[1]
+        os.close(full)
+        os.close(kept[0])
+    assert ended.value.code == 2
+    err = capfd.readouterr().err
+    assert err.splitlines()[-1] == "litmus: standard output cannot be written: No space left on device"
+    assert json.loads(Path("runs/standard/result.json").read_text())["steps"] == 5
 
 
 def test_help_is_shown_without_importing_torch():
