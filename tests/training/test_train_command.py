@@ -71,8 +71,8 @@ def test_a_trained_run_goes_through_every_command_that_uses_one(train, litmus, c
     assert litmus("export", "runs/first", "--out", "out")[0] == 0
     assert litmus("import", "out", "--name", "back")[0] == 0
     assert litmus("generate", "runs/back", *written)[:2] == (0, text)
-    again = json.loads(litmus("eval", "runs/back", "--data", corpus, "--json")[1])
-    assert again["bits_per_byte"] == pytest.approx(json.loads(scored[1])["bits_per_byte"], rel=1e-5)
+    again = json.loads(litmus("eval", "runs/back", "--data", corpus, "--json")[1])  # in windows of the whole context
+    assert again["bits_per_byte"] == pytest.approx(json.loads(scored[1])["bits_per_byte"], rel=1e-3)
     assert train("--budget", "5 steps", "--precision", "fp32", "--name", "first")[0] == 0
     code, out, _ = litmus("train", "runs/back", "--data", corpus, "--budget", "2 steps", "--name", "on", *TOY[6:])
     assert code == 0 and "bits per byte" in out
@@ -177,7 +177,7 @@ def test_a_folder_of_other_things_is_refused_and_stays(name, train, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["recipe.yaml", "run.yaml"]
 
 
-def test_a_full_disk_behind_the_output_costs_no_result(train, capfd):
+def test_a_full_disk_behind_the_output_costs_no_result(train, capsys):
     import io
     import os
 
@@ -194,7 +194,7 @@ def test_a_full_disk_behind_the_output_costs_no_result(train, capfd):
         os.close(full)
         os.close(kept[0])
     assert ended.value.code == 2
-    err = capfd.readouterr().err
+    err = capsys.readouterr().err
     assert err.splitlines()[-1] == "litmus: standard output cannot be written: No space left on device"
     assert json.loads(Path("runs/standard/result.json").read_text())["steps"] == 5
 
