@@ -191,7 +191,7 @@ def test_more_text_than_anybody_waits_for_is_refused_with_the_figure(
 ) -> None:
     code, out, err = call("--prompt", "a", *arguments)
     assert (code, out) == (2, "")
-    assert figure in err and "one command writes at most 50,000 continuations and 10,000,000 tokens" in err
+    assert figure in err and "one command writes at most 10,000 continuations and 10,000,000 tokens" in err
 
 
 def test_a_run_without_a_tokenizer_is_refused(call: Call, run: Path, tmp_path: Path) -> None:
