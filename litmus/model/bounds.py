@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from litmus.errors import BadInput
+from litmus.model.plugins import LIMIT, plugin_faults
 from litmus.model.recipe import Recipe
 from litmus.nn.blocks import BlockConfig
 
@@ -34,7 +35,9 @@ def check_built(recipe: Recipe) -> None:
 
 def check_trained(recipe: Recipe, batch: int, context: int | None = None) -> None:
     """BadInput where such a machine could not train `recipe` on `batch` sequences of `context` tokens at a time."""
-    _check(recipe, _parameters(recipe) * TRAINED, "training it")
+    with plugin_faults(recipe, "building", seconds=LIMIT):
+        parameters = _parameters(recipe)
+    _check(recipe, parameters * TRAINED, "training it")
     length = context or recipe.context
     activations = batch * length * (KEPT * recipe.dim * recipe.depth + 16)
     _check(recipe, activations, f"training it on {batch} sequences of {length} tokens at a time")

@@ -19,6 +19,7 @@ def known(slow: bool) -> Iterator[Case]:
     yield from _models()
     yield from _files()
     yield from _streams()
+    yield Case((("train", "built-recurses.py", *SHORT, "--folder", "new", "--keep-failed"),), endless=True)
     for deed in BAD if slow else [deed for deed in BAD if deed != "loops"]:
         for moment in ("bad", "built"):
             yield Case((("train", f"{moment}-{deed}.py", *SHORT, "--dry-run"),))
