@@ -185,7 +185,7 @@ def test_a_full_disk_behind_the_output_costs_no_result(train, tmp_path, monkeypa
         try:
             os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
             os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT), 2)
-            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
             main()
         except SystemExit as ended:
             sys.stderr.flush()
