@@ -21,11 +21,22 @@ class BadInput(ValueError):
         super().__init__(printable(str(sentence)))
 
 
-class Failed(RuntimeError):
-    """The thing tested failed (a diverged training, a failed check): one line on stderr and exit code 1."""
+class Failed(Exception):
+    """The thing tested failed (a diverged training, a failed check): one line on stderr and exit code 1.
+
+    Not a RuntimeError: one that a StopIteration caused is taken by contextlib for the StopIteration itself.
+    """
 
     def __init__(self, sentence: object = "") -> None:
         super().__init__(printable(str(sentence)))
+
+
+def message(error: BaseException) -> str:
+    """What an exception says of itself; empty where its own code cannot tell it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def printable(text: str) -> str:

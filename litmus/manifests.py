@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from litmus.contents import contents
 from litmus.errors import BadInput, shown
 
 MANIFEST = "manifest.json"
@@ -51,7 +52,7 @@ def write_manifest(folder: Path, kind: str) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder; Damaged when it cannot be read."""
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        return Manifest.model_validate_json(contents(folder / MANIFEST))
     except PermissionError:
         raise
     except (OSError, ValidationError) as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from litmus.errors import BadInput, Failed, shown
+from litmus.errors import BadInput, Failed, message, shown
 
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 """Exit codes besides 0; the last three are 128 + the number of SIGINT, SIGPIPE and SIGTERM."""
@@ -124,7 +124,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error says that more memory was asked for than there is, in this process or on a device."""
     return isinstance(error, MemoryError) or (
         type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY))
+        or (isinstance(error, RuntimeError) and any(words in message(error) for words in _OUT_OF_MEMORY))
     )
 
 
@@ -195,7 +195,7 @@ def _of_the_system(error: OSError) -> tuple[str, int]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    lines = message(error).strip().splitlines()
     return shown(lines[0].rstrip("."), quoted=False, limit=200) if lines else type(error).__name__
 
 

@@ -16,6 +16,7 @@ PACKAGE = Path(litmus.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
+    "contents",
     "names",
     "limits",
     "bounds",

@@ -26,6 +26,7 @@ from litmus.audit import (
 from litmus.audit.check import Check, Evidence, NotApplicable
 from litmus.audit.report import Finding
 from litmus.audit.subject import Subject
+from litmus.errors import message
 from litmus.limits import TimeUp, limited
 
 FORWARD = forward.CHECK
@@ -117,9 +118,9 @@ def crashed(error: BaseException, limit: float) -> Evidence:
             mark="hangs or is too slow to check",
             meaning="Nothing can be said about it; give it more time (limit) if the model is merely large.",
         )
-    message = " ".join(str(error).split())[:300]
+    said = " ".join(message(error).split())[:300]
     return Evidence(
-        f"it crashed: {type(error).__name__}{f': {message}' if message else ''}",
+        f"it crashed: {type(error).__name__}{f': {said}' if said else ''}",
         fault=True,
         where=place,
         mark="crashes",

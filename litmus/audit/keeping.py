@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litmus.audit.report import AuditReport
+from litmus.contents import contents
 from litmus.errors import BadInput
 from litmus.files import write_atomically
 from litmus.model import Recipe
@@ -27,7 +28,7 @@ def keep(folder: str | Path, report: AuditReport, recipe: Recipe) -> None:
 def kept_audit(folder: str | Path, recipe: Recipe | Mapping[str, Any]) -> AuditReport | None:
     """The audit of `recipe` kept in `folder`; None where there is none, it is damaged, or it is of another recipe."""
     try:
-        text = (Path(folder) / AUDIT).read_bytes()
+        text = contents(Path(folder) / AUDIT)
         content = parse_json(text, AUDIT)
         same = isinstance(content, dict) and content.get(RECIPE_DIGEST) == recipe_digest(recipe)
         return AuditReport.from_json(text) if same else None

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from litmus.contents import contents
 from litmus.errors import BadInput, nearest
 from litmus.files import write_atomically
 from litmus.nn import RouterFigures
@@ -30,7 +31,7 @@ def stored(path: Path, kind: type[M]) -> M | None:
     """What a file holds, None where it is missing or damaged: what was in it is made again."""
     refuse_folder(path)
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(contents(path))
     except (OSError, ValidationError):
         return None
 

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from litmus import process
 from litmus.audit import keep, kept_audit
 from litmus.comparison.results import Role, TrialResult, stored
+from litmus.contents import contents
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
@@ -86,7 +87,7 @@ def finished(spec: TrialSpec, comparison: Path) -> TrialResult | None:
 
 def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: bool = False) -> TrialResult:
     """Train what the spec in `folder` says (or resume it) and write the outcome; a diverged training is an outcome."""
-    spec = TrialSpec.model_validate_json((folder / SPEC).read_bytes())
+    spec = TrialSpec.model_validate_json(contents(folder / SPEC))
     recipe = recipe_from(spec.recipe, folder, trust_plugin=trust_plugin)
     found = prepare(spec.data).fingerprint
     if found != spec.data_fingerprint:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from litmus.contents import contents
 from litmus.data.locations import printable
 from litmus.data.progress import Announce, readable_bytes
 from litmus.errors import BadInput
@@ -65,7 +66,7 @@ def content_hash(path: Path, announce: Announce) -> str:
     version = os.fsencode(path.resolve()) + f"\n{status.st_size}\n{status.st_mtime_ns}".encode()
     memory = cache_folder() / "hashes" / hashlib.sha256(version).hexdigest()
     with contextlib.suppress(OSError, ValueError):
-        if re.fullmatch("[0-9a-f]{64}", remembered := memory.read_text()):
+        if re.fullmatch("[0-9a-f]{64}", remembered := contents(memory).decode()):
             return remembered
     announce(f"hashing {printable(path)} ({readable_bytes(status.st_size)})")
     digest = _sha256(path)

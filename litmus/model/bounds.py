@@ -63,23 +63,24 @@ def _parameters(recipe: Recipe) -> int:
     """At least so many parameters and buffers, counted without allocating any, however many layers there are."""
     number = recipe.vocab_size * recipe.dim * (1 if recipe.head.tied else 2)
     _check(recipe, number * WEIGHT, "its embedding")
-    try:
-        with torch.device("meta"):
-            number += _size(recipe.positions.build(recipe.site(0)))
-            layer = 0
-            for repeat, parts in recipe.groups():
-                block = parts["block"]
-                assert isinstance(block, BlockConfig)
-                made = block.assemble(parts["mixer"], parts["feedforward"], recipe.site(layer))  # type: ignore[arg-type]
-                number += repeat * _size(made)
-                layer += repeat
-    except (RuntimeError, OverflowError, TypeError):
-        largest = max(_numbers(recipe.to_dict()), default=0)
-        if largest < 2**31:
-            raise  # no matter of size
-        raise BadInput(
-            f"recipe {recipe.name!r} is too large: with {largest} in it one layer has more than 2^63 bytes"
-        ) from None
+    with plugin_faults(recipe, "building", seconds=LIMIT):
+        try:
+            with torch.device("meta"):
+                number += _size(recipe.positions.build(recipe.site(0)))
+                layer = 0
+                for repeat, parts in recipe.groups():
+                    block = parts["block"]
+                    assert isinstance(block, BlockConfig)
+                    made = block.assemble(parts["mixer"], parts["feedforward"], recipe.site(layer))  # type: ignore[arg-type]
+                    number += repeat * _size(made)
+                    layer += repeat
+        except (RuntimeError, OverflowError, TypeError):
+            largest = max(_numbers(recipe.to_dict()), default=0)
+            if largest < 2**31:
+                raise  # no matter of size
+            raise BadInput(
+                f"recipe {recipe.name!r} is too large: with {largest} in it one layer has more than 2^63 bytes"
+            ) from None
     return number
 
 

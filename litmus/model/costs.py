@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from litmus.model.decoder import Decoder
+from litmus.model.plugins import staying
 from litmus.model.recipe import Recipe
 
 
@@ -16,7 +17,7 @@ def training_flops_per_token(recipe: Recipe, context: int | None = None) -> floa
     meta device, so that nothing is allocated.
     """
     length = context or recipe.context
-    with torch.device("meta"):
+    with staying(), torch.device("meta"):
         model = Decoder(recipe)
         tokens = torch.zeros(1, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from litmus.errors import BadInput, Failed, shown
+from litmus.errors import BadInput, Failed, message, shown
 from litmus.limits import TimeUp, limit_memory, limited
 from litmus.model.recipe import PluginSource, Recipe
 from litmus.model.trust import is_trusted, trust
@@ -122,18 +122,35 @@ def plugin_faults(recipe: Recipe, doing: str, *, seconds: float | None = None, a
     that Litmus cannot read or write is no fault of a plug-in.
     """
     try:
-        with limited(seconds) if seconds else contextlib.nullcontext():
+        with staying(), limited(seconds) if seconds else contextlib.nullcontext():
             yield
     except TimeUp:
+        if seconds is None:
+            raise
         whose = f"of the plug-in {recipe.plugin.path} " if recipe.plugin else ""
         stopped = f"{doing} {recipe.name} {whose}took more than {seconds:g} s and was stopped"
         raise Failed(f"{stopped}; {advice}" if advice else stopped) from None
-    except (BadInput, Failed):
+    except (BadInput, Failed, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
-        if recipe.plugin is None or (isinstance(error, OSError) and not _line(error)):
+    except BaseException as error:
+        # An OSError may be about our own file, a GeneratorExit come from who reads what this block yields.
+        if recipe.plugin is None or (isinstance(error, OSError | GeneratorExit) and not _line(error)):
             raise
         raise Failed(f"the plug-in {recipe.plugin.path} failed in {doing} {recipe.name}: {_what(error)}") from error
+
+
+@contextlib.contextmanager
+def staying() -> Iterator[None]:
+    """Come back to the working folder after this block: the paths that the user gave start there."""
+    here = None
+    with contextlib.suppress(OSError):  # it may have been removed
+        here = os.getcwd()
+    try:
+        yield
+    finally:
+        if here is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(here)
 
 
 def _code_in(path: Path) -> bytes:
@@ -176,7 +193,7 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float = LIMIT) -> Module
     module.__file__ = str(plugin)  # a copy declares its kinds in the name of the plug-in
     sys.modules[name] = module
     try:
-        with limited(limit):
+        with staying(), limited(limit):
             exec(compile(code, str(found), "exec"), vars(module))
     except BaseException as error:
         del sys.modules[name]
@@ -235,8 +252,8 @@ def first_run() -> None:
 
 def _what(error: BaseException) -> str:
     """What was raised and, where that is in a plug-in, its line."""
-    message = shown(str(error), quoted=False, limit=300)
-    return f"{type(error).__name__}{f': {message}' if message else ''}{_line(error)}"
+    said = shown(message(error), quoted=False, limit=300)
+    return f"{type(error).__name__}{f': {said}' if said else ''}{_line(error)}"
 
 
 def _line(error: BaseException) -> str:

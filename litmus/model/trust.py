@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from litmus.contents import contents
 from litmus.errors import printable
 
 LIST = "trusted_plugins"
@@ -61,7 +62,7 @@ def trust(sha256: str, file: Path) -> None:
 def _listed(entries: Path) -> set[str]:
     if not entries.exists():
         return set()
-    found = (_LINE.fullmatch(line) for line in entries.read_bytes().split(b"\n"))
+    found = (_LINE.fullmatch(line) for line in contents(entries).split(b"\n"))
     return {match[1].decode() for match in found if match}
 
 

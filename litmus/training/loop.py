@@ -19,7 +19,7 @@ from litmus.files import write_atomically
 from litmus.locks import folder_lock
 from litmus.model import Decoder, Recipe, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
 from litmus.model.bounds import check_trained
-from litmus.model.plugins import plugin_faults
+from litmus.model.plugins import plugin_faults, staying
 from litmus.model.storage import load_weights, weights
 from litmus.training.budget import Budget, Spent
 from litmus.training.checkpoints import State, forget_after, newest_checkpoint, prune, save_checkpoint
@@ -182,7 +182,8 @@ class Training:
             lr = settings.lr * lr_factor(self.budget.share_amid(self.spent, usual), settings)
             torch.manual_seed(seed_for(settings.seed, self.spent.steps))
             try:
-                figures = self.stepper.step(batches, lr)
+                with staying():
+                    figures = self.stepper.step(batches, lr)
             except NotFinite as fault:
                 raise self._diverged(self.spent.steps + 1, str(fault)) from None
             seconds = time.perf_counter() - clock
@@ -236,7 +237,7 @@ class Training:
         return score.nats_per_token
 
     def _evaluate(self, limit_tokens: int | None) -> Evaluation:
-        with autocast(self.stepper.precision, self.stepper.device):
+        with autocast(self.stepper.precision, self.stepper.device), staying():
             score = evaluate(
                 self.model,
                 self.data,
@@ -253,7 +254,7 @@ class Training:
         """A text by the model as it is now, the same whenever it is asked for at this step."""
         assert self.write_text is not None
         torch.manual_seed(seed_for(self.settings.seed, self.spent.steps))
-        with autocast(self.stepper.precision, self.stepper.device):
+        with autocast(self.stepper.precision, self.stepper.device), staying():
             text = self.write_text(self.model, self.data.tokenizer)
         self.display.sample(self.spent.steps, text)
         return text

@@ -14,6 +14,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from litmus.contents import contents
 from litmus.data import DataSettings, TokenData, Tokenizer, load_tokenizer
 from litmus.data.tokenizer import FILE_NAME
 from litmus.data.tokenizers import IN_A_RUN
@@ -183,7 +184,7 @@ def _tokenizer(folder: Path, description: Description) -> Tokenizer:
     """The tokenizer of a run; BadInput where its file is not the one that was written."""
     path = folder / TOKENIZER / FILE_NAME
     with reading(path):
-        found = sha256(path.read_bytes())
+        found = sha256(contents(path))
     if found != (description.tokenizer_sha256 or found):
         raise BadInput(
             f"{path} is not the tokenizer that the run was trained with; restore it, or let the command in {RUN} do so"
