@@ -28,6 +28,8 @@ _UNFIT = {
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Turn a full disk, or a place that cannot be written, into one sentence; what was saved before stays as it was."""
+    if "\0" in str(target):
+        raise BadInput(f"{target} cannot be written: no name of a file or folder holds a NUL character")
     try:
         yield
     except BadInput:

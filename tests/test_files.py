@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically, remove_leftovers, write_atomically, writing
+from litmus.locks import folder_lock
 from litmus.manifests import TEMPORARY
 
 
@@ -329,3 +331,17 @@ def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(OSError, match="Input/output") as error, writing(Path("runs/x")):
         raise failing(errno.EIO)
     assert not isinstance(error.value, BadInput)
+
+
+def test_a_target_whose_name_holds_a_nul_is_refused_by_everything_that_writes(tmp_path: Path) -> None:
+    for write in (
+        lambda: write_atomically(tmp_path / "a\0b", ""),
+        lambda: _entered(folder_lock(tmp_path / "a\0b", "in")),
+    ):
+        with pytest.raises(BadInput, match=r"a\\x00b cannot be written: .*NUL"):
+            write()
+
+
+def _entered(context: contextlib.AbstractContextManager[None]) -> None:
+    with context:
+        pass

