@@ -237,10 +237,9 @@ def _surroundings(path: Path, file: dict[str, Any], said: TokenizerFile, setting
     names = [name for part in ("bos", "eos", "unk", "pad") if (name := named.name(part)) in ids]
     special |= {name: ids[name] for name in names if name}
     end = _end(path, named, model.ends, special)
-    begin_id = model.bos_token_id[0] if isinstance(model.bos_token_id, list) else model.bos_token_id
     bos = special.get(named.name("bos") or "")
-    if bos is None and begin_id in special.values():
-        bos = begin_id
+    if bos is None:
+        bos = next((number for number in model.begins[:1] if number in special.values()), None)
     begin, after = _around(file, str(path))
     stops = [number for number in dict.fromkeys(model.ends) if number >= 0] or [end]
     return Surroundings(

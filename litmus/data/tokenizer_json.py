@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from litmus.data.json_files import Declared, checked, read_json
 from litmus.data.tokenizer import byte_of_symbol
@@ -20,7 +20,8 @@ ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>
 SPACE = "▁"
 """What SentencePiece writes for a space."""
 
-Id = Annotated[int, Field(ge=0, lt=1 << 24)]
+LARGEST_VOCABULARY = 1 << 24
+Id = Annotated[int, Field(ge=0, lt=LARGEST_VOCABULARY)]
 
 
 class AddedEntry(Declared):
@@ -119,10 +120,21 @@ class ModelTokens(Declared):
     bos_token_id: int | list[int] | None = None
     eos_token_id: int | list[int] | None = None
 
+    @field_validator("bos_token_id", "eos_token_id")
+    @classmethod
+    def _can_be_tokens(cls, found: int | list[int] | None) -> int | list[int] | None:
+        """Below 0 a model says that it has no such token."""
+        if any(number >= LARGEST_VOCABULARY for number in _listed(found)):
+            raise ValueError(f"a token number is less than {LARGEST_VOCABULARY}")
+        return found
+
+    @property
+    def begins(self) -> list[int]:
+        return _listed(self.bos_token_id)
+
     @property
     def ends(self) -> list[int]:
-        found = self.eos_token_id
-        return found if isinstance(found, list) else [] if found is None else [found]
+        return _listed(self.eos_token_id)
 
 
 class Surroundings(BaseModel):
@@ -198,6 +210,10 @@ def class_steps(file: TokenizerFile, settings: TokenizerSettings, model: ModelTo
         step = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
         return {"normalizer": None, "pre_tokenizer": step}
     return {}
+
+
+def _listed(found: int | list[int] | None) -> list[int]:
+    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def _steps(step: Any, inner: str) -> Iterator[dict[str, Any]]:

@@ -248,3 +248,21 @@ def test_the_command_says_it_in_one_sentence_and_exits_with_2(
         main(["import", str(folder), "--name", "mine"])
     out, err = capfd.readouterr()
     assert (ended.value.code, out, err.count("\n")) == (2, "", 1) and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+@pytest.mark.parametrize(("key", "value", "valid"), [("bos_token_id", [], None), ("eos_token_id", [], None),
+                                                     ("bos_token_id", -1, None), ("eos_token_id", 2**31, "16777216"),
+                                                     ("eos_token_id", [2**70], "16777216"),
+                                                     ("bos_token_id", 2**31, "16777216")])  # fmt: skip
+def test_token_numbers_that_no_vocabulary_has_are_passed_over_or_named(
+    folders: dict[str, Path], name: str, key: str, value: Any, valid: str | None, tmp_path: Path
+) -> None:
+    folder = copied(next(iter(folders.values())), tmp_path)
+    said = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+    (folder / name).write_text(json.dumps({**said, key: value}))
+    if valid is None:
+        import_run(folder, tmp_path / "run")
+    else:
+        with pytest.raises(BadInput, match=f"{name}: {key}.*{valid}"):
+            import_run(folder, tmp_path / "run")
