@@ -11,7 +11,7 @@ from pathlib import Path
 from litmus.data import hub, packages
 from litmus.data.cache import content_hash
 from litmus.data.documents import TextFile
-from litmus.data.formats import COMPRESSED, FORMATS, ROWS, format_of, format_of_named
+from litmus.data.formats import COMPRESSED, FORMATS, ROWS, compression_of, format_of, format_of_named
 from litmus.data.locations import expanded, files_below, files_matching, is_folder, is_pattern, printable
 from litmus.data.opening import check_readable, reading, version
 from litmus.data.progress import Announce
@@ -42,11 +42,12 @@ class Corpus:
     files: list[TextFile]
 
     def contents(self, announce: Announce) -> list[tuple[str, str | None, str]]:
-        """Format, column and sha256 of every file: equal for equal text, wherever it lies and whatever it is called."""
+        """How every file is read (format and compression), its column and its sha256: equal only for equal text,
+        wherever it lies and whatever it is called."""
         hashes = []
         for file in self.files:
             with reading(file.path):
-                hashes.append((file.format, file.column, content_hash(file.path, announce)))
+                hashes.append((file.format + compression_of(file.path), file.column, content_hash(file.path, announce)))
         return hashes
 
     def versions(self) -> list[tuple[int, int, int]]:

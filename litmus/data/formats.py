@@ -38,6 +38,12 @@ def format_of_named(path: Path) -> str:
     return (FORMATS | NAMED_ONLY).get(_suffix(path), "text")
 
 
+def compression_of(path: Path) -> str:
+    """The suffix of COMPRESSED by which a file is decompressed, or nothing."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in COMPRESSED else ""
+
+
 def why_unreadable(path: Path) -> str | None:
     """Why a file of this name is not read, or None if it may be."""
     last, inner = path.suffix.lower(), _suffix(path)

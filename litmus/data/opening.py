@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from litmus.data.formats import why_unreadable
+from litmus.data.formats import compression_of, why_unreadable
 from litmus.data.locations import is_folder, printable
 from litmus.errors import BadInput, missing_extra
 
@@ -93,10 +93,10 @@ class _Checked(io.RawIOBase):
 
 
 def _chunks(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
+    compression = compression_of(path)
+    if compression == ".gz":
         return _gunzipped(path, file)
-    if suffix == ".zst":
+    if compression == ".zst":
         return _unzstd(path, file)
     return iter(lambda: file.read(READ_BYTES), b"")
 

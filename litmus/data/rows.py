@@ -87,7 +87,9 @@ def _line_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
 
 
 def _begins_array(stream: BinaryIO) -> bool:
-    return stream.peek(1).lstrip()[:1] == b"["  # type: ignore[attr-defined]  # `opened` gives a buffered reader
+    while (ahead := stream.peek(1)) and not ahead.strip():  # type: ignore[attr-defined]  # a buffered reader
+        stream.read(len(ahead))
+    return ahead.lstrip()[:1] == b"["
 
 
 def _array_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import pytest
 
 from litmus.data import DataSettings, prepare
 from litmus.data.documents import LeftOut, TextFile, read_pieces
+from litmus.data.opening import READ_BYTES
 from litmus.errors import BadInput
 
 SENTENCE = "a document with some words in it, number {}"
@@ -163,6 +164,11 @@ def test_a_byte_order_mark_is_part_of_no_document(tmp_path, name):
 def test_a_json_array_is_read_as_rows(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([{"text": "one"}, {"text": None}, {"text": "two"}], indent=2))
     assert texts(tmp_path / "a.json", "json") == ["one", "two"]
+
+
+def test_a_json_array_is_found_after_any_white_space(tmp_path):
+    (tmp_path / "a.json").write_text(" \n" * READ_BYTES + '[{"text": "one"}]')
+    assert texts(tmp_path / "a.json", "json") == ["one"]
 
 
 def test_a_json_file_of_lines_is_read_by_lines_and_any_other_is_refused(tmp_path):

@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 import shutil
@@ -199,3 +200,18 @@ def test_token_files_damaged_in_any_way_are_made_again_as_they_were(stories, own
     assert np.array_equal(again.train, whole.train)
     assert again.provenance == whole.provenance
     assert name == "." or any("is damaged" in line and "made again" in line for line in lines)
+
+
+def test_a_prepared_corpus_does_not_stand_for_equal_bytes_that_are_read_otherwise(tmp_path):
+    packed, misnamed = tmp_path / "a.txt.gz", tmp_path / "b.txt"
+    packed.write_bytes(gzip.compress(b"a line of text\n" * 200, mtime=1))
+    misnamed.write_bytes(packed.read_bytes())
+    prepared(packed)
+    with pytest.raises(BadInput, match="NUL bytes"):
+        prepared(misnamed)
+    plain, promised = tmp_path / "c.txt", tmp_path / "d.txt.gz"
+    plain.write_bytes(b"a line of text\n" * 200)
+    promised.write_bytes(plain.read_bytes())
+    prepared(plain)
+    with pytest.raises(BadInput, match="damaged gzip"):
+        prepared(promised)
