@@ -33,7 +33,13 @@ def held_out_windows(
         raise BadInput(f"limit_tokens is {limit_tokens} and batch is {batch}; both must be at least 1")
     if context <= len(prefix):
         raise BadInput(f"context is {context}, and {len(prefix)} tokens stand before every sequence; give more")
-    for inputs, targets in _windows(tokens[: scored + 1], context - len(prefix), batch):
+    return _begun_and_given(_windows(tokens[: scored + 1], context - len(prefix), batch), prefix, given)
+
+
+def _begun_and_given(
+    windows: Iterator[tuple[torch.Tensor, torch.Tensor]], prefix: Sequence[int], given: Collection[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for inputs, targets in windows:
         if given:
             targets[torch.isin(targets, torch.tensor(sorted(given)))] = NOT_SCORED
         yield (inputs, targets) if not prefix else _begun(inputs, targets, torch.tensor(prefix))

@@ -177,7 +177,7 @@ def _digest(code: bytes) -> str:
     return hashlib.sha256(code).hexdigest()
 
 
-def _run(code: bytes, plugin: Path, found: Path, limit: float = LIMIT) -> ModuleType:
+def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> ModuleType:
     """Run `code`, which is that of the file `plugin` and was found in `found`, unless it ran; its kinds now hold."""
     _CODE[_digest(code)] = code
     version = _digest(bytes(plugin) + code)[:12]
@@ -189,6 +189,7 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float = LIMIT) -> Module
         return sys.modules[name]
     if not _expendable and not is_trusted(_digest(code)):  # what is on the list ran before, and ended
         _run_elsewhere(code, plugin, found)
+    limit = LIMIT if limit is None else limit
     module = ModuleType(name)
     module.__file__ = str(plugin)  # a copy declares its kinds in the name of the plug-in
     sys.modules[name] = module

@@ -183,6 +183,8 @@ def load_run(
 def _tokenizer(folder: Path, description: Description) -> Tokenizer:
     """The tokenizer of a run; BadInput where its file is not the one that was written."""
     path = folder / TOKENIZER / FILE_NAME
+    if not path.exists():
+        raise BadInput(f"{folder} holds no tokenizer: {path} is missing; restore it, or let the command in {RUN} do so")
     with reading(path):
         found = sha256(contents(path))
     if found != (description.tokenizer_sha256 or found):

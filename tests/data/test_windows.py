@@ -41,4 +41,4 @@ def test_a_limit_of_nothing_is_refused():
 
 def test_an_end_token_begins_the_next_document():
     inputs = torch.tensor([[9, 1, 2, 9, 3], [1, 9, 9, 2, 2]])
-    assert document_ids(inputs, end=9).tolist() == [[1, 1, 1, 2, 2], [0, 1, 2, 2, 2]]
+    assert document_ids(inputs, first=9).tolist() == [[1, 1, 1, 2, 2], [0, 1, 2, 2, 2]]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from scipy import stats
 
+from litmus.data.tokenizer import Tokenizer
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.generation import Sampling, generate, stream
@@ -28,20 +29,15 @@ def model(rough: Callable[..., Decoder]) -> Decoder:
     return rough(build("learned", vocab_size=VOCABULARY, **shape))
 
 
-class Letters:
-    """A tokenizer of the letters a to z, as ids 0 to 25; 30 ends a document."""
+class Letters(Tokenizer):
+    """The letters a to z, as ids 0 to 25; `end` ends a document."""
 
-    end = 30
-    pieces: ClassVar[list[bytes]] = [*(bytes([ord("a") + i]) for i in range(26)), *[b"?"] * 4, b""]
+    def __init__(self, end: int = 30) -> None:
+        pieces = [*(bytes([ord("a") + i]) for i in range(26)), *[b"?"] * 4, b""]
+        super().__init__("letters", pieces, end=end)
 
-    def encode(self, text: str) -> list[int]:
-        return [ord(letter) - ord("a") for letter in text]
-
-    def decode(self, ids: list[int]) -> str:
-        return b"".join(map(self.piece, ids)).decode()
-
-    def piece(self, token: int) -> bytes:
-        return self.pieces[token]
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
+        return [[ord(letter) - ord("a") for letter in text.strip()] for text in texts]
 
 
 def test_greedy_rows_are_the_argmax_step_by_step(model: Decoder) -> None:
@@ -123,7 +119,7 @@ def test_each_step_is_told_with_none_for_rows_that_have_ended(model: Decoder) ->
 
 
 def test_texts_are_continued_from_a_new_document_and_never_echoed(model: Decoder) -> None:
-    letters: Any = Letters()
+    letters = Letters()
     options: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0}
     texts = ["hello", ""]
     ids = generate(model, [[30, *letters.encode(text)] for text in texts], stop=30, **options)
@@ -134,8 +130,7 @@ def test_texts_are_continued_from_a_new_document_and_never_echoed(model: Decoder
 def test_the_end_token_of_the_tokenizer_stops_a_text_unless_told_otherwise(model: Decoder) -> None:
     options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 3.0}
     written = {end: generate(model, [[end, 7]], **options)[0] for end in range(VOCABULARY)}
-    letters: Any = Letters()
-    letters.end = next(end for end, tokens in written.items() if end in tokens)
+    letters = Letters(next(end for end, tokens in written.items() if end in tokens))
     tokens = written[letters.end]
     until_end = letters.decode(tokens[: tokens.index(letters.end)])
     assert generate(model, "h", tokenizer=letters, **options) == [until_end]
@@ -196,7 +191,7 @@ def test_what_cannot_be_generated_is_refused_in_one_sentence(
 
 
 def test_the_pieces_of_a_stream_make_up_the_texts(model: Decoder) -> None:
-    letters: Any = Letters()
+    letters = Letters()
     options: dict[str, Any] = {"max_new_tokens": 9, "temperature": 1.5, "logprobs": True}
     texts, last = ["", ""], {}
     for piece in stream(model, ["hello", "a"], tokenizer=letters, **options):
@@ -208,7 +203,7 @@ def test_the_pieces_of_a_stream_make_up_the_texts(model: Decoder) -> None:
 
 
 def test_a_stop_string_ends_its_row_before_it_and_no_other(model: Decoder) -> None:
-    letters: Any = Letters()
+    letters = Letters()
     options: dict[str, Any] = {"tokenizer": letters, "max_new_tokens": 12, "temperature": 1.5, "seed": 3, "stop": None}
     whole = generate(model, ["hello", "a", "zz"], **options)
     stop = whole[0][4:6]
@@ -218,8 +213,7 @@ def test_a_stop_string_ends_its_row_before_it_and_no_other(model: Decoder) -> No
 
 
 def test_bad_words_are_never_written(model: Decoder) -> None:
-    letters: Any = Letters()
-    letters.encode = lambda text: [ord(letter) - ord("a") for letter in text.strip()]
+    letters = Letters()
     options: dict[str, Any] = {"tokenizer": letters, "max_new_tokens": 12, "temperature": 2.0, "stop": None}
     word = generate(model, ["hello"], **options)[0][3:5]
     assert word not in generate(model, ["hello"], bad_words=[word], **options)[0]

@@ -180,8 +180,8 @@ def test_prompts_that_nobody_typed_are_refused(call: Call, tmp_path: Path, monke
     [
         (["--n", "100000"], "100,000 continuations of up to 1 tokens are 100,000 tokens"),
         (
-            ["--n", "40000", "--overflow", "slide", "--max-new-tokens", "1000"],
-            "up to 1,000 tokens are 40,000,000 tokens",
+            ["--n", "10000", "--overflow", "slide", "--max-new-tokens", "2000"],
+            "up to 2,000 tokens are 20,000,000 tokens",
         ),
         (["--max-new-tokens", "20000000", "--overflow", "slide"], "20,000,000 tokens"),
     ],

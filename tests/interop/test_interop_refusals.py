@@ -138,7 +138,7 @@ def test_nothing_that_stands_there_is_overwritten(exported: Callable[[str], Path
     folder = exported("llama")
     (tmp_path / "diary").mkdir()
     (tmp_path / "diary" / "today.txt").write_text("kept")
-    with pytest.raises(BadInput, match="holds something other"):
+    with pytest.raises(BadInput, match="no exported model that Litmus wrote"):
         export_model(build("standard", overrides=SMALL), None, tmp_path / "diary")
     with pytest.raises(BadInput, match="is there already"):
         import_run(folder, tmp_path / "diary")

@@ -26,17 +26,17 @@ from litmus.model.bounds import _parameters, check_trained
 )
 @pytest.mark.parametrize("name", ["standard", "worker"])
 def test_what_no_memory_holds_is_refused_before_it_is_built(name: str, sizes: dict[str, Any]) -> None:
-    with pytest.raises(BadInput, match="too large"):
+    with pytest.raises(BadInput, match=r"too large|less than or equal to|beyond"):
         build(name, size="tiny", overrides=sizes)
-    with pytest.raises(BadInput, match="too large"):
+    with pytest.raises(BadInput, match=r"too large|less than or equal to|beyond"):
         check_trained(resolve(name, size="tiny", overrides=sizes), 1)
 
 
 def test_the_figure_is_said() -> None:
     with pytest.raises(
-        BadInput, match=r"depth 100000000, .* its weights would take about \d\d\.\d TB, and this machine"
+        BadInput, match=r"depth 100000, .* its weights would take about \d\d\.\d TB, and this machine"
     ):
-        build("standard", size="tiny", depth=10**8)
+        build("standard", size="tiny", depth=10**5, dim=4096)
 
 
 @pytest.mark.parametrize("name", ["standard", "deepseek", "mod", "learned", "moe-v3", "roleplay"])

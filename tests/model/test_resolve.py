@@ -156,7 +156,7 @@ def test_an_override_that_cannot_be_is_refused(overrides: dict[str, Any], senten
         ("zzz", None, r"unknown recipe 'zzz'; valid: deepseek, gated, gpt2"),
         ("zzz.yaml", None, r"there is no recipe file 'zzz.yaml'"),
         ("standard", "tinny", r"unknown size 'tinny'; did you mean 'tiny'"),
-        ("standard", "zzz", r"unknown size 'zzz'; valid: base, mini, small, tiny"),
+        ("standard", "zzz", r"unknown size 'zzz'; valid: base, mini, own, small, tiny"),
     ],
 )
 def test_what_does_not_exist_is_answered_with_what_does(source: str, size: str | None, sentence: str) -> None:

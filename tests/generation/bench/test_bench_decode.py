@@ -162,7 +162,7 @@ def test_a_run_is_measured_within_its_context(litmus: Any, make: Any, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--batch", "1,x"), "--batch '1,x' is not a list of numbers"),
+        (("--batch", "1,x"), "--batch '1,x' is not a list of whole numbers"),
         (("--prompt-tokens", "0"), "--prompt-tokens '0'"),
         (("--new-tokens", "1"), "measure nothing"),
         (("--figure", "out.pdf"), "must end in .png or .svg"),
