@@ -107,7 +107,7 @@ def _as_bad_input(error: Exception, ctx: Any) -> Exception:
     if kind == "BadOptionUsage" and "requires" in str(error):
         return BadInput(f"{getattr(error, 'option_name', 'an option')} needs a value; {help_}")
     if "extra argument" in str(error):
-        extra = str(error).rpartition(" (")[2].removesuffix(")")
+        extra = str(error).partition("argument")[2].partition(" (")[2].removesuffix(")")
         return BadInput(f"{ctx.command_path} takes no further argument, found {shown(extra)}; {help_}")
     reason = shown(str(getattr(error, "message", error)).strip().removesuffix("."), quoted=False, limit=200)
     param = getattr(error, "param", None)
