@@ -33,9 +33,7 @@ def test_what_no_memory_holds_is_refused_before_it_is_built(name: str, sizes: di
 
 
 def test_the_figure_is_said() -> None:
-    with pytest.raises(
-        BadInput, match=r"depth 100000, .* its weights would take about \d\d\.\d TB, and this machine"
-    ):
+    with pytest.raises(BadInput, match=r"depth 100000, .* its weights would take about \d\d\.\d TB, and this machine"):
         build("standard", size="tiny", depth=10**5, dim=4096)
 
 
