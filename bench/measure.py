@@ -51,7 +51,7 @@ def synchronize() -> None:
 def write_table(
     name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()
 ) -> None:
-    """Write docs/results/NAME.md with the machine, the command and the table, and print it."""
+    """Write the page of that name in docs/results, with the machine, the command and the table, and print it."""
     lines = [f"# {title}", "", f"Machine: {machine()}  ", f"Command: `{command()}`", ""]
     lines += table(columns, rows)
     lines += ["", *notes] if notes else []
