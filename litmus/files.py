@@ -164,7 +164,8 @@ def _concerns(error: Exception, target: Path) -> bool:
         return True
     path, real = Path(os.path.realpath(os.fsdecode(name))), Path(os.path.realpath(target))
     under_way = any(part.endswith(TEMPORARY) for part in path.parts)
-    return under_way or real.is_relative_to(path) or path.is_relative_to(real)
+    lock = path == real.with_name(f"{hidden_prefix(real)}lock")
+    return under_way or lock or real.is_relative_to(path) or path.is_relative_to(real)
 
 
 def _stream(target: Path) -> int | None:

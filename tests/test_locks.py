@@ -181,6 +181,7 @@ with folder_lock(Path(sys.argv[1]), "training in"):
 def test_where_the_folder_above_cannot_be_written_the_lock_lies_inside() -> None:
     code = """
 import os, sys
+import encodings.utf_8_sig  # while this process may still read where Python lies
 from pathlib import Path
 from litmus.errors import BadInput
 from litmus.locks import folder_lock, lock_file

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from litmus.data import DataSettings
-from litmus.errors import BadInput
+from litmus.errors import BadInput, Failed
 from litmus.training import Display, TrainSettings, load_run, read_result, score_run, train
 from litmus.training.result import curve
 
@@ -73,12 +73,16 @@ def run(made, tmp_path):
     return tmp_path / "run"
 
 
-def go_on(folder, corpus, **changes):
+def go_on(folder, corpus, gate=None, **changes):
     display = Notes()
     source = {**TOY, **changes.pop("recipe", {})}
     data = DataSettings(corpus=corpus, tokenizer="bytes")
-    result = train(source, data, TrainSettings(**{**SETTINGS, **changes}), folder, display=display)
+    result = train(source, data, TrainSettings(**{**SETTINGS, **changes}), folder, gate=gate, display=display)
     return result, display.notes
+
+
+def stopped(recipe, folder):
+    raise Failed("its audit found something")
 
 
 def weights_of(folder):
@@ -238,8 +242,8 @@ def test_a_damaged_checkpoint_with_somebodys_file_in_it_is_not_removed(run, corp
 
 
 def test_a_run_that_never_took_a_step_gives_way_to_another_training(tmp_path, corpus):
-    with pytest.raises(BadInput, match="shorter than one window"):
-        go_on(tmp_path / "run", corpus, context=1_000_000)
+    with pytest.raises(Failed, match="its audit found something"):
+        go_on(tmp_path / "run", corpus, gate=stopped, context=12)
     assert (tmp_path / "run" / "run.yaml").exists()
     go_on(tmp_path / "run", corpus, budget="1 step")
     assert load_run(tmp_path / "run").step == 1
@@ -247,8 +251,8 @@ def test_a_run_that_never_took_a_step_gives_way_to_another_training(tmp_path, co
 
 @pytest.mark.parametrize("name", ["notes.txt", "recipe.yaml", "run.yaml", "tokenizer/tokenizer.json"])
 def test_but_not_if_somebody_wrote_in_it(name, tmp_path, corpus):
-    with pytest.raises(BadInput, match="shorter than one window"):
-        go_on(tmp_path / "run", corpus, context=1_000_000)
+    with pytest.raises(Failed, match="its audit found something"):
+        go_on(tmp_path / "run", corpus, gate=stopped, context=12)
     with (tmp_path / "run" / name).open("a") as file:
         file.write("\n# mine\n")
     before = contents(tmp_path / "run")

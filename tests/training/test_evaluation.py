@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from litmus.data import TokenData
+from litmus.data.tokenizer import Tokenizer
 from litmus.errors import BadInput
 from litmus.model import build
 from litmus.training import Evaluation, evaluate, evaluation
@@ -15,13 +17,19 @@ from litmus.training.evaluation import tokens_within
 from litmus.training.evaluation_table import evaluation_table
 
 
-class Stream:
-    """Held-out tokens of a made-up tokenizer: token i has `token_bytes[i]` bytes, the last one ends documents."""
+class MadeUp(Tokenizer):
+    """Token i has `token_bytes[i]` bytes; the last one ends documents."""
 
-    def __init__(self, tokens, token_bytes):
-        self.held_out = np.array(tokens, dtype=np.uint16)
-        self.token_bytes = np.array(token_bytes, dtype=np.int64)
-        self.tokenizer = type("Tokenizer", (), {"end": len(token_bytes) - 1})()
+    def __init__(self, token_bytes):
+        super().__init__("made up", [b"x" * count for count in token_bytes], end=len(token_bytes) - 1)
+
+    def encode_batch(self, texts, continuing=None):
+        raise AssertionError("these tests begin with tokens")
+
+
+def held_out(tokens, token_bytes):
+    stream = np.array(tokens, dtype=np.uint16)
+    return TokenData(stream, stream, MadeUp(token_bytes), "", {})
 
 
 @pytest.fixture
@@ -74,7 +82,7 @@ def test_evaluation_ends_at_the_limit_in_tokens_or_bytes(model, data):
 )
 def test_a_limit_in_bytes_takes_as_many_whole_tokens_as_fit(sizes, tokens, limit):
     tokens = [min(token, len(sizes) - 1) for token in tokens]
-    stream = Stream([len(sizes), *tokens, len(sizes)], [*sizes, 0])
+    stream = held_out([len(sizes), *tokens, len(sizes)], [*sizes, 0])
     lengths = [sizes[token] for token in tokens]
     fitting = sum(sum(lengths[: n + 1]) <= limit for n in range(len(lengths)))
     if not fitting:
@@ -139,8 +147,7 @@ def test_routing_is_that_of_whole_windows_and_absent_without_experts(model, data
 def test_isolated_documents_are_scored_without_the_text_before_them(model):
     end = 256
     document = [end, *b"the cat sat on a mat"]
-    stream = Stream([*document, *document, end], [1] * 256 + [0])
-    stream.tokenizer.end = end
+    stream = held_out([*document, *document, end], [1] * 256 + [0])
     apart = evaluate(model, stream, context=42, batch=1, isolate_documents=True).loss_by_position
     assert apart[:20] == pytest.approx(apart[21:41], rel=1e-5)
     together = evaluate(model, stream, context=42, batch=1).loss_by_position
