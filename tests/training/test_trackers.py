@@ -47,6 +47,7 @@ def test_a_tracker_gets_every_step_and_every_validation(name, quick, events, mon
 
 
 def test_a_tracker_is_closed_when_the_training_fails(quick, monkeypatch):
+    from litmus.training.loop import TrainingDiverged
     from litmus.training.step import NotFinite, Stepper
 
     def fail(self, batches, lr):
@@ -55,6 +56,6 @@ def test_a_tracker_is_closed_when_the_training_fails(quick, monkeypatch):
     library = FakeLibrary()
     monkeypatch.setitem(sys.modules, "wandb", library)
     monkeypatch.setattr(Stepper, "step", fail)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(TrainingDiverged):
         quick(trackers=("wandb",))
     assert library.ended == 1
