@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,11 +64,23 @@ def rough() -> Callable[..., nn.Module]:
     return roughened
 
 
-@pytest.fixture
-def kinds_restored() -> Iterator[None]:
-    """Kinds that a test declares, itself or in a plug-in, are forgotten after it."""
+@contextlib.contextmanager
+def forgotten() -> Iterator[None]:
+    """The kinds that are declared in this block, by itself or in a plug-in, are forgotten after it."""
     before = {family: dict(family.kinds) for family in Part.__subclasses__()}
     yield
     for family, kinds in before.items():
         family.kinds.clear()
         family.kinds.update(kinds)
+
+
+@pytest.fixture(autouse=True)
+def kinds_of_a_test() -> Iterator[None]:
+    with forgotten():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kinds_of_a_module() -> Iterator[None]:
+    with forgotten():
+        yield

@@ -44,7 +44,6 @@ def desk(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.usefixtures("kinds_restored")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=named)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, desk):
     """A block that begins with `# name.py` is saved under that name; a plug-in is then built, a program run."""
@@ -129,7 +128,6 @@ def words(text: str) -> list[str]:
     return sorted(word for word in re.sub(r"\S*\d\S*|[()]|limit", " ", text).split())
 
 
-@pytest.mark.usefixtures("kinds_restored")
 def test_the_audit_in_the_readme_is_what_the_program_prints(desk):
     source = next(block for block in blocks(PAGES[0]) if block.startswith("# my_idea.py"))
     (desk / "my_idea.py").write_text(source, encoding="utf-8")

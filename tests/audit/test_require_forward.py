@@ -32,8 +32,6 @@ class Mixer(Attention):
 recipe = {{"base": "standard", "dim": 32, "heads": 2, "depth": 1, "vocab_size": 257, "mixer": {{"kind": "{kind}"}}}}
 """
 
-pytestmark = pytest.mark.usefixtures("kinds_restored")
-
 
 @pytest.fixture
 def plugin(tmp_path: Path):

@@ -384,7 +384,6 @@ def beside(first, audited):
     return audited
 
 
-@pytest.mark.usefixtures("kinds_restored")
 def test_an_arm_that_sees_the_future_gets_a_finding_in_place_of_a_score(command, beside):
     code, out, _ = command(typed("--no-noise", arms=("standard", "nope", str(LEAKY))))
     assert code == 1
@@ -395,7 +394,6 @@ def test_an_arm_that_sees_the_future_gets_a_finding_in_place_of_a_score(command,
     assert "sees the future" in (beside / "x" / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("kinds_restored")
 def test_a_leaking_arm_kept_on_request_is_trained_marked_and_never_judged(beside):
     kept = compared(beside, arms=("standard", str(LEAKY)), noise=False, keep_failed=True)
     (verdict,) = kept.verdicts
@@ -405,7 +403,6 @@ def test_a_leaking_arm_kept_on_request_is_trained_marked_and_never_judged(beside
     assert kept.result.scored(verdict.arm) == []
 
 
-@pytest.mark.usefixtures("kinds_restored")
 @pytest.mark.parametrize(
     ("arms", "sentence"),
     [
@@ -437,7 +434,6 @@ recipe = {{"base": "standard", "mixer": {{"kind": "compared_{kind}"}}}}
 """
 
 
-@pytest.mark.usefixtures("kinds_restored")
 def test_a_plugin_that_was_put_right_is_audited_again_under_the_same_name(audited, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(PLUGIN.format(kind="fixed", leak=" + x.mean(1, keepdim=True)"))
@@ -450,7 +446,6 @@ def test_a_plugin_that_was_put_right_is_audited_again_under_the_same_name(audite
         compared(audited, arms=("standard", str(mine)), noise=False)
 
 
-@pytest.mark.usefixtures("kinds_restored")
 def test_trials_run_the_code_that_was_audited_whatever_becomes_of_the_file_and_of_the_list(
     desk, first, tmp_path, monkeypatch
 ):

@@ -73,6 +73,8 @@ def _ending(case: Case, command: tuple[str, ...], ended: Ended) -> Iterator[Faul
     if found := MARKS_OF_A_CRASH.search(text):
         yield Fault("traceback", _innermost(ended.err), text[found.start() :][-1500:])
     allowed = {0, 1, 2} | ({130} if ended.endless else set()) | ({141} if case.streams.stdout == "unread" else set())
+    for deed, own in (("dies", 9), ("interrupts", 130)):  # a plug-in that itself ends the process, or says Ctrl-C
+        allowed |= {own} if any(word.endswith(f"-{deed}.py") for word in command) else set()
     if ended.code < 0:
         yield Fault("crash", f"{name}: signal {-ended.code}", ended.err[-500:])
     elif ended.code not in allowed:

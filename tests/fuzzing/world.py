@@ -80,6 +80,7 @@ def environment(base: Path) -> dict[str, str]:
     """Everything a command may write by itself goes below `base`."""
     own = {"HOME": "home", "XDG_CACHE_HOME": "home/.cache", "XDG_STATE_HOME": "home/.state", "TMPDIR": "tmp"}
     own |= {"XDG_CONFIG_HOME": "home/.config", "XDG_DATA_HOME": "home/.share", "LITMUS_CACHE": "cache"}
+    own |= {"LITMUS_STATE": "home/.litmus"}
     plain = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "COLUMNS": "100", "HF_HUB_OFFLINE": "1"}
     plain |= {"MPLCONFIGDIR": str(base / "home/.mpl"), "NO_COLOR": "1", "TERM": "dumb"}
     proxies = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY")}
@@ -228,8 +229,8 @@ def _stopped(work: Path) -> None:
 
 def _elsewhere(base: Path) -> dict[str, str]:
     """Another user's home."""
-    names = ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "LITMUS_CACHE")
-    return {name: str(base / "elsewhere") for name in names}
+    names = ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    return {name: str(base / "elsewhere") for name in (*names, "LITMUS_CACHE", "LITMUS_STATE")}
 
 
 def _foreign(work: Path) -> None:

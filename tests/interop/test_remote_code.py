@@ -57,7 +57,7 @@ def test_the_modelling_file_needs_nothing_of_litmus() -> None:
     assert imported and not [line for line in imported if "litmus" in line]
 
 
-def test_a_part_that_the_modelling_file_lacks_is_refused(tmp_path: Path, kinds_restored: None) -> None:
+def test_a_part_that_the_modelling_file_lacks_is_refused(tmp_path: Path) -> None:
     from typing import Literal
 
     from litmus.nn.feedforwards import SwigluConfig

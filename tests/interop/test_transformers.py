@@ -155,7 +155,7 @@ def test_transformers_computes_the_logits_of_an_exported_module_ahead(
 
 @pytest.mark.parametrize("name", THEIRS)
 @torch.no_grad()
-def test_an_imported_model_computes_the_logits_of_transformers(name: str, tmp_path: Path, kinds_restored: None) -> None:
+def test_an_imported_model_computes_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
     architecture, options = THEIRS[name]
     kind = getattr(transformers, architecture)
     theirs = kind(kind.config_class(**options)).eval()

@@ -64,7 +64,7 @@ def small() -> Callable[..., Decoder]:
 
 
 @pytest.fixture
-def write_plugin(tmp_path: Path, kinds_restored: None) -> Callable[..., Path]:
+def write_plugin(tmp_path: Path) -> Callable[..., Path]:
     """Write (or rewrite) mean.py, a working plug-in whose mixer multiplies by `factor`."""
 
     def write(factor: float = 1.0) -> Path:

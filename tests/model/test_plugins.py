@@ -16,8 +16,6 @@ Small = Callable[..., Decoder]
 Write = Callable[..., Path]
 TOKENS = torch.arange(12).view(2, 6)
 
-pytestmark = pytest.mark.usefixtures("kinds_restored")
-
 
 def mixed_by(model: Decoder) -> float:
     """The factor of the plug-in's version that made this model."""

@@ -20,8 +20,6 @@ from litmus.model.trust import LIST, is_trusted, trust
 Small = Callable[..., Decoder]
 Write = Callable[..., Path]
 
-pytestmark = pytest.mark.usefixtures("kinds_restored")
-
 FOREIGN = """
 from pathlib import Path
 Path({evidence!r}).touch()

@@ -12,8 +12,6 @@ from litmus.nn import FeedforwardConfig, MixerConfig, NormConfig, PositionsConfi
 from litmus.nn.attention import AttentionConfig
 from litmus.nn.parts import declaration
 
-pytestmark = pytest.mark.usefixtures("kinds_restored")
-
 
 def test_each_family_knows_its_own_kinds() -> None:
     assert set(PositionsConfig.kinds) == {"none", "learned", "sinusoidal", "rope"}

@@ -12,8 +12,6 @@ from litmus.errors import BadInput, Failed
 from litmus.model import build
 from litmus.training import RunResult, TrainSettings, train
 
-pytestmark = pytest.mark.usefixtures("kinds_restored")
-
 PLUGIN = """
 import os
 from typing import Literal

@@ -32,7 +32,6 @@ def kept():
     return json.loads(Path("run/audit.json").read_text())
 
 
-@pytest.mark.usefixtures("kinds_restored")
 def test_a_model_that_fails_its_audit_is_not_trained_and_with_keep_failed_not_scored(train):
     code, _, err = train(LEAKY)
     assert code == 1
