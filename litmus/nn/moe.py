@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -134,18 +135,19 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     if not has_values(ends):
         return F.linear(x, weight[0])  # nothing says where groups end; shapes and costs are the same anywhere
     aligned = all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])
-    if aligned and x.dtype == torch.bfloat16:
-        return F.grouped_mm(x, weight.mT, offs=ends)
-    if aligned and x.dtype in (torch.float32, torch.float16):
-        return _uncompiled(x, weight.mT, ends)
+    if aligned and x.dtype in (torch.bfloat16, torch.float32, torch.float16):
+        if x.dtype == torch.bfloat16 or not torch.compiler.is_compiling():
+            return F.grouped_mm(x, weight.mT, offs=ends)
+        # torch.compile takes this product for one of bf16 only, though it is one of these too.
+        if "grouped_mm" not in _UNCOMPILED:
+            _UNCOMPILED["grouped_mm"] = torch.compiler.disable(F.grouped_mm)
+        return _UNCOMPILED["grouped_mm"](x, weight.mT, offs=ends)
     sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
     return torch.cat([F.linear(rows, w) for rows, w in zip(x.split(sizes), weight, strict=True)])
 
 
-@torch.compiler.disable
-def _uncompiled(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """grouped_mm where torch.compile would refuse it: it takes bf16 only, though the product itself takes more."""
-    return F.grouped_mm(x, weight, offs=ends)
+_UNCOMPILED: dict[str, Callable[..., Tensor]] = {}
+"""grouped_mm as torch.compile leaves it alone; made when it is wanted, as the decorator imports the whole compiler."""
 
 
 class _Send(torch.autograd.Function):

@@ -147,19 +147,26 @@ def test_a_hangup_that_was_ignored_stays_ignored(quick):
         signal.signal(signal.SIGHUP, usual)
 
 
-def test_a_hangup_saves(quick, tmp_path):
+@pytest.fixture
+def hangup_ends_a_process():
+    """The usual answer to SIGHUP, which nohup has this process ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield signal.SIG_DFL
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_saves(quick, tmp_path, hangup_ends_a_process):
     class HangUp(Recorder):
         def step(self, status):
             super().step(status)
             signal.raise_signal(signal.SIGHUP)
             signal.raise_signal(signal.SIGHUP)
 
-    handler = signal.getsignal(signal.SIGHUP)
     with pytest.raises(Interrupted) as raised:
         quick(display=HangUp())
     assert raised.value.exit_code == 143
     assert load_run(tmp_path / "run").step == 1
-    assert signal.getsignal(signal.SIGHUP) == handler
+    assert signal.getsignal(signal.SIGHUP) == hangup_ends_a_process
 
 
 def test_work_is_saved_by_the_clock_too_and_that_changes_nothing(quick, events, tmp_path, monkeypatch):
