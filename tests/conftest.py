@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from litmus.model import recipes, resolve
 from litmus.model.plugins import expendable
 from litmus.nn import Part
 
@@ -21,6 +23,19 @@ M = TypeVar("M", bound=nn.Module)
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("litmus", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("litmus")
+
+
+SHRUNK = {"vocab_size": 23, "dim": 16, "depth": 3, "heads": 2, "context": 14, "dropout": 0.0}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`distinct_recipe` is the name of each built-in recipe, once where several differ in their sizes only."""
+    if "distinct_recipe" in metafunc.fixturenames:
+        found: dict[str, str] = {}
+        for name in recipes():
+            plain = resolve(name, size="tiny", overrides=SHRUNK).to_dict()
+            found.setdefault(json.dumps([plain[key] for key in plain if key not in ("name", "about")]), name)
+        metafunc.parametrize("distinct_recipe", found.values(), scope="session")
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from litmus.generation import generate
-from litmus.model import Decoder, build, load, recipes, save, training_flops_per_token
+from litmus.model import Decoder, build, load, save, training_flops_per_token
 from litmus.nn import Cache, loss
 
 VOCABULARY, CONTEXT, LENGTH = 61, 24, 20
@@ -30,9 +30,9 @@ SHRUNK: dict[str, Any] = {
 CHUNKS: list[Any] = [1, 2, 3, 7, [13] + [1] * 7, [1, 12, 7], [LENGTH]]
 
 
-@pytest.fixture(scope="module", params=recipes())
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module")
+def name(distinct_recipe: str) -> str:
+    return distinct_recipe
 
 
 @pytest.fixture(scope="module")

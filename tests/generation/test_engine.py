@@ -20,9 +20,9 @@ PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5, 8, 9, 7], [8, 9], [2, 7, 1, 8],
 Rough = Callable[..., Decoder]
 
 
-@pytest.fixture(params=litmus.recipes())
-def any_model(request: pytest.FixtureRequest, rough: Rough) -> Decoder:
-    return rough(litmus.build(request.param, vocab_size=VOCABULARY, overrides=SHAPE)).eval()
+@pytest.fixture
+def any_model(distinct_recipe: str, rough: Rough) -> Decoder:
+    return rough(litmus.build(distinct_recipe, vocab_size=VOCABULARY, overrides=SHAPE)).eval()
 
 
 @pytest.fixture

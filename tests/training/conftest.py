@@ -11,21 +11,7 @@ from typing import Any
 import pytest
 
 from litmus.data import DataSettings, TokenData, prepare
-from litmus.model import recipes, resolve
 from litmus.training import RunResult, TrainSettings, train
-
-SHRUNK = {"vocab_size": 23, "dim": 16, "depth": 3, "heads": 2, "context": 14, "dropout": 0.0}
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`distinct_recipe` is the name of each built-in recipe, once where several differ in their sizes only."""
-    if "distinct_recipe" in metafunc.fixturenames:
-        found: dict[str, str] = {}
-        for name in recipes():
-            plain = resolve(name, size="tiny", overrides=SHRUNK).to_dict()
-            found.setdefault(json.dumps([plain[key] for key in plain if key not in ("name", "about")]), name)
-        metafunc.parametrize("distinct_recipe", found.values())
-
 
 QUICK = {
     "budget": "20 steps",
