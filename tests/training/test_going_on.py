@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -108,7 +111,7 @@ def begin(trainer, recipe, data, data_settings, tmp_path):
 
 
 def test_of_trainings_begun_at_the_same_moment_in_one_folder_exactly_one_trains(begin, tmp_path):
-    for number in range(8):
+    for number in range(3):
         folder = tmp_path / str(number)
         ends = begin(*[{"folder": str(number), "settings": {"budget": "5 steps"}}] * 3)
         trained = [end for end in ends if end[1].startswith("1\n")]
@@ -263,8 +266,6 @@ def test_a_file_system_that_takes_no_more_leaves_what_was_saved(limit, begin, tm
 
 @pytest.mark.parametrize("moment", ["replace", "rmtree", "mkdtemp"])
 def test_killed_while_it_removes_old_checkpoints_a_training_goes_on(moment, quick, tmp_path, events, monkeypatch):
-    import shutil
-    import tempfile
 
     from litmus import files
     from litmus.training import loop
@@ -295,25 +296,20 @@ def test_killed_while_it_removes_old_checkpoints_a_training_goes_on(moment, quic
     assert names == sorted(path.name for path in (tmp_path / "whole" / "checkpoints").iterdir())
 
 
-def test_a_file_that_may_not_be_read_is_one_sentence_and_no_checkpoint_is_given_up_for_it(quick, tmp_path):
-    code = """
-import os, sys
-from pathlib import Path
-from litmus.errors import BadInput
-from litmus.training import load_run
-from litmus.training.checkpoints import newest_checkpoint
-import litmus.training.scoring
-if os.getuid() == 0:
-    os.setuid(65534)
-try:
-    load_run(sys.argv[1])
-except BadInput as error:
-    print(error)
-"""
-    import shutil
-    import tempfile
+@contextlib.contextmanager
+def as_a_user():
+    """Root, who may read everything, is nobody in this block."""
+    before = os.geteuid()
+    os.seteuid(before or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
 
+
+def test_a_file_that_may_not_be_read_is_one_sentence_and_no_checkpoint_is_given_up_for_it(quick, tmp_path):
     quick()
+    load_run(tmp_path / "run")  # what this imports cannot be read by everybody
     with tempfile.TemporaryDirectory() as home:
         run = Path(home) / "run"
         shutil.copytree(tmp_path / "run", run)
@@ -321,7 +317,6 @@ except BadInput as error:
             path.chmod(0o755)
         for name in ("run.yaml", "checkpoints/20/model.safetensors", "checkpoints/20/manifest.json", "checkpoints"):
             (run / name).chmod(0)
-            ended = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True)
+            with as_a_user(), pytest.raises(BadInput, match="cannot be read: Permission denied"):
+                load_run(run)
             (run / name).chmod(0o755)
-            assert ended.returncode == 0, ended.stderr
-            assert ended.stdout.count("\n") == 1 and "cannot be read: Permission denied" in ended.stdout, ended.stdout
