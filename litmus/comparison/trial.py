@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from litmus import process
@@ -30,7 +29,8 @@ from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.generation import sample_text
 from litmus.locks import folder_lock
-from litmus.model import Decoder, Recipe, cache_bytes_per_token, training_flops_per_token
+from litmus.model import Recipe, cache_bytes_per_token, training_flops_per_token
+from litmus.model.costs import meta_model
 from litmus.model.plugins import plugin_faults
 from litmus.model.storage import recipe_from
 from litmus.names import folder_safe
@@ -178,8 +178,7 @@ def _result(spec: TrialSpec, run: RunResult) -> TrialResult:
 def _failure(spec: TrialSpec, recipe: Recipe, reason: str) -> TrialResult:
     """A trial without a score: only what the recipe itself tells is filled in."""
     with plugin_faults(recipe, "counting the parameters of"):
-        with torch.device("meta"):
-            model = Decoder(recipe)
+        model = meta_model(recipe)
         flops, cached = training_flops_per_token(recipe), round(cache_bytes_per_token(model))
     counts = model.parameter_counts()
     return TrialResult(

@@ -6,8 +6,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from litmus.model.decoder import Decoder
-from litmus.model.plugins import staying
+from litmus.model.plugins import LIMIT, plugin_faults, staying
 from litmus.model.recipe import Recipe
+
+
+def meta_model(recipe: Recipe) -> Decoder:
+    """The model of a recipe on the meta device: shapes without values. Failed where a plug-in cannot be built so."""
+    with plugin_faults(recipe, "building", seconds=LIMIT), torch.device("meta"):
+        return Decoder(recipe)
 
 
 def training_flops_per_token(recipe: Recipe, context: int | None = None) -> float:
@@ -17,8 +23,8 @@ def training_flops_per_token(recipe: Recipe, context: int | None = None) -> floa
     meta device, so that nothing is allocated.
     """
     length = context or recipe.context
+    model = meta_model(recipe)
     with staying(), torch.device("meta"):
-        model = Decoder(recipe)
         tokens = torch.zeros(1, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)
         with counter:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from litmus.catalog import SHAPE
-from litmus.model.decoder import Decoder
-from litmus.model.plugins import LIMIT, plugin_faults
+from litmus.model.costs import meta_model
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import Source, resolve
 
@@ -41,8 +39,7 @@ def counted(
     """
     for name in names:
         recipe = resolve(name, size=size, overrides=overrides)
-        with torch.device("meta"):
-            model = Decoder(recipe)
+        model = meta_model(recipe)
         counts = model.parameter_counts()
         yield {
             "name": name,
@@ -60,6 +57,5 @@ def whole(
 ) -> Recipe:
     """The recipe that `source` resolves to; BadInput or Failed where no model can be built from it."""
     recipe = resolve(source, size=size, overrides=overrides, trust_plugin=trust_plugin)
-    with plugin_faults(recipe, "building", seconds=LIMIT), torch.device("meta"):
-        Decoder(recipe)
+    meta_model(recipe)
     return recipe

@@ -10,7 +10,8 @@ import pytest
 
 from litmus.cli import main
 from litmus.errors import BadInput, Failed
-from litmus.model import build, plugins, resolve
+from litmus.model import build, plugins, resolve, training_flops_per_token
+from litmus.model.costs import meta_model
 
 PLUGIN = """
 import os, sys, time
@@ -101,6 +102,10 @@ def test_building_and_declaring_may_not_take_for_ever(plugin, monkeypatch):
     monkeypatch.setattr("litmus.model.LIMIT", 0.5)
     with pytest.raises(Failed, match=r"building my_idea of the plug-in .*my_idea.py took more than 0.5 s"):
         build(plugin(build="while True: pass"))
+    monkeypatch.setattr("litmus.model.costs.LIMIT", 0.5)
+    for use in (meta_model, training_flops_per_token):
+        with pytest.raises(Failed, match=r"building my_idea of the plug-in .*my_idea.py took more than 0.5 s"):
+            use(resolve(plugin(build="while True: pass")))
     monkeypatch.setattr(plugins, "LIMIT", 0.5)
     path = plugin()
     path.write_text("while True:\n    pass\n")

@@ -17,7 +17,8 @@ from litmus.generation.bench.measure import Cell, measure, own_prompts, random_p
 from litmus.generation.bench.report import plain_data
 from litmus.generation.bench.ways import ways_of
 from litmus.generation.memory import check_room
-from litmus.model import Decoder, Recipe, build, recipes, resolve
+from litmus.model import Recipe, build, recipes, resolve
+from litmus.model.costs import meta_model
 from litmus.model.plugins import plugin_faults
 from litmus.training.loading import load
 from litmus.training.machine import hardware, pick_device, versions
@@ -133,8 +134,7 @@ def _check_work(
     recipe: Recipe, batches: list[int], lengths: list[int], new_tokens: int, repeats: int, device: torch.device
 ) -> None:
     """BadInput, before anything is allocated, for what memory does not hold or no one waits for."""
-    with plugin_faults(recipe, "building"), torch.device("meta"):
-        model = Decoder(recipe)
+    model = meta_model(recipe)
     check_room(model, max(batches), max(lengths) + new_tokens, device)
     weights = 2 * model.parameter_counts()["active"]
     attention = 2 * recipe.dim * recipe.depth  # per token and token before it; half of them are before it
