@@ -127,7 +127,7 @@ def _innermost(err: str) -> str:
 
 
 def _files(case: Case, command: tuple[str, ...], before: Files, after: Files) -> Iterator[Fault]:
-    targets = [f"a/b/work/{name}" for name in _targets(case, command)]
+    targets = [os.path.normpath(f"a/b/work/{name}") for name in _targets(case, command)]
     linked = [(path, before[path][3:]) for path in targets if before.get(path, "").startswith("-> ")]
     targets += [os.path.normpath(os.path.join(os.path.dirname(path), place)) for path, place in linked]
     damaged = [f"a/b/work/{change.path}" for change in case.changes]
@@ -182,7 +182,7 @@ def _targets(case: Case, command: tuple[str, ...]) -> Iterator[str]:
 
 def _within(path: str, target: str) -> bool:
     """Whether a path is a target, below it, or the lock beside it."""
-    if target == "a/b/work/.":
+    if target == "a/b/work":
         return False
     folder, name = os.path.split(target)
     return path == target or path.startswith(target + "/") or path == f"{folder}/.{name}.lock"
