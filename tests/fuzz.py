@@ -86,7 +86,7 @@ class Laboratory:
                 case.endless,
             )
             after = rules.files(self.place)
-            results.append((command, ended, list(rules.faults(case, command, ended, before, after))))
+            results.append((command, ended, list(rules.faults(case, command, ended, first, before, after))))
             before = after
         self.fresh = before == first and not case.changes
         return results

@@ -56,12 +56,14 @@ def files(base: Path) -> dict[str, str]:
     return found
 
 
-def faults(case: Case, command: tuple[str, ...], ended: Ended, before: Files, after: Files) -> Iterator[Fault]:
-    """Everything that is wrong with how one command of a case ended."""
+def faults(
+    case: Case, command: tuple[str, ...], ended: Ended, first: Files, before: Files, after: Files
+) -> Iterator[Fault]:
+    """Everything that is wrong with how one command of a case ended; the files as they first were, before and after."""
     yield from _ending(case, command, ended)
     if ended.code in (1, 2) and case.streams.stderr == "file":
         yield from _saying(command[0] if command else "", ended)
-    yield from _files(case, command or ("",), before, after)
+    yield from _files(case, command or ("",), first, before, after)
 
 
 def _ending(case: Case, command: tuple[str, ...], ended: Ended) -> Iterator[Fault]:
@@ -126,7 +128,7 @@ def _innermost(err: str) -> str:
     return f"{last.split(':')[0][:40]} in {own[-1] if own else '?'}"
 
 
-def _files(case: Case, command: tuple[str, ...], before: Files, after: Files) -> Iterator[Fault]:
+def _files(case: Case, command: tuple[str, ...], first: Files, before: Files, after: Files) -> Iterator[Fault]:
     targets = [os.path.normpath(f"a/b/work/{name}") for name in _targets(case, command)]
     linked = [(path, before[path][3:]) for path in targets if before.get(path, "").startswith("-> ")]
     targets += [os.path.normpath(os.path.join(os.path.dirname(path), place)) for path, place in linked]
@@ -135,7 +137,7 @@ def _files(case: Case, command: tuple[str, ...], before: Files, after: Files) ->
         now = after.get(path)
         if now == digest or _is_file_named(path, command, targets):
             continue
-        if not FOREIGN.search(path) and _may_change(path, command, targets, damaged):
+        if not FOREIGN.search(path) and _may_change(path, command, targets, damaged, made=path not in first):
             continue
         yield Fault("lost", f"{command[0]}: {_class_of(path)}", f"{path} was {'changed' if now else 'removed'}")
     for path in after.keys() - before.keys():
@@ -149,7 +151,7 @@ def _is_file_named(path: str, command: tuple[str, ...], targets: list[str]) -> b
     return path in targets and any(word.startswith(("--json", "--figure")) for word in command)
 
 
-def _may_change(path: str, command: tuple[str, ...], targets: list[str], damaged: list[str]) -> bool:
+def _may_change(path: str, command: tuple[str, ...], targets: list[str], damaged: list[str], made: bool) -> bool:
     """Whether the command may replace this file, one of ours or one that it was told to write."""
     if path.startswith("a/b/work/runs/"):
         checkpoint = re.match(r"(.*/checkpoints/\d+)/", path)
@@ -158,7 +160,7 @@ def _may_change(path: str, command: tuple[str, ...], targets: list[str], damaged
             return True
         extended = "6 steps" in command and path.endswith(("run.yaml", "recipe.yaml"))
         return extended or not KEPT_IN_A_RUN.match(path)
-    if command[0] == "export" and re.match(r"a/b/work/(exported|hf-\w+)/", path):
+    if command[0] == "export" and (made or re.match(r"a/b/work/(exported|hf-\w+)/", path)):
         return any(_within(path, target) for target in targets)
     return False
 
