@@ -26,6 +26,7 @@ FLOORS = (
     "catalog",
     "files",
     "locks",
+    "children",
     "nn",
     "model",
     "data",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from litmus.audit.checks import CHECKS, FORWARD, concluded
 from litmus.audit.opening import Request
 from litmus.audit.report import Finding
 from litmus.audit.running import LIMIT, Opened, not_made, run
+from litmus.children import start
 from litmus.errors import BadInput
 from litmus.limits import limit_memory
 from litmus.model.plugins import expendable
@@ -58,14 +58,7 @@ class Answers:
     def __init__(self, request: Request) -> None:
         self.limit = request.limit or LIMIT[not request.quick]
         self.late = False
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from litmus.audit.isolation import answer; answer()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        )
+        self.process = start("litmus.audit.isolation", "answer", encoding="utf-8")
         assert self.process.stdin is not None
         with self.process.stdin as stdin:
             json.dump(request.to_plain(), stdin)
@@ -100,7 +93,7 @@ class Answers:
 
     def end(self) -> Evidence:
         """How the process ended without having answered."""
-        code = self.process.returncode
+        code = self.process.wait()
         if self.late:
             what, mark = f"no result within {self.limit:.0f} s, and it could not be interrupted", "hangs"
         elif code < 0:
@@ -121,6 +114,7 @@ def answer() -> None:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
+    torch.set_num_threads(1)  # other threads would take the signals that keep the time limits
     limit_memory()
     expendable()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from litmus.children import Process, start
 from litmus.comparison.results import TrialResult
 from litmus.comparison.trial import GRACE, SPEC, TRUST, TrialSpec, finished
 from litmus.errors import BadInput, Failed
@@ -58,7 +58,7 @@ class _Workers:
     def __init__(self, comparison: Path, listen: Listener) -> None:
         self._comparison, self._listen = comparison, listen
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[Process] = set()
         self._stopped = False
 
     def run(self, spec: TrialSpec) -> TrialResult:
@@ -92,27 +92,26 @@ class _Workers:
         self._listen(spec, {"done": True})
         return result
 
-    def _start(self, spec: TrialSpec) -> subprocess.Popen[str]:
+    def _start(self, spec: TrialSpec) -> Process:
         folder = self._comparison / spec.place
         write_atomically(folder / SPEC, spec.model_dump_json(indent=1))
-        command = [sys.executable, "-P", "-m", "litmus.comparison.trial", str(folder)]
+        arguments = [str(folder)]
         if spec.recipe.get("plugin"):
             # The trial runs the code that was audited, whatever becomes of the file meanwhile.
             write_atomically(folder / COPY, plugin_code(PluginSource.model_validate(spec.recipe["plugin"])))
-            command.append(TRUST)
-        path = os.pathsep.join(entry for entry in sys.path if entry)
+            arguments.append(TRUST)
         with self._lock:
             if self._stopped:
                 raise Failed("the comparison is stopping")
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,  # closes when this process ends, however it ends, and the trial with it
-                stdout=subprocess.PIPE,
+            # Its stdin closes when this process ends, however it ends; the trial then saves and ends too.
+            process = start(
+                "litmus.comparison.trial",
+                "main",
+                *arguments,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
+                warm=["torch._dynamo"],
+                lasts=True,
             )
             self._running.add(process)
         return process

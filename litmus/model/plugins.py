@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from litmus.children import answer, start
 from litmus.errors import BadInput, Failed, message, shown
 from litmus.limits import TimeUp, limit_memory, limited
 from litmus.model.recipe import PluginSource, Recipe
@@ -39,7 +40,6 @@ LIMIT = 60.0
 GRACE = 60.0
 """Seconds beyond the limit after which the process of a first run is ended: it first has to import torch."""
 
-FIRST_RUN = "from litmus.model.plugins import first_run; first_run()"
 _ADVICE = "a plug-in declares its parts and its recipe, and does nothing else"
 _CAME_BACK = b"came back"
 _expendable = False
@@ -213,22 +213,17 @@ def _run_elsewhere(code: bytes, plugin: Path, found: Path) -> None:
 
     An error that it merely raises is left to the run in this process, which has its traceback.
     """
-    path = os.pathsep.join(entry for entry in sys.path if entry)
+    arguments = (str(plugin), str(found), str(LIMIT))
+    process = start("litmus.model.plugins", "first_run", *arguments, stderr=subprocess.DEVNULL)
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", FIRST_RUN, str(plugin), str(found), str(LIMIT)],
-            input=code,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=LIMIT + GRACE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-    except subprocess.TimeoutExpired:
+        said = answer(process, code, LIMIT + GRACE)
+    except TimeoutError:
         raise BadInput(f"{found} was still running after {LIMIT:g} s and could not be interrupted; {_ADVICE}") from None
-    if done.stdout == _CAME_BACK:
+    if said == _CAME_BACK:
         return
-    how = f"with exit code {done.returncode}" if done.returncode >= 0 else f"by {signal_name(-done.returncode)}"
-    raise BadInput(done.stdout.decode() or f"{found} ended the process that read it, {how}; {_ADVICE}")
+    ended = process.wait()
+    how = f"with exit code {ended}" if ended >= 0 else f"by {signal_name(-ended)}"
+    raise BadInput(said.decode() or f"{found} ended the process that read it, {how}; {_ADVICE}")
 
 
 def first_run() -> None:
