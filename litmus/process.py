@@ -22,6 +22,9 @@ from litmus.errors import BadInput, Failed, message, shown
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 """Exit codes besides 0; the last three are 128 + the number of SIGINT, SIGPIPE and SIGTERM."""
 
+LONGEST = 1500
+"""Characters of a sentence that are shown."""
+
 DEBUG = "LITMUS_DEBUG"
 """The environment variable that shows tracebacks; processes that this one starts inherit it."""
 
@@ -140,6 +143,8 @@ def _told(error: BaseException, prefix: str) -> int:
         if os.environ.get(DEBUG):
             traceback.print_exception(error, file=sys.stderr)
         sentence, code = verdict_on(error)
+        if len(sentence) > LONGEST:  # of a path, most likely
+            sentence = shown(sentence, quoted=False, limit=LONGEST)
         if sentence:
             print(f"{prefix}{sentence}", file=sys.stderr, flush=True)
         return code

@@ -154,6 +154,7 @@ def test_flags_of_litmus_may_stand_behind_the_command(call: Call) -> None:
     [
         (BadInput("it is bad"), 2, "it is bad"),
         (Failed("it failed"), 1, "it failed"),
+        (BadInput(f"{'x' * 4000} cannot be written"), 2, "(4,018 characters)"),
         (FileNotFoundError(2, "No such file or directory", "x\ny"), 2, "'x\\ny': No such file or directory"),
         (MemoryError(), 2, "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
