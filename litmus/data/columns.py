@@ -62,8 +62,10 @@ class Columns:
             chosen = name if name in alike else alike[0] if len(alike) == 1 else None
             if chosen is not None and "str" in self.types[chosen]:
                 return chosen
+            if len(alike) > 1 and chosen is None:
+                self._refuse(where, f"has the columns {' and '.join(map(repr, alike))}, either of which may be meant")
             if alike:
-                self._refuse(where, f"has the column {alike[0]!r}, but no strings in it")
+                self._refuse(where, f"has the column {(chosen or alike[0])!r}, but no strings in it")
         if (only := self._only_possible()) is not None:
             return only
         if chats := [name for name, kinds in self.types.items() if CONVERSATION in kinds]:

@@ -79,6 +79,7 @@ def test_text_is_preferred_to_content(tmp_path):
         ({"body": "a", "parts": ["b"]}, r"parts \(list\)"),
         ({"label": "a", "row": {"text": "b"}}, r"row\.text \(str\)"),
         ({"text": 3, "body": "a"}, r"text \(int\), body \(str\)"),
+        ({"Text": "a", "TEXT": "b"}, "has the columns 'Text' and 'TEXT', either of which may be meant"),
     ],
 )
 def test_where_it_cannot_be_told_all_columns_and_their_types_are_named(tmp_path, row, named):
