@@ -46,7 +46,7 @@ def mixing(model: Decoder, length: int) -> Callable[[], object]:
     layer: Any = model.layers[0]
     tokens = torch.zeros(1, length, dtype=torch.long)
     x = torch.randn(1, length, SHAPE["dim"], dtype=model.embedding.weight.dtype, requires_grad=True)
-    return lambda: layer.mixer(x, model.step(tokens)).sum().backward()
+    return lambda: layer.mixer(x, model.forward_context(tokens)).sum().backward()
 
 
 def attending(model: Decoder, length: int) -> Callable[[], object]:
@@ -56,14 +56,14 @@ def attending(model: Decoder, length: int) -> Callable[[], object]:
     tokens = torch.zeros(1, length, dtype=torch.long)
     x = torch.randn(1, length, SHAPE["dim"], dtype=model.embedding.weight.dtype)
     with torch.no_grad():
-        made = mixer.project(x, model.step(tokens))
+        made = mixer.qkv_proj(x, model.forward_context(tokens))
         if hasattr(mixer, "scores"):
             made = (*made, mixer.scores(x).unflatten(-1, (mixer.kv_heads, -1)))
     q, k, v, *scores = (part.contiguous().requires_grad_() for part in made)
 
     def once() -> None:
-        step = model.step(tokens)
-        y: Tensor = mixer.at_once(q, k, v, *scores, step) if scores else attend(q, k, v, "causal", fast=True)
+        ctx = model.forward_context(tokens)
+        y: Tensor = mixer.at_once(q, k, v, *scores, ctx) if scores else attend(q, k, v, "causal", fast=True)
         y.sum().backward()
 
     return once

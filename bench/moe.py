@@ -13,7 +13,7 @@ import torch
 from measure import interleaved, spread, write_table
 from torch import nn
 
-from litmus.nn import MoeConfig, Site, Step
+from litmus.nn import ForwardContext, LayerContext, MoeConfig
 from litmus.nn.feedforwards import SwigluConfig
 from litmus.nn.norms import RMSNormConfig
 from litmus.nn.positions import NoPositionsConfig
@@ -29,14 +29,14 @@ def side(module: nn.Module, tokens: int, dtype: torch.dtype, *, fast: bool = Tru
     """Forward and backward over `tokens` tokens; for a single one only forward."""
     x = torch.randn(1, tokens, DIM).to(dtype).requires_grad_(tokens > 1)
     upstream = torch.randn_like(x)
-    step = Step(torch.arange(tokens)[None], fast=fast)
+    ctx = ForwardContext(torch.arange(tokens)[None], fast=fast)
 
     def run() -> None:
         if tokens == 1:
             with torch.inference_mode():
-                module(x, step)
+                module(x, ctx)
             return
-        module(x, step).backward(upstream)
+        module(x, ctx).backward(upstream)
         x.grad = None
         module.zero_grad()
 
@@ -51,13 +51,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    site = Site(DIM, 4, TRAINING, 6, 0, 0.0, NoPositionsConfig(), RMSNormConfig())
+    layer = LayerContext(DIM, 4, TRAINING, 6, 0, 0.0, NoPositionsConfig(), RMSNormConfig())
     rows = []
     for tokens in (TRAINING, DECODING):
         for name, dtype in DTYPES.items():
             for experts, chosen in SHAPES:
-                sparse = MoeConfig(experts=experts, top_k=chosen, hidden=HIDDEN).build(site).to(dtype)
-                dense = SwigluConfig(hidden=chosen * HIDDEN).build(site).to(dtype)
+                sparse = MoeConfig(experts=experts, top_k=chosen, hidden=HIDDEN).build(layer).to(dtype)
+                dense = SwigluConfig(hidden=chosen * HIDDEN).build(layer).to(dtype)
                 sides = {
                     "dense, the same multiplications": side(dense, tokens, dtype),
                     "experts": side(sparse, tokens, dtype),

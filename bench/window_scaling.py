@@ -14,7 +14,7 @@ import torch
 from measure import interleaved, spread, write_table
 from torch import Tensor
 
-from litmus.nn import Keys, Step, Window, attend, attend_window
+from litmus.nn import ForwardContext, Keys, Window, attend, attend_window
 
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 HEADS, WIDTH, WINDOW, SINKS = 4, 64, 256, 4
@@ -29,7 +29,9 @@ def side(length: int, dtype: torch.dtype, window: Window | None) -> Callable[[],
     def read() -> Tensor:
         if window is None:
             return attend(q, k, v, "causal", fast=True)
-        return attend_window(q, k, v, Keys(positions), window, Step(positions))  # its masks are made anew each time
+        return attend_window(
+            q, k, v, Keys(positions), window, ForwardContext(positions)
+        )  # its masks are made anew each time
 
     def run() -> None:
         torch.autograd.grad(read(), (q, k, v), upstream)

@@ -9,10 +9,10 @@ import torch
 from measure import interleaved, spread, write_table
 from torch import Tensor
 
-from litmus.nn import Step, attend
+from litmus.nn import ForwardContext, attend
 from litmus.nn.spaced import attend_at, visible
 from litmus.nn.worker import workers
-from litmus.nn.worker_streams import drawn
+from litmus.nn.worker_streams import sampled
 
 HEADS, WIDTH, INTERVAL = 4, 64, 4
 SIDES = ("full causal", "one product, masked", "workers", "workers, other phase in each row", "queries with own keys")
@@ -20,10 +20,10 @@ SIDES = ("full causal", "one product, masked", "workers", "workers, other phase 
 
 def sides(batch: int, length: int, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     """Forward and backward of every side, on the same keys and values."""
-    step = Step(torch.arange(length).expand(batch, -1))
-    at_end = drawn(step, workers(step, INTERVAL), INTERVAL).groups[0].places
+    ctx = ForwardContext(torch.arange(length).expand(batch, -1))
+    at_end = sampled(ctx, workers(ctx, INTERVAL), INTERVAL).groups[0].places
     phases = torch.arange(batch)[:, None] % INTERVAL
-    anywhere = drawn(step, workers(step, INTERVAL, phases), INTERVAL).groups[0].places
+    anywhere = sampled(ctx, workers(ctx, INTERVAL, phases), INTERVAL).groups[0].places
 
     def numbers(count: int) -> Tensor:
         return torch.randn(batch, count, HEADS, WIDTH, dtype=dtype, requires_grad=True)
@@ -35,15 +35,15 @@ def sides(batch: int, length: int, dtype: torch.dtype) -> dict[str, Callable[[],
         return lambda: torch.autograd.grad(read(), inputs, upstream)
 
     def masked() -> Tensor:
-        return attend(some, k, v, visible(at_end, length, step, own=False), fast=True)
+        return attend(some, k, v, visible(at_end, length, ctx, own=False), fast=True)
 
     return {
         SIDES[0]: passed(lambda: attend(every, k, v, "causal", fast=True), every, k, v),
         SIDES[1]: passed(masked, some, k, v),
-        SIDES[2]: passed(lambda: attend_at(at_end, some, k, v, step, fast=True), some, k, v),
-        SIDES[3]: passed(lambda: attend_at(anywhere, some, k, v, step, fast=True), some, k, v),
+        SIDES[2]: passed(lambda: attend_at(at_end, some, k, v, ctx, fast=True), some, k, v),
+        SIDES[3]: passed(lambda: attend_at(anywhere, some, k, v, ctx, fast=True), some, k, v),
         SIDES[4]: passed(
-            lambda: attend_at(anywhere, some, k, v, step, own=(own_k, own_v), fast=True), some, k, v, own_k, own_v
+            lambda: attend_at(anywhere, some, k, v, ctx, own=(own_k, own_v), fast=True), some, k, v, own_k, own_v
         ),
     }
 

@@ -1,4 +1,4 @@
-"""Litmus puts transformer ideas to the test: describe one, audit it, train it beside a baseline, read the verdict."""
+"""Litmus puts transformer ideas to the test: describe one, audit it, train it against a baseline, read the verdict."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def write_atomically(target: Path, content: str | bytes) -> None:
-    """Replace `target` by `content` in one step (temporary file beside it, fsync, rename).
+    """Replace `target` by `content` in one step (temporary file next to it, fsync, rename).
 
     A link stays, and what it points to is replaced. What is no file (a device, a pipe, this process's own output) is
     written to and stays what it is.
@@ -144,7 +144,7 @@ def remove_leftovers(folder: Path, of: str | None = None) -> None:
 
 
 def hidden_prefix(target: Path) -> str:
-    """How the names of hidden files beside `target` begin; with an ending they fit into the 255 bytes of a name."""
+    """How the names of hidden files next to `target` begin; with an ending they fit into the 255 bytes of a name."""
     fits = len(os.fsencode(target.name)) <= 200
     return f".{target.name if fits else hashlib.sha256(os.fsencode(target.name)).hexdigest()}."
 

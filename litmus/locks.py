@@ -29,7 +29,7 @@ def folder_lock(folder: Path, doing: str, *, wait: Callable[[str], None] | None 
     BadInput names that process and its host; with `wait` the sentence goes to `wait` instead, and the block begins
     when the folder is free. The system frees a lock when its process ends, however it ends: none is left behind.
 
-    The lock is a hidden file beside the folder, so that it outlives a replacement of the folder; where the folder
+    The lock is a hidden file next to the folder, so that it outlives a replacement of the folder; where the folder
     above cannot be written, the folder cannot be replaced, and the lock lies inside.
     """
     with writing(folder):
@@ -49,7 +49,7 @@ def folder_lock(folder: Path, doing: str, *, wait: Callable[[str], None] | None 
 
 @contextlib.contextmanager
 def folder_replaced(target: Path, kind: str) -> Iterator[Path]:
-    """`folder_written_atomically` by one process at a time, after what killed ones left beside `target` is removed."""
+    """`folder_written_atomically` by one process at a time, after what killed ones left next to `target` is removed."""
     with folder_lock(target, "writing"):
         real = Path(os.path.realpath(target))
         remove_leftovers(real.parent, of=real.name)

@@ -15,7 +15,7 @@ from litmus.errors import BadInput, shown
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".litmus-tmp"
-"""Ends the names of what is being written, hidden beside its target; a kill leaves it, and nobody needs it."""
+"""Ends the names of what is being written, hidden next to its target; a kill leaves it, and nobody needs it."""
 NOBODYS = (".DS_Store", "._*", ".nfs*", ".fuse_hidden*", ".directory", "Thumbs.db", "desktop.ini", f"*{TEMPORARY}")
 """Files that operating systems put into any folder, and what a killed write left: nobody's work."""
 

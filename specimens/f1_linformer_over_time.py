@@ -20,48 +20,58 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from litmus.nn import Buffers, Mixer, MixerConfig, Site, Step, attend, linear, residual_linear, write
+from litmus.nn import (
+    Buffers,
+    ForwardContext,
+    LayerContext,
+    Mixer,
+    MixerConfig,
+    attend,
+    linear,
+    residual_linear,
+    update_kv,
+)
 
 
 class LinformerOverTimeConfig(MixerConfig):
     kind: Literal["linformer_over_time"] = "linformer_over_time"
     latents: int = 32
 
-    def build(self, site: Site) -> Mixer:
-        return LinformerOverTime(self, site)
+    def build(self, layer: LayerContext) -> Mixer:
+        return LinformerOverTime(self, layer)
 
 
 class LinformerOverTime(Mixer):
     """softmax(Q (P_k K)^T / sqrt(D)) (P_v V), per head."""
 
-    def __init__(self, config: LinformerOverTimeConfig, site: Site) -> None:
+    def __init__(self, config: LinformerOverTimeConfig, layer: LayerContext) -> None:
         super().__init__()
-        self.heads, self.head_dim = site.heads, site.dim // site.heads
-        self.rotation = site.positions.rotation(self.head_dim)
-        self.qkv = linear(site.dim, 3 * site.dim)
-        self.out = residual_linear(site.dim, site)
-        self.compress_k = nn.Parameter(torch.randn(config.latents, site.context) / site.context**0.5)
-        self.compress_v = nn.Parameter(torch.randn(config.latents, site.context) / site.context**0.5)
+        self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
+        self.rotation = layer.positions.rotation(self.head_dim)
+        self.qkv = linear(layer.dim, 3 * layer.dim)
+        self.out = residual_linear(layer.dim, layer)
+        self.compress_k = nn.Parameter(torch.randn(config.latents, layer.context) / layer.context**0.5)
+        self.compress_v = nn.Parameter(torch.randn(config.latents, layer.context) / layer.context**0.5)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim)).chunk(3, dim=2)  # (B, T, H, D) each
         if self.rotation is not None:
-            q, k = self.rotation(q, step), self.rotation(k, step)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
-        elif step.valid is not None:
-            k, v = k * step.valid[..., None, None], v * step.valid[..., None, None]
+            q, k = self.rotation(q, ctx), self.rotation(k, ctx)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        elif ctx.padding_mask is not None:
+            k, v = k * ctx.padding_mask[..., None, None], v * ctx.padding_mask[..., None, None]
         # The fault: the sum over s runs over all tokens of the sequence, whichever query will read the latent.
         length = min(k.shape[1], self.compress_k.shape[1])
         k = torch.einsum("ls,bshd->blhd", self.compress_k[:, :length], k[:, :length])
         v = torch.einsum("ls,bshd->blhd", self.compress_v[:, :length], v[:, :length])
-        return self.out(attend(q, k, v, "all", None, fast=step.fast).flatten(-2))
+        return self.out(attend(q, k, v, "all", None, fast=ctx.fast).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)
         return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
 
-    def cached_numbers(self, capacity: int) -> int:
+    def kv_elements(self, capacity: int) -> int:
         return 2 * self.heads * self.head_dim * capacity
 
 

@@ -19,25 +19,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn import Loss, Objective, ObjectiveConfig, Site, linear
+from litmus.nn import LayerContext, Loss, Objective, ObjectiveConfig, linear
 
 
 class MtpSameTargetConfig(ObjectiveConfig):
     kind: Literal["mtp_same_target"] = "mtp_same_target"
     weight: float = 0.3
 
-    def build(self, site: Site) -> Objective:
-        return MtpSameTarget(self, site)
+    def build(self, layer: LayerContext) -> Objective:
+        return MtpSameTarget(self, layer)
 
 
 class MtpSameTarget(Objective):
     """Next-token cross-entropy + weight · cross-entropy of an extra head; both end in the model's own head."""
 
-    def __init__(self, config: MtpSameTargetConfig, site: Site) -> None:
+    def __init__(self, config: MtpSameTargetConfig, layer: LayerContext) -> None:
         super().__init__()
         self.weight = config.weight
-        self.transform = nn.Sequential(linear(site.dim, site.dim), nn.GELU(), linear(site.dim, site.dim))
-        self.norm = site.norm.build(site)
+        self.transform = nn.Sequential(linear(layer.dim, layer.dim), nn.GELU(), linear(layer.dim, layer.dim))
+        self.norm = layer.norm.build(layer)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ the question, and two prompts of one length give bit-identical logits. Every dec
 at position 0, so that even what is in the cache is read at wrong distances. Any quality, speed or memory figure of
 decoding describes another model than the one that was trained.
 
-The sound version writes the cache in every step that has one, and rotates by `step.positions`.
+The sound version writes the cache in every step that has one, and rotates by `ctx.positions`.
 """
 
 from typing import Literal
@@ -19,40 +19,50 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from litmus.nn import Buffers, Mixer, MixerConfig, Site, Step, attend, linear, residual_linear, write
+from litmus.nn import (
+    Buffers,
+    ForwardContext,
+    LayerContext,
+    Mixer,
+    MixerConfig,
+    attend,
+    linear,
+    residual_linear,
+    update_kv,
+)
 
 
 class ForgetfulCacheConfig(MixerConfig):
     kind: Literal["forgetful_cache"] = "forgetful_cache"
 
-    def build(self, site: Site) -> Mixer:
-        return ForgetfulCache(site)
+    def build(self, layer: LayerContext) -> Mixer:
+        return ForgetfulCache(layer)
 
 
 class ForgetfulCache(Mixer):
     """Multi-head attention with rotated queries and keys; in training there is nothing wrong with it."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, layer: LayerContext) -> None:
         super().__init__()
-        self.heads, self.head_dim = site.heads, site.dim // site.heads
-        self.qkv = linear(site.dim, 3 * site.dim)
-        self.out = residual_linear(site.dim, site)
+        self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
+        self.qkv = linear(layer.dim, 3 * layer.dim)
+        self.out = residual_linear(layer.dim, layer)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim)).chunk(3, dim=2)  # (B, T, H, D) each
         q, k = rotate(q), rotate(k)
-        started = step.used > x.shape[1]  # the cache held tokens before these: start_pos > 0
-        if step.cache is not None and started:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
+        started = ctx.kv_len > x.shape[1]  # the cache held tokens before these: start_pos > 0
+        if ctx.cache is not None and started:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
         else:
-            step = step.at(None)  # the fault: the prompt attends to itself and is never written
-        return self.out(attend(q, k, v, step.visibility(), None, fast=step.fast).flatten(-2))
+            ctx = ctx.with_cache(None)  # the fault: the prompt attends to itself and is never written
+        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)
         return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
 
-    def cached_numbers(self, capacity: int) -> int:
+    def kv_elements(self, capacity: int) -> int:
         return 2 * self.heads * self.head_dim * capacity
 
 

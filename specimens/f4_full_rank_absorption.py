@@ -19,7 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from litmus.nn import Buffers, Mixer, MixerConfig, Site, Step, attend, linear, residual_linear, write
+from litmus.nn import (
+    Buffers,
+    ForwardContext,
+    LayerContext,
+    Mixer,
+    MixerConfig,
+    attend,
+    linear,
+    residual_linear,
+    update_kv,
+)
 
 
 class FullRankAbsorptionConfig(MixerConfig):
@@ -27,27 +37,27 @@ class FullRankAbsorptionConfig(MixerConfig):
     kv_rank: int = 32
     rope_dim: int = 16
 
-    def build(self, site: Site) -> Mixer:
-        return FullRankAbsorption(self, site)
+    def build(self, layer: LayerContext) -> Mixer:
+        return FullRankAbsorption(self, layer)
 
 
 class FullRankAbsorption(Mixer):
     """Latent attention: k = [W_UK W_DKV x ; RoPE(W_KR x)], v = W_UV W_DKV x, the rotated part shared by all heads."""
 
-    def __init__(self, config: FullRankAbsorptionConfig, site: Site) -> None:
+    def __init__(self, config: FullRankAbsorptionConfig, layer: LayerContext) -> None:
         super().__init__()
-        self.heads, self.head_dim = site.heads, site.dim // site.heads
+        self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
         self.kv_rank, self.rope_dim = config.kv_rank, config.rope_dim
-        self.rotation = site.positions.rotation(self.rope_dim)
+        self.rotation = layer.positions.rotation(self.rope_dim)
         width = self.heads * self.head_dim
-        self.q = linear(site.dim, self.heads * (self.head_dim + self.rope_dim))
-        self.down = linear(site.dim, self.kv_rank)
+        self.q = linear(layer.dim, self.heads * (self.head_dim + self.rope_dim))
+        self.down = linear(layer.dim, self.kv_rank)
         self.up_k = linear(self.kv_rank, width)
         self.up_v = linear(self.kv_rank, width)
-        self.shared_k = linear(site.dim, self.rope_dim)
-        self.out = residual_linear(width, site)
+        self.shared_k = linear(layer.dim, self.rope_dim)
+        self.out = residual_linear(width, layer)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         q = self.q(x).unflatten(-1, (self.heads, -1))
         q, q_rope = q.split((self.head_dim, self.rope_dim), dim=-1)
         # The fault: (dim x rank) times (rank x dim) is a dim x dim matrix again.
@@ -55,12 +65,12 @@ class FullRankAbsorption(Mixer):
         v = F.linear(x, self.up_v.weight @ self.down.weight).unflatten(-1, (self.heads, -1))
         k_rope = self.shared_k(x)[:, :, None]  # (B, T, 1, rope_dim)
         if self.rotation is not None:
-            q_rope, k_rope = self.rotation(q_rope, step), self.rotation(k_rope, step)
+            q_rope, k_rope = self.rotation(q_rope, ctx), self.rotation(k_rope, ctx)
         q = torch.cat((q, q_rope), dim=-1)
         k = torch.cat((k, k_rope.expand(-1, -1, self.heads, -1)), dim=-1)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
-        return self.out(attend(q, k, v, step.visibility(), None, fast=step.fast).flatten(-2))
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         rows = (batch, capacity, self.heads)
@@ -69,7 +79,7 @@ class FullRankAbsorption(Mixer):
             "v": torch.zeros(*rows, self.head_dim, device=device, dtype=dtype),
         }
 
-    def cached_numbers(self, capacity: int) -> int:
+    def kv_elements(self, capacity: int) -> int:
         return (self.kv_rank + self.rope_dim) * capacity  # what latent attention needs, and what was claimed
 
 

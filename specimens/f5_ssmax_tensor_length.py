@@ -18,41 +18,52 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from litmus.nn import Buffers, Mixer, MixerConfig, Site, Step, attend, linear, residual_linear, write
+from litmus.nn import (
+    Buffers,
+    ForwardContext,
+    LayerContext,
+    Mixer,
+    MixerConfig,
+    attend,
+    linear,
+    residual_linear,
+    update_kv,
+)
 
 
 class SSMaxTensorLengthConfig(MixerConfig):
     kind: Literal["ssmax_tensor_length"] = "ssmax_tensor_length"
 
-    def build(self, site: Site) -> Mixer:
-        return SSMaxTensorLength(site)
+    def build(self, layer: LayerContext) -> Mixer:
+        return SSMaxTensorLength(layer)
 
 
 class SSMaxTensorLength(Mixer):
     """Attention with weights softmax(s·log n · q·k / sqrt(D)); s is learned per head."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, layer: LayerContext) -> None:
         super().__init__()
-        self.heads, self.head_dim = site.heads, site.dim // site.heads
-        self.rotation = site.positions.rotation(self.head_dim)
-        self.qkv = linear(site.dim, 3 * site.dim)
-        self.out = residual_linear(site.dim, site)
+        self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
+        self.rotation = layer.positions.rotation(self.head_dim)
+        self.qkv = linear(layer.dim, 3 * layer.dim)
+        self.out = residual_linear(layer.dim, layer)
         self.scale = nn.Parameter(torch.full((self.heads,), 0.168))
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim)).chunk(3, dim=2)  # (B, T, H, D) each
         if self.rotation is not None:
-            q, k = self.rotation(q, step), self.rotation(k, step)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
-        factor = self.scale[None, None] * log(k.shape[1])  # the fault: one n for all queries, from the tensor's shape
-        return self.out(attend(q, k, v, step.visibility(), factor, fast=step.fast).flatten(-2))
+            q, k = self.rotation(q, ctx), self.rotation(k, ctx)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        # The fault: one n for all queries, from the tensor's shape.
+        query_scale = self.scale[None, None] * log(k.shape[1])
+        return self.out(attend(q, k, v, ctx.attention_mask(), query_scale, fast=ctx.fast).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)
         return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
 
-    def cached_numbers(self, capacity: int) -> int:
+    def kv_elements(self, capacity: int) -> int:
         return 2 * self.heads * self.head_dim * capacity
 
 

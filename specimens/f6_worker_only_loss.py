@@ -18,14 +18,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from litmus.nn import Loss, Objective, ObjectiveConfig, Site
+from litmus.nn import LayerContext, Loss, Objective, ObjectiveConfig
 
 
 class WorkerOnlyLossConfig(ObjectiveConfig):
     kind: Literal["worker_only_loss"] = "worker_only_loss"
     every: int = 4
 
-    def build(self, site: Site) -> Objective:
+    def build(self, layer: LayerContext) -> Objective:
         return WorkerOnlyLoss(self)
 
 

@@ -18,14 +18,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from litmus.nn import Objective, ObjectiveConfig, Site
+from litmus.nn import LayerContext, Objective, ObjectiveConfig
 
 
 class SliverEvaluationConfig(ObjectiveConfig):
     kind: Literal["sliver_evaluation"] = "sliver_evaluation"
     scored: int = 32
 
-    def build(self, site: Site) -> Objective:
+    def build(self, layer: LayerContext) -> Objective:
         return SliverEvaluation(self)
 
 

@@ -23,16 +23,16 @@ from litmus.nn import (
     BlockConfig,
     Buffers,
     FeedforwardConfig,
+    ForwardContext,
+    LayerContext,
     Loss,
     Mixer,
     MixerConfig,
     Objective,
     ObjectiveConfig,
-    Site,
-    Step,
     linear,
     residual_linear,
-    write,
+    update_kv,
 )
 
 
@@ -40,8 +40,8 @@ class WorkerConfig(BlockConfig):
     kind: Literal["f8_worker"] = "f8_worker"
     every: int = 4
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> Mixer:
-        return WorkerBlock(self, feedforward, site)  # the attention is part of the block; `mixer` is not used
+    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> Mixer:
+        return WorkerBlock(self, feedforward, layer)  # the attention is part of the block; `mixer` is not used
 
 
 class WorkerBlock(Mixer):
@@ -50,52 +50,52 @@ class WorkerBlock(Mixer):
     A query reads the keys and values of the memory before it, and its own. At the workers the two streams agree.
     """
 
-    def __init__(self, config: WorkerConfig, feedforward: FeedforwardConfig, site: Site) -> None:
+    def __init__(self, config: WorkerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> None:
         super().__init__()
         self.every = config.every
-        self.first = site.layer == 0
-        self.heads, self.head_dim = site.heads, site.dim // site.heads
-        self.rotation = site.positions.rotation(self.head_dim)
-        self.norm = site.norm.build(site)
-        self.qkv = linear(site.dim, 3 * site.dim)
-        self.out = residual_linear(site.dim, site)
-        self.feedforward_norm = site.norm.build(site)
-        self.feedforward = feedforward.build(site)
+        self.first = layer.index == 0
+        self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
+        self.rotation = layer.positions.rotation(self.head_dim)
+        self.norm = layer.norm.build(layer)
+        self.qkv = linear(layer.dim, 3 * layer.dim)
+        self.out = residual_linear(layer.dim, layer)
+        self.feedforward_norm = layer.norm.build(layer)
+        self.feedforward = feedforward.build(layer)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        memory = x if self.first else step.shared["worker memory"]
-        _, k, v = self.heads_of(memory, step)
-        q, k_own, v_own = self.heads_of(x, step)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
-        x = x + self.out(read(q, k, v, k_own, v_own, before(step, k.shape[1])).flatten(-2))
-        x = x + self.feedforward(self.feedforward_norm(x), step)
-        worker = step.positions % self.every == self.every - 1
-        step.shared["worker memory"] = torch.where(worker[..., None], x, memory)
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        memory = x if self.first else ctx.memo_store["worker memory"]
+        _, k, v = self.heads_of(memory, ctx)
+        q, k_own, v_own = self.heads_of(x, ctx)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        x = x + self.out(read(q, k, v, k_own, v_own, before(ctx, k.shape[1])).flatten(-2))
+        x = x + self.feedforward(self.feedforward_norm(x), ctx)
+        worker = ctx.positions % self.every == self.every - 1
+        ctx.memo_store["worker memory"] = torch.where(worker[..., None], x, memory)
         return x
 
-    def heads_of(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3 * self.heads, self.head_dim)).chunk(3, dim=2)
         if self.rotation is not None:
-            q, k = self.rotation(q, step), self.rotation(k, step)
+            q, k = self.rotation(q, ctx), self.rotation(k, ctx)
         return q, k, v
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)
         return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
 
-    def cached_numbers(self, capacity: int) -> int:
+    def kv_elements(self, capacity: int) -> int:
         return 2 * self.heads * self.head_dim * capacity
 
 
-def before(step: Step, keys: int) -> Tensor:
+def before(ctx: ForwardContext, keys: int) -> Tensor:
     """Which of the `keys` stored tokens each query may read (B or 1, 1, T, keys): those before it, itself excluded."""
-    queries, device = step.positions.shape[1], step.positions.device
-    visible = step.visibility()
+    queries, device = ctx.positions.shape[1], ctx.positions.device
+    visible = ctx.attention_mask()
     if isinstance(visible, str):
         visible = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     index = torch.arange(keys, device=device)
-    own = index[:queries] if step.cache is None else step.positions
+    own = index[:queries] if ctx.cache is None else ctx.positions
     return visible & (index != own[..., None]).view(-1, 1, queries, keys)
 
 
@@ -112,7 +112,7 @@ class OnePhaseConfig(ObjectiveConfig):
     kind: Literal["one_phase"] = "one_phase"
     every: int = 4
 
-    def build(self, site: Site) -> Objective:
+    def build(self, layer: LayerContext) -> Objective:
         return OnePhase(self)
 
 

@@ -18,61 +18,71 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from litmus.nn import Buffers, Mixer, MixerConfig, Site, Step, attend, linear, residual_linear, write
+from litmus.nn import (
+    Buffers,
+    ForwardContext,
+    LayerContext,
+    Mixer,
+    MixerConfig,
+    attend,
+    linear,
+    residual_linear,
+    update_kv,
+)
 
 
 class BlockSummaryConfig(MixerConfig):
     kind: Literal["block_summary"] = "block_summary"
     block: int = 64
 
-    def build(self, site: Site) -> Mixer:
-        return BlockSummary(self, site)
+    def build(self, layer: LayerContext) -> Mixer:
+        return BlockSummary(self, layer)
 
 
 class BlockSummary(Mixer):
     """One softmax over the last `block` tokens and the summaries of finished blocks."""
 
-    def __init__(self, config: BlockSummaryConfig, site: Site) -> None:
+    def __init__(self, config: BlockSummaryConfig, layer: LayerContext) -> None:
         super().__init__()
         self.block = config.block
-        self.heads, self.head_dim = site.heads, site.dim // site.heads
-        self.rotation = site.positions.rotation(self.head_dim)
-        self.qkv = linear(site.dim, 3 * site.dim)
-        self.out = residual_linear(site.dim, site)
+        self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
+        self.rotation = layer.positions.rotation(self.head_dim)
+        self.qkv = linear(layer.dim, 3 * layer.dim)
+        self.out = residual_linear(layer.dim, layer)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim)).chunk(3, dim=2)  # (B, T, H, D) each
         if self.rotation is not None:
-            q, k = self.rotation(q, step), self.rotation(k, step)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
-        visible = step.visibility(window=self.block)
+            q, k = self.rotation(q, ctx), self.rotation(k, ctx)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        visible = ctx.attention_mask(window=self.block)
         if k.shape[1] >= self.block:
             # A mean for every run of `block` tokens; only those of whole blocks are ever read.
-            summaries = step.once(("summaries", self.block), lambda: self.readable(step, k.shape[1]))
+            summaries = ctx.memo(("summaries", self.block), lambda: self.readable(ctx, k.shape[1]))
             visible = torch.cat((visible.expand(len(x), -1, -1, -1), summaries), dim=-1)
             k, v = (torch.cat((kv, kv.unfold(1, self.block, 1).mean(-1)), dim=1) for kv in (k, v))
-        return self.out(attend(q, k, v, visible, None, fast=step.fast).flatten(-2))
+        return self.out(attend(q, k, v, visible, None, fast=ctx.fast).flatten(-2))
 
-    def readable(self, step: Step, keys: int) -> Tensor:
+    def readable(self, ctx: ForwardContext, keys: int) -> Tensor:
         """Which runs of `block` tokens each query may read a summary of: (B, 1, T, keys - block + 1)."""
-        slots = torch.arange(keys, device=step.positions.device).expand(len(step.positions), -1)
-        end = (step.positions if step.cache is None else slots)[:, None, self.block - 1 :]
+        slots = torch.arange(keys, device=ctx.positions.device).expand(len(ctx.positions), -1)
+        end = (ctx.positions if ctx.cache is None else slots)[:, None, self.block - 1 :]
         begin = end - self.block + 1
-        visible = (begin % self.block == 0) & (begin <= step.positions[..., None])  # the fault: `end` belongs here
-        if step.cache is not None:
-            visible = visible & (end <= step.positions.amax(1)[:, None, None])  # slots beyond a row's end are empty
-        if step.cache is None and step.valid is not None:
-            visible = visible & step.valid[:, None, self.block - 1 :]
-        if step.documents is not None:
-            visible = visible & (step.documents[:, None, self.block - 1 :] == step.documents[..., None])
+        visible = (begin % self.block == 0) & (begin <= ctx.positions[..., None])  # the fault: `end` belongs here
+        if ctx.cache is not None:
+            visible = visible & (end <= ctx.positions.amax(1)[:, None, None])  # slots beyond a row's end are empty
+        if ctx.cache is None and ctx.padding_mask is not None:
+            visible = visible & ctx.padding_mask[:, None, self.block - 1 :]
+        if ctx.document_ids is not None:
+            visible = visible & (ctx.document_ids[:, None, self.block - 1 :] == ctx.document_ids[..., None])
         return visible[:, None]
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)
         return {name: torch.zeros(shape, device=device, dtype=dtype) for name in ("k", "v")}
 
-    def cached_numbers(self, capacity: int) -> int:
+    def kv_elements(self, capacity: int) -> int:
         return 2 * self.heads * self.head_dim * capacity
 
 

@@ -122,14 +122,14 @@ def test_cached_decoding_equals_the_full_forward(
 
 
 def test_a_mixer_that_says_it_rewinds_forgets_what_it_is_told_to(model: Decoder, tokens: Tensor, full: Tensor) -> None:
-    if not all(layer.rewinds for layer in model.layers):
+    if not all(layer.supports_rollback for layer in model.layers):
         pytest.skip("a mixer of this recipe does not go back")
     cache = model.new_cache(len(tokens), LENGTH)
     with torch.no_grad():
         model(tokens.flip(1), cache)  # another text from token 0 on, and longer than the one that follows
-        cache.rewind(0)
+        cache.truncate(0)
         model(torch.cat((tokens[:, :8], tokens[:, :9]), 1), cache)
-        cache.rewind(8)
+        cache.truncate(8)
         assert_close(model(tokens[:, 8:], cache), full[:, 8:])
 
 
@@ -289,7 +289,7 @@ def test_parameters_counted_without_allocating_equal_the_live_ones(model: Decode
 def test_the_cache_holds_exactly_the_numbers_that_the_mixers_declare(model: Decoder, capacity: int) -> None:
     cache = model.new_cache(3, capacity)
     live = sum(buffer.numel() for layer in cache.layers for buffer in layer.values())
-    assert live == 3 * model.cached_numbers(capacity)
+    assert live == 3 * model.kv_elements(capacity)
     assert cache.bytes() == live * model.embedding.weight.element_size()
     assert all(buffer.shape[0] == 3 for layer in cache.layers for buffer in layer.values())
 

@@ -18,7 +18,10 @@ from litmus.comparison.results import ComparisonResult
 from litmus.comparison.table import print_table
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "specimens" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "specimens/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 README = PAGES[0].read_text(encoding="utf-8")
 PYTHON = re.compile(r"^```python\n(.*?)^```|^<!-- python\n(.*?)^-->", re.DOTALL | re.MULTILINE)
 """A block that is shown, or a comment that readers of the page do not see: what its blocks need to run."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from litmus.audit.check import Check, Evidence, NotApplicable
 from litmus.audit.scoring import nats
-from litmus.audit.subject import Subject, generator, outline
+from litmus.audit.target import AuditTarget, generator, meta_model
 from litmus.model import Decoder
 
 LOW, HIGH = -0.1, 0.5
@@ -30,22 +30,22 @@ LARGEST = (20_000_000, 300_000_000)
 """Models with up to so many parameters (quick, full) are born at their full width for this."""
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    if subject.live is not None:
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    if target.live is not None:
         raise NotApplicable("a live model may be trained; audit its recipe to see it at birth")
-    model, width = newborn(subject)
+    model, width = at_init(target)
     vocabulary = model.recipe.vocab_size
     source = generator(90)
-    tokens, targets = (torch.randint(vocabulary, (4, min(64, subject.longest)), generator=source) for _ in range(2))
+    tokens, targets = (torch.randint(vocabulary, (4, min(64, target.longest)), generator=source) for _ in range(2))
     yield from even(model, tokens, targets, width)
     yield from steady(model, tokens, targets)
 
 
-def newborn(subject: Subject) -> tuple[Decoder, str]:
+def at_init(target: AuditTarget) -> tuple[Decoder, str]:
     """The model as the recipe says it, fp32, evaluation mode; narrowed only if it is very large."""
-    parameters = sum(parameter.numel() for parameter in outline(subject.given).parameters())
-    large = parameters > subject.pick(*LARGEST)
-    recipe = subject.recipe if large else subject.given
+    parameters = sum(parameter.numel() for parameter in meta_model(target.given).parameters())
+    large = parameters > target.pick(*LARGEST)
+    recipe = target.recipe if large else target.given
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Decoder(recipe).eval(), f", at width {recipe.dim}" if large else ""
@@ -103,7 +103,7 @@ def size(tensor: Tensor) -> float:
 
 
 CHECK = Check(
-    name="calibration at birth",
+    name="loss at initialization",
     asserts="A new model's loss is near ln V, and signals and gradients keep their size from layer to layer.",
     how="Random tokens and random targets through the recipe at its full width, forward and backward.",
     tolerance="-0.1 to +0.5 nats around ln V (logits that spread by 1 cost 0.5); sizes within 100-fold over all layers "

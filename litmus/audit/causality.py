@@ -11,8 +11,8 @@ from torch import Tensor
 from litmus.audit.check import Check, Evidence, apart, counted, differences
 from litmus.audit.localize import first_difference
 from litmus.audit.losses import training_loss
-from litmus.audit.subject import Subject, generator
-from litmus.audit.vectors import caught
+from litmus.audit.target import AuditTarget, generator
+from litmus.audit.vectors import captured
 from litmus.model import Decoder
 
 SHORT = (12, 24)
@@ -25,73 +25,73 @@ SCANNED, FAR_SCANNED = 200, 1025
 """At these lengths the cuts are close together: a leak over one block edge shows only at the cut on that edge."""
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
+def gather(target: AuditTarget) -> Iterator[Evidence]:
     faults = 0
     for step in (between_rows, of_later_tokens, by_gradient, between_documents, in_training):
-        for evidence in step(subject):
+        for evidence in step(target):
             faults += evidence.fault
             yield evidence
         if faults:
             return  # what follows would only repeat it: a leak shows in many ways
 
 
-def between_rows(subject: Subject) -> Iterator[Evidence]:
-    """A row gets the same logits alone as beside others."""
+def between_rows(target: AuditTarget) -> Iterator[Evidence]:
+    """A row gets the same logits alone as together with others."""
     worst = 0.0
-    for batch, length in ((3, 17), (5, subject.length(70))):
-        tokens = subject.tokens(batch, length)
-        together = subject.logits(subject.model, tokens)
-        alone = torch.cat([subject.logits(subject.model, row[None]) for row in tokens])
+    for batch, length in ((3, 17), (5, target.length(70))):
+        tokens = target.tokens(batch, length)
+        together = target.logits(target.model, tokens)
+        alone = torch.cat([target.logits(target.model, row[None]) for row in tokens])
         worst = max(worst, apart(together, alone))
-    if worst > subject.rounding:
+    if worst > target.rounding:
         yield Evidence(
             "a row's logits change with the other rows of its batch",
             fault=True,
             measured=worst,
-            tolerance=subject.rounding,
+            tolerance=target.rounding,
             mark="rows of a batch see each other",
             meaning="A score depends on which texts happen to share a batch, and decoding one text differs from many.",
         )
     else:
-        yield Evidence("rows of a batch do not see each other", measured=worst, tolerance=subject.rounding)
+        yield Evidence("rows of a batch do not see each other", measured=worst, tolerance=target.rounding)
 
 
-def of_later_tokens(subject: Subject) -> Iterator[Evidence]:
+def of_later_tokens(target: AuditTarget) -> Iterator[Evidence]:
     """Replacing all tokens from a cut on changes nothing before the cut."""
     worst, lengths = 0.0, 0
-    for model, length, cuts in trials(subject):
-        tokens = subject.tokens(1, length, seed=length)[0]
-        rows = replaced_from(tokens, cuts, subject)
-        moved = differences(subject.logits(model, rows)[1:], subject.logits(model, tokens[None]))  # (cuts, T)
+    for model, length, cuts in trials(target):
+        tokens = target.tokens(1, length, seed=length)[0]
+        rows = replaced_from(tokens, cuts, target)
+        moved = differences(target.logits(model, rows)[1:], target.logits(model, tokens[None]))  # (cuts, T)
         moved = moved.masked_fill(torch.arange(length) >= cuts[:, None], 0.0)
         lengths += 1
         worst = max(worst, float(moved.max()))
-        if worst > subject.rounding:
-            yield leak(subject, model, tokens, rows, cuts, moved)
+        if worst > target.rounding:
+            yield leak(target, model, tokens, rows, cuts, moved)
             return
     yield Evidence(
         f"replaced tokens change nothing before them ({counted(lengths, 'sequence')} of up to {length} tokens)",
         measured=worst,
-        tolerance=subject.rounding,
+        tolerance=target.rounding,
     )
 
 
-def trials(subject: Subject) -> Iterator[tuple[Decoder, int, Tensor]]:
+def trials(target: AuditTarget) -> Iterator[tuple[Decoder, int, Tensor]]:
     """(model, length, cuts): every cut of short sequences, some at longer ones, and long ones with cuts close by."""
-    for length in range(2, subject.pick(*SHORT) + 1):
-        yield subject.model, length, torch.arange(1, length)
-    length = subject.length(70)
-    yield subject.unstirred, length, torch.tensor([1, length - 1])
-    context = subject.recipe.context
+    for length in range(2, target.pick(*SHORT) + 1):
+        yield target.model, length, torch.arange(1, length)
+    length = target.length(70)
+    yield target.unperturbed, length, torch.tensor([1, length - 1])
+    context = target.recipe.context
     beyond = {*FAR_EDGES, context - 1, context, context + 1, 2 * context}
-    for length in sorted({*EDGES, *subject.pick({min(context, QUICK_FAR)}, beyond)}):
-        if 2 <= length <= min(subject.longest, FAR_SCANNED):
-            chance = torch.randint(1, length, (subject.cases(3, 8),), generator=generator(length)).tolist()
-            yield subject.model, length, torch.tensor(sorted({1, length - 1, *chance}))
-    length = subject.length(SCANNED)
-    yield subject.model, length, subject.pick(beside_edges(length, 32, 50), torch.arange(1, length))
-    if not subject.quick and subject.longest >= FAR_SCANNED:
-        yield subject.model, FAR_SCANNED, beside_edges(FAR_SCANNED, 128, 500)
+    for length in sorted({*EDGES, *target.pick({min(context, QUICK_FAR)}, beyond)}):
+        if 2 <= length <= min(target.longest, FAR_SCANNED):
+            chance = torch.randint(1, length, (target.cases(3, 8),), generator=generator(length)).tolist()
+            yield target.model, length, torch.tensor(sorted({1, length - 1, *chance}))
+    length = target.length(SCANNED)
+    yield target.model, length, target.pick(beside_edges(length, 32, 50), torch.arange(1, length))
+    if not target.quick and target.longest >= FAR_SCANNED:
+        yield target.model, FAR_SCANNED, beside_edges(FAR_SCANNED, 128, 500)
 
 
 def beside_edges(length: int, *blocks: int) -> Tensor:
@@ -100,38 +100,38 @@ def beside_edges(length: int, *blocks: int) -> Tensor:
     return torch.tensor(sorted(cut for cut in edges if 0 < cut < length))
 
 
-def replaced_from(tokens: Tensor, cuts: Tensor, subject: Subject) -> Tensor:
+def replaced_from(tokens: Tensor, cuts: Tensor, target: AuditTarget) -> Tensor:
     """(1 + cuts, T): the tokens (T,) themselves, then one row per cut with everything from there on replaced."""
     later = torch.arange(len(tokens)) >= cuts[:, None]
-    others = subject.others(tokens.expand(len(cuts), -1))
+    others = target.others(tokens.expand(len(cuts), -1))
     return torch.cat((tokens[None], torch.where(later, others, tokens)))
 
 
-def leak(subject: Subject, model: Decoder, tokens: Tensor, rows: Tensor, cuts: Tensor, moved: Tensor) -> Evidence:
+def leak(target: AuditTarget, model: Decoder, tokens: Tensor, rows: Tensor, cuts: Tensor, moved: Tensor) -> Evidence:
     """The fault in full: which position moves, by how much, which token it sees, and where it comes in."""
     row = int(moved.amax(1).argmax())
     cut, position = int(cuts[row]), int(moved[row].argmax())
-    place = first_difference(model, tokens[None], rows[row + 1][None], cut, subject.rounding)
+    place = first_difference(model, tokens[None], rows[row + 1][None], cut, target.rounding)
     return Evidence(
         f"replacing the tokens from position {cut} on moves the logits at position {position}, "
         f"in a sequence of {len(tokens)}",
         fault=True,
         measured=float(moved.max()),
-        tolerance=subject.rounding,
+        tolerance=target.rounding,
         where=", ".join(part for part in (place, f"position {position}") if part),
     )
 
 
-def by_gradient(subject: Subject) -> Iterator[Evidence]:
+def by_gradient(target: AuditTarget) -> Iterator[Evidence]:
     """No gradient flows from a position's logits to the vectors of later tokens: a leak that cancels shows here."""
     worst = 0.0
-    lengths = subject.lengths([11, 37, 66, 130, *subject.pick((), (260, 515))])
+    lengths = target.lengths([11, 37, 66, 130, *target.pick((), (260, 515))])
     for length in lengths:
-        tokens = subject.tokens(2, length, seed=5)
-        with caught(subject.model.embedding) as vectors:
-            logits = subject.model(tokens)
+        tokens = target.tokens(2, length, seed=5)
+        with captured(target.model.embedding) as vectors:
+            logits = target.model(tokens)
             weights = torch.randn(logits.shape, generator=generator(length), dtype=logits.dtype)
-            for cut in gradient_cuts(subject, length):
+            for cut in gradient_cuts(target, length):
                 earlier = (logits[0, :cut] * weights[0, :cut]).sum()
                 (gradient,) = torch.autograd.grad(earlier, vectors[0], retain_graph=True)
                 reached = gradient.abs().amax(-1)  # (2, T)
@@ -140,7 +140,7 @@ def by_gradient(subject: Subject) -> Iterator[Evidence]:
                 allowed[0, :cut] = True
                 leaked = (reached / scale).masked_fill(allowed, 0)
                 worst = max(worst, float(leaked.nan_to_num(torch.inf).max()))
-                if worst > subject.rounding:
+                if worst > target.rounding:
                     row, source = divmod(int(leaked.argmax()), length)
                     kind = "an earlier position's logits" if row == 0 else "another row's logits"
                     yield Evidence(
@@ -148,83 +148,83 @@ def by_gradient(subject: Subject) -> Iterator[Evidence]:
                         f"their gradient is {worst:.2g} of that of the tokens they may read",
                         fault=True,
                         measured=worst,
-                        tolerance=subject.rounding,
+                        tolerance=target.rounding,
                         where=f"positions before {cut}",
                     )
                     return
     yield Evidence(
         f"no gradient flows from later tokens or other rows ({counted(len(lengths), 'length')} up to {lengths[-1]})",
         measured=worst,
-        tolerance=subject.rounding,
+        tolerance=target.rounding,
     )
 
 
-def gradient_cuts(subject: Subject, length: int) -> list[int]:
+def gradient_cuts(target: AuditTarget, length: int) -> list[int]:
     if length < 12:
         return list(range(1, length))
-    return sorted({1, length // 2, length - 1, min(64, length - 1), *([] if subject.quick else [length // 3, 16])})
+    return sorted({1, length // 2, length - 1, min(64, length - 1), *([] if target.quick else [length // 3, 16])})
 
 
-def between_documents(subject: Subject) -> Iterator[Evidence]:
+def between_documents(target: AuditTarget) -> Iterator[Evidence]:
     """Changing one of three packed documents changes nothing in the other two."""
     worst = 0.0
     for edges in ((5, 12), (17, 18)):
-        length = subject.length(30)
-        tokens = subject.tokens(1, length, seed=6)
+        length = target.length(30)
+        tokens = target.tokens(1, length, seed=6)
         index = torch.arange(length)
         documents = ((index >= edges[0]).long() + (index >= edges[1]).long())[None]
         with torch.no_grad():
-            before = subject.model(tokens, documents=documents)
+            before = target.model(tokens, documents=documents)
             for changed in range(3):
                 inside = documents == changed
-                after = subject.model(torch.where(inside, subject.others(tokens), tokens), documents=documents)
+                after = target.model(torch.where(inside, target.others(tokens), tokens), documents=documents)
                 moved = differences(after, before).masked_fill(inside, 0)
                 worst = max(worst, float(moved.max()))
-                if worst > subject.rounding:
+                if worst > target.rounding:
                     position = int(moved.argmax())
                     yield Evidence(
                         f"changing document {changed} moves the logits of document {int(documents[0, position])}",
                         fault=True,
                         measured=worst,
-                        tolerance=subject.rounding,
+                        tolerance=target.rounding,
                         where=f"position {position}; documents begin at 0, {edges[0]} and {edges[1]}",
                         mark="packed documents see each other",
                         meaning="With documents packed into one row, a text is scored with unrelated text in sight.",
                     )
                     return
-    yield Evidence("packed documents do not see each other", measured=worst, tolerance=subject.rounding)
+    yield Evidence("packed documents do not see each other", measured=worst, tolerance=target.rounding)
 
 
-def in_training(subject: Subject) -> Iterator[Evidence]:
+def in_training(target: AuditTarget) -> Iterator[Evidence]:
     """What training takes from a target does not depend on the tokens after it."""
-    model = copy.deepcopy(subject.model).train()
+    model = copy.deepcopy(target.model).train()
     worst = 0.0
-    for length, cuts in ((35, (1, 17, 34)), (subject.length(131), (64, subject.length(131) - 1))):
-        tokens = subject.tokens(2, length, seed=7)
-        later = subject.others(tokens)
-        targets = subject.tokens(2, length, seed=8)
+    for length, cuts in ((35, (1, 17, 34)), (target.length(131), (64, target.length(131) - 1))):
+        tokens = target.tokens(2, length, seed=7)
+        later = target.others(tokens)
+        targets = target.tokens(2, length, seed=8)
         with torch.no_grad():
             scale = float(model(tokens).std(-1).mean())
         for cut in cuts:
             changed = torch.where(torch.arange(length) >= cut, later, tokens)
             # The difference between two sets of targets leaves out what does not depend on targets, such as a
             # balance loss, which may well be taken over the whole batch.
-            seen = [preference(model, x, targets, subject.others(targets), cut) for x in (tokens, changed)]
+            seen = [preference(model, x, targets, target.others(targets), cut) for x in (tokens, changed)]
             moved = abs(seen[0] - seen[1]) / scale
             worst = max(worst, moved if moved == moved else torch.inf)
-            if worst > subject.loss_rounding:
+            if worst > target.loss_rounding:
                 yield Evidence(
                     f"in training mode, the loss of the targets before position {cut} changes with the tokens from "
                     f"{cut} on, in a sequence of {length}",
                     fault=True,
                     measured=worst,
-                    tolerance=subject.loss_rounding,
+                    tolerance=target.loss_rounding,
                     where=f"model.loss, positions before {cut}",
                     mark="sees the future in training",
                     meaning="The training loss is too good, and what it taught is missing when the model is used.",
                 )
                 return
-    yield Evidence("nor does the training loss of earlier targets", measured=worst, tolerance=subject.loss_rounding)
+    yield Evidence("nor does the training loss of earlier targets", measured=worst, tolerance=target.loss_rounding)
 
 
 def preference(model: Decoder, tokens: Tensor, targets: Tensor, others: Tensor, cut: int) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from litmus.audit.subject import Subject
+    from litmus.audit.target import AuditTarget
 
 ROUNDING = 1e-9
 """How far two fp64 results may lie apart that are equal by definition, in standard deviations of the logits.
@@ -51,7 +51,7 @@ class Check:
     tolerance: str
     means: str
     mark: str
-    gather: Callable[[Subject], Iterator[Evidence]]
+    gather: Callable[[AuditTarget], Iterator[Evidence]]
 
 
 def apart(actual: Tensor, expected: Tensor) -> float:

@@ -25,7 +25,7 @@ from litmus.audit import (
 )
 from litmus.audit.check import Check, Evidence, NotApplicable
 from litmus.audit.report import Finding
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.errors import message
 from litmus.limits import TimeUp, limited
 
@@ -49,7 +49,7 @@ CHECKS: dict[str, Check] = {
 MOST_FAULTS = 3
 
 
-def finding_of(check: Check, subject: Subject, limit: float) -> Finding:
+def finding_of(check: Check, target: AuditTarget, limit: float) -> Finding:
     """Run one check for at most `limit` seconds; what the audited code raises becomes a finding."""
     started = time.perf_counter()
     seen: list[Evidence] = []
@@ -57,7 +57,7 @@ def finding_of(check: Check, subject: Subject, limit: float) -> Finding:
     try:
         with limited(limit), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for evidence in check.gather(subject):
+            for evidence in check.gather(target):
                 seen.append(evidence)
     except NotApplicable as error:
         reason = str(error)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from litmus.audit.check import Check, Evidence, counted
 from litmus.audit.localize import described
 from litmus.audit.redundancy import idle_slots, low_rank_buffers
-from litmus.audit.subject import Subject, outline
+from litmus.audit.target import AuditTarget, meta_model
 from litmus.model import training_flops_per_token
 
 AGREE = 0.01
@@ -24,19 +24,19 @@ WASTE = 1.1
 """A matrix of low rank is a fault where applying it costs more than this times its two thin factors."""
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    yield from parameters(subject)
-    yield from flops(subject)
-    yield from merged_matrices(subject)
-    yield from cache_as_declared(subject)
-    yield from cache_as_needed(subject)
-    yield from kept_outside(subject)
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    yield from parameters(target)
+    yield from flops(target)
+    yield from merged_matrices(target)
+    yield from cache_as_declared(target)
+    yield from cache_as_needed(target)
+    yield from kept_outside(target)
 
 
-def parameters(subject: Subject) -> Iterator[Evidence]:
+def parameters(target: AuditTarget) -> Iterator[Evidence]:
     """The live model's parameters against those of a model built anew from its recipe, and against its own count."""
-    implied = sum(parameter.numel() for parameter in outline(subject.recipe).parameters())
-    model = subject.unstirred
+    implied = sum(parameter.numel() for parameter in meta_model(target.recipe).parameters())
+    model = target.unperturbed
     live = sum(parameter.numel() for parameter in model.parameters())
     declared = int(model.parameter_counts()["total"])
     if not live == implied == declared:
@@ -52,12 +52,12 @@ def parameters(subject: Subject) -> Iterator[Evidence]:
         yield Evidence(f"{live:,} parameters")
 
 
-def flops(subject: Subject) -> Iterator[Evidence]:
+def flops(target: AuditTarget) -> Iterator[Evidence]:
     """Training FLOPs per token as reported (counted on the meta device) against a real forward and backward pass."""
-    length = subject.length(subject.pick(32, 64))
-    reported = training_flops_per_token(subject.recipe, length)
-    model = subject.fresh().train()
-    tokens = subject.tokens(1, length, seed=110)
+    length = target.length(target.pick(32, 64))
+    reported = training_flops_per_token(target.recipe, length)
+    model = target.build_model().train()
+    tokens = target.tokens(1, length, seed=110)
     # fp64 and plain attention, since torch does not count what the CPU's fused kernels do in fp32.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.loss(tokens, tokens).total.backward()
@@ -90,13 +90,13 @@ class _Matmuls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def merged_matrices(subject: Subject) -> Iterator[Evidence]:
+def merged_matrices(target: AuditTarget) -> Iterator[Evidence]:
     """Matrices that tokens are multiplied by, whatever the tokens, and whose rank two thin factors would do."""
-    model, length = subject.model, subject.length(24)
+    model, length = target.model, target.length(24)
     seen = []
     for seed in (111, 112):
         with torch.no_grad(), _Matmuls() as products:
-            model(subject.tokens(1, length, seed=seed))
+            model(target.tokens(1, length, seed=seed))
         seen.append(products.operands)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     for one, other in zip(*seen, strict=False):
@@ -119,14 +119,14 @@ def merged_matrices(subject: Subject) -> Iterator[Evidence]:
             return
 
 
-def cache_as_declared(subject: Subject) -> Iterator[Evidence]:
+def cache_as_declared(target: AuditTarget) -> Iterator[Evidence]:
     """Live cache buffers, empty and after decoding, against what the mixers declare to need."""
-    model = subject.model
-    for rows, capacity in ((1, 1), (1, 100), (3, 40), (1, subject.recipe.context)):
-        declared = rows * model.cached_numbers(capacity)
+    model = target.model
+    for rows, capacity in ((1, 1), (1, 100), (3, 40), (1, target.recipe.context)):
+        declared = rows * model.kv_elements(capacity)
         cache = model.new_cache(rows, capacity)
         with torch.no_grad():
-            model(subject.tokens(rows, min(capacity, 30, subject.longest)), cache)
+            model(target.tokens(rows, min(capacity, 30, target.longest)), cache)
         held = sum(buffer.numel() for layer in cache.layers for buffer in layer.values())
         if held > (1 + AGREE) * declared:
             layer, names = heaviest(cache.layers)
@@ -147,11 +147,11 @@ def cache_as_declared(subject: Subject) -> Iterator[Evidence]:
                 fault=True,
                 measured=held / declared,
                 tolerance=1 - AGREE,
-                where="cached_numbers",
+                where="kv_elements",
                 mark="declares another cache than it holds",
             )
             return
-    per_token = model.cached_numbers(subject.recipe.context) / subject.recipe.context
+    per_token = model.kv_elements(target.recipe.context) / target.recipe.context
     yield Evidence(f"{per_token:,.0f} cached numbers per token, as declared")
 
 
@@ -161,9 +161,9 @@ def heaviest(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
     return number, ", ".join(f"{name} {tuple(buffer.shape)}" for name, buffer in layers[number].items())
 
 
-def cache_as_needed(subject: Subject) -> Iterator[Evidence]:
+def cache_as_needed(target: AuditTarget) -> Iterator[Evidence]:
     """What is cached against what it says: numbers of low rank, and slots that nothing reads."""
-    wasteful = [*low_rank_buffers(subject), *idle_slots(subject)]
+    wasteful = [*low_rank_buffers(target), *idle_slots(target)]
     for what, where, ratio in wasteful[:2]:
         yield Evidence(
             what,
@@ -178,14 +178,14 @@ def cache_as_needed(subject: Subject) -> Iterator[Evidence]:
         yield Evidence("no cached number is redundant")
 
 
-def kept_outside(subject: Subject) -> Iterator[Evidence]:
+def kept_outside(target: AuditTarget) -> Iterator[Evidence]:
     """Tensors that modules keep to themselves and that grow with the tokens decoded."""
     held = []
-    for length in (8, subject.length(40)):
-        model = subject.fresh()
+    for length in (8, target.length(40)):
+        model = target.build_model()
         cache = model.new_cache(1, length)
         with torch.no_grad():
-            for token in subject.tokens(1, length, seed=113).split(1, dim=1):
+            for token in target.tokens(1, length, seed=113).split(1, dim=1):
                 model(token, cache)
         held.append({name: numbers_kept(module) for name, module in model.named_modules()})
     grown = {name: held[1][name] - held[0][name] for name in held[0] if held[1][name] > held[0][name]}
@@ -194,7 +194,7 @@ def kept_outside(subject: Subject) -> Iterator[Evidence]:
         yield Evidence(
             f"{counted(len(grown), 'part')} keep numbers outside the cache, and more with every decoded token",
             fault=True,
-            measured=sum(grown.values()) / max(1, subject.length(40) - 8),
+            measured=sum(grown.values()) / max(1, target.length(40) - 8),
             tolerance=0.0,
             where=described(model, worst) if worst else "model",
             mark="caches more than it declares",

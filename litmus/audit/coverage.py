@@ -11,9 +11,9 @@ from torch import Tensor
 from litmus.audit.check import Check, Evidence, counted
 from litmus.audit.losses import training_loss
 from litmus.audit.scoring import held_out, pattern, scored
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.audit.trained import Trained, repeated_terms, times_trained, trained_positions
-from litmus.audit.vectors import caught
+from litmus.audit.vectors import captured
 from litmus.model import Decoder
 
 LENGTH = (20, 40)
@@ -24,35 +24,35 @@ NEIGHBOURS, SHARE_PASSES = 8, (12, 24)
 """Of how many places side by side the loss is counted, in how many passes (quick, full)."""
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    yield from trained(subject)
-    yield from terms(subject)
-    yield from reached(subject)
-    yield from scored(subject)
-    yield from held_out(subject)
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    yield from trained(target)
+    yield from terms(target)
+    yield from reached(target)
+    yield from scored(target)
+    yield from held_out(target)
 
 
-def trained(subject: Subject) -> Iterator[Evidence]:
+def trained(target: AuditTarget) -> Iterator[Evidence]:
     """Every position receives loss in some pass of training, and on the prediction that is used there."""
-    length = subject.length(subject.pick(*LENGTH))
-    found = trained_positions(subject, length, list(range(length)))
-    far = min(subject.recipe.context, subject.longest, subject.pick(520, 1100))
+    length = target.length(target.pick(*LENGTH))
+    found = trained_positions(target, length, list(range(length)))
+    far = min(target.recipe.context, target.longest, target.pick(520, 1100))
     if far > length and not found.unscored and not found.otherwise:
-        some = sorted({far - 1, *subject.pick((), (far - 2, far // 4, far // 2, 3 * far // 4))})
-        distant = trained_positions(subject, far, some)
+        some = sorted({far - 1, *target.pick((), (far - 2, far // 4, far // 2, 3 * far // 4))})
+        distant = trained_positions(target, far, some)
         if distant.unscored or distant.otherwise:
             found = distant
-    yield from judged(found, subject)
+    yield from judged(found, target)
     if found.random and not found.unscored and not found.otherwise:
-        yield from often_enough(subject)
+        yield from often_enough(target)
 
 
-def judged(found: Trained, subject: Subject) -> Iterator[Evidence]:
+def judged(found: Trained, target: AuditTarget) -> Iterator[Evidence]:
     share = len(found.positions)
     if found.unscored:
         chosen = torch.zeros(found.length, dtype=torch.bool)
         chosen[sorted(found.scored)] = True
-        used = scores_them(subject, found.unscored, found.length)
+        used = scores_them(target, found.unscored, found.length)
         yield Evidence(
             f"training puts a loss on {len(found.scored)} of {share} positions{pattern(chosen)}"
             + (", while decoding and evaluation use all of them" if used else ""),
@@ -81,12 +81,12 @@ def judged(found: Trained, subject: Subject) -> Iterator[Evidence]:
         yield Evidence(f"all {share} positions get a loss {kind}, on the prediction that is used")
 
 
-def often_enough(subject: Subject) -> Iterator[Evidence]:
-    """Whether places that get a loss in every pass stand beside places that get one in few."""
-    length = subject.length(NEIGHBOURS + 12)
+def often_enough(target: AuditTarget) -> Iterator[Evidence]:
+    """Whether there are positions that get a loss in every pass and positions that get one in few passes."""
+    length = target.length(NEIGHBOURS + 12)
     places = list(range(length - NEIGHBOURS, length))
-    passes = subject.pick(*SHARE_PASSES)
-    times = times_trained(subject, length, places, passes)
+    passes = target.pick(*SHARE_PASSES)
+    times = times_trained(target, length, places, passes)
     most, least = max(places, key=times.__getitem__), min(places, key=times.__getitem__)
     if times[most] == passes and times[least] < passes / 2:
         yield Evidence(
@@ -98,14 +98,14 @@ def often_enough(subject: Subject) -> Iterator[Evidence]:
         )
 
 
-def scores_them(subject: Subject, positions: list[int], length: int) -> bool:
-    tokens, targets = subject.tokens(1, length, seed=30), subject.tokens(1, length, seed=31)
-    return bool((subject.model.token_losses(tokens, targets)[0, positions] != 0).any())
+def scores_them(target: AuditTarget, positions: list[int], length: int) -> bool:
+    tokens, targets = target.tokens(1, length, seed=30), target.tokens(1, length, seed=31)
+    return bool((target.model.token_losses(tokens, targets)[0, positions] != 0).any())
 
 
-def terms(subject: Subject) -> Iterator[Evidence]:
+def terms(target: AuditTarget) -> Iterator[Evidence]:
     """No extra term of the loss predicts the main head's target from the main head's own vector."""
-    for name, position in repeated_terms(subject, subject.length(16)):
+    for name, position in repeated_terms(target, target.length(16)):
         yield Evidence(
             f"the loss term {name!r} predicts the token that the main head already predicts, from the same vector",
             fault=True,
@@ -116,13 +116,13 @@ def terms(subject: Subject) -> Iterator[Evidence]:
         )
 
 
-def reached(subject: Subject) -> Iterator[Evidence]:
+def reached(target: AuditTarget) -> Iterator[Evidence]:
     """Every parameter, every expert and every unit receives a gradient from some batch."""
     gradients: dict[str, Tensor] = {}
-    positions = torch.zeros(subject.length(48), dtype=torch.bool)
-    for model in (copy.deepcopy(subject.model), subject.fresh()):
-        for seed in range(subject.pick(*GRADIENT_PASSES)):
-            take_gradients(subject, model, seed, gradients, positions)
+    positions = torch.zeros(target.length(48), dtype=torch.bool)
+    for model in (copy.deepcopy(target.model), target.build_model()):
+        for seed in range(target.pick(*GRADIENT_PASSES)):
+            take_gradients(target, model, seed, gradients, positions)
             if seed and positions.all() and all(gradient.any() for gradient in gradients.values()):
                 break
     unused = [name for name, gradient in gradients.items() if not gradient.any()]
@@ -163,12 +163,12 @@ def reached(subject: Subject) -> Iterator[Evidence]:
 
 
 def take_gradients(
-    subject: Subject, model: Decoder, seed: int, gradients: dict[str, Tensor], positions: Tensor
+    target: AuditTarget, model: Decoder, seed: int, gradients: dict[str, Tensor], positions: Tensor
 ) -> None:
     """Add the size of one batch's gradients to `gradients`, by parameter, and note which positions had one."""
-    tokens = subject.tokens(ROWS, len(positions), seed=50 + seed)
-    targets = subject.tokens(ROWS, len(positions), seed=500 + seed)
-    with caught(model.embedding) as vectors:
+    tokens = target.tokens(ROWS, len(positions), seed=50 + seed)
+    targets = target.tokens(ROWS, len(positions), seed=500 + seed)
+    with captured(model.embedding) as vectors:
         training_loss(model, tokens, targets, seed=seed).total.backward()
     for vector in vectors:
         if vector.grad is not None and vector.shape[:2] == tokens.shape:

@@ -10,20 +10,20 @@ import torch
 
 from litmus.audit.check import Check, Evidence
 from litmus.audit.losses import training_loss
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.model import Decoder, load, save
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    yield from seeded(subject)
-    yield from evaluated(subject)
-    yield from stored(subject)
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    yield from seeded(target)
+    yield from evaluated(target)
+    yield from stored(target)
 
 
-def seeded(subject: Subject) -> Iterator[Evidence]:
+def seeded(target: AuditTarget) -> Iterator[Evidence]:
     """Building twice from one seed gives one model; the training loss repeats under one seed."""
-    if subject.live is None:
-        one, same, other = (dict(subject.fresh(seed).named_parameters()) for seed in (0, 0, 1))
+    if target.live is None:
+        one, same, other = (dict(target.build_model(seed).named_parameters()) for seed in (0, 0, 1))
         changed = [name for name in one if not torch.equal(one[name], same[name])]
         if changed:
             yield Evidence(
@@ -41,8 +41,8 @@ def seeded(subject: Subject) -> Iterator[Evidence]:
                 meaning="Several seeds of it are one trial repeated; an interval over them means nothing.",
             )
             return
-    tokens, targets = subject.tokens(2, subject.length(24), seed=70), subject.tokens(2, subject.length(24), seed=71)
-    model = subject.fresh()
+    tokens, targets = target.tokens(2, target.length(24), seed=70), target.tokens(2, target.length(24), seed=71)
+    model = target.build_model()
     with torch.no_grad():
         first, second = (training_loss(model, tokens, targets, seed=3).total for _ in range(2))
     if not torch.equal(first, second):
@@ -58,17 +58,17 @@ def seeded(subject: Subject) -> Iterator[Evidence]:
         yield Evidence("same seed, same weights and same loss")
 
 
-def evaluated(subject: Subject) -> Iterator[Evidence]:
+def evaluated(target: AuditTarget) -> Iterator[Evidence]:
     """In evaluation mode, the same tokens get the same logits whatever the dice and whatever came before."""
-    model = subject.fresh(dtype=torch.float32)
-    tokens = subject.tokens(2, subject.length(24), seed=72)
+    model = target.build_model(dtype=torch.float32)
+    tokens = target.tokens(2, target.length(24), seed=72)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         first = model(tokens)
         torch.manual_seed(2)
         again = model(tokens)
-        model(subject.tokens(1, subject.length(9), seed=73))
-        model.loss(subject.others(tokens), tokens)
+        model(target.tokens(1, target.length(9), seed=73))
+        model.loss(target.others(tokens), tokens)
         after = model(tokens)
     if torch.equal(first, again) and torch.equal(first, after):
         yield Evidence("evaluation mode draws nothing and keeps nothing")
@@ -86,10 +86,10 @@ def evaluated(subject: Subject) -> Iterator[Evidence]:
     )
 
 
-def stored(subject: Subject) -> Iterator[Evidence]:
+def stored(target: AuditTarget) -> Iterator[Evidence]:
     """A saved and loaded model gives the same logits, bit for bit."""
-    model = subject.fresh(dtype=torch.float32)
-    tokens = subject.tokens(2, subject.length(24), seed=74)
+    model = target.build_model(dtype=torch.float32)
+    tokens = target.tokens(2, target.length(24), seed=74)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)  # what is drawn anew on loading must not happen to come out the same
         save(model, Path(folder) / "model")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from litmus.audit.check import Check, Evidence, apart, counted
-from litmus.audit.subject import Subject, generator
+from litmus.audit.target import AuditTarget, generator
 from litmus.model import Decoder
 
 SHAPES = (4, 16)
@@ -19,45 +19,45 @@ GRADIENT = 1e-8
 the tolerance of logits."""
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    worst, worst_gradient, shapes = 0.0, 0.0, list(random_shapes(subject))
-    model = copy.deepcopy(subject.model)
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    worst, worst_gradient, shapes = 0.0, 0.0, list(random_shapes(target))
+    model = copy.deepcopy(target.model)
     for batch, length, packed in shapes:
-        forward, gradient, name = compared(model, subject, batch, length, packed)
+        forward, gradient, name = compared(model, target, batch, length, packed)
         worst, worst_gradient = max(worst, forward), max(worst_gradient, gradient)
-        if forward > subject.loss_rounding or gradient > limit(subject):
+        if forward > target.loss_rounding or gradient > limit(target):
             yield Evidence(
                 f"the fast path differs from its plain reference in {'its gradients' if name else 'what it computes'} "
                 f"for {counted(batch, 'row')} of {counted(length, 'token')}{' in packed documents' if packed else ''}",
                 fault=True,
                 measured=gradient if name else forward,
-                tolerance=limit(subject) if name else subject.loss_rounding,
+                tolerance=limit(target) if name else target.loss_rounding,
                 where=name or "model(tokens, fast=True) against fast=False",
             )
             return
     yield Evidence(
         f"fast paths equal their references, gradients to {worst_gradient:.1g} ({len(shapes)} random shapes)",
         measured=worst,
-        tolerance=subject.loss_rounding,
+        tolerance=target.loss_rounding,
     )
 
 
-def limit(subject: Subject) -> float:
-    return max(GRADIENT, subject.loss_rounding)
+def limit(target: AuditTarget) -> float:
+    return max(GRADIENT, target.loss_rounding)
 
 
-def random_shapes(subject: Subject) -> Iterator[tuple[int, int, bool]]:
+def random_shapes(target: AuditTarget) -> Iterator[tuple[int, int, bool]]:
     """(batch, length, packed documents or not)."""
     source = generator(60)
-    for number in range(subject.pick(*SHAPES)):
-        longest = min(subject.longest, 150 if number % 4 == 3 else 40)
+    for number in range(target.pick(*SHAPES)):
+        longest = min(target.longest, 150 if number % 4 == 3 else 40)
         length = int(torch.randint(1, longest + 1, (), generator=source))
         yield int(torch.randint(1, 5, (), generator=source)), length, number % 3 == 2
 
 
-def compared(model: Decoder, subject: Subject, batch: int, length: int, packed: bool) -> tuple[float, float, str]:
+def compared(model: Decoder, target: AuditTarget, batch: int, length: int, packed: bool) -> tuple[float, float, str]:
     """Difference of logits and losses, of gradients, and the parameter where the latter is too large ("" if none)."""
-    tokens, targets = subject.tokens(batch, length, seed=61), subject.tokens(batch, length, seed=62)
+    tokens, targets = target.tokens(batch, length, seed=61), target.tokens(batch, length, seed=62)
     documents = (torch.arange(length) // max(1, length // 3)).expand(batch, -1) if packed else None
     fast, plain = (passed(model, tokens, targets, documents, fast=fast) for fast in (True, False))
     forward = max(apart(fast[0], plain[0]), float((fast[1] - plain[1]).abs()) / max(1.0, float(plain[1].abs())))
@@ -67,7 +67,7 @@ def compared(model: Decoder, subject: Subject, batch: int, length: int, packed: 
         moved = float(((fast[2][name] - reference).abs().max() / scale).nan_to_num(torch.inf))
         if moved > max(worst, 0.0):
             worst, place = moved, name
-    return forward, worst, place if forward <= subject.loss_rounding and worst > limit(subject) else ""
+    return forward, worst, place if forward <= target.loss_rounding and worst > limit(target) else ""
 
 
 def passed(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | None, *, fast: bool) -> Any:

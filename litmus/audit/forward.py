@@ -8,15 +8,15 @@ import torch
 
 from litmus.audit.check import Check, Evidence, counted
 from litmus.audit.losses import training_loss
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    for batch, length in ((1, 1), (2, subject.length(7)), (1, min(subject.recipe.context, 300))):
-        tokens = subject.tokens(batch, length)
-        expected = (batch, length, subject.recipe.vocab_size)
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    for batch, length in ((1, 1), (2, target.length(7)), (1, min(target.recipe.context, 300))):
+        tokens = target.tokens(batch, length)
+        expected = (batch, length, target.recipe.vocab_size)
         with torch.no_grad():
-            for model, weights in ((subject.unstirred, ""), (subject.model, ", with weights away from their start")):
+            for model, weights in ((target.unperturbed, ""), (target.model, ", with weights away from their start")):
                 logits = model(tokens)
                 shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
                 if shape != expected:
@@ -33,7 +33,7 @@ def gather(subject: Subject) -> Iterator[Evidence]:
                         f"position {position}",
                     )
                     return
-    loss = training_loss(subject.fresh(), tokens, tokens, seed=0).total
+    loss = training_loss(target.build_model(), tokens, tokens, seed=0).total
     if loss.shape != () or not loss.isfinite():
         yield fault(
             f"model.loss gives {loss.tolist()} for {counted(length, 'token')}, not one finite number",

@@ -1,4 +1,4 @@
-"""A run carries its audit: made before the training, kept in the run folder, shown beside every score."""
+"""A run carries its audit: made before the training, kept in the run folder, shown with every score."""
 
 from __future__ import annotations
 

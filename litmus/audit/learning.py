@@ -1,4 +1,4 @@
-"""Can it learn? One small batch that needs context is learned by heart."""
+"""Can it learn? One small batch that needs context is overfitted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from litmus.audit.check import Check, Evidence
 from litmus.audit.losses import training_loss
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.model import Decoder
 
 ROWS, LENGTH, SYMBOLS = 4, 12, 8
@@ -21,15 +21,15 @@ LEARNED = 0.1
 """Nats per token that count as known by heart: a typical token is then given 90 %."""
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    tokens, targets = batch(subject)
-    rates = [RATE / subject.recipe.dim, RATE / subject.recipe.dim / 4]
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    tokens, targets = batch(target)
+    rates = [RATE / target.recipe.dim, RATE / target.recipe.dim / 4]
     reached = []
     for rate in rates:
-        loss, steps = overfit(subject.fresh(dtype=torch.float32), tokens, targets, rate)
+        loss, steps = overfit(target.build_model(dtype=torch.float32), tokens, targets, rate)
         if loss <= LEARNED:
             yield Evidence(
-                f"a batch of {ROWS} x {tokens.shape[1]} tokens is learned by heart in {steps} steps at lr {rate:.2g}",
+                f"a batch of {ROWS} x {tokens.shape[1]} tokens is overfitted in {steps} steps at lr {rate:.2g}",
                 measured=loss,
                 tolerance=LEARNED,
             )
@@ -45,16 +45,16 @@ def gather(subject: Subject) -> Iterator[Evidence]:
     )
 
 
-def batch(subject: Subject) -> tuple[Tensor, Tensor]:
+def batch(target: AuditTarget) -> tuple[Tensor, Tensor]:
     """Inputs and targets: random rows of few symbols, so that no token tells the next one without its context.
 
     Each row begins with a token of its own, so that everything after it can be known.
     """
-    length = subject.length(LENGTH)
-    symbols = min(SYMBOLS, max(2, subject.recipe.vocab_size - ROWS))
-    rows = subject.tokens(ROWS, length + 1, seed=100) % symbols
+    length = target.length(LENGTH)
+    symbols = min(SYMBOLS, max(2, target.recipe.vocab_size - ROWS))
+    rows = target.tokens(ROWS, length + 1, seed=100) % symbols
     rows[:, 0] = torch.arange(ROWS) + symbols
-    rows %= subject.recipe.vocab_size
+    rows %= target.recipe.vocab_size
     return rows[:, :-1], rows[:, 1:]
 
 
@@ -70,7 +70,7 @@ def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tup
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        model.after_step()
+        model.post_optimizer_step()
         if step % 10 == 0:
             nats = float(model.eval().token_losses(tokens, targets).mean())
             if nats <= LEARNED or math.isnan(nats):
@@ -79,7 +79,7 @@ def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tup
 
 
 CHECK = Check(
-    name="can it learn",
+    name="overfits one batch",
     asserts="The model learns one small batch by heart within 250 steps.",
     how="4 rows of 12 tokens over 8 symbols, each row beginning with a token of its own, so that context is needed and "
     "suffices; AdamW at two learning rates until one succeeds; judged by token_losses in evaluation mode.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.errors import BadInput
 from litmus.model import Decoder, Recipe, Source, resolve
 from litmus.model.plugins import plugin_code, run_plugin
@@ -68,16 +68,16 @@ class Request:
         return cls(**{**own, "source": source, "checks": tuple(plain["checks"])})
 
 
-def opened(request: Request) -> Subject:
+def opened(request: Request) -> AuditTarget:
     """Build or load what is asked for; BadInput when there is nothing that can be audited."""
     source, quick = request.source, request.quick
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         folder = Path(source)
         if request.size or request.overrides:
             raise BadInput(f"{folder} holds a model that is already built; audit its recipe to change size or keys")
-        return Subject(load(folder, trust_plugin=request.trust_plugin), quick=quick)
+        return AuditTarget(load(folder, trust_plugin=request.trust_plugin), quick=quick)
     if isinstance(source, (str, Path, Mapping, Recipe)):
         trusted = request.trust_plugin
         recipe = resolve(source, size=request.size, overrides=request.overrides, trust_plugin=trusted)
-        return Subject(recipe, quick=quick)
-    return Subject(source, quick=quick)
+        return AuditTarget(recipe, quick=quick)
+    return AuditTarget(source, quick=quick)

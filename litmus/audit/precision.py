@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from litmus.audit.check import Check, Evidence
 from litmus.audit.losses import training_loss
-from litmus.audit.subject import Subject, stirred
+from litmus.audit.target import AuditTarget, perturbed
 from litmus.model import Decoder
 
 EPSILON = 2.0**-8
@@ -18,9 +18,9 @@ PER_ROOT_OPERATION = 4.0
 LARGER = 10.0
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
-    yield from in_bf16(subject)
-    yield from at_large_activations(subject)
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    yield from in_bf16(target)
+    yield from at_large_activations(target)
 
 
 def bound(depth: int) -> float:
@@ -32,14 +32,14 @@ def bound(depth: int) -> float:
     return PER_ROOT_OPERATION * EPSILON * (4 * depth + 1) ** 0.5
 
 
-def in_bf16(subject: Subject) -> Iterator[Evidence]:
-    exact = subject.fresh()
-    tokens = subject.tokens(2, subject.length(subject.pick(48, 128)), seed=80)
-    limit = bound(subject.recipe.depth)
+def in_bf16(target: AuditTarget) -> Iterator[Evidence]:
+    exact = target.build_model()
+    tokens = target.tokens(2, target.length(target.pick(48, 128)), seed=80)
+    limit = bound(target.recipe.depth)
     with torch.no_grad():
         expected = exact(tokens)
         for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
-            for way, run in ways(subject, device):
+            for way, run in ways(target, device):
                 got = run(tokens.to(device)).cpu().double()
                 if not got.isfinite().all():
                     error = torch.inf
@@ -56,10 +56,10 @@ def in_bf16(subject: Subject) -> Iterator[Evidence]:
                 )
 
 
-def ways(subject: Subject, device: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+def ways(target: AuditTarget, device: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
     """bf16 weights, and fp32 weights under autocast: the two ways in which models are trained."""
-    yield "bf16", subject.fresh(dtype=torch.bfloat16).to(device)
-    single = subject.fresh(dtype=torch.float32).to(device)
+    yield "bf16", target.build_model(dtype=torch.bfloat16).to(device)
+    single = target.build_model(dtype=torch.float32).to(device)
 
     def autocast(tokens: Tensor) -> Tensor:
         with torch.autocast(device, dtype=torch.bfloat16):
@@ -68,12 +68,12 @@ def ways(subject: Subject, device: str) -> Iterator[tuple[str, Callable[[Tensor]
     yield "bf16 autocast", autocast
 
 
-def at_large_activations(subject: Subject) -> Iterator[Evidence]:
+def at_large_activations(target: AuditTarget) -> Iterator[Evidence]:
     """What each norm puts out is made ten times larger; loss and gradients stay finite in fp32 and bf16."""
-    tokens, targets = subject.tokens(2, subject.length(40), seed=81), subject.tokens(2, subject.length(40), seed=82)
+    tokens, targets = target.tokens(2, target.length(40), seed=81), target.tokens(2, target.length(40), seed=82)
     for dtype in (torch.float32, torch.bfloat16):
-        model = stirred(subject.fresh(dtype=torch.float32)).to(dtype)
-        with enlarged(model, subject):
+        model = perturbed(target.build_model(dtype=torch.float32)).to(dtype)
+        with enlarged(model, target):
             loss = training_loss(model, tokens, targets, seed=0).total
             loss.backward()
         broken = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
@@ -91,9 +91,9 @@ def at_large_activations(subject: Subject) -> Iterator[Evidence]:
 
 
 @contextlib.contextmanager
-def enlarged(model: Decoder, subject: Subject) -> Iterator[None]:
+def enlarged(model: Decoder, target: AuditTarget) -> Iterator[None]:
     """Multiply what the recipe's norms put out, which everything in a layer reads; without norms, the embedding."""
-    kind = type(subject.recipe.norm.build(subject.recipe.site(0)))
+    kind = type(target.recipe.norm.build(target.recipe.layer_context(0)))
     norms: list[nn.Module] = [module for module in model.modules() if isinstance(module, kind)] or [model.embedding]
     handles = [norm.register_forward_hook(lambda _, __, output: output * LARGER) for norm in norms]
     try:

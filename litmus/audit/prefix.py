@@ -6,39 +6,39 @@ from collections.abc import Iterator
 
 from litmus.audit.check import Check, Evidence, counted, differences
 from litmus.audit.localize import first_difference
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 
 MORE = (1, 2, 7, 50)
 PREFIXES = (1, 2, 3, 5, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 101, 127, 128, 129, 150)
 LONG_PREFIXES = (199, 255, 256, 257, 400, 511, 512, 513, 1000)
 
 
-def gather(subject: Subject) -> Iterator[Evidence]:
+def gather(target: AuditTarget) -> Iterator[Evidence]:
     worst, pairs = 0.0, 0
-    for prefix in subject.lengths([*PREFIXES, *subject.pick((), LONG_PREFIXES)]):
-        more = MORE[prefix % len(MORE)] if subject.quick else max(MORE)
-        longer = subject.length(prefix + more)
+    for prefix in target.lengths([*PREFIXES, *target.pick((), LONG_PREFIXES)]):
+        more = MORE[prefix % len(MORE)] if target.quick else max(MORE)
+        longer = target.length(prefix + more)
         if longer == prefix or longer > 1100:
             continue
-        tokens = subject.tokens(1, longer, seed=2)
+        tokens = target.tokens(1, longer, seed=2)
         moved = differences(
-            subject.logits(subject.model, tokens)[:, :prefix], subject.logits(subject.model, tokens[:, :prefix])
+            target.logits(target.model, tokens)[:, :prefix], target.logits(target.model, tokens[:, :prefix])
         )
         worst, pairs = max(worst, float(moved.max())), pairs + 1
-        if worst > subject.rounding:
-            place = first_difference(subject.model, tokens[:, :prefix], tokens, prefix, subject.rounding)
+        if worst > target.rounding:
+            place = first_difference(target.model, tokens[:, :prefix], tokens, prefix, target.rounding)
             yield Evidence(
                 f"the logits of {counted(prefix, 'token')} change when {longer - prefix} more follow",
                 fault=True,
                 measured=worst,
-                tolerance=subject.rounding,
+                tolerance=target.rounding,
                 where=", ".join(part for part in (place, f"position {int(moved.argmax())} of {prefix}") if part),
             )
             return
     yield Evidence(
         f"a prefix gives the same logits alone as within a longer sequence ({counted(pairs, 'pair')} of lengths)",
         measured=worst,
-        tolerance=subject.rounding,
+        tolerance=target.rounding,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from litmus.audit.localize import described
-from litmus.audit.subject import Subject, generator
+from litmus.audit.target import AuditTarget, generator
 from litmus.model import Decoder
 from litmus.nn import Cache
 
@@ -21,28 +21,28 @@ Waste = tuple[str, str, float]
 """What is wasted, where, and how many times more is held than needed."""
 
 
-def low_rank_buffers(subject: Subject) -> Iterator[Waste]:
+def low_rank_buffers(target: AuditTarget) -> Iterator[Waste]:
     """Buffers whose numbers per token lie in far fewer dimensions than they could, over many random tokens.
 
     A cached vector of N numbers that comes from a vector of `dim` numbers can have min(N, dim) dimensions. If keys of N
     numbers keep to r of them, r numbers per token would do (as latent attention does), for every text.
     """
-    model = subject.model
+    model = target.model
     empty = model.new_cache(1, 8), model.new_cache(1, 9)
     widest = max((buffer[0].numel() // 8 for layer in empty[0].layers for buffer in layer.values()), default=0)
-    tokens = min(subject.longest, MOST_TOKENS, int(1.3 * min(widest, subject.recipe.dim)) + 16)
+    tokens = min(target.longest, MOST_TOKENS, int(1.3 * min(widest, target.recipe.dim)) + 16)
     if widest == 0 or tokens < 8:
         return
     cache = model.new_cache(1, tokens)
     with torch.no_grad():
-        model(subject.tokens(1, tokens, seed=120), cache)
+        model(target.tokens(1, tokens, seed=120), cache)
     for number, layer in enumerate(cache.layers):
         for name, buffer in layer.items():
             if not per_token(empty[0].layers[number][name], empty[1].layers[number][name]):
                 continue
             content = buffer[0].flatten(1).double()  # a row per slot: a bounded cache has fewer than tokens
             content = content[content.any(1)]
-            possible = min(content.shape[1], subject.recipe.dim, subject.recipe.vocab_size)
+            possible = min(content.shape[1], target.recipe.dim, target.recipe.vocab_size)
             if content.shape[0] < 1.2 * possible:
                 continue  # too few tokens to tell
             rank = int(torch.linalg.matrix_rank(content, rtol=1e-9))
@@ -60,19 +60,19 @@ def per_token(at_8: Tensor, at_9: Tensor) -> bool:
     return at_8.ndim >= 2 and at_8.shape[1] == 8 and at_9.shape[1] == 9 and at_8[0].numel() * 9 == at_9[0].numel() * 8
 
 
-def idle_slots(subject: Subject) -> Iterator[Waste]:
+def idle_slots(target: AuditTarget) -> Iterator[Waste]:
     """Slots of old tokens that can be overwritten without any effect on the tokens that follow."""
-    tokens = min(subject.longest - 4, max(subject.recipe.context, 64), subject.pick(300, 1100))
+    tokens = min(target.longest - 4, max(target.recipe.context, 64), target.pick(300, 1100))
     if tokens < 16:
         return
-    text = subject.tokens(1, tokens + 4, seed=121)
+    text = target.tokens(1, tokens + 4, seed=121)
     # In both models: where attention is very sharp, a weight may be too small to change anything.
-    idle = unread(subject.model, text)
-    idle = [place for place in idle if place in unread(subject.unstirred, text)] if idle else []
+    idle = unread(target.model, text)
+    idle = [place for place in idle if place in unread(target.unperturbed, text)] if idle else []
     for number, name in idle[:1]:
         yield (
             f"the oldest {tokens // 4} of {tokens} slots of {name!r} are never read again, and still held",
-            described(subject.model, f"layers.{number}"),
+            described(target.model, f"layers.{number}"),
             4 / 3,
         )
 

@@ -37,7 +37,7 @@ class Finding(BaseModel):
 
     @property
     def figure(self) -> str:
-        """The measured figure beside its limit, e.g. "0.18 (limit 1e-09)"; empty where there is none."""
+        """The measured figure with its limit, e.g. "0.18 (limit 1e-09)"; empty where there is none."""
         if self.measured is None:
             return ""
         limit = "" if self.tolerance is None else f" (limit {self.tolerance:.3g})"

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from litmus.audit.checks import CHECKS, FORWARD, concluded, crashed, finding_of
 from litmus.audit.opening import Request, opened
 from litmus.audit.report import Finding
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.errors import BadInput, Failed
 from litmus.limits import TimeUp, limited
 
@@ -35,41 +35,41 @@ def run(request: Request) -> Iterator[Opened | Finding]:
     limit = request.limit or LIMIT[not request.quick]
     try:
         with limited(limit):
-            subject = opened(request)
-            limit = request.limit or max(limit, fair(subject))
+            target = opened(request)
+            limit = request.limit or max(limit, time_limit(target))
     except BadInput as error:
         if error.__cause__ is None:
             raise
         # A plug-in file that does not run: its own error is a finding about it.
-        yield from stillborn(request, limit, error.__cause__)
+        yield from build_failure(request, limit, error.__cause__)
         return
     except (TimeUp, Exception, SystemExit) as error:
         own = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
-        yield from stillborn(request, limit, own)
+        yield from build_failure(request, limit, own)
         return
-    yield Opened(name=subject.name, note=subject.note, limit=limit)
+    yield Opened(name=target.name, note=target.note, limit=limit)
     threads = torch.get_num_threads()
-    if subject.live is None:
-        torch.set_num_threads(1)  # matrices this small are slower with more, much slower beside other work
+    if target.live is None:
+        torch.set_num_threads(1)  # matrices this small are slower with more, much slower next to other work
     try:
-        forward = finding_of(FORWARD, subject, limit)
+        forward = finding_of(FORWARD, target, limit)
         yield forward
         for name in request.checks:
-            yield finding_of(CHECKS[name], subject, limit) if forward.status == "pass" else not_made(name)
+            yield finding_of(CHECKS[name], target, limit) if forward.status == "pass" else not_made(name)
     finally:
         torch.set_num_threads(threads)
 
 
-def fair(subject: Subject) -> float:
+def time_limit(target: AuditTarget) -> float:
     """Seconds that a check may take on this model and machine."""
-    tokens = subject.tokens(1, min(32, subject.recipe.context))
+    tokens = target.tokens(1, min(32, target.recipe.context))
     with torch.no_grad():
         started = time.perf_counter()
-        subject.model(tokens)
+        target.model(tokens)
     return FORWARDS * (time.perf_counter() - started)
 
 
-def stillborn(request: Request, limit: float, error: BaseException) -> Iterator[Opened | Finding]:
+def build_failure(request: Request, limit: float, error: BaseException) -> Iterator[Opened | Finding]:
     """What is left to say when the subject cannot even be built."""
     yield Opened(name=request.name, limit=limit)
     yield concluded(FORWARD, [crashed(error, limit)])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.audit.check import Evidence, counted
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.data import TokenData, Tokenizer
 from litmus.model import Decoder
 from litmus.training.evaluation import evaluate
@@ -32,12 +32,12 @@ class EveryTokenAByte(Tokenizer):
         raise NotImplementedError
 
 
-def scored(subject: Subject) -> Iterator[Evidence]:
+def scored(target: AuditTarget) -> Iterator[Evidence]:
     """model.token_losses against -log softmax(model(tokens)), target by target."""
-    model, limit = subject.model, max(SINGLE, subject.rounding)
-    long = min(subject.recipe.context, subject.longest, subject.pick(520, 1100))
-    for batch, length in ((3, subject.length(50)), (1, long)):
-        tokens, targets = subject.tokens(batch, length, seed=40), subject.tokens(batch, length, seed=41)
+    model, limit = target.model, max(SINGLE, target.rounding)
+    long = min(target.recipe.context, target.longest, target.pick(520, 1100))
+    for batch, length in ((3, target.length(50)), (1, long)):
+        tokens, targets = target.tokens(batch, length, seed=40), target.tokens(batch, length, seed=41)
         targets[:, 3::11] = -100
         wanted = targets != -100
         given = model.token_losses(tokens, targets).double()
@@ -70,11 +70,11 @@ def scored(subject: Subject) -> Iterator[Evidence]:
     yield Evidence("evaluation scores every target with the model's own probability")
 
 
-def held_out(subject: Subject, score: Evaluate = evaluate) -> Iterator[Evidence]:
+def held_out(target: AuditTarget, score: Evaluate = evaluate) -> Iterator[Evidence]:
     """Evaluation over a small held-out stream: every token once, none twice, none left out at the end."""
-    model, context = subject.model, min(24, subject.longest)
-    stream = subject.tokens(1, 5 * context + 7, seed=42)[0].numpy()
-    data = TokenData(stream, stream, EveryTokenAByte(subject.recipe.vocab_size), "", {})
+    model, context = target.model, min(24, target.longest)
+    stream = target.tokens(1, 5 * context + 7, seed=42)[0].numpy()
+    data = TokenData(stream, stream, EveryTokenAByte(target.recipe.vocab_size), "", {})
     result = score(model, data, context=context, batch=2)
     expected = 0.0
     for start in range(0, len(stream) - 1, context):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from litmus.audit.losses import training_loss
-from litmus.audit.subject import Subject
-from litmus.audit.vectors import caught
+from litmus.audit.target import AuditTarget
+from litmus.audit.vectors import captured
 from litmus.model import Decoder
 
 PASSES = (300, 1000)
@@ -49,17 +49,17 @@ class Trained:
         return [t for t in self.compared if t in self.scored and t not in self.as_used]
 
 
-def trained_positions(subject: Subject, length: int, positions: list[int]) -> Trained:
+def trained_positions(target: AuditTarget, length: int, positions: list[int]) -> Trained:
     """Score one target at a time in training mode and compare with what model(tokens) predicts there.
 
     With the target at t alone scored, the loss with target a minus the loss with target b is logits[b] - logits[a] at
     t, in any part of the loss that is a cross-entropy of the model's own prediction. Ratios of two such differences
     leave out weights and denominators.
     """
-    model = copy.deepcopy(subject.model)
-    tokens = subject.tokens(1, length, seed=30)
-    first = subject.tokens(1, length, seed=31)
-    candidates = [first, subject.others(first, 1), subject.others(first, 2)]
+    model = copy.deepcopy(target.model)
+    tokens = target.tokens(1, length, seed=30)
+    first = target.tokens(1, length, seed=31)
+    candidates = [first, target.others(first, 1), target.others(first, 2)]
     with torch.no_grad():
         predicted = model.eval()(tokens)[0]
     found = Trained(length, positions, positions)
@@ -67,13 +67,13 @@ def trained_positions(subject: Subject, length: int, positions: list[int]) -> Tr
         found.random = is_random(model, tokens, first)
         if found.random:
             found.compared = positions[:: max(1, len(positions) // COMPARED)]
-        for seed in range(subject.pick(*PASSES) if found.random else 1):
+        for seed in range(target.pick(*PASSES) if found.random else 1):
             wanted = found.otherwise + [t for t in found.unscored if seed < SCORING_PASSES]
             if not wanted:
                 break
             for t in wanted:
-                parts = [parts_of(model, tokens, only(target, t), seed) for target in candidates]
-                logits = torch.stack([predicted[t, target[0, t]] for target in candidates])
+                parts = [parts_of(model, tokens, only(wanted, t), seed) for wanted in candidates]
+                logits = torch.stack([predicted[t, wanted[0, t]] for wanted in candidates])
                 for name in parts[0]:
                     losses = torch.stack([part.get(name, torch.tensor(torch.nan)) for part in parts]).double()
                     if moves(losses):
@@ -84,15 +84,15 @@ def trained_positions(subject: Subject, length: int, positions: list[int]) -> Tr
 
 
 @torch.no_grad()
-def times_trained(subject: Subject, length: int, positions: list[int], passes: int) -> dict[int, int]:
+def times_trained(target: AuditTarget, length: int, positions: list[int], passes: int) -> dict[int, int]:
     """In how many passes of training each position gets a loss."""
-    model = copy.deepcopy(subject.model)
-    tokens, first = subject.tokens(1, length, seed=30), subject.tokens(1, length, seed=31)
+    model = copy.deepcopy(target.model)
+    tokens, first = target.tokens(1, length, seed=30), target.tokens(1, length, seed=31)
     times = dict.fromkeys(positions, 0)
     for t in positions:
-        targets = [only(target, t) for target in (first, subject.others(first, 1))]
+        targets = [only(wanted, t) for wanted in (first, target.others(first, 1))]
         for seed in range(passes):
-            losses = torch.stack([training_loss(model, tokens, target, seed=seed).total for target in targets])
+            losses = torch.stack([training_loss(model, tokens, wanted, seed=seed).total for wanted in targets])
             times[t] += moves(losses)
     return times
 
@@ -124,23 +124,23 @@ def proportional(a: Tensor, b: Tensor) -> bool:
     return bool(factor > 0) and bool((a - factor * b).abs().max() <= 1e-4 * a.abs().max())
 
 
-def repeated_terms(subject: Subject, length: int) -> Iterator[tuple[str, int]]:
+def repeated_terms(target: AuditTarget, length: int) -> Iterator[tuple[str, int]]:
     """Parts of the loss besides the main one that predict its target from the vector that the main head reads.
 
     A term that looks further ahead predicts the token at t + 1 from the vector at t - k; where its gradient reaches
     the vector at t itself, it is the next-token loss a second time.
     """
-    model = copy.deepcopy(subject.model)
-    tokens = subject.tokens(1, length, seed=30)
-    target = subject.tokens(1, length, seed=31)
+    model = copy.deepcopy(target.model)
+    tokens = target.tokens(1, length, seed=30)
+    wanted = target.tokens(1, length, seed=31)
     position = length - 2
     main_seen = False
-    with caught(model.layers[-1]) as vectors:
-        for name in training_loss(model, tokens, target, seed=0).parts:
+    with captured(model.layers[-1]) as vectors:
+        for name in training_loss(model, tokens, wanted, seed=0).parts:
             vectors.clear()
-            one = training_loss(model, tokens, only(target, position), seed=0).parts[name]
+            one = training_loss(model, tokens, only(wanted, position), seed=0).parts[name]
             read = [vector for vector in vectors if vector.requires_grad and vector.shape[:2] == tokens.shape]
-            other = training_loss(model, tokens, only(subject.others(target), position), seed=0).parts[name]
+            other = training_loss(model, tokens, only(target.others(wanted), position), seed=0).parts[name]
             if not read or not one.requires_grad or not moves(torch.stack((one.detach(), other.detach()))):
                 continue
             gradients = torch.autograd.grad(one, read, allow_unused=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def caught(part: nn.Module) -> Iterator[list[Tensor]]:
+def captured(part: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what `part` puts out within the block, each output keeping its gradient."""
     outputs: list[Tensor] = []
 

@@ -34,7 +34,7 @@ def litmus(
     quiet: Annotated[bool, typer.Option("--quiet", help="Results only: no progress and no notes.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Put transformer ideas to the test: audit them, train them beside a baseline, read the verdict.
+    """Put transformer ideas to the test: audit them, train them against a baseline, read the verdict.
 
     --quiet and --debug may also stand behind a command. Exit codes: 0 done, 1 the thing tested failed, 2 bad input,
     130 stopped by Ctrl-C, 143 by SIGTERM or SIGHUP.

@@ -17,7 +17,7 @@ from litmus.process import lasting_output
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a saved model.")],
     to: Annotated[Literal["hf"], typer.Option(help="The format: hf, for Hugging Face transformers.")] = "hf",
-    out: Annotated[Path | None, typer.Option(help="Folder to write; RUN-hf beside the run when not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; RUN-hf next to the run when not given.")] = None,
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Bring a modelling file, for what transformers has no class for.")
     ] = False,

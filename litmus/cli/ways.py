@@ -1,4 +1,4 @@
-"""Which options of `litmus generate` mean nothing beside --beams, --contrastive or --draft."""
+"""Which options of `litmus generate` mean nothing together with --beams, --contrastive or --draft."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WITHOUT_EFFECT = {
     "draft": (*_BEAMS, *_BATCH),
     None: (*_BEAMS, "ahead"),
 }
-"""What does nothing beside each option that chooses a way; None: beside none of them."""
+"""What has no effect together with each option that chooses a strategy; None: with none of them."""
 
 
 def check_ways(context: typer.Context) -> None:
@@ -35,4 +35,4 @@ def check_ways(context: typer.Context) -> None:
             if way is None:
                 needed = "--draft" if name == "ahead" else "--beams"
                 raise BadInput(f"{option} does nothing without {needed}; add that, or leave it out")
-            raise BadInput(f"{option} does nothing beside --{way}; leave one of them out")
+            raise BadInput(f"{option} has no effect together with --{way}; leave one of them out")

@@ -50,7 +50,7 @@ def unworkable(reports: Mapping[str, AuditReport]) -> dict[str, AuditReport]:
 
 
 def require_workable(baseline: str, reports: Mapping[str, AuditReport]) -> None:
-    """Failed when nothing could be trained beside something else, even without a verdict."""
+    """Failed when nothing could be compared with something else, even without a verdict."""
     broken = {arm: report.no_forward for arm, report in unworkable(reports).items()}
     if baseline in broken or len(broken) >= len(reports) - 1:
         found = "; ".join(f"{arm!r}: {said}" for arm, said in broken.items())
@@ -58,7 +58,7 @@ def require_workable(baseline: str, reports: Mapping[str, AuditReport]) -> None:
 
 
 def require_sound(baseline: str, reports: Mapping[str, AuditReport]) -> None:
-    """Failed when nothing could be said: the baseline fails its audit, or every arm beside it does."""
+    """Failed when nothing could be said: the baseline fails its audit, or every other arm does."""
     failed = marks(reports)
     if baseline in failed:
         raise Failed(f"the baseline {baseline!r} {failed[baseline]}; see it with: litmus audit {baseline}")

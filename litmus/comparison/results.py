@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from litmus.contents import contents
 from litmus.errors import BadInput, nearest
 from litmus.files import write_atomically
-from litmus.nn import RouterFigures
+from litmus.nn import RouterStats
 from litmus.training import CurvePoint
 from litmus.training.evaluation import ByLayer
 
@@ -74,7 +74,7 @@ class TrialResult(Record):
     loss_by_position: list[float]
     attention_entropy: ByLayer[float] | None
     layer_figures: dict[str, ByLayer[float]] = {}
-    routing: ByLayer[RouterFigures] | None = None
+    routing: ByLayer[RouterStats] | None = None
     curve: list[CurvePoint]
     sample: str
     failed: str | None = None

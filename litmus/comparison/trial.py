@@ -1,4 +1,4 @@
-"""One trial: one training of one arm in a process of its own, from a spec on disk to a TrialResult beside it.
+"""One trial: one training of one arm in a process of its own, from a spec on disk to a TrialResult next to it.
 
 Run as `python -m litmus.comparison.trial FOLDER`, with --trust-plugin where the parent has run the plug-in's code.
 The process tells its parent how far it is by lines of JSON on

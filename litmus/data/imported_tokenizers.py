@@ -34,7 +34,7 @@ from litmus.errors import BadInput, shown
 class ImportedTokenizer(Tokenizer):
     """A tokenizer that cuts, merges and surrounds a text as `file`, the content of a tokenizer.json, does.
 
-    `side_files` are the files about it that stood beside, kept to be written again. Without `around`, which runs of
+    `side_files` are the files about it that lay next to it, kept to be written again. Without `around`, which runs of
     Litmus 0.1.0 have not kept, a text begins with the end token and is not normalized.
     """
 
@@ -173,27 +173,27 @@ class ImportedTokenizer(Tokenizer):
 
 
 def read_imported(path: Path) -> ImportedTokenizer:
-    """The tokenizer of a tokenizer.json; the files beside it say which tokens begin and end a text.
+    """The tokenizer of a tokenizer.json; the files next to it say which tokens begin and end a text.
 
     BadInput for any other form than BPE on bytes or SentencePiece's, and for one that would not give back a text.
     """
     file = read_json(path)
-    said, beside = declared(file, path), side_files(path.parent)
-    settings = {**beside.get(SPECIAL_MAP, {}), **beside.get(SETTINGS, {})}
+    said, side = declared(file, path), side_files(path.parent)
+    settings = {**side.get(SPECIAL_MAP, {}), **side.get(SETTINGS, {})}
     around = _surroundings(path, file, said, settings)
-    return ImportedTokenizer(path.resolve().parent.name, file, around.end, around, beside, str(path))
+    return ImportedTokenizer(path.resolve().parent.name, file, around.end, around, side, str(path))
 
 
 def restored(saved: dict[str, Any], origin: str) -> ImportedTokenizer:
     """The tokenizer that `save` wrote; BadInput where the file was damaged since."""
-    file, end, around, beside = (saved.get(key) for key in ("file", "end", "around", "side_files"))
+    file, end, around, side = (saved.get(key) for key in ("file", "end", "around", "side_files"))
     try:
-        if not isinstance(file, dict) or not isinstance(end, int) or not isinstance(beside or {}, dict):
+        if not isinstance(file, dict) or not isinstance(end, int) or not isinstance(side or {}, dict):
             raise BadInput(f"{origin} is damaged: file must be a mapping and end a token id")
         kept = None if around is None else Surroundings.model_validate(around)
     except ValidationError as error:
         raise BadInput(f"{origin} is damaged: around: {error.errors()[0]['msg']}") from None
-    return ImportedTokenizer(str(saved["name"]), file, end, kept, beside, origin)
+    return ImportedTokenizer(str(saved["name"]), file, end, kept, side, origin)
 
 
 @contextlib.contextmanager
@@ -267,4 +267,4 @@ def _end(path: Path, named: TokenizerSettings, ends: list[int], special: dict[st
         return known[0]
     if usual := [special[name] for name in ENDS if name in special]:
         return usual[0]
-    raise BadInput(f"{path} has no special token that ends a document; name it as eos_token in {SETTINGS} beside it")
+    raise BadInput(f"{path} has no special token that ends a document; name it as eos_token in {SETTINGS} next to it")

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, step): no state to save, and any rank can compute its own share."""
+"""Training batches as a pure function of (seed, ctx): no state to save, and any rank can compute its own share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json of Hugging Face and the files beside it: what they declare, and what of it can be read here."""
+"""A tokenizer.json of Hugging Face and the files next to it: what they declare, and what of it can be read here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SETTINGS, SPECIAL_MAP = "tokenizer_config.json", "special_tokens_map.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>")
-"""What published tokenizers call the token that ends a document, where no file beside them says it."""
+"""What published tokenizers call the token that ends a document, where no file next to them says it."""
 SPACE = "▁"
 """What SentencePiece writes for a space."""
 
@@ -25,7 +25,7 @@ Id = Annotated[int, Field(ge=0, lt=LARGEST_VOCABULARY)]
 
 
 class AddedEntry(Declared):
-    """A token beside those of the merges."""
+    """A token next to those of the merges."""
 
     id: Id
     content: Annotated[str, Field(min_length=1)]
@@ -254,7 +254,7 @@ def _obstacle(file: TokenizerFile) -> str | None:
     if model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix:
         return "its merges are random, or mark parts of words"
     if any(not token.special and (token.lstrip or token.rstrip) for token in file.added_tokens):
-        return "an added token takes the spaces beside it"
+        return "an added token takes the spaces next to it"
     added = {token.content for token in file.added_tokens}
     if not file.byte_level:
         return None

@@ -107,7 +107,7 @@ def made_from(name: str) -> str:
     if file is None:
         return name
     content = file.read_bytes()
-    if "name" not in read_json(file):  # files beside one of Hugging Face's say what stands around a text
+    if "name" not in read_json(file):  # files next to one of Hugging Face's say what stands around a text
         content = read_imported(file).to_json().encode()
     return hashlib.sha256(content).hexdigest()
 

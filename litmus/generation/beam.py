@@ -77,7 +77,7 @@ def beam_search(
             break
         texts = [[*texts[row], token] for _, row, token in going]
         totals = torch.tensor([[total] for total, _, _ in going], device=device, dtype=reached.dtype)
-        cache.select(torch.tensor([row for _, row, _ in going], device=device))
+        cache.reorder(torch.tensor([row for _, row, _ in going], device=device))
         logits = model.last_logits(torch.tensor([[token] for _, _, token in going], device=device), cache)
     return finished
 

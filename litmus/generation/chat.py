@@ -94,7 +94,7 @@ class Conversation:
             later = [number for number, message in enumerate(said) if number and message.role == "user"]
             if not later:
                 raise BadInput(
-                    f"the message takes {tokens} tokens and {self.context - room} fit beside a reply of {room}; "
+                    f"the message takes {tokens} tokens and {self.context - room} fit together with a reply of {room}; "
                     f"shorten it"
                 )
             said = said[later[0] :]

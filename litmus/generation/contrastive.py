@@ -38,7 +38,7 @@ def contrastive_search(model: Decoder, request: Request, *, alpha: float = 0.6, 
     earlier = vectors.new_zeros(capacity, vectors.shape[-1])  # the directions of the text's vectors
     earlier[: len(prompt)] = F.normalize(vectors[0], dim=-1)
     last = vectors[0, -1]
-    cache.select(torch.zeros(candidates, dtype=torch.long, device=device))
+    cache.reorder(torch.zeros(candidates, dtype=torch.long, device=device))
     for length in range(1, limit + 1):
         logits = model.head(last)
         p, tokens = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1).topk(candidates)
@@ -48,7 +48,7 @@ def contrastive_search(model: Decoder, request: Request, *, alpha: float = 0.6, 
         alike = (directions @ earlier[:place].T).amax(1)
         best = ((1 - alpha) * p - alpha * alike).argmax()
         earlier[place], last = directions[best], vectors[best]
-        cache.select(best.expand(candidates))
+        cache.reorder(best.expand(candidates))
         token = int(tokens[best])
         if token in request.stop:
             yield Event(0, None, finished="stop")

@@ -14,7 +14,7 @@ from litmus.errors import BadInput
 from litmus.generation.weights import prepared
 from litmus.model import Decoder
 from litmus.nn import Cache, Mixer
-from litmus.nn.mtp import AheadObjective, Sequential
+from litmus.nn.mtp import MtpObjective, SequentialMtp
 from litmus.training import load_run
 
 OWN = "self"
@@ -69,7 +69,7 @@ class SmallerModel:
 
     def settle(self, kept: int, hidden: Tensor) -> None:
         assert self.cache.start is not None
-        self.cache.rewind(min(self.cache.start, kept))
+        self.cache.truncate(min(self.cache.start, kept))
 
 
 class OwnModules:
@@ -80,7 +80,7 @@ class OwnModules:
     """
 
     def __init__(self, model: Decoder) -> None:
-        if not isinstance(model.objective, AheadObjective):
+        if not isinstance(model.objective, MtpObjective):
             raise BadInput(
                 f"{model.recipe.name} has no multi-token modules to draft with (its objective is "
                 f"{model.recipe.objective.kind!r}); name a smaller run as the draft"
@@ -95,8 +95,8 @@ class OwnModules:
         self.caches = []
         for number in range(self.ahead):
             layers = []
-            if isinstance(self.objective, Sequential):
-                layer: Mixer = self.objective.modules_ahead[number].layer  # type: ignore[assignment]
+            if isinstance(self.objective, SequentialMtp):
+                layer: Mixer = self.objective.mtp_layers[number].layer  # type: ignore[assignment]
                 layers = [layer.new_cache(1, capacity, device=like.device, dtype=like.dtype)]
             self.caches.append(Cache(layers, 1, capacity, like.device))
 
@@ -107,9 +107,9 @@ class OwnModules:
             first = cache.start
             assert first is not None
             entering = torch.tensor([text[first + ahead : known + ahead]], device=self.vectors[0].device)
-            step = self.model.step(entering, cache).at(cache.layers[0] if cache.layers else None)
+            ctx = self.model.forward_context(entering, cache).with_cache(cache.layers[0] if cache.layers else None)
             before = self.vectors[ahead - 1][:, first:known]
-            passed_on, vectors = self.objective.look(ahead, self.model, before, entering, step)
+            passed_on, vectors = self.objective.predict_ahead(ahead, self.model, before, entering, ctx)
             cache.advance(known - first, None)
             self.vectors[ahead][:, first:known] = passed_on
             text.append(draw(self.model.head(vectors[:, -1])))
@@ -118,13 +118,13 @@ class OwnModules:
         self.vectors[0][:, kept - hidden.shape[1] : kept] = hidden
         for ahead, cache in enumerate(self.caches, start=1):
             assert cache.start is not None
-            cache.rewind(max(0, min(cache.start, kept - ahead)))
+            cache.truncate(max(0, min(cache.start, kept - ahead)))
 
 
 def check_rewinds(model: Decoder, role: str) -> None:
     """BadInput, naming the mixer, where a cache cannot take back tokens that turn out wrong."""
     for layer, parts in zip(model.layers, model.recipe.layer_parts(), strict=True):
-        if not layer.rewinds:
+        if not layer.supports_rollback:
             raise BadInput(
                 f"{role} {model.recipe.name} cannot take back a wrong draft: the cache of its mixer "
                 f"{parts['mixer'].kind!r} in block {parts['block'].kind!r} does not go back; decode it without a draft"

@@ -170,7 +170,7 @@ class Engine:
                 self._settings = None
 
     def _leave(self, place: int) -> None:
-        self.cache.release(slice(place, place + 1))
+        self.cache.reset_rows(slice(place, place + 1))
         self._places[place] = None
         self._settings = None
 
@@ -181,7 +181,7 @@ class Engine:
             rows = [row for row in self._places[group.start : group.stop] if row is not None]
             length = max(1, min(room // len(rows), *(len(row.pending) for row in rows)))
             tokens = torch.tensor([[row.pending.popleft() for _ in range(length)] for row in rows], device=self.device)
-            part = self.cache.part(group.start, group.stop)
+            part = self.cache.slice_rows(group.start, group.stop)
             part.start = part.used = rows[0].held
             self._keep(self.model.last_logits(tokens, part), group.start)
             for row in rows:
@@ -277,7 +277,7 @@ class Engine:
 
     def _slide(self, place: int, row: Row) -> None:
         """Clear the row's place and let the last half of its tokens in as if they were a prompt."""
-        self.cache.release(slice(place, place + 1))
+        self.cache.reset_rows(slice(place, place + 1))
         row.tokens = row.tokens[-(self.capacity // 2) :]
         row.pending, row.held, row.ending = deque(row.tokens), 0, None
         self.history.begin(place, row.tokens, row.drawn)

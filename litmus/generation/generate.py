@@ -49,7 +49,7 @@ def generate(model: Decoder, prompts: Any, *, tokenizer: Tokenizer | None = None
 
     Texts need the `tokenizer`; a text starts a new document as that says, and even an empty one has a token to go on
     from. Options: max_new_tokens (100), seed (0; row i draws from seed + i, so its text does not depend on the rows
-    beside it), stop (token ids that end a row; the tokenizer's stops where there is one), stop_strings (with texts),
+    next to it), stop (token ids that end a row; the tokenizer's stops where there is one), stop_strings (with texts),
     allow_special (with texts: the names of special tokens in a prompt become those tokens; otherwise they are text),
     on_token (with token ids: called with the list of each step's tokens, None for rows without one); every setting
     of `Sampling`; and of the `Engine` rows, precision, compile, int8 and overflow.

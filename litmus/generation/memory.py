@@ -19,7 +19,7 @@ def check_room(model: Decoder, rows: int, capacity: int, device: torch.device | 
     if rows < 1:
         raise BadInput(f"rows = {rows} decodes nothing; it must be at least 1")
     like = model.embedding.weight
-    each = model.cached_numbers(capacity) * like.element_size()
+    each = model.kv_elements(capacity) * like.element_size()
     free = free_bytes(device or like.device)
     if each * rows > free:
         fitting = free // each

@@ -78,7 +78,7 @@ def speculate(model: Decoder, request: Request, draft: Draft, tally: Tally) -> I
         accepted, behind = choice.verify(drafted, q, choice.distributions(logits, tokens, drafted))
         new = [*drafted[:accepted], behind]
         kept = len(tokens) + accepted
-        cache.rewind(kept)
+        cache.truncate(kept)
         draft.settle(kept, hidden[:, : accepted + 1])
         tally.count(len(drafted), accepted)
 

@@ -61,7 +61,7 @@ class DecodeStep:
 
     def _part(self, number: int) -> Cache:
         if number not in self._parts:
-            self._parts[number] = self.cache.part(0, number)
+            self._parts[number] = self.cache.slice_rows(0, number)
         return self._parts[number]
 
     def _replayed(self, tokens: Tensor, part: Cache) -> Tensor:

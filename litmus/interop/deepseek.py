@@ -224,7 +224,7 @@ def rules(model: Decoder) -> list[Rule]:
     """Where each tensor of the model stands in a DeepSeek-V3."""
     depth, tied = model.recipe.depth, model.recipe.head.tied
     ahead = model.recipe.objective.depth if isinstance(model.recipe.objective, MtpConfig) else 0
-    modules = [(f"objective.modules_ahead.{k}", f"model.layers.{depth + k}") for k in range(ahead)]
+    modules = [(f"objective.mtp_layers.{k}", f"model.layers.{depth + k}") for k in range(ahead)]
     embeddings = tuple(f"{theirs}.embed_tokens.weight" for _, theirs in modules)
     heads = tuple(f"{theirs}.shared_head.head.weight" for _, theirs in modules)
     found = embedding_rules(model, write_head=True, head_copies=(*embeddings, *heads) if tied else heads)
@@ -233,7 +233,7 @@ def rules(model: Decoder) -> list[Rule]:
     for number in range(depth):
         found += layer_rules(model.layers[number], f"layers.{number}", f"model.layers.{number}")
     for number, (ours, theirs) in enumerate(modules):
-        module: Any = model.objective.modules_ahead[number]
+        module: Any = model.objective.mtp_layers[number]
         found += layer_rules(module.layer, f"{ours}.layer", theirs)
         pairs = {"embedding_norm": "enorm", "hidden_norm": "hnorm", "norm": "shared_head.norm"}
         found += [same(f"{ours}.{mine}.weight", f"{theirs}.{yours}.weight") for mine, yours in pairs.items()]

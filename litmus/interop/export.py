@@ -37,7 +37,7 @@ def export_run(
 ) -> str:
     """Write a run's newest (or best) checkpoint, or a saved model, to `folder`; returns the architecture's name.
 
-    `remote_code` writes a modelling file beside the weights, for what transformers has no class for; `drop_mtp` leaves
+    `remote_code` writes a modelling file next to the weights, for what transformers has no class for; `drop_mtp` leaves
     out modules of multi-token prediction. BadInput where the recipe has no equivalent, with what would have to change.
     """
     model, words = load_with_tokenizer(

@@ -82,7 +82,7 @@ def _weight_files(folder: Path) -> list[str]:
             raise BadInput(f"{folder / INDEX} names no files; weight_map must give the file of each tensor")
         # A name may not lead out of the folder, whatever the system calls a separator.
         if odd := [name for name in files if {"/", "\\", "\0"} & set(name) or not name.endswith(".safetensors")]:
-            raise BadInput(f"{folder / INDEX} names {shown(odd[0])}; a .safetensors file beside it is valid")
+            raise BadInput(f"{folder / INDEX} names {shown(odd[0])}; a .safetensors file next to it is valid")
         if absent := [name for name in files if not _is_file(folder / name)]:
             named = ", ".join(shown(name) for name in absent[:5])
             raise BadInput(f"{folder / INDEX} names {len(absent)} files that are not there: {named}")

@@ -23,7 +23,7 @@ class Format:
     """One published architecture.
 
     obstacles: what keeps a recipe from it. config: config.json of a model. recipe: the recipe of a config.json and the
-    names of the tensors beside it. rules: where each tensor stands. renamed: a tensor's name as `rules` have it.
+    names of the tensors next to it. rules: where each tensor stands. renamed: a tensor's name as `rules` have it.
     factors: those factors of a config.json that a recipe has no key for, by the end of the names of their tensors.
     """
 

@@ -118,7 +118,7 @@ def _tokenizer(folder: Path, vocab_size: int, use_bytes: bool, announce: Announc
             raise BadInput(f"{error}{way_out}") from None
     if not plausible:
         own = f"{count} tokens in {FILE_NAME}" if count else f"a model of {vocab_size} tokens"
-        advice = "leave out --bytes" if path.is_file() else f"put the tokenizer's {FILE_NAME} beside the weights"
+        advice = "leave out --bytes" if path.is_file() else f"put the tokenizer's {FILE_NAME} next to the weights"
         raise BadInput(f"{folder} has a vocabulary of its own, {own}, which are not bytes; {advice}")
     if not path.is_file():
         announce(f"{folder} has no {FILE_NAME}: the run takes one token per byte, which the model may not know")

@@ -27,7 +27,7 @@ def obstacles(recipe: Recipe) -> list[str]:
         *part(feedforward, "feedforward", "swiglu", ("hidden", "bias")),
     ]
     if isinstance(mixer, AttentionConfig) and mixer.qk_norm and isinstance(feedforward, DenseConfig):
-        found += need(not feedforward.bias, "feedforward.bias beside QK-norm", "set feedforward.bias to false")
+        found += need(not feedforward.bias, "feedforward.bias together with QK-norm", "set feedforward.bias to false")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A model that transformers has no class for, in a folder that brings its own modelling file beside the weights."""
+"""A model that transformers has no class for, in a folder that brings its own modelling file next to the weights."""
 
 from __future__ import annotations
 

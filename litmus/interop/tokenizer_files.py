@@ -18,10 +18,10 @@ from litmus.interop.folder import write_json
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> dict[str, Any]:
-    """Write tokenizer.json and what belongs beside it; returns what config.json says of it where no other file does.
+    """Write tokenizer.json and what belongs next to it; returns what config.json says of it where no other file does.
 
     In Litmus's own, a text is encoded with the end token before it, which is how documents begin in training and
-    generation; an imported one is written as it was read, with all files that stood beside it.
+    generation; an imported one is written as it was read, with all files that lay next to it.
     """
     end = END_NAME
     if isinstance(tokenizer, ImportedTokenizer):

@@ -66,12 +66,12 @@ def _parameters(recipe: Recipe) -> int:
     with plugin_faults(recipe, "building", seconds=LIMIT):
         try:
             with torch.device("meta"):
-                number += _size(recipe.positions.build(recipe.site(0)))
+                number += _size(recipe.positions.build(recipe.layer_context(0)))
                 layer = 0
                 for repeat, parts in recipe.groups():
                     block = parts["block"]
                     assert isinstance(block, BlockConfig)
-                    made = block.assemble(parts["mixer"], parts["feedforward"], recipe.site(layer))  # type: ignore[arg-type]
+                    made = block.assemble(parts["mixer"], parts["feedforward"], recipe.layer_context(layer))  # type: ignore[arg-type]
                     number += repeat * _size(made)
                     layer += repeat
         except (RuntimeError, OverflowError, TypeError):

@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from litmus.errors import BadInput
 from litmus.model.bounds import check_built
 from litmus.model.recipe import Recipe
+from litmus.nn.aux_losses import AuxLosses, scored
 from litmus.nn.blocks import BlockConfig
 from litmus.nn.caches import Cache
 from litmus.nn.dropout import Dropout
+from litmus.nn.forward_context import ForwardContext, positions_within
 from litmus.nn.linear import INIT_STD, linear
 from litmus.nn.mixers import Mixer
 from litmus.nn.moe import Experts
 from litmus.nn.objectives import Loss, shared
 from litmus.nn.observing import LAYER_FIGURES
 from litmus.nn.parts import Adapts
-from litmus.nn.routing import RouterFigures, router_figures
-from litmus.nn.step import Step, positions_within
-from litmus.nn.terms import Terms, scored
+from litmus.nn.routing import RouterStats, router_figures
 
 
 class Decoder(nn.Module):
@@ -31,14 +31,14 @@ class Decoder(nn.Module):
         self.recipe = recipe
         self.embedding = nn.Embedding(recipe.vocab_size, recipe.dim)
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
-        self.positions = recipe.positions.build(recipe.site(0))
+        self.positions = recipe.positions.build(recipe.layer_context(0))
         self.dropout = Dropout(recipe.dropout)
         self.layers = nn.ModuleList(_layer(recipe, number) for number in range(recipe.depth))
-        self.norm = recipe.norm.build(recipe.site(recipe.depth - 1))
+        self.norm = recipe.norm.build(recipe.layer_context(recipe.depth - 1))
         self.head = linear(recipe.dim, recipe.vocab_size, bias=recipe.head.bias)
         if recipe.head.tied:
             self.head.weight = self.embedding.weight
-        self.objective = recipe.objective.build(recipe.site(recipe.depth - 1))
+        self.objective = recipe.objective.build(recipe.layer_context(recipe.depth - 1))
 
     def forward(
         self,
@@ -65,17 +65,19 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         fast: bool = True,
         observed: dict[int, dict[str, list[Tensor]]] | None = None,
-        terms: Terms | None = None,
+        terms: AuxLosses | None = None,
     ) -> Tensor:
         """The normed vectors (B, T, dim) that the head turns into logits.
 
         Layers leave loss terms in `terms`, and by the number of the layer what they tell of themselves in `observed`.
         """
         left: dict[str, list[Tensor]] | None = None if observed is None else {}
-        step = self.step(tokens, cache, valid=valid, documents=documents, fast=fast, observed=left, terms=terms)
-        x = self.dropout(self.positions(self.embedding(tokens), step))
+        ctx = self.forward_context(
+            tokens, cache, valid=valid, documents=documents, fast=fast, observed=left, terms=terms
+        )
+        x = self.dropout(self.positions(self.embedding(tokens), ctx))
         for number, layer in enumerate(self.layers):
-            x = layer(x, step.at(cache.layers[number] if cache else None))
+            x = layer(x, ctx.with_cache(cache.layers[number] if cache else None))
             if observed is not None and left is not None:
                 observed[number] = {**left, "largest_activation": [x.abs().max()]}
                 left.clear()
@@ -110,7 +112,7 @@ class Decoder(nn.Module):
         return self.objective.token_losses(self, tokens, targets, documents=documents)
 
     @torch.no_grad()
-    def observe(self, tokens: Tensor) -> tuple[dict[str, dict[int, float]], dict[int, RouterFigures]]:
+    def observe(self, tokens: Tensor) -> tuple[dict[str, dict[int, float]], dict[int, RouterStats]]:
         """What layers tell of themselves on tokens (B, T), in one pass.
 
         By name (litmus.nn.observing) and by layer, from 0, the figures of the layers that have one; and by layer how
@@ -129,16 +131,16 @@ class Decoder(nn.Module):
         """What layers tell of themselves on tokens (B, T): by name and layer, where a layer has such a figure."""
         return self.observe(tokens)[0]
 
-    def routing(self, tokens: Tensor) -> dict[int, RouterFigures]:
+    def routing(self, tokens: Tensor) -> dict[int, RouterStats]:
         """How evenly the router of each layer of experts spreads tokens (B, T), by layer."""
         return self.observe(tokens)[1]
 
-    def after_step(self) -> None:
+    def post_optimizer_step(self) -> None:
         """Let the parts that adapt by another rule than the gradient do so; training calls it once per step."""
         for child in self.children():
             for module in child.modules():
                 if isinstance(module, Adapts):
-                    module.after_step()
+                    module.post_optimizer_step()
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache with static buffers for `batch` rows of up to `capacity` tokens."""
@@ -148,9 +150,9 @@ class Decoder(nn.Module):
         layers = [layer.new_cache(batch, capacity, device=like.device, dtype=like.dtype) for layer in self._mixers()]
         return Cache(layers, batch, capacity, like.device)
 
-    def cached_numbers(self, capacity: int) -> int:
+    def kv_elements(self, capacity: int) -> int:
         """How many numbers all layers need to cache one row of `capacity` tokens, as the mixers declare it."""
-        return sum(layer.cached_numbers(capacity) for layer in self._mixers())
+        return sum(layer.kv_elements(capacity) for layer in self._mixers())
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters in total; without the token embedding, the position table and the head; and active ones.
@@ -166,7 +168,7 @@ class Decoder(nn.Module):
     def _mixers(self) -> list[Mixer]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def step(
+    def forward_context(
         self,
         tokens: Tensor,
         cache: Cache | None = None,
@@ -175,8 +177,8 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         fast: bool = True,
         observed: dict[str, list[Tensor]] | None = None,
-        terms: Terms | None = None,
-    ) -> Step:
+        terms: AuxLosses | None = None,
+    ) -> ForwardContext:
         """What layers need to know of tokens (B, T) besides their vectors; reserves their places in the cache."""
         batch, length = tokens.shape
         index = torch.arange(length, device=tokens.device).expand(batch, length)
@@ -186,15 +188,17 @@ class Decoder(nn.Module):
             used = cache.reserve(length)
             offset = index if valid is None else (valid.cumsum(1) - 1).clamp(min=0)
             start = cache.start if valid is None else None
-            return Step(cache.lengths[:, None] + offset, start, valid, None, None, used, fast, observed=observed)
+            return ForwardContext(
+                cache.lengths[:, None] + offset, start, valid, None, None, used, fast, observed=observed
+            )
         if valid is None and documents is None:
-            return Step(index, 0, fast=fast, observed=observed, terms=terms)
+            return ForwardContext(index, 0, fast=fast, observed=observed, aux_losses=terms)
         positions = positions_within(documents, valid, index)
-        return Step(positions, None, valid, documents, fast=fast, observed=observed, terms=terms)
+        return ForwardContext(positions, None, valid, documents, fast=fast, observed=observed, aux_losses=terms)
 
 
 def _layer(recipe: Recipe, number: int) -> nn.Module:
     parts = recipe.layer_parts()[number]
     block = parts["block"]
     assert isinstance(block, BlockConfig)
-    return block.assemble(parts["mixer"], parts["feedforward"], recipe.site(number))  # type: ignore[arg-type]
+    return block.assemble(parts["mixer"], parts["feedforward"], recipe.layer_context(number))  # type: ignore[arg-type]

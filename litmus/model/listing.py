@@ -48,7 +48,7 @@ def counted(
             "parameters": counts["total"],
             "parameters_non_embedding": counts["non_embedding"],
             "parameters_active": counts["active"],
-            "cache_bytes_per_token": round(2 * model.cached_numbers(recipe.context) / recipe.context),
+            "cache_bytes_per_token": round(2 * model.kv_elements(recipe.context) / recipe.context),
         }
 
 

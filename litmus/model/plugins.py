@@ -29,7 +29,7 @@ _CODE: dict[str, bytes] = {}
 """The source of each plug-in version that ran in this process, by sha256; the file itself may be edited meanwhile."""
 
 COPY = "plugin.py"
-"""The copy of a plug-in beside what was made with it."""
+"""The copy of a plug-in next to what was made with it."""
 
 LARGEST = 10_000_000
 """Bytes of a plug-in file; no larger one is read."""
@@ -185,7 +185,7 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
     if name in sys.modules:
         for declared in vars(sys.modules[name]).values():
             if isinstance(declared, type) and issubclass(declared, Part) and declared.__module__ == name:
-                declared.declare()  # another version of the file may have run since
+                declared.register()  # another version of the file may have run since
         return sys.modules[name]
     if not _expendable and not is_trusted(_digest(code)):  # what is on the list ran before, and ended
         _run_elsewhere(code, plugin, found)

@@ -17,7 +17,7 @@ from litmus.nn.feedforwards import FeedforwardConfig, SwigluConfig
 from litmus.nn.mixers import MixerConfig
 from litmus.nn.norms import NormConfig, RMSNormConfig
 from litmus.nn.objectives import NextTokenConfig, ObjectiveConfig
-from litmus.nn.parts import Part, Site, declaration
+from litmus.nn.parts import LayerContext, Part, parse_config
 from litmus.nn.positions import PositionsConfig, RopeConfig
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -101,13 +101,13 @@ class Recipe(Bounded):
     @field_validator(*FAMILIES, mode="before")
     @classmethod
     def _declared(cls, raw: Any, info: Any) -> Part:
-        return declaration(FAMILIES[info.field_name], raw)
+        return parse_config(FAMILIES[info.field_name], raw)
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
         blocks = [parts["block"] for _, parts in self.groups()]  # one of each group: depth may be any number
         for block in blocks:
-            block.beside(blocks)  # type: ignore[attr-defined]
+            block.check_compatible(blocks)  # type: ignore[attr-defined]
         return self
 
     def layer_parts(self) -> list[dict[str, Part]]:
@@ -139,17 +139,17 @@ class Recipe(Bounded):
         if diff is None:
             return own
         whole = merge({family: own.model_dump(exclude_none=True)}, {family: diff})  # another kind starts afresh
-        return declaration(FAMILIES[family], whole[family])
+        return parse_config(FAMILIES[family], whole[family])
 
-    def site(self, layer: int) -> Site:
-        """Where the parts of layer `layer` are built."""
-        sizes = (self.dim, self.heads, self.context, self.depth, layer, self.dropout)
+    def layer_context(self, index: int) -> LayerContext:
+        """What the parts of layer `index` are built from."""
+        sizes = (self.dim, self.heads, self.context, self.depth, index, self.dropout)
         before = 0
         for repeat, parts in self.groups():
             before += repeat
-            if layer < before:
-                return Site(*sizes, self.positions, self.norm, **parts)  # type: ignore[arg-type]
-        raise IndexError(f"layer {layer} of {self.depth}")
+            if index < before:
+                return LayerContext(*sizes, self.positions, self.norm, **parts)  # type: ignore[arg-type]
+        raise IndexError(f"layer {index} of {self.depth}")
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, defaults included, as plain data."""

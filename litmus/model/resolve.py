@@ -31,7 +31,7 @@ def resolve(
     """
     raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source, trusted=trust_plugin)
     if size not in (None, OWN_SIZE):
-        raw = sized(raw, size)
+        raw = at_size(raw, size)
     for path, value in (overrides or {}).items():
         raw = merge(raw, nested(path, value))
     if vocab_size is not None:
@@ -39,7 +39,7 @@ def resolve(
     return validated(raw)
 
 
-def sized(raw: dict[str, Any], size: str) -> dict[str, Any]:
+def at_size(raw: dict[str, Any], size: str) -> dict[str, Any]:
     """`raw` at a row of the size table; keys tied to the old one (hidden widths, head counts) fall back to defaults."""
     check_size(size)
     return {**_without_sized_keys(raw), **SIZES[size]}
@@ -56,9 +56,9 @@ def _without_sized_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     for name, family in FAMILIES.items():
         part = raw.get(name)
         if isinstance(part, dict):
-            keys = {key for kind in family.kinds.values() for key in kind.sized}
+            keys = {key for kind in family.kinds.values() for key in kind.size_keys}
             declared = family.kinds.get(str(part.get("kind")))
-            drop = keys if declared is None else set(declared.sized)
+            drop = keys if declared is None else set(declared.size_keys)
             kept[name] = {key: value for key, value in part.items() if key not in drop}
     if isinstance(groups := raw.get("layers"), list | tuple):
         kept["layers"] = [_without_sized_keys(group) if isinstance(group, Mapping) else group for group in groups]
@@ -82,8 +82,8 @@ def _with_bases(source: str | Path | Mapping[str, Any], *, trusted: bool) -> dic
         if str(base) in seen:
             raise BadInput(f"recipe bases run in a circle: {' -> '.join((*seen, str(base)))}")
         seen.append(str(base))
-        beside = here / str(base) if here else None
-        found = beside if beside is not None and beside.is_file() else str(base)
+        local = here / str(base) if here else None
+        found = local if local is not None and local.is_file() else str(base)
     whole: dict[str, Any] = {}
     for raw in reversed(diffs):
         whole = merge(whole, raw)

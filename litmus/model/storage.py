@@ -60,7 +60,7 @@ def write_model(recipe: Recipe, tensors: dict[str, Tensor], folder: Path) -> Non
 
 
 def weights(model: Decoder) -> dict[str, Tensor]:
-    """The tensors that make the model, each once: a tied head is not written beside its embedding."""
+    """The tensors that make the model, each once: a tied head is not written next to its embedding."""
     kept = model.state_dict()  # leaves out buffers that are not to be kept
     return {name: p for name, p in [*model.named_parameters(), *model.named_buffers()] if name in kept}
 
@@ -86,9 +86,14 @@ def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:
     return model
 
 
+def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that this version gives them; some have another one in files of version 0.1.0."""
+    return {name.replace("objective.modules_ahead.", "objective.mtp_layers."): x for name, x in tensors.items()}
+
+
 def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return current_names(load_file(file))
     except (SafetensorError, KeyError, AttributeError) as error:  # the last two: a type that torch has not
         raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
     except OSError as error:

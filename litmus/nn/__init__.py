@@ -5,11 +5,13 @@ BlockConfig with a `kind` of your own and build your module in it.
 """
 
 from litmus.nn.attend import attend, attention_weights
-from litmus.nn.attention import Attention, AttentionConfig, Heads, HeadsConfig
+from litmus.nn.attention import Attention, AttentionBase, AttentionBaseConfig, AttentionConfig
+from litmus.nn.aux_losses import AuxLosses
 from litmus.nn.blocks import BlockConfig, PreNormBlock, PreNormConfig
-from litmus.nn.caches import Cache, write
+from litmus.nn.caches import Cache, update_kv
 from litmus.nn.depths import DepthBlock, DepthConfig
 from litmus.nn.feedforwards import FeedforwardConfig
+from litmus.nn.forward_context import AttentionMask, Buffers, ForwardContext
 from litmus.nn.gates import Gate, GateConfig
 from litmus.nn.latent import Latent, LatentConfig
 from litmus.nn.linear import linear, residual_linear
@@ -19,12 +21,10 @@ from litmus.nn.moe import Experts, MixtureOfExperts, MoeConfig
 from litmus.nn.mtp import MtpConfig, ParallelMtpConfig
 from litmus.nn.norms import NormConfig, RMSNorm
 from litmus.nn.objectives import Loss, Objective, ObjectiveConfig
-from litmus.nn.parts import Adapts, Part, Site
+from litmus.nn.parts import Adapts, LayerContext, Part
 from litmus.nn.positions import PositionsConfig, Rotation
-from litmus.nn.routing import Router, RouterConfig, RouterFigures, Routing
+from litmus.nn.routing import Router, RouterConfig, RouterStats, Routing
 from litmus.nn.ssmax import SSMax, SSMaxConfig
-from litmus.nn.step import Buffers, Step, Visibility
-from litmus.nn.terms import Terms
 from litmus.nn.window import WindowAttention, WindowConfig
 from litmus.nn.windowed import Keys, Window, attend_window
 from litmus.nn.worker import WorkerConfig
@@ -33,7 +33,11 @@ from litmus.nn.worker_objective import WorkerObjectiveConfig
 __all__ = [
     "Adapts",
     "Attention",
+    "AttentionBase",
+    "AttentionBaseConfig",
     "AttentionConfig",
+    "AttentionMask",
+    "AuxLosses",
     "BlockConfig",
     "Buffers",
     "Cache",
@@ -41,13 +45,13 @@ __all__ = [
     "DepthConfig",
     "Experts",
     "FeedforwardConfig",
+    "ForwardContext",
     "Gate",
     "GateConfig",
-    "Heads",
-    "HeadsConfig",
     "Keys",
     "Latent",
     "LatentConfig",
+    "LayerContext",
     "Loss",
     "Mixer",
     "MixerConfig",
@@ -68,14 +72,10 @@ __all__ = [
     "Rotation",
     "Router",
     "RouterConfig",
-    "RouterFigures",
+    "RouterStats",
     "Routing",
     "SSMax",
     "SSMaxConfig",
-    "Site",
-    "Step",
-    "Terms",
-    "Visibility",
     "Window",
     "WindowAttention",
     "WindowConfig",
@@ -86,5 +86,5 @@ __all__ = [
     "attention_weights",
     "linear",
     "residual_linear",
-    "write",
+    "update_kv",
 ]

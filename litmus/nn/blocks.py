@@ -10,9 +10,9 @@ from torch import Tensor
 
 from litmus.nn.dropout import Dropout
 from litmus.nn.feedforwards import FeedforwardConfig
+from litmus.nn.forward_context import Buffers, ForwardContext
 from litmus.nn.mixers import Mixer, MixerConfig
-from litmus.nn.parts import Part, Site, unwritten
-from litmus.nn.step import Buffers, Step
+from litmus.nn.parts import LayerContext, Part, not_implemented
 
 
 class BlockConfig(Part):
@@ -20,67 +20,67 @@ class BlockConfig(Part):
 
     family: ClassVar[str] = "block"
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> Mixer:
-        """Make the layer; it obeys the mixer's contract (forward, new_cache, cached_numbers) as a whole."""
-        raise unwritten(self, "assemble(mixer, feedforward, site)")
+    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> Mixer:
+        """Make the layer; it obeys the mixer's contract (forward, new_cache, kv_elements) as a whole."""
+        raise not_implemented(self, "assemble(mixer, feedforward, layer)")
 
-    def beside(self, blocks: Sequence[BlockConfig]) -> None:
+    def check_compatible(self, blocks: Sequence[BlockConfig]) -> None:
         """Raise BadInput where a layer of this form cannot stand in one model with layers of those forms."""
 
 
 class PreNormConfig(BlockConfig):
     kind: Literal["prenorm"] = "prenorm"
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> PreNormBlock:
-        return PreNormBlock(mixer, feedforward, site)
+    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> PreNormBlock:
+        return PreNormBlock(mixer, feedforward, layer)
 
 
 class SingleResidualConfig(BlockConfig):
     kind: Literal["single_residual"] = "single_residual"
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> SingleResidualBlock:
-        return SingleResidualBlock(mixer, feedforward, site)
+    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> SingleResidualBlock:
+        return SingleResidualBlock(mixer, feedforward, layer)
 
 
 class PreNormBlock(Mixer):
     """x + mixer(norm(x)), then x + feedforward(norm(x)) (Xiong et al. 2020, arXiv 2002.04745)."""
 
-    def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> None:
+    def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> None:
         super().__init__()
-        self.mixer_norm = site.norm.build(site)
-        self.mixer: Mixer = mixer.build(site)  # type: ignore[assignment]
-        self.rewinds = self.mixer.rewinds
-        self.feedforward_norm = site.norm.build(site)
-        self.feedforward = feedforward.build(site)
-        self.dropout = Dropout(site.dropout)
+        self.mixer_norm = layer.norm.build(layer)
+        self.mixer: Mixer = mixer.build(layer)  # type: ignore[assignment]
+        self.supports_rollback = self.mixer.supports_rollback
+        self.feedforward_norm = layer.norm.build(layer)
+        self.feedforward = feedforward.build(layer)
+        self.dropout = Dropout(layer.dropout)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        x = x + self.dropout(self.mixer(self.mixer_norm(x), step))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x), step))
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        x = x + self.dropout(self.mixer(self.mixer_norm(x), ctx))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x), ctx))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         return self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
 
-    def cached_numbers(self, capacity: int) -> int:
-        return self.mixer.cached_numbers(capacity)
+    def kv_elements(self, capacity: int) -> int:
+        return self.mixer.kv_elements(capacity)
 
 
 class SingleResidualBlock(Mixer):
     """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: the mixer itself adds nothing to the stream."""
 
-    def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> None:
+    def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> None:
         super().__init__()
-        self.norm = site.norm.build(site)
-        self.mixer: Mixer = mixer.build(site)  # type: ignore[assignment]
-        self.rewinds = self.mixer.rewinds
-        self.feedforward = feedforward.build(site)
-        self.dropout = Dropout(site.dropout)
+        self.norm = layer.norm.build(layer)
+        self.mixer: Mixer = mixer.build(layer)  # type: ignore[assignment]
+        self.supports_rollback = self.mixer.supports_rollback
+        self.feedforward = feedforward.build(layer)
+        self.dropout = Dropout(layer.dropout)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        return x + self.dropout(self.feedforward(self.mixer(self.norm(x), step), step))
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        return x + self.dropout(self.feedforward(self.mixer(self.norm(x), ctx), ctx))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         return self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
 
-    def cached_numbers(self, capacity: int) -> int:
-        return self.mixer.cached_numbers(capacity)
+    def kv_elements(self, capacity: int) -> int:
+        return self.mixer.kv_elements(capacity)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.nn.step import Buffers, Step
+from litmus.nn.forward_context import Buffers, ForwardContext
 
 
 class Cache:
@@ -50,24 +50,24 @@ class Cache:
             self.lengths += valid.sum(1)
             self.start = None
 
-    def part(self, first: int, last: int) -> Cache:
+    def slice_rows(self, first: int, last: int) -> Cache:
         """The rows first..last-1 as a cache of their own over the same buffers; its owner keeps `start` and `used`."""
-        part = copy.copy(self)
-        part.layers = [{name: buffer[first:last] for name, buffer in layer.items()} for layer in self.layers]
-        part.lengths = self.lengths[first:last]
-        return part
+        rows = copy.copy(self)
+        rows.layers = [{name: buffer[first:last] for name, buffer in layer.items()} for layer in self.layers]
+        rows.lengths = self.lengths[first:last]
+        return rows
 
-    def select(self, rows: Tensor) -> None:
+    def reorder(self, rows: Tensor) -> None:
         """Let the rows be those of index `rows` (N,), in that order: a row may be taken often, or not at all."""
         self.layers = [{name: buffer[rows] for name, buffer in layer.items()} for layer in self.layers]
         self.lengths = self.lengths[rows]
 
-    def rewind(self, length: int) -> None:
-        """Forget what each row holds beyond `length` tokens, which it must hold; for mixers that say `rewinds`."""
+    def truncate(self, length: int) -> None:
+        """Forget what each row holds beyond `length` tokens, which it must hold; where `supports_rollback`."""
         self.lengths.fill_(length)
         self.start = self.used = length
 
-    def release(self, rows: Tensor | slice) -> None:
+    def reset_rows(self, rows: Tensor | slice) -> None:
         """Empty the rows where `rows` (B,) is True, or those of a slice, so that new texts can take their places."""
         for layer in self.layers:
             for buffer in layer.values():
@@ -81,20 +81,20 @@ def heads_buffer(batch: int, capacity: int, heads: int, width: int, device: torc
     return torch.zeros(batch, heads, capacity, width, device=device, dtype=dtype).transpose(1, 2)
 
 
-def write(buffer: Tensor, new: Tensor, step: Step) -> Tensor:
+def update_kv(buffer: Tensor, new: Tensor, ctx: ForwardContext) -> Tensor:
     """Store `new` (B, T, ...) at its tokens' slots of `buffer` (B, capacity, ...); return the used part (B, S, ...).
 
     In a step of single tokens a row without one writes too, where its next token will: nothing reads it before that
     token replaces it, and no step has to find out which rows are real (on a GPU, to wait for it).
     """
     new = new.to(buffer.dtype)
-    if step.start is not None:
-        buffer[:, step.start : step.start + new.shape[1]] = new
-    elif step.valid is not None and new.shape[1] > 1:
-        valid = step.valid
-        rows, columns = step.once("valid places", lambda: torch.nonzero(valid, as_tuple=True))
-        buffer[rows, step.positions[rows, columns]] = new[rows, columns]
+    if ctx.start_pos is not None:
+        buffer[:, ctx.start_pos : ctx.start_pos + new.shape[1]] = new
+    elif ctx.padding_mask is not None and new.shape[1] > 1:
+        valid = ctx.padding_mask
+        rows, columns = ctx.memo("valid places", lambda: torch.nonzero(valid, as_tuple=True))
+        buffer[rows, ctx.positions[rows, columns]] = new[rows, columns]
     else:
         rows = torch.arange(buffer.shape[0], device=buffer.device)[:, None]
-        buffer[rows, step.positions] = new
-    return buffer[:, : step.used]
+        buffer[rows, ctx.positions] = new
+    return buffer[:, : ctx.kv_len]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 
 
 class CausalConv(nn.Module):
@@ -30,7 +30,7 @@ class CausalConv(nn.Module):
         """What the token itself adds, for x (B, N, dim)."""
         return x * self.weight[0]
 
-    def before(self, x: Tensor, step: Step, history: Tensor | None = None) -> Tensor:
+    def before(self, x: Tensor, ctx: ForwardContext, history: Tensor | None = None) -> Tensor:
         """What the tokens before each of x (B, T, dim) add, and the bias; `history` (B, lags, dim) is brought on.
 
         `history` holds the states of the last tokens before this step, and afterwards those at its end.
@@ -41,45 +41,45 @@ class CausalConv(nn.Module):
         states = torch.cat((start, x), dim=1)  # (B, lags + T, dim)
         total = self.bias.to(x.dtype)
         for lag in range(1, self.lags + 1):
-            total = torch.addcmul(total, self.weight[lag], self._earlier(states, lag, step))
+            total = torch.addcmul(total, self.weight[lag], self._earlier(states, lag, ctx))
         if history is not None:
-            history.copy_(self._last(states, step))
+            history.copy_(self._last(states, ctx))
         return total
 
-    def _earlier(self, states: Tensor, lag: int, step: Step) -> Tensor:
+    def _earlier(self, states: Tensor, lag: int, ctx: ForwardContext) -> Tensor:
         """The state of the token `lag` places before each token in its text, (B, T, dim)."""
-        if step.fast and step.valid is None:
-            length = step.positions.shape[1]
+        if ctx.fast and ctx.padding_mask is None:
+            length = ctx.positions.shape[1]
             found = states[:, self.lags - lag : self.lags - lag + length]
-            if step.documents is None:
+            if ctx.document_ids is None:
                 return found
         else:
-            found = _rows(states, self._place(_rank(step) - lag, step))
-        return found.masked_fill((step.positions < lag)[..., None], 0)
+            found = _rows(states, self._place(_rank(ctx) - lag, ctx))
+        return found.masked_fill((ctx.positions < lag)[..., None], 0)
 
-    def _last(self, states: Tensor, step: Step) -> Tensor:
+    def _last(self, states: Tensor, ctx: ForwardContext) -> Tensor:
         """The states of the last `lags` tokens of each row, (B, lags, dim)."""
-        if step.valid is None:
+        if ctx.padding_mask is None:
             return states[:, -self.lags :]
-        last = step.valid.sum(1, keepdim=True) - self.lags + torch.arange(self.lags, device=states.device)
-        return _rows(states, self._place(last, step))
+        last = ctx.padding_mask.sum(1, keepdim=True) - self.lags + torch.arange(self.lags, device=states.device)
+        return _rows(states, self._place(last, ctx))
 
-    def _place(self, rank: Tensor, step: Step) -> Tensor:
+    def _place(self, rank: Tensor, ctx: ForwardContext) -> Tensor:
         """Where in history and new states together the token of this rank among the row's new tokens stands."""
-        order = step.once("order of tokens", lambda: _order(step))
+        order = ctx.memo("order of tokens", lambda: _order(ctx))
         inside = order.gather(1, rank.clamp(0, order.shape[1] - 1))
         return (self.lags + torch.where(rank < 0, rank, inside)).clamp(min=0)
 
 
-def _rank(step: Step) -> Tensor:
+def _rank(ctx: ForwardContext) -> Tensor:
     """Which of its row's new tokens each token is, from 0, padding not counted."""
-    real = torch.ones_like(step.positions) if step.valid is None else step.valid.long()
+    real = torch.ones_like(ctx.positions) if ctx.padding_mask is None else ctx.padding_mask.long()
     return real.cumsum(1) - 1
 
 
-def _order(step: Step) -> Tensor:
+def _order(ctx: ForwardContext) -> Tensor:
     """(B, T) the places of each row's real tokens in order, those of padding behind them."""
-    real = torch.ones_like(step.positions) if step.valid is None else step.valid.long()
+    real = torch.ones_like(ctx.positions) if ctx.padding_mask is None else ctx.padding_mask.long()
     return real.argsort(dim=1, descending=True, stable=True)
 
 

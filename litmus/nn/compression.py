@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from litmus.nn.attend import attend
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 
 CHUNK = 128
 """Queries that are answered together. They read the tokens of the window before the first of them to the last of them:
@@ -74,24 +74,24 @@ class Layout:
         return torch.cat((near.expand(len(whole), -1, -1), whole.repeat_interleave(shape.latents, -1)), -1)[:, None]
 
 
-def layout(step: Step, shape: Shape) -> Layout:
+def layout(ctx: ForwardContext, shape: Shape) -> Layout:
     """The layout of whole rows, from position 0 on, whose padding comes last."""
-    length = step.positions.shape[1]
-    place = torch.arange(length, device=step.positions.device)
-    if step.start == 0:
+    length = ctx.positions.shape[1]
+    place = torch.arange(length, device=ctx.positions.device)
+    if ctx.start_pos == 0:
         return Layout(torch.zeros_like(place)[None], place[None, : length // shape.block] * shape.block)
-    complete = (step.positions + 1) % shape.block == 0
+    complete = (ctx.positions + 1) % shape.block == 0
     begins = torch.where(complete, place - shape.block + 1, length).sort(1).values
-    return Layout(place - step.positions, begins[:, : length // shape.block])
+    return Layout(place - ctx.positions, begins[:, : length // shape.block])
 
 
-def real_first(step: Step) -> tuple[Step, Tensor]:
+def real_first(ctx: ForwardContext) -> tuple[ForwardContext, Tensor]:
     """The step with padding moved behind the real tokens of each row, and the order (B, T) that does so."""
-    assert step.valid is not None
-    order = torch.argsort(~step.valid, dim=1, stable=True)
-    positions, valid = step.positions.gather(1, order), step.valid.gather(1, order)
-    documents = None if step.documents is None else step.documents.gather(1, order)
-    return replace(step, positions=positions, valid=valid, documents=documents), order
+    assert ctx.padding_mask is not None
+    order = torch.argsort(~ctx.padding_mask, dim=1, stable=True)
+    positions, valid = ctx.positions.gather(1, order), ctx.padding_mask.gather(1, order)
+    documents = None if ctx.document_ids is None else ctx.document_ids.gather(1, order)
+    return replace(ctx, positions=positions, padding_mask=valid, document_ids=documents), order
 
 
 def blocks_of(x: Tensor, begins: Tensor, block: int) -> Tensor:
@@ -148,15 +148,17 @@ def reach(number: int, length: int, layout: Layout, shape: Shape) -> tuple[int, 
     return min(layout.begins.shape[1], last // shape.block), slice(max(0, own - shape.span), own + 1)
 
 
-def definition(step: Step, shape: Shape, scores: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def definition(
+    ctx: ForwardContext, shape: Shape, scores: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, values (B, T + T·r, G, D) and who reads what, (B, 1, T, T + T·r), spelled out over all pairs of tokens.
 
     A block is known by its last token: behind the tokens come r latents for each, which count where a block ends.
     """
-    positions = step.positions
+    positions = ctx.positions
     index = torch.arange(positions.shape[1], device=positions.device)
-    valid = torch.ones_like(positions, dtype=torch.bool) if step.valid is None else step.valid
-    documents = torch.zeros_like(positions) if step.documents is None else step.documents
+    valid = torch.ones_like(positions, dtype=torch.bool) if ctx.padding_mask is None else ctx.padding_mask
+    documents = torch.zeros_like(positions) if ctx.document_ids is None else ctx.document_ids
     together = (documents[:, :, None] == documents[:, None]) & valid[:, None]
     number = positions // shape.block
     member = (together & (number[:, :, None] == number[:, None])) | (index == index[:, None])
@@ -164,7 +166,7 @@ def definition(step: Step, shape: Shape, scores: Tensor, k: Tensor, v: Tensor) -
     k, v = (torch.cat((x, torch.einsum("bjigr,bigd->bjrgd", weights, x).flatten(1, 2)), 1) for x in (k, v))
     ends = valid & ((positions + 1) % shape.block == 0)
     past = together & ends[:, None] & (index < index[:, None])
-    near = step.visibility(shape.window)
+    near = ctx.attention_mask(shape.window)
     assert isinstance(near, Tensor)
     far = past.repeat_interleave(shape.latents, -1)[:, None]
     return k, v, torch.cat((near.expand(len(far), -1, -1, -1), far), -1)

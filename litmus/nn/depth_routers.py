@@ -8,29 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn.parts import Site, unwritten
+from litmus.nn.forward_context import ForwardContext
+from litmus.nn.parts import LayerContext, not_implemented
 from litmus.nn.routing import counted_tokens
-from litmus.nn.step import Step
 
 
 class DepthRouter(nn.Module):
     """Scores each token of x (B, T, dim) by one learned vector, in at least fp32; the sigmoid weighs what is done."""
 
-    def __init__(self, capacity: float, site: Site) -> None:
+    def __init__(self, capacity: float, layer: LayerContext) -> None:
         super().__init__()
         self.capacity = capacity
-        self.weight = nn.Parameter(torch.empty(site.dim))
-        nn.init.normal_(self.weight, std=site.dim**-0.5)  # scores of variance 1, wide against what one step moves them
+        self.weight = nn.Parameter(torch.empty(layer.dim))
+        nn.init.normal_(self.weight, std=layer.dim**-0.5)  # scores of variance 1, wide against what one step moves them
 
-    def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor]:
         """Which tokens are chosen (B, T), never padding, and the weight (B, T) of what the layer does to each."""
         scores = projected(x, self.weight)
-        chosen = self.choose(scores, x, step)
-        return (chosen if step.valid is None else chosen & step.valid), scores.sigmoid().to(x.dtype)
+        chosen = self.choose(scores, x, ctx)
+        return (chosen if ctx.padding_mask is None else chosen & ctx.padding_mask), scores.sigmoid().to(x.dtype)
 
-    def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
+    def choose(self, scores: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
         """Which tokens are chosen (B, T)."""
-        raise unwritten(self, "choose(scores, x, step)")
+        raise not_implemented(self, "choose(scores, x, ctx)")
 
 
 class ThresholdRouter(DepthRouter):
@@ -45,16 +45,16 @@ class ThresholdRouter(DepthRouter):
     seen: Tensor
     tokens: Tensor
 
-    def __init__(self, capacity: float, rate: float, site: Site) -> None:
-        super().__init__(capacity, site)
+    def __init__(self, capacity: float, rate: float, layer: LayerContext) -> None:
+        super().__init__(capacity, layer)
         self.rate = rate
         self.register_buffer("threshold", torch.tensor(NormalDist().inv_cdf(1 - capacity)))
         self.register_buffer("seen", torch.zeros(()), persistent=False)
         self.register_buffer("tokens", torch.zeros(()), persistent=False)
 
-    def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
-        if self.training and step.terms is not None:
-            counted = counted_tokens(step)
+    def choose(self, scores: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
+        if self.training and ctx.aux_losses is not None:
+            counted = counted_tokens(ctx)
             tokens = counted.sum()
             exceeded = torch.nanquantile(scores.detach().masked_fill(~counted, torch.nan), 1 - self.capacity)
             self.tokens += tokens
@@ -62,7 +62,7 @@ class ThresholdRouter(DepthRouter):
         return scores > self.threshold
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def post_optimizer_step(self) -> None:
         """Follow the scores, so that the share of chosen tokens stays near the capacity."""
         found = self.seen / self.tokens.clamp(min=1)
         self.threshold += self.rate * torch.where(self.tokens > 0, found - self.threshold, 0.0)
@@ -77,25 +77,27 @@ class TopKRouter(DepthRouter):
     by binary cross-entropy on vectors that pass no gradient back; evaluation and decoding choose by it.
     """
 
-    def __init__(self, capacity: float, predictor_weight: float, site: Site) -> None:
-        super().__init__(capacity, site)
+    def __init__(self, capacity: float, predictor_weight: float, layer: LayerContext) -> None:
+        super().__init__(capacity, layer)
         self.predictor_weight = predictor_weight
-        self.predictor = nn.Parameter(torch.zeros(site.dim))
+        self.predictor = nn.Parameter(torch.zeros(layer.dim))
         self.predictor_bias = nn.Parameter(torch.zeros(()))
 
-    def choose(self, scores: Tensor, x: Tensor, step: Step) -> Tensor:
+    def choose(self, scores: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
         logits = projected(x.detach(), self.predictor) + self.predictor_bias
         if not self.training:
             return logits > 0
-        real = scores.detach() if step.valid is None else scores.detach().masked_fill(~step.valid, -torch.inf)
+        real = (
+            scores.detach() if ctx.padding_mask is None else scores.detach().masked_fill(~ctx.padding_mask, -torch.inf)
+        )
         places = real.topk(max(1, round(self.capacity * x.shape[1])), dim=1).indices
         chosen = torch.zeros_like(real, dtype=torch.bool).scatter(1, places, True)
-        if step.terms is not None:
-            counted = counted_tokens(step)
+        if ctx.aux_losses is not None:
+            counted = counted_tokens(ctx)
             nats = F.binary_cross_entropy_with_logits(logits, chosen.to(logits.dtype), reduction="none")
             tokens = counted.sum()
             value = (nats * counted).sum() / tokens.clamp(min=1)
-            step.terms.leave("depth_predictor", value, self.predictor_weight, tokens)
+            ctx.aux_losses.add("depth_predictor", value, self.predictor_weight, tokens)
         return chosen
 
 

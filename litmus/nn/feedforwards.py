@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.nn.dropout import Dropout
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.linear import linear, residual_linear
-from litmus.nn.parts import Part, Site
-from litmus.nn.step import Step
+from litmus.nn.parts import LayerContext, Part
 
 
 class FeedforwardConfig(Part):
@@ -23,7 +23,7 @@ class FeedforwardConfig(Part):
 class DenseConfig(FeedforwardConfig):
     """What the dense kinds share; each kind sets its own default for `hidden`, the inner width."""
 
-    sized: ClassVar[tuple[str, ...]] = ("hidden",)
+    size_keys: ClassVar[tuple[str, ...]] = ("hidden",)
     hidden: int | None = Field(None, ge=1)
     bias: bool = False
 
@@ -34,22 +34,22 @@ class GeluConfig(DenseConfig):
     kind: Literal["gelu"] = "gelu"
     approximate: Literal["none", "tanh"] = "none"
 
-    def build(self, site: Site) -> nn.Module:
-        return Gelu(self, self.hidden or 4 * site.dim, site)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return Gelu(self, self.hidden or 4 * layer.dim, layer)
 
 
 class Relu2Config(DenseConfig):
     kind: Literal["relu2"] = "relu2"
 
-    def build(self, site: Site) -> nn.Module:
-        return Relu2(self, self.hidden or 4 * site.dim, site)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return Relu2(self, self.hidden or 4 * layer.dim, layer)
 
 
 class SwigluConfig(DenseConfig):
     kind: Literal["swiglu"] = "swiglu"
 
-    def build(self, site: Site) -> nn.Module:
-        return Swiglu(self, self.hidden or swiglu_hidden(site.dim), site)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return Swiglu(self, self.hidden or swiglu_hidden(layer.dim), layer)
 
 
 def swiglu_hidden(dim: int) -> int:
@@ -60,39 +60,39 @@ def swiglu_hidden(dim: int) -> int:
 class Gelu(nn.Module):
     """W_2 gelu(W_1 x) (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
 
-    def __init__(self, config: GeluConfig, hidden: int, site: Site) -> None:
+    def __init__(self, config: GeluConfig, hidden: int, layer: LayerContext) -> None:
         super().__init__()
-        self.up = linear(site.dim, hidden, bias=config.bias)
-        self.down = residual_linear(hidden, site, bias=config.bias)
-        self.dropout = Dropout(site.dropout)
+        self.up = linear(layer.dim, hidden, bias=config.bias)
+        self.down = residual_linear(hidden, layer, bias=config.bias)
+        self.dropout = Dropout(layer.dropout)
         self.approximate = config.approximate
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         return self.down(self.dropout(F.gelu(self.up(x), approximate=self.approximate)))
 
 
 class Relu2(nn.Module):
     """W_2 relu(W_1 x)² (So et al. 2021, Primer, arXiv 2109.08668)."""
 
-    def __init__(self, config: Relu2Config, hidden: int, site: Site) -> None:
+    def __init__(self, config: Relu2Config, hidden: int, layer: LayerContext) -> None:
         super().__init__()
-        self.up = linear(site.dim, hidden, bias=config.bias)
-        self.down = residual_linear(hidden, site, bias=config.bias)
-        self.dropout = Dropout(site.dropout)
+        self.up = linear(layer.dim, hidden, bias=config.bias)
+        self.down = residual_linear(hidden, layer, bias=config.bias)
+        self.dropout = Dropout(layer.dropout)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         return self.down(self.dropout(F.relu(self.up(x)).square()))
 
 
 class Swiglu(nn.Module):
     """W_down (silu(W_gate x) · W_up x) (Shazeer 2020, arXiv 2002.05202); gate and up share one matmul."""
 
-    def __init__(self, config: SwigluConfig, hidden: int, site: Site) -> None:
+    def __init__(self, config: SwigluConfig, hidden: int, layer: LayerContext) -> None:
         super().__init__()
-        self.gate_up = linear(site.dim, 2 * hidden, bias=config.bias)
-        self.down = residual_linear(hidden, site, bias=config.bias)
-        self.dropout = Dropout(site.dropout)
+        self.gate_up = linear(layer.dim, 2 * hidden, bias=config.bias)
+        self.down = residual_linear(hidden, layer, bias=config.bias)
+        self.dropout = Dropout(layer.dropout)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(self.dropout(F.silu(gate) * up))

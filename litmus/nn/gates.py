@@ -8,9 +8,9 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from litmus.bounds import Bounded
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.linear import linear
-from litmus.nn.parts import Site
-from litmus.nn.step import Step
+from litmus.nn.parts import LayerContext
 
 
 class GateConfig(Bounded):
@@ -31,17 +31,17 @@ class Gate(nn.Module):
     The control is non-sparse: 1/2 + 1/2 · sigmoid(X W_g).
     """
 
-    def __init__(self, config: GateConfig, heads: int, head_dim: int, site: Site) -> None:
+    def __init__(self, config: GateConfig, heads: int, head_dim: int, layer: LayerContext) -> None:
         super().__init__()
         self.heads = heads
         self.sparse = config.score == "sigmoid"
-        self.map = linear(site.dim, heads * (head_dim if config.kind == "elementwise" else 1))
+        self.map = linear(layer.dim, heads * (head_dim if config.kind == "elementwise" else 1))
 
-    def forward(self, y: Tensor, x: Tensor, step: Step) -> Tensor:
-        """The heads' outputs y (B, T, H, D), gated by x (B, T, dim); leaves the mean score in `step.observed`."""
+    def forward(self, y: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
+        """The heads' outputs y (B, T, H, D), gated by x (B, T, dim); leaves the mean score in `ctx.observed`."""
         scores = self.map(x).sigmoid().unflatten(-1, (self.heads, -1))  # (B, T, H, 1 or D)
         if not self.sparse:
             scores = 0.5 + 0.5 * scores
-        if step.observed is not None:
-            step.observed.setdefault("mean_gate", []).append(scores.mean())
+        if ctx.observed is not None:
+            ctx.observed.setdefault("mean_gate", []).append(scores.mean())
         return y * scores

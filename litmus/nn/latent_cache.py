@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from litmus.nn.caches import write
+from litmus.nn.caches import update_kv
 from litmus.nn.compression import Layout, Shape, blocks_of, compress
-from litmus.nn.step import Buffers, Step, Visibility
+from litmus.nn.forward_context import AttentionMask, Buffers, ForwardContext
 
 
 @dataclass(frozen=True)
@@ -27,39 +27,39 @@ class LatentCache:
         return self.shape.window + -(-capacity // self.shape.block) * self.shape.latents
 
     def append(
-        self, k: Tensor, v: Tensor, scores: Tensor, step: Step, cache: Buffers
-    ) -> tuple[Tensor, Tensor, Visibility]:
+        self, k: Tensor, v: Tensor, scores: Tensor, ctx: ForwardContext, cache: Buffers
+    ) -> tuple[Tensor, Tensor, AttentionMask]:
         """Take in one token per row; the keys and values (B, S, G, D) that it may read, in place, and which of them.
 
         Where rows differ in length, the block in progress is compressed at each step: nothing reads it before its last
         token is there, and no step has to find out which rows are there (on a GPU, to wait for it).
         """
         block, window = self.shape.block, self.shape.window
-        write(cache["scores"], scores, _turned(step, block))
-        write(cache["k"], k, _turned(step, window))
-        write(cache["v"], v, _turned(step, window))
-        if step.start is None or (step.start + 1) % block == 0:
-            number = step.positions // block
+        update_kv(cache["scores"], scores, _turned(ctx, block))
+        update_kv(cache["k"], k, _turned(ctx, window))
+        update_kv(cache["v"], v, _turned(ctx, window))
+        if ctx.start_pos is None or (ctx.start_pos + 1) % block == 0:
+            number = ctx.positions // block
             places = (number * block + torch.arange(block, device=k.device)) % window
             rows = torch.arange(len(k), device=k.device)[:, None]
             weights = cache["scores"].softmax(1)[:, None]
             for buffer in (cache["k"], cache["v"]):
                 self._keep(buffer, compress(weights, buffer[rows, places][:, None]), number)
-        reached = window + (step.used - 1) // block * self.shape.latents
-        visibility = step.once(("reached", self.shape), lambda: self._visible(step, reached))
-        return cache["k"][:, :reached], cache["v"][:, :reached], visibility
+        reached = window + (ctx.kv_len - 1) // block * self.shape.latents
+        attention_mask = ctx.memo(("reached", self.shape), lambda: self._visible(ctx, reached))
+        return cache["k"][:, :reached], cache["v"][:, :reached], attention_mask
 
     def extend(
-        self, k: Tensor, v: Tensor, scores: Tensor, step: Step, cache: Buffers
+        self, k: Tensor, v: Tensor, scores: Tensor, ctx: ForwardContext, cache: Buffers
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Layout]:
         """Take in k, v (B, T, G, D) and scores (B, T, G, r), in which padding comes last.
 
         Returns what the new tokens may read: keys and values as (tokens, latents), and how they lie.
         """
         block, length = self.shape.block, k.shape[1]
-        before = step.positions[: 1 if step.start is not None else None, :1]  # tokens in each row, (B or 1, 1)
-        after = before + (length if step.valid is None else step.valid.sum(1, keepdim=True))
-        history = 0 if step.start == 0 else self.shape.history
+        before = ctx.positions[: 1 if ctx.start_pos is not None else None, :1]  # tokens in each row, (B or 1, 1)
+        after = before + (length if ctx.padding_mask is None else ctx.padding_mask.sum(1, keepdim=True))
+        history = 0 if ctx.start_pos == 0 else self.shape.history
         origin = history - before  # the place of position 0 in the rows of old and new tokens
         rows = torch.arange(len(k), device=k.device)[:, None]
         old = torch.arange(history, device=k.device) - origin
@@ -78,27 +78,33 @@ class LatentCache:
             both.append((tokens, buffer[:, self.shape.window :].to(tokens.dtype)))
         keys, values = both
         blocks = torch.arange(keys[1].shape[1] // self.shape.latents, device=k.device)
-        return keys, values, Layout(origin.expand(-1, length), blocks * block + origin, history, step.used - length)
+        return keys, values, Layout(origin.expand(-1, length), blocks * block + origin, history, ctx.kv_len - length)
 
     def _keep(self, buffer: Tensor, latents: Tensor, blocks: Tensor, whole: Tensor | None = None) -> None:
         """Store the latents (B, K, r, G, D) of those `blocks` (B or 1, K) that are `whole`, by default of all."""
         blocks = blocks.expand(len(buffer), -1)
         whole = None if whole is None else whole.expand_as(blocks)
-        write(buffer[:, self.shape.window :].unflatten(1, (-1, self.shape.latents)), latents, Step(blocks, None, whole))
+        update_kv(
+            buffer[:, self.shape.window :].unflatten(1, (-1, self.shape.latents)),
+            latents,
+            ForwardContext(blocks, None, whole),
+        )
 
-    def _visible(self, step: Step, slots: int) -> Visibility:
+    def _visible(self, ctx: ForwardContext, slots: int) -> AttentionMask:
         """Which of the first `slots` a single token per row may read."""
         window = self.shape.window
-        if step.start is not None and step.start + 1 >= window:
+        if ctx.start_pos is not None and ctx.start_pos + 1 >= window:
             return "all"
-        slot = torch.arange(slots, device=step.positions.device)
-        ended = ((slot - window) // self.shape.latents + 1) * self.shape.block <= step.positions
-        return torch.where(slot < window, slot <= step.positions, ended)[:, None, None]
+        slot = torch.arange(slots, device=ctx.positions.device)
+        ended = ((slot - window) // self.shape.latents + 1) * self.shape.block <= ctx.positions
+        return torch.where(slot < window, slot <= ctx.positions, ended)[:, None, None]
 
 
-def _turned(step: Step, size: int) -> Step:
+def _turned(ctx: ForwardContext, size: int) -> ForwardContext:
     """The step of single tokens in a ring of `size` slots."""
-    return replace(step, positions=step.positions % size, start=None if step.start is None else step.start % size)
+    return replace(
+        ctx, positions=ctx.positions % size, start_pos=None if ctx.start_pos is None else ctx.start_pos % size
+    )
 
 
 def _latest(size: int, after: Tensor, origin: Tensor) -> Tensor:

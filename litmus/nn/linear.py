@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from litmus.nn.parts import Site
+from litmus.nn.parts import LayerContext
 
 INIT_STD = 0.02
 
@@ -14,14 +14,14 @@ def linear(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
     return _started(nn.Linear(inputs, outputs, bias=bias), INIT_STD)
 
 
-def residual_linear(inputs: int, site: Site, *, bias: bool = False) -> nn.Linear:
+def residual_linear(inputs: int, layer: LayerContext, *, bias: bool = False) -> nn.Linear:
     """A linear map into the residual stream: its start is smaller by sqrt(2·depth), the number of such writes."""
-    return _started(nn.Linear(inputs, site.dim, bias=bias), residual_std(site))
+    return _started(nn.Linear(inputs, layer.dim, bias=bias), residual_std(layer))
 
 
-def residual_std(site: Site) -> float:
+def residual_std(layer: LayerContext) -> float:
     """The standard deviation at which weights that write into the residual stream start."""
-    return INIT_STD / (2 * site.depth) ** 0.5
+    return INIT_STD / (2 * layer.depth) ** 0.5
 
 
 def _started(layer: nn.Linear, std: float) -> nn.Linear:

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from litmus.errors import BadInput
 from litmus.nn.dropout import Dropout
 from litmus.nn.feedforwards import FeedforwardConfig, Swiglu, SwigluConfig, swiglu_hidden
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.linear import INIT_STD, residual_std
-from litmus.nn.parts import Part, Site, declaration
+from litmus.nn.parts import LayerContext, Part, parse_config
 from litmus.nn.routing import RouterConfig, Routing, SoftmaxRouterConfig, observe
 from litmus.nn.shapes import has_values
-from litmus.nn.step import Step
 
 
 class MoeConfig(FeedforwardConfig):
@@ -26,7 +26,7 @@ class MoeConfig(FeedforwardConfig):
     `hidden` is the inner width of one expert; by default a token's experts together are as wide as a dense SwiGLU.
     """
 
-    sized: ClassVar[tuple[str, ...]] = ("hidden",)
+    size_keys: ClassVar[tuple[str, ...]] = ("hidden",)
     kind: Literal["moe"] = "moe"
     experts: int = Field(8, ge=1)
     top_k: int = Field(2, ge=1)
@@ -37,10 +37,10 @@ class MoeConfig(FeedforwardConfig):
     @field_validator("router", mode="before")
     @classmethod
     def _declared(cls, raw: Any) -> Part:
-        return declaration(RouterConfig, raw)
+        return parse_config(RouterConfig, raw)
 
-    def build(self, site: Site) -> MixtureOfExperts:
-        return MixtureOfExperts(self, site)
+    def build(self, layer: LayerContext) -> MixtureOfExperts:
+        return MixtureOfExperts(self, layer)
 
 
 class MixtureOfExperts(nn.Module):
@@ -49,23 +49,23 @@ class MixtureOfExperts(nn.Module):
     Shazeer et al. 2017 (arXiv 1701.06538); shared experts: Dai et al. 2024, DeepSeekMoE (arXiv 2401.06066).
     """
 
-    def __init__(self, config: MoeConfig, site: Site) -> None:
+    def __init__(self, config: MoeConfig, layer: LayerContext) -> None:
         super().__init__()
         if config.top_k > config.experts:
             raise BadInput(f"top_k = {config.top_k} is more than experts = {config.experts}")
-        hidden = config.hidden or expert_hidden(site.dim, config.top_k + config.shared)
-        self.router = config.router.build_for(config.experts, config.top_k, site)
-        self.experts = Experts(config.experts, config.top_k, hidden, site)
-        self.shared = Swiglu(SwigluConfig(), config.shared * hidden, site) if config.shared else None
+        hidden = config.hidden or expert_hidden(layer.dim, config.top_k + config.shared)
+        self.router = config.router.build_for(config.experts, config.top_k, layer)
+        self.experts = Experts(config.experts, config.top_k, hidden, layer)
+        self.shared = Swiglu(SwigluConfig(), config.shared * hidden, layer) if config.shared else None
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         routing = self.router(x.flatten(0, 1))
-        if step.terms is not None:
-            self.router.leave_terms(routing, step)
-        if step.observed is not None:
-            observe(routing, step)
-        y = self.experts(x.flatten(0, 1), routing, fast=step.fast).view_as(x)
-        return y if self.shared is None else y + self.shared(x, step)
+        if ctx.aux_losses is not None:
+            self.router.leave_terms(routing, ctx)
+        if ctx.observed is not None:
+            observe(routing, ctx)
+        y = self.experts(x.flatten(0, 1), routing, fast=ctx.fast).view_as(x)
+        return y if self.shared is None else y + self.shared(x, ctx)
 
 
 class Experts(nn.Module):
@@ -73,14 +73,14 @@ class Experts(nn.Module):
 
     matrices: ClassVar[tuple[str, ...]] = ("gate_up", "down")  # each a stack of them, for the optimizer
 
-    def __init__(self, experts: int, top_k: int, hidden: int, site: Site) -> None:
+    def __init__(self, experts: int, top_k: int, hidden: int, layer: LayerContext) -> None:
         super().__init__()
         self.top_k = top_k
-        self.gate_up = nn.Parameter(torch.empty(experts, 2 * hidden, site.dim))
-        self.down = nn.Parameter(torch.empty(experts, site.dim, hidden))
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * hidden, layer.dim))
+        self.down = nn.Parameter(torch.empty(experts, layer.dim, hidden))
         nn.init.normal_(self.gate_up, std=INIT_STD)
-        nn.init.normal_(self.down, std=residual_std(site))
-        self.dropout = Dropout(site.dropout)
+        nn.init.normal_(self.down, std=residual_std(layer))
+        self.dropout = Dropout(layer.dropout)
 
     def forward(self, x: Tensor, routing: Routing, *, fast: bool) -> Tensor:
         """Sum the gated outputs of the chosen experts for each of the tokens x (N, dim)."""

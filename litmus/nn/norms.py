@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn.parts import Part, Site, unwritten
+from litmus.nn.parts import LayerContext, Part, not_implemented
 
 
 class NormConfig(Part):
@@ -17,12 +17,12 @@ class NormConfig(Part):
     family: ClassVar[str] = "norm"
     eps: float = 1e-5
 
-    def build(self, site: Site) -> nn.Module:
-        return self.over(site.dim)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return self.over(layer.dim)
 
     def over(self, width: int) -> nn.Module:
         """The normalization for vectors of `width` numbers."""
-        raise unwritten(self, "over(width)")
+        raise not_implemented(self, "over(width)")
 
 
 class RMSNormConfig(NormConfig):

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from litmus.nn.aux_losses import AuxLosses, Sums, is_shared, scored, share_of_step
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.loss import cross_entropy, token_cross_entropy
-from litmus.nn.parts import Part, Site
-from litmus.nn.step import Step
-from litmus.nn.terms import Sums, Terms, is_shared, scored, share_of_step
+from litmus.nn.parts import LayerContext, Part
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Loss:
     """`total` is what training descends, in nats per scored token; `parts` are its terms by name, unweighted.
 
     Each term is a mean over what it is about, and 0 with a gradient of 0 where a batch has nothing of that. Of a batch
-    that is one of several of a training step, all are its shares of the step's (`litmus.nn.terms`).
+    that is one of several of a training step, all are its shares of the step's (`litmus.nn.aux_losses`).
     """
 
     total: Tensor
@@ -33,13 +33,13 @@ class LanguageModel(Protocol):
     head: nn.Linear
 
     def hidden(
-        self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True, terms: Terms | None = None
+        self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True, terms: AuxLosses | None = None
     ) -> Tensor:
         """The normed vectors (B, T, dim) that the head turns into logits; layers leave their loss terms in `terms`."""
 
-    def step(
-        self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True, terms: Terms | None = None
-    ) -> Step:
+    def forward_context(
+        self, tokens: Tensor, *, documents: Tensor | None = None, fast: bool = True, terms: AuxLosses | None = None
+    ) -> ForwardContext:
         """What layers beyond the model's own need to know of tokens (B, T)."""
 
 
@@ -52,7 +52,7 @@ class ObjectiveConfig(Part):
 class NextTokenConfig(ObjectiveConfig):
     kind: Literal["next_token"] = "next_token"
 
-    def build(self, site: Site) -> Objective:
+    def build(self, layer: LayerContext) -> Objective:
         return Objective()
 
 
@@ -73,11 +73,11 @@ class Objective(nn.Module):
         fast: bool = True,
     ) -> Loss:
         """The training loss of tokens (B, T) against targets (B, T); targets of -100 are not scored."""
-        terms = Terms.before(targets)
+        terms = AuxLosses.before(targets)
         hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)
         nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
         nats = share_of_step("next_token", nats, scored(targets))
-        return with_terms(Loss(nats, {"next_token": nats}), terms)
+        return with_aux_losses(Loss(nats, {"next_token": nats}), terms)
 
     def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
         """What the means of the loss are over, by the names of `share_of_step`, where targets (B, T) alone say it.
@@ -109,11 +109,11 @@ def head_nats(
     )
 
 
-def with_terms(loss: Loss, terms: Terms) -> Loss:
+def with_aux_losses(loss: Loss, terms: AuxLosses) -> Loss:
     """`loss` with what the layers left: the total takes each layer's weighted term, the parts their mean by name."""
     loss = loss if terms.scored is None else shared(loss, terms.scored)
-    parts = {name: torch.stack([value for _, value in left]).mean() for name, left in terms.left.items()}
-    weighted = [weight * value for left in terms.left.values() for weight, value in left]
+    parts = {name: torch.stack([value for _, value in left]).mean() for name, left in terms.values.items()}
+    weighted = [weight * value for left in terms.values.values() for weight, value in left]
     return Loss(torch.stack([loss.total, *weighted]).sum(), {**loss.parts, **parts}) if weighted else loss
 
 

@@ -25,19 +25,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Site:
-    """Where a part is built: the sizes of the model around it and the layer it belongs to.
+class LayerContext:
+    """What a part is built from: the sizes of the model and the layer that the part belongs to.
 
-    `dim` is the width of the residual stream, `heads` the recipe's default head count, `context` the longest
-    sequence the recipe is meant for, `layer` counts from 0 to `depth` - 1; `block`, `mixer` and `feedforward` declare
-    that layer.
+    dim: width of the residual stream.
+    heads: the recipe's default number of heads.
+    context: the longest sequence that the recipe is meant for, in tokens.
+    index: number of the layer, from 0 to `depth` - 1; `block`, `mixer` and `feedforward` are that layer's declarations.
     """
 
     dim: int
     heads: int
     context: int
     depth: int
-    layer: int
+    index: int
     dropout: float
     positions: PositionsConfig
     norm: NormConfig
@@ -45,8 +46,8 @@ class Site:
     mixer: MixerConfig | None = None
     feedforward: FeedforwardConfig | None = None
 
-    def another_layer(self) -> Mixer:
-        """One more layer of the form that stands here, with weights of its own."""
+    def new_layer(self) -> Mixer:
+        """One more layer with the same declarations and its own weights."""
         assert self.block is not None and self.mixer is not None and self.feedforward is not None
         return self.block.assemble(self.mixer, self.feedforward, self)
 
@@ -59,7 +60,7 @@ class Part(Bounded):
 
     family: ClassVar[str]
     kinds: ClassVar[dict[str, type[Part]]]
-    sized: ClassVar[tuple[str, ...]] = ()
+    size_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that belong to one model size; applying a row of the size table resets them to their defaults."""
 
     @classmethod
@@ -68,10 +69,10 @@ class Part(Bounded):
         if Part in cls.__bases__:
             cls.kinds = {}
         else:
-            cls.declare()
+            cls.register()
 
     @classmethod
-    def declare(cls) -> None:
+    def register(cls) -> None:
         """Register this class under its kind: when it is defined, and when an older version of a plug-in returns."""
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str):
@@ -83,20 +84,20 @@ class Part(Bounded):
             raise BadInput(f"{cls.family} kind {kind!r} is declared twice, in {_source(known)} and {_source(cls)}")
         cls.kinds[kind] = cls
 
-    def build(self, site: Site) -> nn.Module:
-        """Make the module for this declaration at `site`; raise BadInput when the sizes do not fit."""
-        raise BadInput(f"{self.family} kind {self.kind!r} declares no build(site)")
+    def build(self, layer: LayerContext) -> nn.Module:
+        """Make the module for this declaration at `layer`; raise BadInput when the sizes do not fit."""
+        raise BadInput(f"{self.family} kind {self.kind!r} declares no build(layer)")
 
 
 @runtime_checkable
 class Adapts(Protocol):
     """A module that also changes by another rule than the gradient, once per training step."""
 
-    def after_step(self) -> None:
+    def post_optimizer_step(self) -> None:
         """Adapt by what the forward passes since the last call showed."""
 
 
-def unwritten(owner: object, method: str) -> BadInput:
+def not_implemented(owner: object, method: str) -> BadInput:
     """The error for a method that a part's contract asks for and its class leaves out."""
     return BadInput(f"{type(owner).__name__} has no {method}; docs/plugins.md says what it must do")
 
@@ -104,7 +105,7 @@ def unwritten(owner: object, method: str) -> BadInput:
 P = TypeVar("P", bound=Part)
 
 
-def declaration(family: type[P], raw: Any) -> P:
+def parse_config(family: type[P], raw: Any) -> P:
     """Validate a raw mapping with the class its `kind` names; unknown kinds get the nearest valid one."""
     if isinstance(raw, family):
         return raw

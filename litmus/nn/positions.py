@@ -9,10 +9,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from litmus.errors import BadInput
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.linear import INIT_STD
-from litmus.nn.parts import Part, Site, declaration
+from litmus.nn.parts import LayerContext, Part, parse_config
 from litmus.nn.rope_scaling import RopeScaling
-from litmus.nn.step import Step
 
 
 class PositionsConfig(Part):
@@ -20,7 +20,7 @@ class PositionsConfig(Part):
 
     family: ClassVar[str] = "positions"
 
-    def build(self, site: Site) -> nn.Module:
+    def build(self, layer: LayerContext) -> nn.Module:
         return NoPositions()
 
     def rotation(self, width: int) -> Rotation | None:
@@ -35,16 +35,16 @@ class NoPositionsConfig(PositionsConfig):
 class LearnedPositionsConfig(PositionsConfig):
     kind: Literal["learned"] = "learned"
 
-    def build(self, site: Site) -> nn.Module:
-        return LearnedPositions(site.context, site.dim)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return LearnedPositions(layer.context, layer.dim)
 
 
 class SinusoidalPositionsConfig(PositionsConfig):
     kind: Literal["sinusoidal"] = "sinusoidal"
     amplitude: float = Field(1.0, gt=0)
 
-    def build(self, site: Site) -> nn.Module:
-        return SinusoidalPositions(site.dim, self.amplitude)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return SinusoidalPositions(layer.dim, self.amplitude)
 
 
 class RopeConfig(PositionsConfig):
@@ -55,7 +55,7 @@ class RopeConfig(PositionsConfig):
     @field_validator("scaling", mode="before")
     @classmethod
     def _declared(cls, raw: Any) -> Part | None:
-        return None if raw is None else declaration(RopeScaling, raw)
+        return None if raw is None else parse_config(RopeScaling, raw)
 
     def rotation(self, width: int) -> Rotation:
         if width % 2:
@@ -66,7 +66,7 @@ class RopeConfig(PositionsConfig):
 class NoPositions(nn.Module):
     """Adds nothing: a causal decoder of two or more layers can tell positions apart by itself (Haviv et al. 2022)."""
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         return x
 
 
@@ -78,18 +78,18 @@ class LearnedPositions(nn.Module):
         self.weight = nn.Parameter(torch.empty(context, dim))
         nn.init.normal_(self.weight, std=INIT_STD)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        last = step.used or x.shape[1]
-        if last > len(self.weight) and step.start is None:
-            last = int(step.positions.max()) + 1  # `used` counts padding; the exact figure may still fit
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        last = ctx.kv_len or x.shape[1]
+        if last > len(self.weight) and ctx.start_pos is None:
+            last = int(ctx.positions.max()) + 1  # `used` counts padding; the exact figure may still fit
         if last > len(self.weight):
             raise BadInput(
                 f"learned positions end at {len(self.weight)} tokens (the recipe's context), the sequence has {last}; "
                 f"shorten it, or build with context={last} or more"
             )
-        if step.start is not None:
-            return x + self.weight[step.start : step.start + x.shape[1]]
-        return x + self.weight[step.positions]
+        if ctx.start_pos is not None:
+            return x + self.weight[ctx.start_pos : ctx.start_pos + x.shape[1]]
+        return x + self.weight[ctx.positions]
 
 
 class SinusoidalPositions(nn.Module):
@@ -106,10 +106,10 @@ class SinusoidalPositions(nn.Module):
         self.dim = dim
         self.amplitude = amplitude
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         frequency = 10_000.0 ** (-torch.arange(0, self.dim, 2, device=x.device, dtype=exact) / self.dim)
-        angle = step.positions[:1] if step.start is not None else step.positions
+        angle = ctx.positions[:1] if ctx.start_pos is not None else ctx.positions
         angle = angle[..., None] * frequency
         table = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
         return x + (self.amplitude * table).to(x.dtype)
@@ -127,20 +127,20 @@ class Rotation:
         self.theta = theta
         self.scaling = scaling
 
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
+    def __call__(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         """Rotate x (B, T, H, width) by its tokens' positions."""
         key = ("rotation", self.width, self.theta, self.scaling, x.dtype)
-        cos, sin = step.once(key, lambda: self._tables(x, step))
+        cos, sin = ctx.memo(key, lambda: self._tables(x, ctx))
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
-    def _tables(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def _tables(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor]:
         """cos and sin (B or 1, T, 1, width/2), computed in at least fp32 and then cast to the dtype of x."""
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         frequency = self.theta ** (-torch.arange(0, self.width, 2, device=x.device, dtype=exact) / self.width)
         amplitude = 1.0
         if self.scaling is not None:
             frequency, amplitude = self.scaling.scaled(frequency, self.theta), self.scaling.amplitude
-        positions = step.positions[:1] if step.start is not None else step.positions
+        positions = ctx.positions[:1] if ctx.start_pos is not None else ctx.positions
         angle = (positions[..., None] * frequency)[:, :, None]
         return (amplitude * angle.cos()).to(x.dtype), (amplitude * angle.sin()).to(x.dtype)

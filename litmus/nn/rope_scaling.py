@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from litmus.nn.parts import Part, unwritten
+from litmus.nn.parts import Part, not_implemented
 
 
 class RopeScaling(Part):
@@ -30,7 +30,7 @@ class RopeScaling(Part):
 
     def keep(self, frequency: Tensor, theta: float) -> Tensor:
         """How much of each frequency stays, from 0 to 1."""
-        raise unwritten(self, "keep(frequency, theta)")
+        raise not_implemented(self, "keep(frequency, theta)")
 
 
 class Llama3Scaling(RopeScaling):

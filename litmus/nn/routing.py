@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
+from litmus.nn.aux_losses import over_step
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.linear import INIT_STD
-from litmus.nn.parts import Part, Site, unwritten
-from litmus.nn.step import Step
-from litmus.nn.terms import over_step
+from litmus.nn.parts import LayerContext, Part, not_implemented
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class RouterConfig(Part):
 
     family: ClassVar[str] = "router"
 
-    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
-        raise unwritten(self, "build_for(experts, top_k, site)")
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+        raise not_implemented(self, "build_for(experts, top_k, layer)")
 
 
 class SoftmaxRouterConfig(RouterConfig):
@@ -47,8 +47,8 @@ class SoftmaxRouterConfig(RouterConfig):
     kind: Literal["softmax"] = "softmax"
     balance: float = Field(0.01, ge=0)
 
-    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
-        return SoftmaxRouter(self, experts, top_k, site)
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+        return SoftmaxRouter(self, experts, top_k, layer)
 
 
 class GroupedRouterConfig(RouterConfig):
@@ -81,9 +81,9 @@ class SigmoidRouterConfig(GroupedRouterConfig):
     kind: Literal["sigmoid"] = "sigmoid"
     bias_rate: float = Field(1e-3, ge=0)
 
-    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
         self.check(experts, top_k)
-        return SigmoidRouter(self, experts, top_k, site)
+        return SigmoidRouter(self, experts, top_k, layer)
 
 
 class SoftmaxV2RouterConfig(GroupedRouterConfig):
@@ -92,9 +92,9 @@ class SoftmaxV2RouterConfig(GroupedRouterConfig):
     kind: Literal["softmax_v2"] = "softmax_v2"
     balance: float = Field(0.003, ge=0)
 
-    def build_for(self, experts: int, top_k: int, site: Site) -> Router:
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
         self.check(experts, top_k)
-        return SoftmaxV2Router(self, experts, top_k, site)
+        return SoftmaxV2Router(self, experts, top_k, layer)
 
 
 class Router(nn.Module):
@@ -102,19 +102,19 @@ class Router(nn.Module):
 
     matrices: ClassVar[tuple[str, ...]] = ()  # a vector for each expert, none of whose directions are alike
 
-    def __init__(self, experts: int, top_k: int, site: Site) -> None:
+    def __init__(self, experts: int, top_k: int, layer: LayerContext) -> None:
         super().__init__()
         self.top_k = top_k
-        self.weight = nn.Parameter(torch.empty(experts, site.dim))
+        self.weight = nn.Parameter(torch.empty(experts, layer.dim))
         nn.init.normal_(self.weight, std=INIT_STD)
 
     def forward(self, x: Tensor) -> Routing:
         """Choose experts for each of the tokens x (N, dim), each by itself."""
-        raise unwritten(self, "forward(x)")
+        raise not_implemented(self, "forward(x)")
 
-    def leave_terms(self, routing: Routing, step: Step) -> None:
-        """Add to `step.terms` what keeps the load even."""
-        raise unwritten(self, "leave_terms(routing, step)")
+    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+        """Add to `ctx.aux_losses` what keeps the load even."""
+        raise not_implemented(self, "leave_terms(routing, ctx)")
 
     def scores(self, x: Tensor) -> Tensor:
         """One number per token and expert, (N, E): near ties decide where a token goes, so they must not be rounded."""
@@ -131,9 +131,9 @@ class SoftmaxRouter(Router):
     """
 
     def __init__(
-        self, config: SoftmaxRouterConfig | SoftmaxV2RouterConfig, experts: int, top_k: int, site: Site
+        self, config: SoftmaxRouterConfig | SoftmaxV2RouterConfig, experts: int, top_k: int, layer: LayerContext
     ) -> None:
-        super().__init__(experts, top_k, site)
+        super().__init__(experts, top_k, layer)
         self.balance = config.balance
 
     def forward(self, x: Tensor) -> Routing:
@@ -141,18 +141,18 @@ class SoftmaxRouter(Router):
         chosen, experts = scores.topk(self.top_k, dim=-1)
         return Routing(experts, chosen.softmax(-1), scores.softmax(-1))
 
-    def leave_terms(self, routing: Routing, step: Step) -> None:
-        assert step.terms is not None
+    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+        assert ctx.aux_losses is not None
         if not self.balance:
             return
-        counted = counted_tokens(step).flatten()
+        counted = counted_tokens(ctx).flatten()
         tokens = counted.sum()
         probability = (routing.shares * counted[:, None]).sum(0) / tokens.clamp(min=1)
         # The load is that of the whole step: a product of two means is no sum over batches.
         choices = over_step("choices", assignments(routing, counted[None])[0])
         fraction = choices / choices.sum().clamp(min=1)
         value = len(fraction) * (probability * fraction).sum()
-        step.terms.leave("balance", value, self.balance, tokens)
+        ctx.aux_losses.add("balance", value, self.balance, tokens)
 
 
 class SoftmaxV2Router(SoftmaxRouter):
@@ -161,8 +161,8 @@ class SoftmaxV2Router(SoftmaxRouter):
     DeepSeek-V2 (arXiv 2405.04434, section 2.1.2). A group ranks by its likeliest expert.
     """
 
-    def __init__(self, config: SoftmaxV2RouterConfig, experts: int, top_k: int, site: Site) -> None:
-        super().__init__(config, experts, top_k, site)
+    def __init__(self, config: SoftmaxV2RouterConfig, experts: int, top_k: int, layer: LayerContext) -> None:
+        super().__init__(config, experts, top_k, layer)
         self.config = config
 
     def forward(self, x: Tensor) -> Routing:
@@ -182,8 +182,8 @@ class SigmoidRouter(Router):
     bias: Tensor
     load: Tensor
 
-    def __init__(self, config: SigmoidRouterConfig, experts: int, top_k: int, site: Site) -> None:
-        super().__init__(experts, top_k, site)
+    def __init__(self, config: SigmoidRouterConfig, experts: int, top_k: int, layer: LayerContext) -> None:
+        super().__init__(experts, top_k, layer)
         self.config = config
         self.register_buffer("bias", torch.zeros(experts))
         self.register_buffer("load", torch.zeros(experts, dtype=torch.long), persistent=False)
@@ -196,9 +196,9 @@ class SigmoidRouter(Router):
         gates = self.config.scale * chosen / chosen.sum(-1, keepdim=True).clamp(min=1e-20)
         return Routing(experts, gates, affinities / affinities.sum(-1, keepdim=True).clamp(min=1e-20))
 
-    def leave_terms(self, routing: Routing, step: Step) -> None:
-        assert step.terms is not None
-        counted = counted_tokens(step)
+    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+        assert ctx.aux_losses is not None
+        counted = counted_tokens(ctx)
         count = assignments(routing, counted)
         if self.training:
             self.load += count.sum(0).long()
@@ -209,10 +209,10 @@ class SigmoidRouter(Router):
             share = (shares * counted[..., None]).sum(1) / tokens
             rows = counted.any(1).sum()
             value = (frequency * share).sum() / rows.clamp(min=1)
-            step.terms.leave("balance", value, self.config.balance, rows)
+            ctx.aux_losses.add("balance", value, self.config.balance, rows)
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def post_optimizer_step(self) -> None:
         """Make what had too many tokens since the last call a little harder to choose, and the rest easier."""
         load = self.load.to(torch.promote_types(self.bias.dtype, torch.float32))
         self.bias -= self.config.bias_rate * (load - load.mean()).sign()
@@ -230,10 +230,10 @@ def within_best_groups(scores: Tensor, config: GroupedRouterConfig, *, worth: in
     return grouped.masked_fill(elsewhere[..., None], outside).flatten(-2)
 
 
-def counted_tokens(step: Step) -> Tensor:
+def counted_tokens(ctx: ForwardContext) -> Tensor:
     """(B, T) which tokens count in statistics of the load: not padding, and none that serves no scored target."""
-    counted = torch.ones_like(step.positions, dtype=torch.bool) if step.terms is None else step.terms.counted
-    return counted if step.valid is None else counted & step.valid
+    counted = torch.ones_like(ctx.positions, dtype=torch.bool) if ctx.aux_losses is None else ctx.aux_losses.counted
+    return counted if ctx.padding_mask is None else counted & ctx.padding_mask
 
 
 def assignments(routing: Routing, counted: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ def assignments(routing: Routing, counted: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RouterFigures:
+class RouterStats:
     """How evenly one layer's router spread its tokens.
 
     load: each expert's share of all assignments. max_violation: (highest load - mean) / mean, 0 when even
@@ -259,16 +259,16 @@ class RouterFigures:
     dead: int
 
 
-def observe(routing: Routing, step: Step) -> None:
-    """Leave in `step.observed` how often one layer chose each expert (E,), and (sum of entropies, tokens)."""
-    assert step.observed is not None
-    counted = counted_tokens(step).flatten()
+def observe(routing: Routing, ctx: ForwardContext) -> None:
+    """Leave in `ctx.observed` how often one layer chose each expert (E,), and (sum of entropies, tokens)."""
+    assert ctx.observed is not None
+    counted = counted_tokens(ctx).flatten()
     entropy = (torch.special.entr(routing.shares).sum(-1) * counted).sum()
-    step.observed.setdefault("expert_choices", []).append(assignments(routing, counted[None])[0])
-    step.observed.setdefault("router_entropy", []).append(torch.stack((entropy, counted.sum().to(entropy.dtype))))
+    ctx.observed.setdefault("expert_choices", []).append(assignments(routing, counted[None])[0])
+    ctx.observed.setdefault("router_entropy", []).append(torch.stack((entropy, counted.sum().to(entropy.dtype))))
 
 
-def router_figures(passes: Sequence[Mapping[str, list[Tensor]]]) -> list[RouterFigures]:
+def router_figures(passes: Sequence[Mapping[str, list[Tensor]]]) -> list[RouterStats]:
     """The figures of each layer that has a router, first to last, over what all these forward passes left."""
     choices = zip(*(observed.get("expert_choices", []) for observed in passes), strict=True)
     entropies = zip(*(observed.get("router_entropy", []) for observed in passes), strict=True)
@@ -278,10 +278,10 @@ def router_figures(passes: Sequence[Mapping[str, list[Tensor]]]) -> list[RouterF
     ]
 
 
-def _figures(count: Tensor, entropy: Tensor) -> RouterFigures:
+def _figures(count: Tensor, entropy: Tensor) -> RouterStats:
     load = (count / count.sum().clamp(min=1)).tolist()
     total, tokens = entropy.tolist()
-    return RouterFigures(load, max(load) * len(load) - 1, total / max(tokens, 1), load.count(0.0))
+    return RouterStats(load, max(load) * len(load) - 1, total / max(tokens, 1), load.count(0.0))
 
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from litmus.nn.attend import attend
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 
 CHUNKS = 4
 """Into so many runs the queries are cut; each reads the keys up to its last query, so that 1/(2·CHUNKS) is wasted."""
@@ -41,10 +41,10 @@ def attend_at(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    step: Step,
+    ctx: ForwardContext,
     *,
     own: tuple[Tensor, Tensor] | None = None,
-    factor: Tensor | None = None,
+    query_scale: Tensor | None = None,
     fast: bool,
 ) -> Tensor:
     """softmax(factor · q·k / sqrt(D)) v of queries (B, N, H, D) over keys and values (B, S, G, D) up to their places.
@@ -63,22 +63,22 @@ def attend_at(
         k_read, v_read = k[:, :keys], v[:, :keys]
         if own is not None:
             k_read, v_read = (torch.cat((x, y[:, begin:end]), 1) for x, y in ((k_read, own[0]), (v_read, own[1])))
-        mask = visible(some, keys, step, own=own is not None)
-        weight = factor if factor is None else factor[:, begin:end]
+        mask = visible(some, keys, ctx, own=own is not None)
+        weight = query_scale if query_scale is None else query_scale[:, begin:end]
         read.append(attend(q[:, begin:end], k_read, v_read, mask, weight, fast=fast))
     return torch.cat(read, dim=1)
 
 
-def visible(places: Places, keys: int, step: Step, *, own: bool) -> Tensor:
+def visible(places: Places, keys: int, ctx: ForwardContext, *, own: bool) -> Tensor:
     """Which of the first `keys` keys each query reads, (B or 1, 1, N, keys), and with `own` its own behind them."""
     index = places.index[..., None]
     place = torch.arange(keys, device=index.device)
     mask = place < index
-    if step.cache is None and step.valid is not None:
-        mask = mask & step.valid[:, None, :keys]
-    if step.cache is None and step.documents is not None:
-        document = step.documents.gather(1, places.index.expand(len(step.documents), -1))
-        mask = mask & (step.documents[:, None, :keys] == document[..., None])
+    if ctx.cache is None and ctx.padding_mask is not None:
+        mask = mask & ctx.padding_mask[:, None, :keys]
+    if ctx.cache is None and ctx.document_ids is not None:
+        document = ctx.document_ids.gather(1, places.index.expand(len(ctx.document_ids), -1))
+        mask = mask & (ctx.document_ids[:, None, :keys] == document[..., None])
     if not own:
         return (mask | (place == index))[:, None]
     itself = torch.eye(index.shape[1], dtype=torch.bool, device=index.device).expand(len(mask), -1, -1)

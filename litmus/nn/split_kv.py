@@ -24,7 +24,7 @@ PROGRAMS = 256
 
 @functools.cache
 def is_installed() -> bool:
-    """Whether Triton is there, as it is beside PyTorch's builds for CUDA."""
+    """Whether Triton is there, as it is with PyTorch's builds for CUDA."""
     return importlib.util.find_spec("triton") is not None
 
 

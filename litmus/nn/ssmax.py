@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from litmus.bounds import Bounded
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 
 
 class SSMaxConfig(Bounded):
@@ -31,21 +31,21 @@ class SSMax(nn.Module):
         self.scale = nn.Parameter(torch.full((heads,), config.init)) if config.learned else None
         self.bias = nn.Parameter(torch.zeros(heads)) if config.bias else None
 
-    def forward(self, step: Step, window: int | None = None, *, keys: Tensor | None = None) -> Tensor:
+    def forward(self, ctx: ForwardContext, window: int | None = None, *, keys: Tensor | None = None) -> Tensor:
         """The factor, (B or 1, T, H or 1) in at least fp32; `keys` (B or 1, T) is n where window does not tell."""
         exact = torch.float32 if self.scale is None else torch.promote_types(self.scale.dtype, torch.float32)
         if keys is not None:
-            factor = keys.to(exact).log()[..., None]
+            query_scale = keys.to(exact).log()[..., None]
         else:
-            factor = step.once(("log n", window, exact), lambda: _log_keys(step, window, exact))
+            query_scale = ctx.memo(("log n", window, exact), lambda: _log_keys(ctx, window, exact))
         if self.scale is not None:
-            factor = factor * self.scale.to(exact)
+            query_scale = query_scale * self.scale.to(exact)
         if self.bias is not None:
-            factor = factor + self.bias.to(exact)
-        return factor
+            query_scale = query_scale + self.bias.to(exact)
+        return query_scale
 
 
-def _log_keys(step: Step, window: int | None, dtype: torch.dtype) -> Tensor:
-    positions = step.positions[:1] if step.start is not None else step.positions
+def _log_keys(ctx: ForwardContext, window: int | None, dtype: torch.dtype) -> Tensor:
+    positions = ctx.positions[:1] if ctx.start_pos is not None else ctx.positions
     keys = positions + 1 if window is None else (positions + 1).clamp(max=window)
     return keys.to(dtype).log()[..., None]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.nn.attend import attend
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 
 BLOCK = 64
 """Queries in a block: each meets up to BLOCK - 1 keys beyond its window in vain; smaller products run slower."""
@@ -46,8 +46,8 @@ def attend_window(
     v: Tensor,
     keys: Keys,
     window: Window,
-    step: Step,
-    factor: Tensor | None = None,
+    ctx: ForwardContext,
+    query_scale: Tensor | None = None,
     *,
     block: int = BLOCK,
 ) -> Tensor:
@@ -58,9 +58,9 @@ def attend_window(
     """
     batch, length = q.shape[:2]
     bands = Bands(k.shape[1], length, block, before=-(-(window.size - 1) // block))
-    sinks, mask = step.once(("bands", bands, window), lambda: _visible(bands, keys, window))
-    if factor is not None:
-        q = (q * factor[..., None]).to(q.dtype)
+    sinks, mask = ctx.memo(("bands", bands, window), lambda: _visible(bands, keys, window))
+    if query_scale is not None:
+        q = (q * query_scale[..., None]).to(q.dtype)
     k, v = (torch.cat((bands.cut(x), _at(x, sinks)), dim=2).flatten(0, 1) for x in (k, v))
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
     y = attend(bands.queries(q).flatten(0, 1), k, v, mask, fast=True)

@@ -14,17 +14,17 @@ from litmus.errors import BadInput
 from litmus.nn.attend import attend
 from litmus.nn.attention import AttentionConfig
 from litmus.nn.blocks import BlockConfig
-from litmus.nn.caches import write
+from litmus.nn.caches import update_kv
 from litmus.nn.causal_conv import CausalConv
 from litmus.nn.dropout import Dropout
 from litmus.nn.feedforwards import FeedforwardConfig
+from litmus.nn.forward_context import Buffers, ForwardContext
 from litmus.nn.linear import INIT_STD
 from litmus.nn.mixers import Mixer, MixerConfig
 from litmus.nn.observing import observe_attention, observed_queries
-from litmus.nn.parts import Site
+from litmus.nn.parts import LayerContext
 from litmus.nn.spaced import attend_at, visible
-from litmus.nn.step import Buffers, Step
-from litmus.nn.worker_streams import Asked, AskingTerms, Streams, everyone, rows
+from litmus.nn.worker_streams import QueryAuxLosses, QuerySet, TwoStreamState, all_tokens, rows
 
 STREAMS = "worker streams"
 
@@ -44,10 +44,10 @@ class WorkerConfig(BlockConfig):
     type_embedding: bool = True
     others: Literal["keep", "residual"] = "keep"
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> WorkerBlock:
-        return WorkerBlock(self, mixer, feedforward, site)
+    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> WorkerBlock:
+        return WorkerBlock(self, mixer, feedforward, layer)
 
-    def beside(self, blocks: Sequence[BlockConfig]) -> None:
+    def check_compatible(self, blocks: Sequence[BlockConfig]) -> None:
         for other in blocks:
             if not isinstance(other, WorkerConfig):
                 raise BadInput(
@@ -70,41 +70,45 @@ class WorkerBlock(Mixer):
     one meaning for every position; docs/sparse.md.)
     """
 
-    def __init__(self, config: WorkerConfig, mixer: MixerConfig, feedforward: FeedforwardConfig, site: Site) -> None:
+    def __init__(
+        self, config: WorkerConfig, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext
+    ) -> None:
         super().__init__()
         if not isinstance(mixer, AttentionConfig):
             raise BadInput(f"the worker block's mixer is of kind {mixer.kind!r}; only 'attention' is valid in it")
-        if config.interval > site.context:
+        if config.interval > layer.context:
             raise BadInput(
-                f"the worker interval is {config.interval} tokens and the context {site.context}, so that no text has "
-                f"a worker; valid: 1 to {site.context}"
+                f"the worker interval is {config.interval} tokens and the context {layer.context}, so that no text has "
+                f"a worker; valid: 1 to {layer.context}"
             )
         self.interval = config.interval
-        self.last = site.layer == site.depth - 1
-        marked = config.type_embedding and site.layer == 0
-        self.worker_type = nn.Parameter(INIT_STD * torch.randn(site.dim)) if marked else None
-        self.conv = CausalConv(site.dim, config.conv_width)
-        self.mixer_norm = site.norm.build(site)
-        self.mixer = mixer.build(site)
-        self.feedforward_norm = site.norm.build(site)
-        self.feedforward = feedforward.build(site)
-        self.dropout = Dropout(site.dropout)
+        self.last = layer.index == layer.depth - 1
+        marked = config.type_embedding and layer.index == 0
+        self.worker_type = nn.Parameter(INIT_STD * torch.randn(layer.dim)) if marked else None
+        self.conv = CausalConv(layer.dim, config.conv_width)
+        self.mixer_norm = layer.norm.build(layer)
+        self.mixer = mixer.build(layer)
+        self.feedforward_norm = layer.norm.build(layer)
+        self.feedforward = feedforward.build(layer)
+        self.dropout = Dropout(layer.dropout)
         moves = config.others == "residual" and not self.last  # nothing reads the memory after the last layer
-        self.share = nn.Parameter(torch.zeros(site.dim)) if moves else None
+        self.share = nn.Parameter(torch.zeros(layer.dim)) if moves else None
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
-        if STREAMS not in step.shared:
-            x = self._open(x, step)
-        streams: Streams = step.shared[STREAMS]
-        memory, asked = streams.memory, streams.asked
-        before = self.conv.before(memory, step, step.cache["before"] if step.cache else None)
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        if STREAMS not in ctx.memo_store:
+            x = self._open(x, ctx)
+        streams: TwoStreamState = ctx.memo_store[STREAMS]
+        memory, query_set = streams.memory, streams.query_set
+        before = self.conv.before(memory, ctx, ctx.cache["before"] if ctx.cache else None)
         h = self.mixer_norm(self.conv.here(memory) + before)
-        asked_h = self.mixer_norm(self.conv.here(x) + torch.cat([group.of(before) for group in asked.groups], dim=1))
-        read = self._attend(h, asked_h, asked, step)
-        x = x + self.dropout(self.mixer.join(read, asked_h, asked.step))
-        x = x + self.dropout(self.feedforward(self.feedforward_norm(x), asked.step))
+        asked_h = self.mixer_norm(
+            self.conv.here(x) + torch.cat([group.of(before) for group in query_set.groups], dim=1)
+        )
+        read = self._attend(h, asked_h, query_set, ctx)
+        x = x + self.dropout(self.mixer.out_proj(read, asked_h, query_set.ctx))
+        x = x + self.dropout(self.feedforward(self.feedforward_norm(x), query_set.ctx))
         if not self.last:
-            streams.memory = self._remembered(memory, h, x, asked)
+            streams.memory = self._remembered(memory, h, x, query_set)
         return x
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
@@ -112,65 +116,65 @@ class WorkerBlock(Mixer):
         last = torch.zeros(batch, self.conv.lags, self.conv.bias.numel(), device=device, dtype=dtype)
         return {**buffers, "before": last}
 
-    def cached_numbers(self, capacity: int) -> int:
-        return self.mixer.cached_numbers(capacity) + self.conv.lags * self.conv.bias.numel()
+    def kv_elements(self, capacity: int) -> int:
+        return self.mixer.kv_elements(capacity) + self.conv.lags * self.conv.bias.numel()
 
-    def _open(self, x: Tensor, step: Step) -> Tensor:
+    def _open(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         """Begin both streams with the vectors of all tokens (B, T, dim); returns those of the tokens asked."""
-        terms = step.terms
-        if isinstance(terms, AskingTerms) and terms.asked is not None:
-            asked = terms.asked
+        terms = ctx.aux_losses
+        if isinstance(terms, QueryAuxLosses) and terms.query_set is not None:
+            query_set = terms.query_set
         else:
-            asked = everyone(step, workers(step, self.interval))
+            query_set = all_tokens(ctx, workers(ctx, self.interval))
         marked = x if self.worker_type is None else x + self.worker_type
-        step.shared[STREAMS] = Streams(torch.where(asked.workers[..., None], marked, x), asked)
-        return torch.cat([group.of(marked) for group in asked.groups], dim=1)
+        ctx.memo_store[STREAMS] = TwoStreamState(torch.where(query_set.workers[..., None], marked, x), query_set)
+        return torch.cat([group.of(marked) for group in query_set.groups], dim=1)
 
-    def _attend(self, h: Tensor, asked_h: Tensor, asked: Asked, step: Step) -> Tensor:
+    def _attend(self, h: Tensor, asked_h: Tensor, query_set: QuerySet, ctx: ForwardContext) -> Tensor:
         """What the heads of the tokens asked read (B, N, H, D), from h (B, T, dim) of the memory and their own."""
-        if step.cache is not None and h.shape[1] == 1:
-            return self._attend_alone(h, asked_h, step)
-        k, v = self._keys_values(h, step)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
+        if ctx.cache is not None and h.shape[1] == 1:
+            return self._attend_alone(h, asked_h, ctx)
+        k, v = self._keys_values(h, ctx)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
         read = []
-        sizes = [group.step.positions.shape[1] for group in asked.groups]
-        for group, own_h in zip(asked.groups, asked_h.split(sizes, dim=1), strict=True):
-            q, own = self._queries(own_h, group.step), None
+        sizes = [group.ctx.positions.shape[1] for group in query_set.groups]
+        for group, own_h in zip(query_set.groups, asked_h.split(sizes, dim=1), strict=True):
+            q, own = self._queries(own_h, group.ctx), None
             if not group.in_memory:
-                own = self._keys_values(own_h, group.step)
-            factor = self.mixer.ssmax(group.step) if self.mixer.ssmax else None
-            if step.observed is not None and own is not None:
+                own = self._keys_values(own_h, group.ctx)
+            query_scale = self.mixer.ssmax(group.ctx) if self.mixer.ssmax else None
+            if ctx.observed is not None and own is not None:
                 some = observed_queries(q.shape[1], q.device)
-                mask = visible(group.places.some(some), k.shape[1], step, own=True)
-                scale = None if factor is None else factor[:, some]
-                observe_attention(q[:, some], torch.cat((k, own[0][:, some]), dim=1), mask, scale, step)
-            read.append(attend_at(group.places, q, k, v, step, own=own, factor=factor, fast=step.fast))
+                mask = visible(group.places.some(some), k.shape[1], ctx, own=True)
+                scale = None if query_scale is None else query_scale[:, some]
+                observe_attention(q[:, some], torch.cat((k, own[0][:, some]), dim=1), mask, scale, ctx)
+            read.append(attend_at(group.places, q, k, v, ctx, own=own, query_scale=query_scale, fast=ctx.fast))
         return torch.cat(read, dim=1)
 
-    def _attend_alone(self, h: Tensor, own_h: Tensor, step: Step) -> Tensor:
+    def _attend_alone(self, h: Tensor, own_h: Tensor, ctx: ForwardContext) -> Tensor:
         """The same for one token per row that is decoded, without a copy of the cache.
 
         Its own key stands in its slot while it reads, and what the memory keeps of it from then on. One product makes
         both, since decoding waits for weights.
         """
-        assert step.cache is not None
-        q, k, v = self.mixer.project(torch.cat((h, own_h), dim=1), step)
-        factor = self.mixer.ssmax(step) if self.mixer.ssmax else None
-        stored_k, stored_v = write(step.cache["k"], k[:, 1:], step), write(step.cache["v"], v[:, 1:], step)
-        read = attend(q[:, 1:], stored_k, stored_v, step.visibility(), factor, fast=step.fast)
-        write(step.cache["k"], k[:, :1], step)
-        write(step.cache["v"], v[:, :1], step)
+        assert ctx.cache is not None
+        q, k, v = self.mixer.qkv_proj(torch.cat((h, own_h), dim=1), ctx)
+        query_scale = self.mixer.ssmax(ctx) if self.mixer.ssmax else None
+        stored_k, stored_v = update_kv(ctx.cache["k"], k[:, 1:], ctx), update_kv(ctx.cache["v"], v[:, 1:], ctx)
+        read = attend(q[:, 1:], stored_k, stored_v, ctx.attention_mask(), query_scale, fast=ctx.fast)
+        update_kv(ctx.cache["k"], k[:, :1], ctx)
+        update_kv(ctx.cache["v"], v[:, :1], ctx)
         return read
 
-    def _queries(self, h: Tensor, step: Step) -> Tensor:
+    def _queries(self, h: Tensor, ctx: ForwardContext) -> Tensor:
         """Queries (B, N, H, D) of h (B, N, dim)."""
-        return self._turned(self._heads(h, 0, self.mixer.heads), self.mixer.q_norm, step)
+        return self._turned(self._heads(h, 0, self.mixer.heads), self.mixer.q_norm, ctx)
 
-    def _keys_values(self, h: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def _keys_values(self, h: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor]:
         """Keys and values (B, N, G, D) of h (B, N, dim)."""
         k, v = self._heads(h, self.mixer.heads, None).chunk(2, dim=2)
-        return self._turned(k, self.mixer.k_norm, step), v
+        return self._turned(k, self.mixer.k_norm, ctx), v
 
     def _heads(self, h: Tensor, first: int, end: int | None) -> Tensor:
         """Heads `first` up to `end` of what the attention's one map makes of h."""
@@ -181,25 +185,25 @@ class WorkerBlock(Mixer):
         bias = None if qkv.bias is None else qkv.bias[part]
         return F.linear(h, qkv.weight[part], bias).unflatten(-1, (-1, width))
 
-    def _turned(self, x: Tensor, norm: nn.Module | None, step: Step) -> Tensor:
+    def _turned(self, x: Tensor, norm: nn.Module | None, ctx: ForwardContext) -> Tensor:
         x = x if norm is None else norm(x)
-        return x if self.mixer.rotation is None else self.mixer.rotation(x, step)
+        return x if self.mixer.rotation is None else self.mixer.rotation(x, ctx)
 
-    def _remembered(self, memory: Tensor, h: Tensor, x: Tensor, asked: Asked) -> Tensor:
+    def _remembered(self, memory: Tensor, h: Tensor, x: Tensor, query_set: QuerySet) -> Tensor:
         """The memory after this layer: workers as x (B, N, dim) has them, the others as they were, or nearly."""
-        others = memory if self.share is None else memory + self.share * h
-        group = asked.groups[0]
+        non_workers = memory if self.share is None else memory + self.share * h
+        group = query_set.groups[0]
         if group.index is None:
-            return torch.where(asked.workers[..., None], x, others)
-        updated = x[:, : group.index.shape[1]].to(others.dtype)
-        kept = rows(others, group.index)
+            return torch.where(query_set.workers[..., None], x, non_workers)
+        updated = x[:, : group.index.shape[1]].to(non_workers.dtype)
+        kept = rows(non_workers, group.index)
         assert group.real is not None
         updated = torch.where(group.real[..., None], updated, kept)  # a row with fewer workers writes back what it has
-        return others.scatter(1, group.index[..., None].expand_as(updated), updated)
+        return non_workers.scatter(1, group.index[..., None].expand_as(updated), updated)
 
 
-def workers(step: Step, interval: int, phase: Tensor | None = None) -> Tensor:
+def workers(ctx: ForwardContext, interval: int, phase: Tensor | None = None) -> Tensor:
     """(B, T) which tokens are the memory's workers: those at `phase` (B, 1) of each interval, by default the last."""
     place = interval - 1 if phase is None else phase
-    chosen = step.positions % interval == place
-    return chosen if step.valid is None else chosen & step.valid
+    chosen = ctx.positions % interval == place
+    return chosen if ctx.padding_mask is None else chosen & ctx.padding_mask

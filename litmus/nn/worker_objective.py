@@ -9,13 +9,13 @@ from pydantic import Field
 from torch import Tensor
 
 from litmus.errors import BadInput
+from litmus.nn.aux_losses import AuxLosses, Sums, scored, share_of_step
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.loss import IGNORED
-from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_terms
-from litmus.nn.parts import Site
-from litmus.nn.step import Step
-from litmus.nn.terms import Sums, Terms, scored, share_of_step
+from litmus.nn.objectives import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
+from litmus.nn.parts import LayerContext
 from litmus.nn.worker import WorkerConfig, workers
-from litmus.nn.worker_streams import Asked, counting, drawn
+from litmus.nn.worker_streams import QuerySet, counting, sampled
 
 
 class WorkerObjectiveConfig(ObjectiveConfig):
@@ -24,11 +24,11 @@ class WorkerObjectiveConfig(ObjectiveConfig):
     kind: Literal["worker"] = "worker"
     queries: float = Field(1.0, ge=0, le=1)
 
-    def build(self, site: Site) -> Objective:
-        if not isinstance(site.block, WorkerConfig):
-            kind = getattr(site.block, "kind", None)
+    def build(self, layer: LayerContext) -> Objective:
+        if not isinstance(layer.block, WorkerConfig):
+            kind = getattr(layer.block, "kind", None)
             raise BadInput(f"objective 'worker' trains worker blocks, and the layers are {kind!r}; valid: 'worker'")
-        return WorkerObjective(site.block, self.queries)
+        return WorkerObjective(layer.block, self.queries)
 
 
 class WorkerObjective(Objective):
@@ -58,31 +58,31 @@ class WorkerObjective(Objective):
         if not self.training:
             every = super().forward
             return every(model, tokens, targets, documents=documents, label_smoothing=label_smoothing, fast=fast)
-        asked = self.draw(model.step(tokens, documents=documents, fast=fast))
-        terms = counting(Terms.before(targets), asked)
+        query_set = self.draw(model.forward_context(tokens, documents=documents, fast=fast))
+        terms = counting(AuxLosses.before(targets), query_set)
         hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)  # (B, N, dim)
-        targets = torch.cat([group.per_token(targets, IGNORED) for group in asked.groups], dim=1)
+        targets = torch.cat([group.per_token(targets, IGNORED) for group in query_set.groups], dim=1)
         nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
         nats = share_of_step("next_token", nats, scored(targets))
-        return with_terms(Loss(nats, {"next_token": nats}), terms)
+        return with_aux_losses(Loss(nats, {"next_token": nats}), terms)
 
     def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
         return None if self.training else super().counts(targets, documents)
 
-    def draw(self, step: Step) -> Asked:
+    def draw(self, ctx: ForwardContext) -> QuerySet:
         """Who is a worker in the memory and who is asked besides, a new draw for each row.
 
         All of a row is drawn before the next one, so that on a CPU it does not depend on how rows are put into batches.
         """
-        batch, device = len(step.positions), step.positions.device
+        batch, device = len(ctx.positions), ctx.positions.device
         drawn_numbers = torch.randint(1 << 32, (batch, 3), device=device)
         phase = torch.full((batch, 1), self.interval - 1, device=device)
         if self.random:
             phase = drawn_numbers[:, :1] % self.interval
-        chosen = workers(step, self.interval, phase)
+        chosen = workers(ctx, self.interval, phase)
         if self.stride is None:
-            return drawn(step, chosen, self.interval)
+            return sampled(ctx, chosen, self.interval)
         away = 1 + drawn_numbers[:, 1:2] % (self.interval - 1)
         intervals = drawn_numbers[:, 2:] % (self.stride // self.interval)
         place = (phase + away + self.interval * intervals) % self.stride
-        return drawn(step, chosen, self.interval, step.positions % self.stride == place, self.stride)
+        return sampled(ctx, chosen, self.interval, ctx.positions % self.stride == place, self.stride)

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from litmus.nn.aux_losses import AuxLosses
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.spaced import Places
-from litmus.nn.step import Step
-from litmus.nn.terms import Terms
 
 
 @dataclass(frozen=True)
 class Group:
     """Tokens that are asked for a prediction in the same way.
 
-    step: positions and all that belongs to these tokens, (B, N). index: (B, N) where they stand, None when they are
+    ctx: positions and all that belongs to these tokens, (B, N). index: (B, N) where they stand, None when they are
     all tokens in order. real: (B, N) False where a row has fewer of them. in_memory: they are the memory's own workers,
     so that what the memory holds at their places is what they make themselves.
     """
 
-    step: Step
+    ctx: ForwardContext
     places: Places
     index: Tensor | None = None
     real: Tensor | None = None
@@ -39,52 +39,54 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuerySet:
     """All tokens that are asked, group by group; `workers` (B, T) says who is a worker in the memory."""
 
     groups: list[Group]
-    step: Step
+    ctx: ForwardContext
     workers: Tensor
 
 
 @dataclass
-class Streams:
+class TwoStreamState:
     """The memory (B, T, dim) as it is between two layers, and who is asked; the vectors of the asked are passed on."""
 
     memory: Tensor
-    asked: Asked
+    query_set: QuerySet
 
 
 @dataclass(frozen=True)
-class AskingTerms(Terms):
+class QueryAuxLosses(AuxLosses):
     """The terms of a loss that asks some tokens only: layers return vectors (B, N, dim) for these."""
 
-    asked: Asked | None = None
+    query_set: QuerySet | None = None
 
 
-def everyone(step: Step, workers: Tensor) -> Asked:
+def all_tokens(ctx: ForwardContext, workers: Tensor) -> QuerySet:
     """Every token is asked: evaluation, decoding, and training by any objective that scores every token."""
-    length = step.positions.shape[1]
-    index = step.positions if step.cache else torch.arange(length, device=step.positions.device)[None]
-    first = step.start if step.cache else 0
-    reach = [step.used] * length if first is None else range(first + 1, first + length + 1)
-    return Asked([Group(step, Places(index, reach))], step, workers)
+    length = ctx.positions.shape[1]
+    index = ctx.positions if ctx.cache else torch.arange(length, device=ctx.positions.device)[None]
+    first = ctx.start_pos if ctx.cache else 0
+    reach = [ctx.kv_len] * length if first is None else range(first + 1, first + length + 1)
+    return QuerySet([Group(ctx, Places(index, reach))], ctx, workers)
 
 
-def drawn(step: Step, workers: Tensor, interval: int, others: Tensor | None = None, stride: int = 1) -> Asked:
-    """The memory's workers (B, T) are asked, every `interval` tokens, and `others` (B, T), every `stride` tokens."""
-    groups = [_group(workers, interval, step, in_memory=True)]
-    if others is not None:
-        groups.append(_group(others, stride, step, in_memory=False))
+def sampled(
+    ctx: ForwardContext, workers: Tensor, interval: int, non_workers: Tensor | None = None, stride: int = 1
+) -> QuerySet:
+    """The memory's workers (B, T), one in `interval` tokens, and `non_workers` (B, T), one in `stride` tokens."""
+    groups = [_group(workers, interval, ctx, in_memory=True)]
+    if non_workers is not None:
+        groups.append(_group(non_workers, stride, ctx, in_memory=False))
     index = torch.cat([group.places.index for group in groups], dim=1)
-    return Asked(groups, _step_of(index, step), workers)
+    return QuerySet(groups, _context_of(index, ctx), workers)
 
 
-def counting(terms: Terms, asked: Asked) -> AskingTerms:
+def counting(terms: AuxLosses, query_set: QuerySet) -> QueryAuxLosses:
     """The terms of a loss over the tokens asked; layers then see which of these count, (B, N)."""
-    counted = torch.cat([group.per_token(terms.counted, False) for group in asked.groups], dim=1)
-    of_asked = replace(asked, step=replace(asked.step, terms=Terms(counted, terms.left)))
-    return AskingTerms(terms.counted, terms.left, terms.scored, of_asked)
+    counted = torch.cat([group.per_token(terms.counted, False) for group in query_set.groups], dim=1)
+    of_queries = replace(query_set, ctx=replace(query_set.ctx, aux_losses=AuxLosses(counted, terms.values)))
+    return QueryAuxLosses(terms.counted, terms.values, terms.scored, of_queries)
 
 
 def rows(states: Tensor, index: Tensor) -> Tensor:
@@ -94,18 +96,18 @@ def rows(states: Tensor, index: Tensor) -> Tensor:
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
 
 
-def _group(chosen: Tensor, stride: int, step: Step, *, in_memory: bool) -> Group:
+def _group(chosen: Tensor, stride: int, ctx: ForwardContext, *, in_memory: bool) -> Group:
     """The tokens where `chosen` (B, T) is True; in rows without padding and documents, every `stride`-th."""
     length = chosen.shape[1]
-    regular = step.start is not None
+    regular = ctx.start_pos is not None
     most = math.ceil(length / stride) if regular else int(chosen.sum(1).max())
     index = chosen.long().argsort(dim=1, descending=True, stable=True)[:, :most]
     reach: Any = [min(length, stride * (number + 1)) for number in range(most)]
     if not regular:
         reach = (index.amax(0).cummax(0).values + 1).tolist() if most else []
-    return Group(_step_of(index, step), Places(index, reach), index, chosen.gather(1, index), in_memory)
+    return Group(_context_of(index, ctx), Places(index, reach), index, chosen.gather(1, index), in_memory)
 
 
-def _step_of(index: Tensor, step: Step) -> Step:
+def _context_of(index: Tensor, ctx: ForwardContext) -> ForwardContext:
     """The step of the tokens at index (B, N) alone."""
-    return Step(step.positions.gather(1, index), None, fast=step.fast, observed=step.observed)
+    return ForwardContext(ctx.positions.gather(1, index), None, fast=ctx.fast, observed=ctx.observed)

@@ -18,7 +18,7 @@ from litmus.files import folder_written_atomically, reading, remove_folder, remo
 from litmus.manifests import MANIFEST, Checksum, Damaged, file_names, read_manifest, verify
 from litmus.model.plugins import COPY
 from litmus.model.recipe import Recipe
-from litmus.model.storage import RECIPE, WEIGHTS, write_model
+from litmus.model.storage import RECIPE, WEIGHTS, current_names, write_model
 from litmus.training.budget import Spent
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
@@ -56,11 +56,11 @@ class Checkpoint:
 
     def weights(self) -> dict[str, Tensor]:
         """The model's parameters and buffers, in fp32 whatever the precision of the training."""
-        return load_file(self.folder / WEIGHTS)
+        return current_names(load_file(self.folder / WEIGHTS))
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """What the optimizers remembered."""
-        return load_file(self.folder / OPTIMIZER)
+        return current_names(load_file(self.folder / OPTIMIZER))
 
 
 def save_checkpoint(

@@ -14,7 +14,7 @@ from torch import Tensor
 from litmus.data import TokenData, document_ids, held_out_windows
 from litmus.data.windows import check_one_window
 from litmus.errors import BadInput
-from litmus.nn import RouterFigures
+from litmus.nn import RouterStats
 
 FIGURE_TOKENS = 4096
 """About how many tokens the figures of layers and routers are over."""
@@ -51,7 +51,7 @@ class Evaluation(BaseModel):
     loss_by_position: list[float]
     attention_entropy: ByLayer[float] | None = None
     layer_figures: dict[str, ByLayer[float]] = {}
-    routing: ByLayer[RouterFigures] | None = None
+    routing: ByLayer[RouterStats] | None = None
 
 
 @torch.no_grad()

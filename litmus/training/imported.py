@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Imported(BaseModel):
-    """The facts of a Hugging Face folder beside recipe, weights and tokenizer.
+    """The facts of a Hugging Face folder next to recipe, weights and tokenizer.
 
     dtype: the number format of its tensors; dtypes: of those tensors that have another. config, generation_config: the
     content of these files. written: what config.json says of the recipe as it was imported, in Litmus's own words; what

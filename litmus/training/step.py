@@ -13,7 +13,7 @@ from torch import Tensor
 
 from litmus.data import Batch, document_ids
 from litmus.model import Decoder, Loss
-from litmus.nn.terms import Sums, micro_batch, total_of
+from litmus.nn.aux_losses import Sums, micro_batch, total_of
 from litmus.training.compiling import compiled
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
 from litmus.training.precision import Precision, Weights, autocast
@@ -66,7 +66,7 @@ class Stepper:
         clip_gradients(self.weights.named, norm, self._settings.clip)
         self.optimizers.step(lr)
         self.weights.publish()
-        self._model.after_step()
+        self._model.post_optimizer_step()
         return StepFigures(figures.pop("total"), figures, norm)
 
     def accumulate(self, batches: Sequence[Batch]) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ from litmus.nn import (
     Attention,
     AttentionConfig,
     FeedforwardConfig,
+    LayerContext,
     NormConfig,
     Objective,
     ObjectiveConfig,
-    Site,
 )
 
 NUMBERS = itertools.count()
@@ -38,15 +38,15 @@ def failed(small: Callable[..., AuditReport]) -> Callable[..., set[str]]:
     return lambda **parts: {finding.name for finding in small(**parts).failed}
 
 
-def declared(family: type, make: Callable[[Any, Site], nn.Module]) -> dict[str, str]:
+def declared(family: type, make: Callable[[Any, LayerContext], nn.Module]) -> dict[str, str]:
     """A new kind whose build is `make`; a mapping for a recipe."""
     name = f"audit_test_{next(NUMBERS)}"
 
     class Declared(family):  # type: ignore[misc, valid-type]
         kind: Literal[name] = name  # type: ignore[valid-type]
 
-        def build(self, site: Site) -> nn.Module:
-            return make(self, site)
+        def build(self, layer_context: LayerContext) -> nn.Module:
+            return make(self, layer_context)
 
     return {"kind": name}
 
@@ -58,15 +58,15 @@ def mixer() -> Callable[[type[Attention]], Mapping[str, str]]:
 
 
 @pytest.fixture
-def feedforward() -> Callable[[Callable[[Any, Site], nn.Module]], Mapping[str, str]]:
+def feedforward() -> Callable[[Callable[[Any, LayerContext], nn.Module]], Mapping[str, str]]:
     return lambda make: declared(FeedforwardConfig, make)
 
 
 @pytest.fixture
 def objective() -> Callable[[type[Objective]], Mapping[str, str]]:
-    return lambda changed: declared(ObjectiveConfig, lambda config, site: changed())
+    return lambda changed: declared(ObjectiveConfig, lambda config, layer_context: changed())
 
 
 @pytest.fixture
 def norm() -> Callable[[type[nn.Module]], Mapping[str, str]]:
-    return lambda changed: declared(NormConfig, lambda config, site: changed(site.dim))
+    return lambda changed: declared(NormConfig, lambda config, layer_context: changed(layer_context.dim))

@@ -56,8 +56,8 @@ def test_the_package_is_still_a_package():
 
 def test_a_saved_model_is_audited_with_its_weights(tmp_path):
     save(build("standard", **TINY), tmp_path / "saved")
-    report = audit(tmp_path / "saved", quick=True, only=["calibration at birth", "determinism"])
-    assert report.passed and report["calibration at birth"].status == "not applicable"
+    report = audit(tmp_path / "saved", quick=True, only=["loss at initialization", "determinism"])
+    assert report.passed and report["loss at initialization"].status == "not applicable"
 
 
 def test_the_command_prints_a_table_and_exits_with_0_or_1(capsys, tmp_path):
@@ -103,7 +103,7 @@ def test_the_documentation_states_what_each_check_asserts():
 class InSinglePrecision(Swiglu):
     """Casts to fp32, as much published code does."""
 
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         gate, up = functional.linear(x.float(), self.gate_up.weight.float()).chunk(2, dim=-1)
         return functional.linear(functional.silu(gate) * up, self.down.weight.float()).to(x.dtype)
 
@@ -125,13 +125,13 @@ class LossInSinglePrecision(Objective):
 class ZeroAtBirth(Attention):
     """Writes nothing into the residual stream at birth."""
 
-    def __init__(self, config, site):
-        super().__init__(config, site)
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
         torch.nn.init.zeros_(self.out.weight)
 
 
 def test_sound_models_that_are_written_otherwise_pass(small, feedforward, objective, mixer):
-    single = feedforward(lambda config, site: InSinglePrecision(SwigluConfig(), 64, site))
+    single = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(), 64, layer_context))
     assert small(feedforward=single).failed == []
     assert small(objective=objective(LossInSinglePrecision)).failed == []
     assert small(mixer=mixer(ZeroAtBirth), head={"tied": False, "bias": True}).failed == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from litmus.nn import Attention
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 
 ONLY = ("cache parity",)
 
@@ -12,12 +12,12 @@ ONLY = ("cache parity",)
 class RotatesAtZero(Attention):
     """A decoded query stands at position 0: only its own rotation is wrong."""
 
-    def forward(self, x, step):
-        if step.cache is None or x.shape[1] > 1:
-            return super().forward(x, step)
+    def forward(self, x, ctx):
+        if ctx.cache is None or x.shape[1] > 1:
+            return super().forward(x, ctx)
         rotation, self.rotation = self.rotation, None
         try:
-            return super().forward(x, step)
+            return super().forward(x, ctx)
         finally:
             self.rotation = rotation
 
@@ -30,11 +30,11 @@ def test_a_model_that_decodes_wrongly_fails_this_check_alone(small, mixer):
 
 
 class ForgetsItsPrefill(Attention):
-    def forward(self, x, step):
-        y = super().forward(x, step)
-        if step.cache is not None and x.shape[1] > 1:
-            step.cache["k"].zero_()
-            step.cache["v"].zero_()
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        if ctx.cache is not None and x.shape[1] > 1:
+            ctx.cache["k"].zero_()
+            ctx.cache["v"].zero_()
         return y
 
 
@@ -44,37 +44,37 @@ def test_a_prompt_that_does_not_matter_is_the_first_thing_said(small, mixer):
 
 
 class LeaksWithinAChunk(Attention):
-    def forward(self, x, step):
-        y = super().forward(x, step)
-        return y + x[:, -1:] if step.cache is not None and x.shape[1] > 1 else y
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        return y + x[:, -1:] if ctx.cache is not None and x.shape[1] > 1 else y
 
 
 class LeaksWithinLateChunks(Attention):
     """Right for the first chunk of a prompt; a second one sees its own last token."""
 
-    def forward(self, x, step):
-        y = super().forward(x, step)
-        return y + x[:, -1:] if step.cache is not None and x.shape[1] > 1 and step.used > x.shape[1] else y
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        return y + x[:, -1:] if ctx.cache is not None and x.shape[1] > 1 and ctx.kv_len > x.shape[1] else y
 
 
 class ReadsPadding(Attention):
     """Takes every slot in use for real, also those of shorter rows."""
 
-    def forward(self, x, step):
-        if step.cache is None or step.valid is None:
-            return super().forward(x, step)
-        whole = Step(step.positions, None, None, None, step.cache, step.used, step.fast)
+    def forward(self, x, ctx):
+        if ctx.cache is None or ctx.padding_mask is None:
+            return super().forward(x, ctx)
+        whole = ForwardContext(ctx.positions, None, None, None, ctx.cache, ctx.kv_len, ctx.fast)
         return super().forward(x, whole)
 
 
 class OneLengthForAllRows(Attention):
     """Writes and reads every row where the first one stands."""
 
-    def forward(self, x, step):
-        if step.cache is None or step.start is not None or step.valid is not None:
-            return super().forward(x, step)
-        positions = step.positions[:1].expand_as(step.positions)
-        return super().forward(x, Step(positions, None, None, None, step.cache, step.used, step.fast))
+    def forward(self, x, ctx):
+        if ctx.cache is None or ctx.start_pos is not None or ctx.padding_mask is not None:
+            return super().forward(x, ctx)
+        positions = ctx.positions[:1].expand_as(ctx.positions)
+        return super().forward(x, ForwardContext(positions, None, None, None, ctx.cache, ctx.kv_len, ctx.fast))
 
 
 class KeepsTheLastText(Attention):
@@ -85,11 +85,15 @@ class KeepsTheLastText(Attention):
         self.seen = torch.zeros(batch, 1, 1, device=device, dtype=dtype)
         return buffers
 
-    def forward(self, x, step):
-        y = super().forward(x, step)
-        total = x.sum(-1, keepdim=True) if step.valid is None else (x * step.valid[..., None]).sum(-1, keepdim=True)
-        if step.cache is None:
-            if step.documents is not None or step.valid is not None:
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        total = (
+            x.sum(-1, keepdim=True)
+            if ctx.padding_mask is None
+            else (x * ctx.padding_mask[..., None]).sum(-1, keepdim=True)
+        )
+        if ctx.cache is None:
+            if ctx.document_ids is not None or ctx.padding_mask is not None:
                 return y
             return y + total.cumsum(1)
         sums = self.seen + total.cumsum(1)
@@ -106,9 +110,9 @@ def test_decoding_that_differs_from_the_full_pass_is_caught(small, mixer, faulty
 
 
 class DecodesWronglyPastTokenHundred(Attention):
-    def forward(self, x, step):
-        y = super().forward(x, step)
-        return y if step.cache is None else y * (1 + (step.positions > 100)[..., None])
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        return y if ctx.cache is None else y * (1 + (ctx.positions > 100)[..., None])
 
 
 def test_a_cache_that_breaks_past_a_block_edge_is_caught(small, mixer):

@@ -9,7 +9,7 @@ from litmus.audit import audit
 from litmus.nn import Attention, spaced
 from litmus.nn.compression import Layout
 from litmus.nn.feedforwards import Swiglu, SwigluConfig
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.windowed import Window
 
 ONLY = ("causality",)
@@ -26,7 +26,7 @@ def one_too_many(visible):
 
 
 def test_a_mask_that_is_off_by_one_position_is_caught_in_every_recipe(monkeypatch, distinct_recipe):
-    monkeypatch.setattr(Step, "visibility", one_too_many(lambda self, window=None: self._mask(window)))
+    monkeypatch.setattr(ForwardContext, "attention_mask", one_too_many(lambda self, window=None: self._mask(window)))
     monkeypatch.setattr(Layout, "visible", one_too_many(Layout.visible))
     monkeypatch.setattr(Window, "visible", one_too_many(Window.visible))
     monkeypatch.setattr(spaced, "visible", one_too_many(spaced.visible))
@@ -46,12 +46,12 @@ def later(x):
 
 
 class OnlyInLastLayer(Attention):
-    def __init__(self, config, site):
-        super().__init__(config, site)
-        self.last = site.layer == site.depth - 1
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
+        self.last = layer_context.index == layer_context.depth - 1
 
-    def forward(self, x, step):
-        return super().forward(x, step) + (later(x) if self.last else 0)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) + (later(x) if self.last else 0)
 
 
 def test_the_first_leaking_layer_is_named(small, mixer):
@@ -64,48 +64,48 @@ def test_the_first_leaking_layer_is_named(small, mixer):
 class BehindAClosedGate(Attention):
     """Leaks through a gate that is 0 at birth: only training opens it."""
 
-    def __init__(self, config, site):
-        super().__init__(config, site)
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
         self.gate = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x, step):
-        return super().forward(x, step) + self.gate * later(x)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) + self.gate * later(x)
 
 
 class Cancelling(Attention):
     """The value of the leak is zero; its gradient is not, so training can use it."""
 
-    def forward(self, x, step):
-        return super().forward(x, step) + later(x) - later(x).detach()
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) + later(x) - later(x).detach()
 
 
 class LoudestTokens(Attention):
     """Keeps the attention of the louder half of the sequence: a choice, through which no gradient flows."""
 
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         loudness = x.norm(dim=-1)
         chosen = loudness >= loudness.median(dim=1, keepdim=True).values
-        return super().forward(x, step) * chosen[..., None]
+        return super().forward(x, ctx) * chosen[..., None]
 
 
 class PastTokenHundred(Attention):
     """Reads one token ahead, from position 99 to position 100 only."""
 
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         leak = torch.zeros_like(x)
         if x.shape[1] > 100:
             leak[:, 99] = x[:, 100]
-        return super().forward(x, step) + leak
+        return super().forward(x, ctx) + leak
 
 
 class MaximumOverTime(Attention):
-    def forward(self, x, step):
-        return super().forward(x, step) / x.abs().amax(dim=(1, 2), keepdim=True)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) / x.abs().amax(dim=(1, 2), keepdim=True)
 
 
 class OnlyInTraining(Attention):
-    def forward(self, x, step):
-        return super().forward(x, step) + (later(x) if self.training else 0)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) + (later(x) if self.training else 0)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_a_leak_from_later_tokens_is_caught(small, mixer, leaky):
 
 
 class CentredOverTheBatch(Attention):
-    def forward(self, x, step):
-        return super().forward(x, step) - x.mean(dim=0)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) - x.mean(dim=0)
 
 
 def test_rows_that_see_each_other_are_caught(small, mixer):
@@ -127,8 +127,8 @@ def test_rows_that_see_each_other_are_caught(small, mixer):
 
 
 class BlindToDocuments(Attention):
-    def forward(self, x, step):
-        return super().forward(x, Step(step.positions, 0, cache=step.cache, used=step.used, fast=step.fast))
+    def forward(self, x, ctx):
+        return super().forward(x, ForwardContext(ctx.positions, 0, cache=ctx.cache, kv_len=ctx.kv_len, fast=ctx.fast))
 
 
 def test_packed_documents_that_see_each_other_are_caught(small, mixer):
@@ -152,13 +152,13 @@ def test_batch_normalization_is_caught_in_training(small, norm):
 
 
 class InSinglePrecision(Swiglu):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         weights = [self.gate_up.weight.float(), self.down.weight.float()]
         gate, up = F.linear(x.float(), weights[0]).chunk(2, dim=-1)
         return F.linear(F.silu(gate) * up, weights[1]).to(x.dtype)
 
 
 def test_rounding_is_not_taken_for_a_leak(small, feedforward):
-    part = feedforward(lambda config, site: InSinglePrecision(SwigluConfig(), 64, site))
+    part = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(), 64, layer_context))
     finding = small(only=ONLY, feedforward=part)["causality"]
     assert (finding.status, finding.tolerance) == ("pass", 1e-4)

@@ -6,8 +6,8 @@ from torch import nn
 
 from litmus.audit import audit
 from litmus.model import build
-from litmus.nn import Attention, attend, write
-from litmus.nn.step import Step
+from litmus.nn import Attention, attend, update_kv
+from litmus.nn.forward_context import ForwardContext
 
 ONLY = ("costs as declared",)
 
@@ -15,8 +15,8 @@ ONLY = ("costs as declared",)
 class Modest(Attention):
     """Declares a tenth of what it caches."""
 
-    def cached_numbers(self, capacity):
-        return super().cached_numbers(capacity) // 10
+    def kv_elements(self, capacity):
+        return super().kv_elements(capacity) // 10
 
 
 def test_a_cache_larger_than_declared_fails_this_check_alone(small, mixer):
@@ -29,27 +29,27 @@ def test_a_cache_larger_than_declared_fails_this_check_alone(small, mixer):
 class KeysOfRankFour(Attention):
     """Keys and values come from four numbers per token, and are cached in full."""
 
-    def __init__(self, config, site):
-        super().__init__(config, site)
-        self.down = nn.Linear(site.dim, 4, bias=False)
-        self.up = nn.Linear(4, 2 * site.dim, bias=False)
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
+        self.down = nn.Linear(layer_context.dim, 4, bias=False)
+        self.up = nn.Linear(4, 2 * layer_context.dim, bias=False)
 
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         q = self.qkv(x).unflatten(-1, (-1, self.head_dim))[:, :, : self.heads]
         k, v = self.up(self.down(x)).unflatten(-1, (-1, self.head_dim)).chunk(2, dim=2)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
-        return self.out(attend(q, k, v, step.visibility(), None, fast=step.fast).flatten(-2))
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
 
 
 class Merged(KeysOfRankFour):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         full = self.up.weight @ self.down.weight
         q = self.qkv(x).unflatten(-1, (-1, self.head_dim))[:, :, : self.heads]
         k, v = (x @ full.T).unflatten(-1, (-1, self.head_dim)).chunk(2, dim=2)
-        if step.cache is not None:
-            k, v = write(step.cache["k"], k, step), write(step.cache["v"], v, step)
-        return self.out(attend(q, k, v, step.visibility(), None, fast=step.fast).flatten(-2))
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
 
 
 def test_cached_numbers_of_low_rank_are_found_whatever_is_declared(small, mixer):
@@ -68,12 +68,12 @@ def test_low_rank_weights_that_are_multiplied_out_are_found(small, mixer):
 class Window(Attention):
     """Reads the last 16 tokens and keeps all."""
 
-    def forward(self, x, step):
-        class Near(Step):
-            def visibility(self, window=None):
-                return Step.visibility(self, 16)
+    def forward(self, x, ctx):
+        class Near(ForwardContext):
+            def attention_mask(self, window=None):
+                return ForwardContext.attention_mask(self, 16)
 
-        near = Near(**{name: getattr(step, name) for name in Step.__dataclass_fields__})
+        near = Near(**{name: getattr(ctx, name) for name in ForwardContext.__dataclass_fields__})
         return super().forward(x, near)
 
 
@@ -85,14 +85,14 @@ def test_slots_that_are_never_read_again_are_found(small, mixer):
 class KeepsAside(Attention):
     """Remembers what it decoded outside the cache."""
 
-    def __init__(self, config, site):
-        super().__init__(config, site)
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
         self.kept = []
 
-    def forward(self, x, step):
-        if step.cache is not None:
+    def forward(self, x, ctx):
+        if ctx.cache is not None:
             self.kept.append(x.detach())
-        return super().forward(x, step)
+        return super().forward(x, ctx)
 
 
 def test_numbers_kept_outside_the_cache_are_found(small, mixer):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from litmus.audit.scoring import held_out
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention, Loss, Objective
 from litmus.nn.feedforwards import Swiglu, SwigluConfig
@@ -64,8 +64,8 @@ def test_positions_trained_much_more_often_than_their_neighbours_are_a_warning(s
 class OtherOffsets(Attention):
     """What training computes at a position reads the memory at one offset, what is used reads it at another."""
 
-    def forward(self, x, step):
-        return super().forward(x, step) * (2.0 if self.training else 1.0)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) * (2.0 if self.training else 1.0)
 
 
 def test_predictions_that_training_never_scores_are_caught(small, mixer):
@@ -127,44 +127,46 @@ def test_a_score_that_is_not_the_models_own_over_all_targets_is_caught(small, ob
 
 
 def test_an_evaluation_of_a_part_of_the_held_out_text_is_caught():
-    subject = Subject(resolve("standard", overrides={"dim": 32, "heads": 2, "depth": 1, "vocab_size": 61}), quick=True)
+    target = AuditTarget(
+        resolve("standard", overrides={"dim": 32, "heads": 2, "depth": 1, "vocab_size": 61}), quick=True
+    )
 
     def sliver(model, data, **options):
         return evaluate(model, data, **options, limit_tokens=60)
 
-    (whole,), (part,) = held_out(subject), held_out(subject, sliver)
+    (whole,), (part,) = held_out(target), held_out(target, sliver)
     assert not whole.fault
     assert part.fault and part.what == "the held-out score counts 60 of 126 tokens"
 
 
 class IdlePart(Swiglu):
-    def __init__(self, config, site):
-        super().__init__(config, 64, site)
-        self.spare = nn.Linear(site.dim, site.dim)
+    def __init__(self, config, layer_context):
+        super().__init__(config, 64, layer_context)
+        self.spare = nn.Linear(layer_context.dim, layer_context.dim)
 
 
 class DeadUnits(Swiglu):
     """A quarter of the hidden units is masked out."""
 
-    def __init__(self, config, site):
-        super().__init__(config, 64, site)
+    def __init__(self, config, layer_context):
+        super().__init__(config, 64, layer_context)
 
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(nn.functional.silu(gate) * up * (torch.arange(64) < 48))
 
 
 def test_a_model_with_a_parameter_that_nothing_uses_fails_this_check_alone(small, feedforward):
-    report = small(feedforward=feedforward(lambda config, site: IdlePart(SwigluConfig(), site)))
+    report = small(feedforward=feedforward(lambda config, layer_context: IdlePart(SwigluConfig(), layer_context)))
     assert [finding.name for finding in report.failed] == ["coverage"]
     assert report.mark() == "fails audit: has parameters that never train"
     assert report["coverage"].where == "layers.0.feedforward.spare.weight"
 
 
 def test_dead_units_are_counted(small, feedforward):
-    finding = small(only=ONLY, feedforward=feedforward(lambda config, site: DeadUnits(SwigluConfig(), site)))[
-        "coverage"
-    ]
+    finding = small(
+        only=ONLY, feedforward=feedforward(lambda config, layer_context: DeadUnits(SwigluConfig(), layer_context))
+    )["coverage"]
     assert finding.mark == "has dead units"
     assert finding.detail.startswith("32 of 128 units (experts, rows) of layers.0.feedforward.gate_up.weight")
 

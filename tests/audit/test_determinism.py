@@ -11,12 +11,12 @@ ONLY = ("determinism",)
 class OutsideTheState(Attention):
     """A random scale that is neither a parameter nor a buffer."""
 
-    def __init__(self, config, site):
-        super().__init__(config, site)
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
         self.scale = 1 + torch.rand(())
 
-    def forward(self, x, step):
-        return self.scale * super().forward(x, step)
+    def forward(self, x, ctx):
+        return self.scale * super().forward(x, ctx)
 
 
 def test_a_model_that_does_not_survive_saving_fails_this_check_alone(small, mixer):
@@ -26,8 +26,8 @@ def test_a_model_that_does_not_survive_saving_fails_this_check_alone(small, mixe
 
 
 class Unseeded(Attention):
-    def __init__(self, config, site):
-        super().__init__(config, site)
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
         with torch.no_grad():
             self.out.weight.copy_(torch.randn(self.out.weight.shape, generator=FRESH))
 
@@ -36,8 +36,8 @@ FRESH = torch.Generator()
 
 
 class DropsInEvaluation(Attention):
-    def forward(self, x, step):
-        return torch.nn.functional.dropout(super().forward(x, step), 0.5, training=True)
+    def forward(self, x, ctx):
+        return torch.nn.functional.dropout(super().forward(x, ctx), 0.5, training=True)
 
 
 class Remembers(Attention):
@@ -45,8 +45,8 @@ class Remembers(Attention):
 
     last = 0.0
 
-    def forward(self, x, step):
-        y = super().forward(x, step) + self.last
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx) + self.last
         self.last = float(x.mean())
         return y
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from litmus.audit.equivalence import compared
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention
 
@@ -15,8 +15,8 @@ ONLY = ("equivalence",)
 class RoughlyFast(Attention):
     """Its fast path is off by a millionth."""
 
-    def forward(self, x, step):
-        return super().forward(x, step) * (1 + 1e-6 * step.fast)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) * (1 + 1e-6 * ctx.fast)
 
 
 def test_a_fast_path_that_is_off_fails_this_check_alone(small, mixer):
@@ -28,9 +28,9 @@ def test_a_fast_path_that_is_off_fails_this_check_alone(small, mixer):
 class WrongGradient(Attention):
     """The fast path gives the right result and half of its gradient."""
 
-    def forward(self, x, step):
-        y = super().forward(x, step)
-        return y if not step.fast else y.detach() + 0.5 * (y - y.detach())
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        return y if not ctx.fast else y.detach() + 0.5 * (y - y.detach())
 
 
 def test_a_wrong_gradient_is_caught_and_its_parameter_named(small, mixer):
@@ -39,7 +39,7 @@ def test_a_wrong_gradient_is_caught_and_its_parameter_named(small, mixer):
     assert finding.where.startswith("layers.")
 
 
-SUBJECT = Subject(
+SUBJECT = AuditTarget(
     resolve("standard", overrides={"dim": 16, "heads": 2, "depth": 1, "vocab_size": 17, "context": 70}), quick=True
 )
 

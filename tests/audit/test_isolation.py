@@ -16,14 +16,14 @@ from litmus.nn import Attention, AttentionConfig
 class Config(AttentionConfig):
     kind: Literal["{kind}"] = "{kind}"
 
-    def build(self, site):
-        return Mixer(self, site)
+    def build(self, layer):
+        return Mixer(self, layer)
 
 class Mixer(Attention):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         print("forward")
         {fault}
-        return super().forward(x, step)
+        return super().forward(x, ctx)
 
 recipe = {{"base": "standard", "dim": 32, "heads": 2, "depth": 1, "vocab_size": 61, "mixer": {{"kind": "{kind}"}}}}
 """
@@ -41,7 +41,7 @@ def plugin(tmp_path):
 
 
 def test_a_process_that_dies_in_one_check_costs_that_check_alone(plugin):
-    path = plugin("step.cache is not None and x.shape[1] == 3 and os.kill(os.getpid(), signal.SIGSEGV)")
+    path = plugin("ctx.cache is not None and x.shape[1] == 3 and os.kill(os.getpid(), signal.SIGSEGV)")
     report = audit(path, quick=True, only=CHECKS)
     assert [finding.status for finding in report.findings] == ["pass", "pass", "fail", "pass"]
     assert report.mark() == "fails audit: kills its process"

@@ -3,11 +3,11 @@
 import torch
 
 from litmus.audit.learning import LEARNED, batch
-from litmus.audit.subject import Subject
+from litmus.audit.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention, Loss, Objective
 
-ONLY = ("can it learn",)
+ONLY = ("overfits one batch",)
 
 
 class HeldBack(Objective):
@@ -21,13 +21,13 @@ class HeldBack(Objective):
 
 def test_a_model_that_cannot_learn_fails_this_check_alone(small, objective):
     report = small(objective=objective(HeldBack))
-    assert [finding.name for finding in report.failed] == ["can it learn"]
+    assert [finding.name for finding in report.failed] == ["overfits one batch"]
     assert report.mark() == "fails audit: cannot learn a single batch"
-    assert report["can it learn"].measured > LEARNED
+    assert report["overfits one batch"].measured > LEARNED
 
 
 class NoContext(Attention):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         return torch.zeros_like(x)
 
 
@@ -36,8 +36,8 @@ def test_a_model_without_context_cannot_learn_the_batch(small, mixer):
 
 
 def test_no_token_of_the_batch_tells_the_next_one_by_itself():
-    subject = Subject(resolve("standard", overrides={"vocab_size": 61}), quick=True)
-    tokens, targets = batch(subject)
+    target = AuditTarget(resolve("standard", overrides={"vocab_size": 61}), quick=True)
+    tokens, targets = batch(target)
     followers: dict[int, set[int]] = {}
     for token, target in zip(tokens[:, 1:].flatten().tolist(), targets[:, 1:].flatten().tolist(), strict=True):
         followers.setdefault(token, set()).add(target)

@@ -3,7 +3,7 @@
 import torch
 
 from litmus.nn import Attention
-from litmus.nn.step import Step
+from litmus.nn.forward_context import ForwardContext
 
 ONLY = ("position parity",)
 
@@ -11,10 +11,10 @@ ONLY = ("position parity",)
 class CountsFromTheTensor(Attention):
     """A token's place is its column, padding included; while decoding it is right."""
 
-    def forward(self, x, step):
-        y = super().forward(x, step)
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
         columns = torch.arange(x.shape[1], dtype=x.dtype).expand(x.shape[:2])
-        place = step.positions.to(x.dtype) if step.cache is not None else columns
+        place = ctx.positions.to(x.dtype) if ctx.cache is not None else columns
         return y * (1 + place[..., None])
 
 
@@ -27,9 +27,9 @@ def test_a_model_that_takes_columns_for_positions_fails_this_check_alone(small, 
 class ReadsPadding(Attention):
     """Attends to padding when there is no cache."""
 
-    def forward(self, x, step):
-        blind = Step(step.positions, step.start, None, step.documents, step.cache, step.used, step.fast)
-        return super().forward(x, step if step.cache is not None else blind)
+    def forward(self, x, ctx):
+        blind = ForwardContext(ctx.positions, ctx.start_pos, None, ctx.document_ids, ctx.cache, ctx.kv_len, ctx.fast)
+        return super().forward(x, ctx if ctx.cache is not None else blind)
 
 
 def test_a_model_that_reads_padding_is_caught(small, mixer):
@@ -39,7 +39,7 @@ def test_a_model_that_reads_padding_is_caught(small, mixer):
 class BagOfWords(Attention):
     """Each token reads the mean of the embeddings before it, whatever their order."""
 
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         return self.out(x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None])
 
 

@@ -26,7 +26,7 @@ def test_a_model_that_needs_more_digits_than_bf16_has_fails_this_check_alone(sma
 class PlainExponentials(Attention):
     """Softmax without taking the largest score away first."""
 
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).chunk(3, dim=2)
         weights = torch.einsum("bthd,bshd->bhts", q, k).exp().tril()
         return self.out((weights / weights.sum(-1, keepdim=True) @ v.transpose(1, 2)).transpose(1, 2).flatten(-2))
@@ -40,8 +40,8 @@ def test_an_overflow_at_larger_activations_is_caught(small, mixer):
 class OneWrongToken(Attention):
     """A router at a near tie: in bf16 one token of many goes elsewhere."""
 
-    def forward(self, x, step):
-        y = super().forward(x, step)
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
         return y if y.dtype == torch.float64 else F.pad(y[:, 1:], (0, 0, 1, 0), value=3.0)
 
 

@@ -8,9 +8,9 @@ from litmus.nn import Attention
 class LouderWhenLong(Attention):
     """Scales attention by the number of tokens in the tensor, beyond the lengths at which decoding is checked."""
 
-    def forward(self, x, step):
-        y = super().forward(x, step)
-        return y * log(x.shape[1]) if step.cache is None and x.shape[1] > 140 else y
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        return y * log(x.shape[1]) if ctx.cache is None and x.shape[1] > 140 else y
 
 
 def test_a_model_that_depends_on_the_tensors_length_fails_this_check_alone(small, mixer):
@@ -20,8 +20,8 @@ def test_a_model_that_depends_on_the_tensors_length_fails_this_check_alone(small
 
 
 class ByItsLength(Attention):
-    def forward(self, x, step):
-        return super().forward(x, step) * log(1 + x.shape[1])
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) * log(1 + x.shape[1])
 
 
 def test_the_shortest_prefix_that_changes_is_reported(small, mixer):

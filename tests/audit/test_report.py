@@ -19,7 +19,7 @@ LEAK = Finding(
     mark="sees the future",
 )
 FINE = Finding(name="determinism", status="pass", detail="same seed, same weights")
-SKIPPED = Finding(name="calibration at birth", status="not applicable", detail="a live model")
+SKIPPED = Finding(name="loss at initialization", status="not applicable", detail="a live model")
 REPORT = AuditReport(subject="my_idea", quick=True, findings=[LEAK, FINE, SKIPPED], note="width 768 -> 96", seconds=3.2)
 
 
@@ -31,7 +31,7 @@ def test_one_fault_fails_the_report_and_the_first_names_it():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("determinsm", "did you mean 'determinism'?"), ("typo", "valid: calibration at birth, causality")],
+    [("determinsm", "did you mean 'determinism'?"), ("typo", "valid: causality, determinism, loss at initialization")],
 )
 def test_a_check_that_was_not_made_is_a_key_error_with_the_nearest_name(name, hint):
     with pytest.raises(KeyError) as error:

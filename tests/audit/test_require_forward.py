@@ -21,14 +21,14 @@ from litmus.nn import Attention, AttentionConfig
 class Config(AttentionConfig):
     kind: Literal["{kind}"] = "{kind}"
 
-    def build(self, site):
+    def build(self, layer):
         {build}
-        return Mixer(self, site)
+        return Mixer(self, layer)
 
 class Mixer(Attention):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         {forward}
-        return super().forward(x, step)
+        return super().forward(x, ctx)
 
 recipe = {{"base": "standard", "dim": 32, "heads": 2, "depth": 1, "vocab_size": 257, "mixer": {{"kind": "{kind}"}}}}
 """
@@ -53,7 +53,7 @@ def typed(capsys, *arguments: str) -> tuple[object, str]:
 FORWARD = {
     "return None": "it crashed: TypeError",
     "raise ValueError('a bug\\n\\x1b[31m')": "it crashed: ValueError: a bug",
-    "return self.forward(x, step)": "it crashed: RecursionError",
+    "return self.forward(x, ctx)": "it crashed: RecursionError",
     "sys.exit(0)": "it crashed: SystemExit: 0",
     "os._exit(0)": "its process ended by itself with exit code 0",
 }
@@ -68,7 +68,7 @@ def test_a_dry_run_and_a_benchmark_say_what_the_forward_pass_does(forward, plugi
 
 
 def test_a_forward_pass_that_fails_with_a_cache_only_is_named_by_the_benchmark(plugin, capsys):
-    path = plugin("assert step.cache is None, 'no cache'")
+    path = plugin("assert ctx.cache is None, 'no cache'")
     code, said = typed(
         capsys, "bench", "decode", str(path), "--prompt-tokens", "8", "--batch", "1", "--new-tokens", "2"
     )

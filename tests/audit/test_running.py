@@ -16,40 +16,40 @@ ONLY = ("causality",)
 
 
 class Crashes(Attention):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         raise RuntimeError("a bug\nin my idea")
 
 
 class Exits(Attention):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         sys.exit(3)
 
 
 class Loops(Attention):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         while True:
             with contextlib.suppress(Exception):
                 time.sleep(0.01)
 
 
 class WrongShape(Attention):
-    def forward(self, x, step):
-        return super().forward(x, step)[:, :-1]
+    def forward(self, x, ctx):
+        return super().forward(x, ctx)[:, :-1]
 
 
 class NotANumber(Attention):
-    def forward(self, x, step):
-        return super().forward(x, step) / (x.shape[1] < 50)
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) / (x.shape[1] < 50)
 
 
 class NoneAtAll(Attention):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         return None
 
 
 class CannotBeBuilt(Attention):
-    def __init__(self, config, site):
-        super().__init__(config, site)
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
         self.missing  # noqa: B018
 
 
@@ -93,10 +93,10 @@ def test_logits_of_the_wrong_shape_are_named(monkeypatch):
 
 
 class CrashesInDecoding(Attention):
-    def forward(self, x, step):
-        if step.cache is not None:
+    def forward(self, x, ctx):
+        if ctx.cache is not None:
             raise KeyError("cache")
-        return super().forward(x, step)
+        return super().forward(x, ctx)
 
 
 def test_a_crash_in_one_check_leaves_the_others_alone(small, mixer):

@@ -86,18 +86,18 @@ SOUND = {
         ("extra = ", "ahead = self.norm(hidden + self.transform(hidden)); extra = "),
     ],
     "f3_forgetful_cache": [
-        ("step.used > x.shape[1]", "True"),
-        ("rotate(q), rotate(k)", "(Rotation(self.head_dim, 10_000.0)(qk, step) for qk in (q, k))"),
-        ("import Buffers", "import Rotation, Buffers"),
+        ("ctx.kv_len > x.shape[1]", "True"),
+        ("rotate(q), rotate(k)", "(Rotation(self.head_dim, 10_000.0)(qk, ctx) for qk in (q, k))"),
+        ("    Buffers,", "    Rotation,\n    Buffers,"),
     ],
     "f5_ssmax_tensor_length": [
-        ("self.scale[None, None] * log(k.shape[1])", "self.scale * (step.positions + 1).log()[..., None]")
+        ("self.scale[None, None] * log(k.shape[1])", "self.scale * (ctx.positions + 1).log()[..., None]")
     ],
     "f6_worker_only_loss": [EVERY_TARGET],
     "f7_sliver_evaluation": [("sliver[self.scored :] = -100", "pass")],
     "f8_untrained_offsets": [EVERY_TARGET],
     "leak_in_deep_layers": [("(before + v + after) / 3", "(before + v) / 2")],
-    "leak_past_block_edge": [("(begin <= step.positions", "(end <= step.positions")],
+    "leak_past_block_edge": [("(begin <= ctx.positions", "(end <= ctx.positions")],
     "leak_through_time_norm": [
         ("self.norm(x.transpose(1, 2)).transpose(1, 2)", "nn.functional.layer_norm(x, x.shape[-1:])"),
         ("self.norm = nn.GroupNorm(1, width, eps=eps)", "pass"),

@@ -423,12 +423,12 @@ from litmus.nn import Attention, AttentionConfig
 class MineConfig(AttentionConfig):
     kind: Literal["compared_{kind}"] = "compared_{kind}"
 
-    def build(self, site):
-        return Mine(self, site)
+    def build(self, layer):
+        return Mine(self, layer)
 
 class Mine(Attention):
-    def forward(self, x, step):
-        return super().forward(x{leak}, step)
+    def forward(self, x, ctx):
+        return super().forward(x{leak}, ctx)
 
 recipe = {{"base": "standard", "mixer": {{"kind": "compared_{kind}"}}}}
 """

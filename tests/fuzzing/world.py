@@ -41,14 +41,14 @@ from litmus.nn.feedforwards import FeedforwardConfig, Gelu, GeluConfig
 class MineConfig(FeedforwardConfig):
     kind: Literal["mine"] = "mine"
 
-    def build(self, site):
+    def build(self, layer):
         AT_BUILD
-        return Mine(GeluConfig(), 2 * site.dim, site)
+        return Mine(GeluConfig(), 2 * layer.dim, layer)
 
 class Mine(Gelu):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         AT_FORWARD
-        return super().forward(x, step)
+        return super().forward(x, ctx)
 
 recipe = {"base": "standard", "dim": 16, "depth": 1, "heads": 2, "context": 32, "feedforward": {"kind": "mine"}}
 AT_IMPORT
@@ -56,7 +56,7 @@ AT_IMPORT
 BAD = {
     "none": "return None",
     "raises": "raise RuntimeError('line one\\nline two')",
-    "recurses": "return self.forward(x, step)",
+    "recurses": "return self.forward(x, ctx)",
     "exits": "sys.exit(3)",
     "dies": "os._exit(9)",
     "loops": "while True: pass",
@@ -161,7 +161,7 @@ def _recipes(work: Path) -> None:
     (work / "good.py").write_text(plugin())
     for name, deed in BAD.items():
         (work / f"bad-{name}.py").write_text(plugin(at_forward=deed))
-        (work / f"built-{name}.py").write_text(plugin(at_build=deed.replace("x, step", "site")))
+        (work / f"built-{name}.py").write_text(plugin(at_build=deed.replace("x, step", "layer")))
         if not deed.startswith("return"):
             (work / f"import-{name}.py").write_text(plugin(at_import=deed))
     (work / "syntax.py").write_text("recipe = {")

@@ -75,7 +75,7 @@ def test_the_oldest_messages_go_whole_and_the_first_that_stays_is_a_users() -> N
 def test_a_message_that_fits_in_no_case_is_refused() -> None:
     talk = conversation(context=30)
     talk.add("user", "x" * 30)
-    with pytest.raises(BadInput, match="takes 41 tokens and 25 fit beside a reply of 5"):
+    with pytest.raises(BadInput, match="takes 41 tokens and 25 fit together with a reply of 5"):
         talk.prompt(room=5)
 
 

@@ -235,7 +235,7 @@ def test_what_cannot_be_decoded_is_refused_in_one_sentence(
 def test_a_cache_that_does_not_fit_names_its_size_and_the_rows_that_do(
     model: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = model.cached_numbers(CONTEXT) * 8
+    each = model.kv_elements(CONTEXT) * 8
     monkeypatch.setattr("litmus.generation.memory.free_bytes", lambda device: 5 * each + 1)
     Engine(model, rows=5)
     with pytest.raises(BadInput, match=rf"a cache of 6 rows x {CONTEXT} tokens needs .* are free; 5 rows fit$"):

@@ -126,8 +126,8 @@ def test_modules_draft_what_they_predict_without_a_cache(
             hidden = model.hidden(torch.tensor([text]))[:, : place + 1]
             for ahead in range(1, len(text) - known + 2):
                 entering = torch.tensor([text[ahead : place + 1 + ahead]])
-                step = model.step(entering)
-                hidden, vectors = model.objective.look(ahead, model, hidden, entering, step)  # type: ignore[operator]
+                ctx = model.forward_context(entering)
+                hidden, vectors = model.objective.predict_ahead(ahead, model, hidden, entering, ctx)  # type: ignore[operator]
             torch.testing.assert_close(model.head(vectors[0, -1]), logits)
 
 

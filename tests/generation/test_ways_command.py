@@ -81,9 +81,9 @@ def test_a_stop_string_ends_a_text_that_is_written_alone(call: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--beams", "3", "--contrastive", "0.5"), "--contrastive does nothing beside --beams"),
-        (("--beams", "3", "--temperature", "0.5"), "--temperature does nothing beside --beams"),
-        (("--contrastive", "0.5", "--n", "3"), "--n does nothing beside --contrastive"),
+        (("--beams", "3", "--contrastive", "0.5"), "--contrastive has no effect together with --beams"),
+        (("--beams", "3", "--temperature", "0.5"), "--temperature has no effect together with --beams"),
+        (("--contrastive", "0.5", "--n", "3"), "--n has no effect together with --contrastive"),
         (("--length-penalty", "2"), "--length-penalty does nothing without --beams"),
         (("--ahead", "2"), "--ahead does nothing without --draft"),
         (("--beams", "2", "--n", "3"), "3 texts of 2 beams are too many"),

@@ -171,7 +171,7 @@ def test_a_wrong_value_is_refused_with_its_key(
         ({"weight_map": None}, "weight_map = None; a mapping is valid"),
         ({"weight_map": {}}, "names no files"),
         ({"weight_map": {"a": 3}}, "weight_map.a = 3"),
-        ({"weight_map": {"a": "../../etc/passwd"}}, "names '../../etc/passwd'; a .safetensors file beside it"),
+        ({"weight_map": {"a": "../../etc/passwd"}}, "names '../../etc/passwd'; a .safetensors file next to it"),
         ({"weight_map": {"a": "/etc/x.safetensors"}}, "names '/etc/x.safetensors'"),
         ({"weight_map": {"a": "absent.safetensors"}}, "names 1 files that are not there: 'absent.safetensors'"),
         ({"weight_map": {"a": "n" * 400 + ".safetensors"}}, "names 1 files that are not there"),

@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 64}
         ("moe", {}, ["feedforward is 'moe'", "set feedforward to swiglu"]),
         ("standard", {"head.bias": True}, ["the head has a bias"]),
         ("standard", {"layers": [{"repeat": 1, "mixer": {"kv_heads": 2}}, {"repeat": "rest"}]}, ["layers differ"]),
-        ("standard", {"mixer.qk_norm": True, "feedforward.bias": True}, ["feedforward.bias beside", "Qwen3"]),
+        ("standard", {"mixer.qk_norm": True, "feedforward.bias": True}, ["feedforward.bias together with", "Qwen3"]),
         ("super-small", {}, ["mixer.ssmax", "positions is 'none'", "the head has a bias", "GPT2LMHeadModel"]),
         ("gpt2", {"mixer.kv_heads": 2}, ["mixer.kv_heads = 2", "set it to 4"]),
         ("minideepseek-small", SMALL, ["mixer.ssmax", "DeepseekV3ForCausalLM"]),

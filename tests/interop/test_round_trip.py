@@ -91,7 +91,7 @@ def test_rotated_rows_are_published_in_pairs(small: Callable[[str], Decoder], ex
 def test_a_module_ahead_is_published_with_the_embedding_first(
     small: Callable[[str], Decoder], exported: Callable[[str], Path]
 ) -> None:
-    own = small("deepseek").objective.modules_ahead[0].join.weight
+    own = small("deepseek").objective.mtp_layers[0].join.weight
     published = load_file(exported("deepseek") / "model.safetensors")["model.layers.3.eh_proj.weight"]
     assert torch.equal(published, torch.cat((own[:, 32:], own[:, :32]), dim=1))
 

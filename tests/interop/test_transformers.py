@@ -149,7 +149,7 @@ def test_transformers_computes_the_logits_of_an_exported_module_ahead(
     rotation = theirs.model.rotary_emb(hidden, positions)
     mask = torch.full((TOKENS.shape[1], TOKENS.shape[1]), -torch.inf).triu(1)[None, None]
     expected = module(theirs.model.embed_tokens(further), hidden, rotation, mask, positions, None)
-    _, found = model.objective.look(1, model, hidden, further, model.step(TOKENS))
+    _, found = model.objective.predict_ahead(1, model, hidden, further, model.forward_context(TOKENS))
     assert (expected - found).abs().max() < 1e-4
 
 

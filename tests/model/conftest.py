@@ -17,34 +17,34 @@ from typing import Literal
 
 import torch
 
-from litmus.nn import Mixer, MixerConfig, attend, residual_linear, write
+from litmus.nn import Mixer, MixerConfig, attend, residual_linear, update_kv
 
 
 class MeanConfig(MixerConfig):
     kind: Literal["mean_so_far"] = "mean_so_far"
     scale: float = 1.0
 
-    def build(self, site):
-        return Mean(self, site)
+    def build(self, layer):
+        return Mean(self, layer)
 
 
 class Mean(Mixer):
-    def __init__(self, config, site):
+    def __init__(self, config, layer):
         super().__init__()
         self.scale = config.scale * FACTOR
-        self.dim = site.dim
-        self.out = residual_linear(site.dim, site)
+        self.dim = layer.dim
+        self.out = residual_linear(layer.dim, layer)
 
-    def forward(self, x, step):
-        values = x if step.cache is None else write(step.cache["x"], x, step)
+    def forward(self, x, ctx):
+        values = x if ctx.cache is None else update_kv(ctx.cache["x"], x, ctx)
         alike = torch.zeros_like(x)[:, :, None], torch.zeros_like(values)[:, :, None]
-        mean = attend(*alike, values[:, :, None], step.visibility(), None, fast=step.fast)
+        mean = attend(*alike, values[:, :, None], ctx.attention_mask(), None, fast=ctx.fast)
         return self.out(self.scale * mean[:, :, 0])
 
     def new_cache(self, batch, capacity, *, device, dtype):
         return {"x": torch.zeros(batch, capacity, self.dim, device=device, dtype=dtype)}
 
-    def cached_numbers(self, capacity):
+    def kv_elements(self, capacity):
         return capacity * self.dim
 
 

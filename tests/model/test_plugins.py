@@ -32,7 +32,7 @@ def test_a_mixer_of_its_own_kind_is_built_decodes_and_survives_a_save(
     assert_close(model(TOKENS, fast=False), logits)
     cache = model.new_cache(2, 6)
     assert_close(torch.cat([model(part, cache) for part in TOKENS.split(2, 1)], 1), logits)
-    assert cache.bytes() == 2 * 4 * model.cached_numbers(6)
+    assert cache.bytes() == 2 * 4 * model.kv_elements(6)
     save(model, tmp_path / "model")
     assert torch.equal(load(tmp_path / "model").eval()(TOKENS), logits)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from litmus.errors import BadInput
-from litmus.model import Decoder, load, save
+from litmus.model import Decoder, build, load, save
 
 Small = Callable[..., Decoder]
 
@@ -234,3 +234,15 @@ def test_a_link_to_a_saved_model_is_saved_through(saved: Path, small: Small) -> 
     assert load(saved).recipe.name == "learned"
     assert (saved.parent / "link").is_symlink()
     assert sorted(path.name for path in saved.parent.iterdir()) == ["link", "model"]
+
+
+def test_weights_under_the_names_of_version_0_1_0_are_read(tmp_path: Path) -> None:
+    saved = build("mtp", vocab_size=61, dim=32, heads=2, depth=2)
+    save(saved, tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(file)
+    renamed = {name.replace("mtp_layers", "modules_ahead"): tensor for name, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, file)
+    for name, parameter in load(tmp_path / "m").named_parameters():
+        assert torch.equal(parameter, saved.get_parameter(name))

@@ -9,43 +9,43 @@ import pytest
 import torch
 from torch import Tensor
 
-from litmus.nn import Site, Step
+from litmus.nn import ForwardContext, LayerContext
 from litmus.nn.norms import RMSNormConfig
 from litmus.nn.positions import NoPositionsConfig
 
 
-def site_with(**changes: Any) -> Site:
-    """A small site without positions and dropout."""
+def layer_context_with(**changes: Any) -> LayerContext:
+    """A small layer without positions and dropout."""
     plain = {
         "dim": 16,
         "heads": 4,
         "context": 32,
         "depth": 2,
-        "layer": 0,
+        "index": 0,
         "dropout": 0.0,
         "positions": NoPositionsConfig(),
         "norm": RMSNormConfig(),
     }
-    return Site(**{**plain, **changes})
+    return LayerContext(**{**plain, **changes})
 
 
-def step_at(positions: Any, **changes: Any) -> Step:
-    """A step whose rows have their own `positions`, (T,) or (B, T)."""
+def context_at(positions: Any, **changes: Any) -> ForwardContext:
+    """A context whose rows have their own `positions`, (T,) or (B, T)."""
     places = torch.as_tensor(positions)
-    return Step(places[None] if places.ndim == 1 else places, None, **changes)
+    return ForwardContext(places[None] if places.ndim == 1 else places, None, **changes)
 
 
 @pytest.fixture(scope="session")
-def site() -> Callable[..., Site]:
-    return site_with
+def layer_context() -> Callable[..., LayerContext]:
+    return layer_context_with
 
 
 @pytest.fixture(scope="session")
-def step() -> Callable[..., Step]:
-    return step_at
+def ctx() -> Callable[..., ForwardContext]:
+    return context_at
 
 
 @pytest.fixture(scope="session")
-def whole_rows() -> Callable[[Tensor], Step]:
-    """The step of full rows from position 0, as training makes it."""
-    return lambda x: Step(torch.arange(x.shape[1]).expand(x.shape[:2]))
+def whole_rows() -> Callable[[Tensor], ForwardContext]:
+    """The context of full rows from position 0, as training makes it."""
+    return lambda x: ForwardContext(torch.arange(x.shape[1]).expand(x.shape[:2]))

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from litmus.nn import attend, attention_weights
 
 
-def by_definition(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, factor: Tensor | None) -> Tensor:
+def by_definition(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, query_scale: Tensor | None) -> Tensor:
     """One query at a time; `visible` (B, T, S) bool, `factor` (B, T, H)."""
     batch, length, heads, width = q.shape
     shared = heads // k.shape[2]
@@ -24,8 +24,8 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, factor: Tens
             for h in range(heads):
                 keys = [s for s in range(k.shape[1]) if visible[b, t, s]]
                 scores = [float(q[b, t, h] @ k[b, s, h // shared]) / math.sqrt(width) for s in keys]
-                if factor is not None:
-                    scores = [float(factor[b, t, h]) * score for score in scores]
+                if query_scale is not None:
+                    scores = [float(query_scale[b, t, h]) * score for score in scores]
                 total = sum(math.exp(score) for score in scores)
                 for s, score in zip(keys, scores, strict=True):
                     out[b, t, h] += math.exp(score) / total * v[b, s, h // shared]
@@ -50,9 +50,9 @@ def test_causal_attention_equals_its_definition(
     fast: bool, batch: int, length: int, groups: int, shared: int, width: int, scaled: bool
 ) -> None:
     q, k, v = random_qkv(batch, length, length, groups * shared, groups, width)
-    factor = torch.rand(batch, length, groups * shared, dtype=torch.float64) * 3 if scaled else None
+    query_scale = torch.rand(batch, length, groups * shared, dtype=torch.float64) * 3 if scaled else None
     visible = torch.ones(batch, length, length).tril().bool()
-    assert_close(attend(q, k, v, "causal", factor, fast=fast), by_definition(q, k, v, visible, factor))
+    assert_close(attend(q, k, v, "causal", query_scale, fast=fast), by_definition(q, k, v, visible, query_scale))
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -61,9 +61,9 @@ def test_a_mask_and_a_factor_hold_for_each_row_query_and_head(fast: bool, factor
     q, k, v = random_qkv(2, 3, 5, heads=4, groups=2, width=4)
     visible = torch.rand(2, 1, 3, 5) < 0.6
     visible[..., 0] = True
-    factor = None if factor_shape is None else torch.rand(factor_shape, dtype=torch.float64) * 3
-    expected = by_definition(q, k, v, visible[:, 0], None if factor is None else factor.expand(2, 3, 4))
-    assert_close(attend(q, k, v, visible, factor, fast=fast), expected)
+    query_scale = None if factor_shape is None else torch.rand(factor_shape, dtype=torch.float64) * 3
+    expected = by_definition(q, k, v, visible[:, 0], None if query_scale is None else query_scale.expand(2, 3, 4))
+    assert_close(attend(q, k, v, visible, query_scale, fast=fast), expected)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -90,17 +90,17 @@ def test_the_weights_of_bf16_scores_are_exact_to_fp32() -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_bf16_attention_is_close_to_the_exact_one(fast: bool) -> None:
     q, k, v = random_qkv(1, 6, 6, heads=2, groups=2, width=8)
-    factor = torch.rand(1, 6, 2) * 3
-    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), "causal", factor, fast=fast)
+    query_scale = torch.rand(1, 6, 2) * 3
+    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), "causal", query_scale, fast=fast)
     assert found.dtype == torch.bfloat16
-    assert_close(found.double(), attend(q, k, v, "causal", factor, fast=False), rtol=0.05, atol=0.05)
+    assert_close(found.double(), attend(q, k, v, "causal", query_scale, fast=False), rtol=0.05, atol=0.05)
 
 
 def test_the_factor_meets_the_query_in_fp32_before_the_cast() -> None:
     q, k, v = (tensor.bfloat16() for tensor in random_qkv(1, 40, 40, heads=2, groups=2, width=8))
-    factor = torch.rand(1, 40, 2) * 3
-    scaled = (q.float() * factor[..., None]).bfloat16()
-    found = attend(q, k, v, "causal", factor, fast=True)
+    query_scale = torch.rand(1, 40, 2) * 3
+    scaled = (q.float() * query_scale[..., None]).bfloat16()
+    found = attend(q, k, v, "causal", query_scale, fast=True)
     assert torch.equal(found, attend(scaled, k, v, "causal", None, fast=True))
 
 
@@ -108,9 +108,9 @@ def test_the_factor_meets_the_query_in_fp32_before_the_cast() -> None:
 def test_training_in_bf16_is_close_to_the_exact_attention_and_as_causal(groups: int) -> None:
     exact = [tensor.requires_grad_() for tensor in random_qkv(2, 12, 12, heads=4, groups=groups, width=8)]
     low = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
-    factor = torch.rand(2, 12, 4) * 3
-    found = attend(*low, "causal", factor, fast=True)
-    expected = attend(*exact, "causal", factor, fast=False)
+    query_scale = torch.rand(2, 12, 4) * 3
+    found = attend(*low, "causal", query_scale, fast=True)
+    expected = attend(*exact, "causal", query_scale, fast=False)
     assert found.dtype == torch.bfloat16
     assert_close(found.double(), expected, rtol=0.05, atol=0.05)
     pull = torch.randn_like(expected)
@@ -120,7 +120,7 @@ def test_training_in_bf16_is_close_to_the_exact_attention_and_as_causal(groups: 
     with torch.no_grad():
         for tensor in low[1:]:
             tensor[:, 7:] += 1
-    assert torch.equal(attend(*low, "causal", factor, fast=True)[:, :7], found[:, :7])
+    assert torch.equal(attend(*low, "causal", query_scale, fast=True)[:, :7], found[:, :7])
 
 
 @pytest.mark.parametrize("rows", [1, 2])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from litmus.errors import BadInput
-from litmus.nn import Attention, AttentionConfig, Site, SSMaxConfig, Step
+from litmus.nn import Attention, AttentionConfig, ForwardContext, LayerContext, SSMaxConfig
 from litmus.nn.positions import NoPositionsConfig, RopeConfig
 
 BATCH, LENGTH, DIM = 2, 5, 16
@@ -73,19 +73,21 @@ def by_definition(module: Attention, config: AttentionConfig, x: Tensor, rope: b
 def test_attention_equals_its_definition(
     config: AttentionConfig,
     rope: bool,
-    site: Callable[..., Site],
+    layer_context: Callable[..., LayerContext],
     rough: Callable[..., Attention],
-    whole_rows: Callable[[Tensor], Step],
+    whole_rows: Callable[[Tensor], ForwardContext],
 ) -> None:
-    module = rough(config.build(site(positions=RopeConfig() if rope else NoPositionsConfig())))
+    module = rough(config.build(layer_context(positions=RopeConfig() if rope else NoPositionsConfig())))
     x = torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64)
     assert_close(module(x, whole_rows(x)), by_definition(module, config, x, rope))
 
 
 def test_qk_norm_makes_scores_independent_of_the_size_of_queries_and_keys(
-    site: Callable[..., Site], rough: Callable[..., Attention], whole_rows: Callable[[Tensor], Step]
+    layer_context: Callable[..., LayerContext],
+    rough: Callable[..., Attention],
+    whole_rows: Callable[[Tensor], ForwardContext],
 ) -> None:
-    module = rough(AttentionConfig(qk_norm=True).build(site()))
+    module = rough(AttentionConfig(qk_norm=True).build(layer_context()))
     x = torch.randn(1, LENGTH, DIM, dtype=torch.float64)
     before = module(x, whole_rows(x))
     with torch.no_grad():
@@ -93,12 +95,12 @@ def test_qk_norm_makes_scores_independent_of_the_size_of_queries_and_keys(
     assert_close(module(x, whole_rows(x)), before, rtol=1e-3, atol=1e-3)
 
 
-def test_grouped_heads_cache_only_their_keys_and_values(site: Callable[..., Site]) -> None:
-    module = AttentionConfig(kv_heads=2).build(site())
+def test_grouped_heads_cache_only_their_keys_and_values(layer_context: Callable[..., LayerContext]) -> None:
+    module = AttentionConfig(kv_heads=2).build(layer_context())
     buffers = module.new_cache(3, 7, device=torch.device("cpu"), dtype=torch.bfloat16)
     assert {name: tuple(buffer.shape) for name, buffer in buffers.items()} == {"k": (3, 7, 2, 4), "v": (3, 7, 2, 4)}
     assert all(buffer.dtype == torch.bfloat16 for buffer in buffers.values())
-    assert module.cached_numbers(7) == 2 * 7 * 2 * 4
+    assert module.kv_elements(7) == 2 * 7 * 2 * 4
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -106,15 +108,15 @@ def test_grouped_heads_cache_only_their_keys_and_values(site: Callable[..., Site
 def test_the_entropy_reported_is_that_of_the_attention_weights(
     config: AttentionConfig,
     fast: bool,
-    site: Callable[..., Site],
+    layer_context: Callable[..., LayerContext],
     rough: Callable[..., Attention],
-    whole_rows: Callable[[Tensor], Step],
+    whole_rows: Callable[[Tensor], ForwardContext],
 ) -> None:
-    module = rough(config.build(site()))
+    module = rough(config.build(layer_context()))
     x = torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64)
     observed: dict[str, list[Tensor]] = {}
     plain = whole_rows(x)
-    module(x, Step(plain.positions, observed=observed, fast=fast))
+    module(x, ForwardContext(plain.positions, observed=observed, fast=fast))
     q, k, _ = module.qkv(x).unflatten(-1, (-1, module.head_dim)).split((4, module.kv_heads, module.kv_heads), dim=2)
     k = k.repeat_interleave(4 // module.kv_heads, 2)
     scores = torch.einsum("bthd,bshd->bhts", q, k) / 2
@@ -135,15 +137,15 @@ def test_the_entropy_reported_is_that_of_the_attention_weights(
     ],
 )
 def test_heads_that_do_not_fit_are_refused(
-    config: AttentionConfig, changes: dict[str, object], sentence: str, site: Callable[..., Site]
+    config: AttentionConfig, changes: dict[str, object], sentence: str, layer_context: Callable[..., LayerContext]
 ) -> None:
     with pytest.raises(BadInput, match=sentence):
-        config.build(site(**changes))
+        config.build(layer_context(**changes))
 
 
 def test_heads_of_their_own_width_need_not_divide_dim(
-    site: Callable[..., Site], whole_rows: Callable[[Tensor], Step]
+    layer_context: Callable[..., LayerContext], whole_rows: Callable[[Tensor], ForwardContext]
 ) -> None:
-    module = AttentionConfig(heads=3, head_dim=10).build(site())
+    module = AttentionConfig(heads=3, head_dim=10).build(layer_context())
     x = torch.randn(1, 2, DIM)
     assert module(x, whole_rows(x)).shape == x.shape

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.nn import Cache, Step, write
+from litmus.nn import Cache, ForwardContext, update_kv
 
 CPU = torch.device("cpu")
 
@@ -69,41 +69,41 @@ def test_a_write_touches_the_slots_of_its_tokens_and_no_others(
             expected[row, start] = new[row, 0]  # without a token: the slot that the next one will take
         for column, place in zip([c for c in range(width) if real[row][c]], range(start, 99), strict=False):
             expected[row, place] = new[row, column]
-    read = write(buffer, new, Step(positions, None, valid if padded else None, used=9))
+    read = update_kv(buffer, new, ForwardContext(positions, None, valid if padded else None, kv_len=9))
     assert torch.equal(buffer, expected)
     assert torch.equal(read, expected[:, :9])
 
 
 def test_a_part_is_the_same_cache_seen_through_some_rows() -> None:
     cache = Cache([{"k": torch.zeros(4, 3, 2)}], batch=4, capacity=3, device=CPU)
-    part = cache.part(1, 3)
+    part = cache.slice_rows(1, 3)
     part.layers[0]["k"].fill_(1.0)
     part.advance(2, None)
     assert cache.lengths.tolist() == [0, 2, 2, 0]
     assert cache.layers[0]["k"].sum((1, 2)).tolist() == [0, 6, 6, 0]
-    cache.release(slice(2, 3))
+    cache.reset_rows(slice(2, 3))
     assert part.lengths.tolist() == [2, 0]
     assert part.layers[0]["k"].sum((1, 2)).tolist() == [6, 0]
 
 
 def test_rows_that_agree_are_written_as_one_block() -> None:
     buffer, new = torch.zeros(2, 6, 3), torch.rand(2, 2, 3)
-    read = write(buffer, new, Step(torch.tensor([[3, 4], [3, 4]]), start=3, used=5))
+    read = update_kv(buffer, new, ForwardContext(torch.tensor([[3, 4], [3, 4]]), start_pos=3, kv_len=5))
     assert torch.equal(buffer[:, 3:5], new)
     assert (buffer[:, [0, 1, 2, 5]] == 0).all()
     assert read.shape == (2, 5, 3)
 
 
-def test_what_is_written_takes_the_dtype_of_the_buffer(step: Callable[..., Step]) -> None:
+def test_what_is_written_takes_the_dtype_of_the_buffer(ctx: Callable[..., ForwardContext]) -> None:
     buffer: Tensor = torch.zeros(1, 4, 2, dtype=torch.bfloat16)
-    assert write(buffer, torch.ones(1, 1, 2), step([[2]], used=3)).dtype == torch.bfloat16
+    assert update_kv(buffer, torch.ones(1, 1, 2), ctx([[2]], kv_len=3)).dtype == torch.bfloat16
     assert buffer[0, :, 0].tolist() == [0, 0, 1, 0]
 
 
 def test_selected_rows_may_repeat_change_places_or_go() -> None:
     cache = Cache([{"k": torch.arange(3.0)[:, None]}, {"v": torch.arange(3.0, 6)[:, None]}], 3, 9, CPU)
     cache.lengths = torch.tensor([1, 2, 3])
-    cache.select(torch.tensor([2, 0, 2, 2]))
+    cache.reorder(torch.tensor([2, 0, 2, 2]))
     assert cache.layers[0]["k"][:, 0].tolist() == [2, 0, 2, 2]
     assert cache.layers[1]["v"][:, 0].tolist() == [5, 3, 5, 5]
     assert cache.lengths.tolist() == [3, 1, 3, 3]
@@ -111,7 +111,7 @@ def test_selected_rows_may_repeat_change_places_or_go() -> None:
 
 def test_a_selected_row_that_is_written_leaves_its_copy_alone() -> None:
     cache = Cache([{"k": torch.zeros(1, 2)}], 1, 2, CPU)
-    cache.select(torch.tensor([0, 0]))
+    cache.reorder(torch.tensor([0, 0]))
     cache.layers[0]["k"][0] = 1.0
     assert cache.layers[0]["k"].tolist() == [[1, 1], [0, 0]]
 
@@ -119,6 +119,6 @@ def test_a_selected_row_that_is_written_leaves_its_copy_alone() -> None:
 def test_a_rewound_cache_has_room_again() -> None:
     cache = Cache([], batch=2, capacity=5, device=CPU)
     cache.advance(5, None)
-    cache.rewind(3)
+    cache.truncate(3)
     assert (cache.start, cache.used, cache.lengths.tolist()) == (3, 3, [3, 3])
     assert cache.reserve(2) == 5

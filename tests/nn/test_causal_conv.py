@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from litmus.nn import Step
+from litmus.nn import ForwardContext
 from litmus.nn.causal_conv import CausalConv
 
 DIM = 3
@@ -24,12 +24,12 @@ def conv_of(width: int) -> CausalConv:
     return conv
 
 
-def whole(conv: CausalConv, x: Tensor, step: Step, history: Tensor | None = None) -> Tensor:
-    return conv.here(x) + conv.before(x, step, history)
+def whole(conv: CausalConv, x: Tensor, ctx: ForwardContext, history: Tensor | None = None) -> Tensor:
+    return conv.here(x) + conv.before(x, ctx, history)
 
 
-def row(length: int, **changes: object) -> Step:
-    return Step(torch.arange(length)[None], 0, **changes)  # type: ignore[arg-type]
+def row(length: int, **changes: object) -> ForwardContext:
+    return ForwardContext(torch.arange(length)[None], 0, **changes)  # type: ignore[arg-type]
 
 
 @given(width=st.integers(1, 5), length=st.integers(1, 9), fast=st.booleans())
@@ -55,7 +55,7 @@ def test_pieces_with_padding_anywhere_give_what_the_whole_gives(width: int, data
         given_x = torch.full((2, 3, DIM), torch.pi, dtype=torch.float64)
         for b in range(2):
             given_x[b, valid[b]] = x[b, positions[b, valid[b]]]
-        result = whole(conv, given_x, Step(positions, None, valid), history)
+        result = whole(conv, given_x, ForwardContext(positions, None, valid), history)
         for b in range(2):
             found[b, positions[b, valid[b]]] = result[b, valid[b]]
             taken[b] += int(valid[b].sum())
@@ -66,7 +66,7 @@ def test_pieces_with_padding_anywhere_give_what_the_whole_gives(width: int, data
 def test_packed_documents_begin_with_nothing_before_them(fast: bool) -> None:
     conv, x = conv_of(3), torch.randn(1, 7, DIM, dtype=torch.float64)
     positions, documents = torch.tensor([[0, 1, 2, 0, 0, 1, 2]]), torch.tensor([[0, 0, 0, 1, 2, 2, 2]])
-    packed = whole(conv, x, Step(positions, None, documents=documents, fast=fast))
+    packed = whole(conv, x, ForwardContext(positions, None, document_ids=documents, fast=fast))
     alone = [whole(conv, part, row(part.shape[1])) for part in x.split([3, 1, 3], dim=1)]
     assert_close(packed, torch.cat(alone, dim=1))
 

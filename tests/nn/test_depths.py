@@ -13,20 +13,20 @@ from torch.testing import assert_close
 from litmus.audit import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import DepthBlock, DepthConfig, PreNormBlock, Site, Step
+from litmus.nn import DepthBlock, DepthConfig, ForwardContext, LayerContext, PreNormBlock
 from litmus.nn.attention import AttentionConfig
+from litmus.nn.aux_losses import AuxLosses
 from litmus.nn.depth_routers import ThresholdRouter, TopKRouter
 from litmus.nn.feedforwards import SwigluConfig
-from litmus.nn.terms import Terms
 
 SIZES: dict[str, Any] = {"vocab_size": 61, "dim": 32, "depth": 3, "heads": 4, "context": 24}
 
 
 @pytest.fixture
-def block(site: Callable[..., Site], rough: Callable[..., DepthBlock]) -> Callable[..., DepthBlock]:
+def block(layer_context: Callable[..., LayerContext], rough: Callable[..., DepthBlock]) -> Callable[..., DepthBlock]:
     """A layer that is routed."""
     parts = AttentionConfig(), SwigluConfig()
-    return lambda **options: rough(DepthConfig(every=1, **options).assemble(*parts, site()))
+    return lambda **options: rough(DepthConfig(every=1, **options).assemble(*parts, layer_context()))
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def x() -> Tensor:
     return torch.randn(2, 12, 16, dtype=torch.float64)
 
 
-def at_once(x: Tensor, **changes: Any) -> Step:
-    return Step(torch.arange(x.shape[1]).expand(x.shape[:2]), **changes)
+def at_once(x: Tensor, **changes: Any) -> ForwardContext:
+    return ForwardContext(torch.arange(x.shape[1]).expand(x.shape[:2]), **changes)
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -64,43 +64,47 @@ def test_a_token_is_chosen_by_its_own_score_alone(block: Callable[..., DepthBloc
 
 @pytest.mark.parametrize("capacity", [0.125, 0.3, 0.7])
 def test_about_the_capacity_is_chosen_at_birth_and_after_scores_have_moved(
-    capacity: float, site: Callable[..., Site]
+    capacity: float, layer_context: Callable[..., LayerContext]
 ) -> None:
-    router = ThresholdRouter(capacity, 0.5, site(dim=64)).train()
+    router = ThresholdRouter(capacity, 0.5, layer_context(dim=64)).train()
     x = torch.randn(8, 256, 64)
-    step = at_once(x, terms=Terms(torch.ones(8, 256, dtype=torch.bool)))
-    share = router(x, step)[0].float().mean()
+    ctx = at_once(x, aux_losses=AuxLosses(torch.ones(8, 256, dtype=torch.bool)))
+    share = router(x, ctx)[0].float().mean()
     assert share.item() == pytest.approx(capacity, abs=0.03)
     with torch.no_grad():
         router.weight += 0.3
-    router.after_step()
+    router.post_optimizer_step()
     for _ in range(20):
-        router(x, step)
-        router.after_step()
-    assert router(x, step)[0].float().mean().item() == pytest.approx(capacity, abs=0.01)
+        router(x, ctx)
+        router.post_optimizer_step()
+    assert router(x, ctx)[0].float().mean().item() == pytest.approx(capacity, abs=0.01)
 
 
-def test_the_threshold_follows_counted_tokens_in_training_only(site: Callable[..., Site], x: Tensor) -> None:
-    router = ThresholdRouter(0.5, 1.0, site()).double()
+def test_the_threshold_follows_counted_tokens_in_training_only(
+    layer_context: Callable[..., LayerContext], x: Tensor
+) -> None:
+    router = ThresholdRouter(0.5, 1.0, layer_context()).double()
     counted = torch.zeros(2, 12, dtype=torch.bool)
     counted[0, :3] = True
     before = router.threshold.clone()
-    for training, terms in ((False, Terms(counted)), (True, None), (True, Terms(torch.zeros_like(counted)))):
+    for training, terms in ((False, AuxLosses(counted)), (True, None), (True, AuxLosses(torch.zeros_like(counted)))):
         router.train(training)
-        router(x, at_once(x, terms=terms))
-        router.after_step()
+        router(x, at_once(x, aux_losses=terms))
+        router.post_optimizer_step()
         assert torch.equal(router.threshold, before)
-    router(x, at_once(x, terms=Terms(counted)))
-    router.after_step()
+    router(x, at_once(x, aux_losses=AuxLosses(counted)))
+    router.post_optimizer_step()
     normed = x / x.square().mean(-1, keepdim=True).sqrt()
     assert_close(router.threshold, (normed[0, :3] @ router.weight).median(), check_dtype=False)
 
 
-def test_the_published_choice_takes_the_highest_scores_of_each_row(site: Callable[..., Site], x: Tensor) -> None:
-    router = TopKRouter(0.25, 0.01, site()).double().train()
+def test_the_published_choice_takes_the_highest_scores_of_each_row(
+    layer_context: Callable[..., LayerContext], x: Tensor
+) -> None:
+    router = TopKRouter(0.25, 0.01, layer_context()).double().train()
     valid = torch.ones(2, 12, dtype=torch.bool)
     valid[1, :6] = False
-    chosen, weight = router(x, at_once(x, valid=valid))
+    chosen, weight = router(x, at_once(x, padding_mask=valid))
     assert chosen.sum(1).tolist() == [3, 3]
     assert not chosen[1, :6].any()
     for row in range(2):
@@ -108,15 +112,15 @@ def test_the_published_choice_takes_the_highest_scores_of_each_row(site: Callabl
 
 
 def test_the_predictor_learns_who_is_chosen_without_a_say_in_what_is_learned(
-    site: Callable[..., Site], x: Tensor
+    layer_context: Callable[..., LayerContext], x: Tensor
 ) -> None:
-    router = TopKRouter(0.25, 0.01, site()).double().train()
+    router = TopKRouter(0.25, 0.01, layer_context()).double().train()
     x.requires_grad_()
     optimizer = torch.optim.Adam([router.predictor, router.predictor_bias], lr=0.3)
     for _ in range(200):
-        terms = Terms(torch.ones(2, 12, dtype=torch.bool))
-        chosen, _ = router(x, at_once(x, terms=terms))
-        ((weight, nats),) = terms.left["depth_predictor"]
+        terms = AuxLosses(torch.ones(2, 12, dtype=torch.bool))
+        chosen, _ = router(x, at_once(x, aux_losses=terms))
+        ((weight, nats),) = terms.values["depth_predictor"]
         assert torch.autograd.grad(nats, [x, router.weight], allow_unused=True, retain_graph=True) == (None, None)
         optimizer.zero_grad()
         nats.backward()
@@ -182,7 +186,7 @@ def test_a_row_in_which_nobody_is_chosen_decodes_unchanged(block: Callable[..., 
     cache = layer.new_cache(2, 12, device=x.device, dtype=x.dtype)
     for fast in (True, False):
         with torch.no_grad():
-            assert torch.equal(layer(x, at_once(x, cache=cache, used=12, fast=fast)), x)
+            assert torch.equal(layer(x, at_once(x, cache=cache, kv_len=12, fast=fast)), x)
     assert cache["chosen"].tolist() == [[0], [0]]
     assert layer(x, at_once(x)).equal(x)
 

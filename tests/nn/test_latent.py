@@ -18,7 +18,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, cache_bytes_per_token
-from litmus.nn import Attention, AttentionConfig, Latent, LatentConfig, Site, SSMaxConfig, Step, compression, latent
+from litmus.nn import (
+    Attention,
+    AttentionConfig,
+    ForwardContext,
+    Latent,
+    LatentConfig,
+    LayerContext,
+    SSMaxConfig,
+    compression,
+    latent,
+)
 from litmus.nn.gates import GateConfig
 from litmus.nn.positions import RopeConfig
 
@@ -41,14 +51,14 @@ def shapes(draw: st.DrawFn) -> dict[str, int]:
     }
 
 
-def made(site: Callable[..., Site], rough: Callable[..., Latent], **keys: Any) -> Latent:
-    return rough(LatentConfig(**keys).build(site(positions=RopeConfig())))
+def made(layer_context: Callable[..., LayerContext], rough: Callable[..., Latent], **keys: Any) -> Latent:
+    return rough(LatentConfig(**keys).build(layer_context(positions=RopeConfig())))
 
 
 def by_formula(module: Latent, x: Tensor) -> Tensor:
     """What the heads of one row x (T, dim) read, query by query and block by block, (T, H, D)."""
-    step = Step(torch.arange(len(x))[None])
-    q, k, v = (part[0] for part in module.project(x[None], step))
+    ctx = ForwardContext(torch.arange(len(x))[None])
+    q, k, v = (part[0] for part in module.qkv_proj(x[None], ctx))
     scores = module.scores(x).unflatten(-1, (module.kv_heads, -1))
     block, latents, window = module.shape.block, module.shape.latents, module.shape.window
     out = torch.zeros_like(q)
@@ -77,34 +87,34 @@ def by_formula(module: Latent, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("block", "latents", "window"), [(3, 2, 5), (4, 1, 4), (1, 1, 3), (2, 2, 9)])
 @torch.no_grad()
 def test_a_query_reads_latents_of_past_blocks_and_its_window_in_one_softmax(
-    block: int, latents: int, window: int, keys: dict[str, Any], fast: bool, site: Any, rough: Any
+    block: int, latents: int, window: int, keys: dict[str, Any], fast: bool, layer_context: Any, rough: Any
 ) -> None:
-    module = made(site, rough, block=block, latents=latents, window=window, **keys)
+    module = made(layer_context, rough, block=block, latents=latents, window=window, **keys)
     x = torch.randn(14, DIM, dtype=torch.float64)
-    step = Step(torch.arange(14)[None], fast=fast)
+    ctx = ForwardContext(torch.arange(14)[None], fast=fast)
     with mock.patch.object(compression, "CHUNK", CHUNK):
-        assert_close(module(x[None], step), module.join(by_formula(module, x)[None], x[None], step))
+        assert_close(module(x[None], ctx), module.out_proj(by_formula(module, x)[None], x[None], ctx))
 
 
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("keys", OPTIONS, ids=str)
 def test_blocks_and_windows_of_one_token_are_dense_attention(
-    keys: dict[str, Any], fast: bool, site: Any, rough: Any
+    keys: dict[str, Any], fast: bool, layer_context: Any, rough: Any
 ) -> None:
-    module = made(site, rough, block=1, latents=1, window=1, **keys)
-    dense: Attention = AttentionConfig(**keys).build(site(positions=RopeConfig())).double()
+    module = made(layer_context, rough, block=1, latents=1, window=1, **keys)
+    dense: Attention = AttentionConfig(**keys).build(layer_context(positions=RopeConfig())).double()
     dense.load_state_dict({name: kept for name, kept in module.state_dict().items() if name in dense.state_dict()})
     x = torch.randn(2, 11, DIM, dtype=torch.float64)
-    step = Step(torch.arange(11).expand(2, -1), fast=fast)
-    assert_close(module(x, step), dense(x, step))
+    ctx = ForwardContext(torch.arange(11).expand(2, -1), fast=fast)
+    assert_close(module(x, ctx), dense(x, ctx))
 
 
 @given(shape=shapes(), length=st.integers(1, 23), option=st.sampled_from(OPTIONS), packed=st.booleans())
 def test_the_fast_path_equals_the_reference_forward_and_gradient(
-    shape: dict[str, int], length: int, option: dict[str, Any], packed: bool, site: Any, rough: Any
+    shape: dict[str, int], length: int, option: dict[str, Any], packed: bool, layer_context: Any, rough: Any
 ) -> None:
     torch.manual_seed(length)
-    module = made(site, rough, **shape, **option)
+    module = made(layer_context, rough, **shape, **option)
     x = torch.randn(2, length, DIM, dtype=torch.float64, requires_grad=True)
     documents, valid = None, None
     positions, start = torch.arange(length).expand(2, -1), 0
@@ -116,7 +126,7 @@ def test_the_fast_path_equals_the_reference_forward_and_gradient(
     found = []
     with mock.patch.object(compression, "CHUNK", CHUNK):
         for fast in (True, False):
-            y = module(x, Step(positions, start, valid, documents, fast=fast))
+            y = module(x, ForwardContext(positions, start, valid, documents, fast=fast))
             y = y if valid is None else y * valid[..., None]
             direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
             found.append((y, *torch.autograd.grad((y * direction).sum(), [x, *module.parameters()])))
@@ -127,12 +137,12 @@ def test_the_fast_path_equals_the_reference_forward_and_gradient(
 @given(shape=shapes(), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), fast=st.booleans())
 @torch.no_grad()
 def test_cached_attention_equals_attention_at_once_however_tokens_come(
-    shape: dict[str, int], sizes: list[int], fast: bool, site: Any, rough: Any
+    shape: dict[str, int], sizes: list[int], fast: bool, layer_context: Any, rough: Any
 ) -> None:
-    module = made(site, rough, **shape)
+    module = made(layer_context, rough, **shape)
     length = sum(sizes)
     x = torch.randn(2, length, DIM, dtype=torch.float64)
-    full = module(x, Step(torch.arange(length).expand(2, -1), fast=False))
+    full = module(x, ForwardContext(torch.arange(length).expand(2, -1), fast=False))
     with mock.patch.object(compression, "CHUNK", CHUNK):
         for spare in (0, 3):
             cache = module.new_cache(2, length + spare, device=x.device, dtype=x.dtype)
@@ -140,7 +150,7 @@ def test_cached_attention_equals_attention_at_once_however_tokens_come(
             for part in x.split(sizes, dim=1):
                 end = start + part.shape[1]
                 positions = torch.arange(start, end).expand(2, -1)
-                parts.append(module(part, Step(positions, start, cache=cache, used=end, fast=fast)))
+                parts.append(module(part, ForwardContext(positions, start, cache=cache, kv_len=end, fast=fast)))
                 start = end
             assert_close(torch.cat(parts, dim=1), full)
 
@@ -148,13 +158,13 @@ def test_cached_attention_equals_attention_at_once_however_tokens_come(
 @given(shape=shapes(), counts=st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=6), data=st.data())
 @torch.no_grad()
 def test_ragged_rows_go_on_as_if_alone(
-    shape: dict[str, int], counts: list[tuple[int, ...]], data: st.DataObject, site: Any, rough: Any
+    shape: dict[str, int], counts: list[tuple[int, ...]], data: st.DataObject, layer_context: Any, rough: Any
 ) -> None:
     """Each row gets its own number of tokens per step, with padding that would do harm on either side."""
-    module = made(site, rough, **shape)
+    module = made(layer_context, rough, **shape)
     taken, longest = torch.zeros(3, dtype=torch.long), 40
     x = torch.randn(3, longest, DIM, dtype=torch.float64)
-    full = module(x, Step(torch.arange(longest).expand(3, -1), fast=False))
+    full = module(x, ForwardContext(torch.arange(longest).expand(3, -1), fast=False))
     cache = module.new_cache(3, longest, device=x.device, dtype=x.dtype)
     with mock.patch.object(compression, "CHUNK", CHUNK):
         for given_now in counts:
@@ -165,8 +175,10 @@ def test_ragged_rows_go_on_as_if_alone(
             valid = column >= width - count[:, None] if left else column < count[:, None]
             positions = taken[:, None] + (valid.cumsum(1) - 1).clamp(min=0)
             padded = torch.where(valid[..., None], x[torch.arange(3)[:, None], positions], 9.0)
-            step = Step(positions, None, None if valid.all() else valid, cache=cache, used=int(taken.max()) + width)
-            y = module(padded, step)
+            ctx = ForwardContext(
+                positions, None, None if valid.all() else valid, cache=cache, kv_len=int(taken.max()) + width
+            )
+            y = module(padded, ctx)
             for row in range(3):
                 assert_close(y[row][valid[row]], full[row, taken[row] : taken[row] + count[row]])
             taken += count
@@ -179,7 +191,7 @@ def test_a_row_emptied_in_a_running_batch_begins_a_new_text(rough: Callable[...,
     cache = model.new_cache(2, 20)
     for token in tokens[:, :11].split(1, dim=1):
         model(token, cache)
-    cache.release(torch.tensor([True, False]))
+    cache.reset_rows(torch.tensor([True, False]))
     new = torch.randint(61, (1, 9))
     both = torch.cat((new, tokens[1:, 11:]))
     logits = torch.cat([model(token, cache) for token in both.split(1, dim=1)], dim=1)
@@ -190,14 +202,14 @@ def test_a_row_emptied_in_a_running_batch_begins_a_new_text(rough: Callable[...,
 @pytest.mark.parametrize(("block", "latents", "window"), [(1, 1, 1), (4, 3, 7), (16, 1, 64)])
 @pytest.mark.parametrize("capacity", [1, 5, 100])
 def test_the_cache_holds_the_window_and_the_latents_of_every_block(
-    block: int, latents: int, window: int, capacity: int, site: Any
+    block: int, latents: int, window: int, capacity: int, layer_context: Any
 ) -> None:
-    module = LatentConfig(block=block, latents=latents, window=window, kv_heads=2).build(site())
+    module = LatentConfig(block=block, latents=latents, window=window, kv_heads=2).build(layer_context())
     cache = module.new_cache(3, capacity, device=torch.device("cpu"), dtype=torch.float32)
     slots = window + math.ceil(capacity / block) * latents
     assert cache["k"].shape == cache["v"].shape == (3, slots, 2, 4)
-    assert sum(buffer.numel() for buffer in cache.values()) == 3 * module.cached_numbers(capacity)
-    assert module.cached_numbers(capacity) == 2 * slots * 2 * 4 + block * 2 * latents
+    assert sum(buffer.numel() for buffer in cache.values()) == 3 * module.kv_elements(capacity)
+    assert module.kv_elements(capacity) == 2 * slots * 2 * 4 + block * 2 * latents
 
 
 def test_the_cache_at_8192_tokens_is_less_than_a_sixth_of_the_standard_one() -> None:
@@ -220,7 +232,7 @@ def test_a_decoded_token_reads_the_window_and_the_latents_before_it(monkeypatch:
     assert read[:: len(model.layers)] == [6 + t // 4 * 2 for t in range(30)]
 
 
-def test_no_tensor_grows_with_the_square_of_the_length(site: Any) -> None:
+def test_no_tensor_grows_with_the_square_of_the_length(layer_context: Any) -> None:
     class LargestTensor(TorchDispatchMode):
         numbers = 0
 
@@ -231,22 +243,22 @@ def test_no_tensor_grows_with_the_square_of_the_length(site: Any) -> None:
                     self.numbers = max(self.numbers, tensor.numel())
             return result
 
-    module, length = LatentConfig(block=16, window=64).build(site()), 2048
+    module, length = LatentConfig(block=16, window=64).build(layer_context()), 2048
     x = torch.randn(1, length, DIM, requires_grad=True)
     with LargestTensor() as largest:
-        module(x, Step(torch.arange(length)[None])).sum().backward()
+        module(x, ForwardContext(torch.arange(length)[None])).sum().backward()
     assert length * DIM <= largest.numbers < length**2 / 8
 
 
 @torch.no_grad()
-def test_ssmax_counts_the_latents_and_tokens_that_a_query_reads(site: Any, rough: Any) -> None:
-    module = made(site, rough, block=3, latents=2, window=5)
+def test_ssmax_counts_the_latents_and_tokens_that_a_query_reads(layer_context: Any, rough: Any) -> None:
+    module = made(layer_context, rough, block=3, latents=2, window=5)
     x = torch.randn(1, 17, DIM, dtype=torch.float64)
-    step = Step(torch.arange(17)[None])
-    _, k, v = module.project(x, step)
+    ctx = ForwardContext(torch.arange(17)[None])
+    _, k, v = module.qkv_proj(x, ctx)
     scores = torch.zeros(1, 17, module.kv_heads, 2, dtype=torch.float64)
-    _, _, visible = compression.definition(step, module.shape, scores, k, v)
-    assert visible.sum(-1)[0, 0].tolist() == module.shape.keys(step.positions)[0].tolist()
+    _, _, visible = compression.definition(ctx, module.shape, scores, k, v)
+    assert visible.sum(-1)[0, 0].tolist() == module.shape.keys(ctx.positions)[0].tolist()
 
 
 @torch.no_grad()
@@ -264,12 +276,12 @@ def test_decoding_in_lower_precision_follows_the_full_pass(dtype: torch.dtype) -
 
 @torch.no_grad()
 @pytest.mark.parametrize("fast", [True, False])
-def test_the_entropy_reported_is_that_of_the_weights_over_latents_and_tokens(fast: bool, site: Any) -> None:
-    module = LatentConfig(block=2, latents=1, window=2).build(site())
+def test_the_entropy_reported_is_that_of_the_weights_over_latents_and_tokens(fast: bool, layer_context: Any) -> None:
+    module = LatentConfig(block=2, latents=1, window=2).build(layer_context())
     for parameter in (module.qkv.weight, module.scores.weight):
         nn.init.zeros_(parameter)  # even weights: the entropy of a query is the log of how many keys it reads
     observed: dict[str, list[Tensor]] = {}
-    module(torch.randn(1, 9, DIM), Step(torch.arange(9)[None], fast=fast, observed=observed))
+    module(torch.randn(1, 9, DIM), ForwardContext(torch.arange(9)[None], fast=fast, observed=observed))
     counts = module.shape.keys(torch.arange(9)).float()
     assert_close(observed["attention_entropy"][0], counts.log().mean())
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build
-from litmus.nn import Mla, MlaConfig, Site, SSMaxConfig, Step
+from litmus.nn import ForwardContext, LayerContext, Mla, MlaConfig, SSMaxConfig
 from litmus.nn.attend import attend
 from litmus.nn.mla import attend_shared
 from litmus.nn.positions import LearnedPositionsConfig, NoPositionsConfig, RopeConfig
@@ -78,12 +78,12 @@ def by_definition(module: Mla, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("absorb", "fast"), WAYS)
 @pytest.mark.parametrize("config", VARIANTS, ids=named)
 def test_every_way_equals_the_definition_and_its_gradient(
-    config: MlaConfig, absorb: str, fast: bool, site: Callable[..., Site], rough: Any
+    config: MlaConfig, absorb: str, fast: bool, layer_context: Callable[..., LayerContext], rough: Any
 ) -> None:
-    module = rough(with_absorb(config, absorb).build(site(positions=RopeConfig())))
+    module = rough(with_absorb(config, absorb).build(layer_context(positions=RopeConfig())))
     x = torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64, requires_grad=True)
     positions = torch.arange(LENGTH).expand(BATCH, -1)
-    expected, found = by_definition(module, x), module(x, Step(positions, fast=fast))
+    expected, found = by_definition(module, x), module(x, ForwardContext(positions, fast=fast))
     assert_close(found, expected)
     direction, inputs = torch.randn_like(expected), [x, *module.parameters()]
     gradients = (torch.autograd.grad((y * direction).sum(), inputs) for y in (found, expected))
@@ -96,17 +96,22 @@ def test_every_way_equals_the_definition_and_its_gradient(
 @pytest.mark.parametrize("config", VARIANTS, ids=named)
 @pytest.mark.parametrize("chunks", [[1] * 9, [4, 1, 1, 3], [2, 7], [9]], ids=str)
 def test_cached_attention_equals_attention_at_once(
-    config: MlaConfig, absorb: str, fast: bool, chunks: list[int], site: Callable[..., Site], rough: Any
+    config: MlaConfig,
+    absorb: str,
+    fast: bool,
+    chunks: list[int],
+    layer_context: Callable[..., LayerContext],
+    rough: Any,
 ) -> None:
-    module = rough(with_absorb(config, absorb).build(site(positions=RopeConfig())))
+    module = rough(with_absorb(config, absorb).build(layer_context(positions=RopeConfig())))
     x = torch.randn(BATCH, 9, DIM, dtype=torch.float64)
-    full = module(x, Step(torch.arange(9).expand(BATCH, -1), fast=False))
+    full = module(x, ForwardContext(torch.arange(9).expand(BATCH, -1), fast=False))
     cache = module.new_cache(BATCH, 12, device=x.device, dtype=x.dtype)
     parts, start = [], 0
     for part in x.split(chunks, dim=1):
         end = start + part.shape[1]
-        step = Step(torch.arange(start, end).expand(BATCH, -1), start, cache=cache, used=end, fast=fast)
-        parts.append(module(part, step))
+        ctx = ForwardContext(torch.arange(start, end).expand(BATCH, -1), start, cache=cache, kv_len=end, fast=fast)
+        parts.append(module(part, ctx))
         start = end
     assert_close(torch.cat(parts, dim=1), full)
 
@@ -123,24 +128,26 @@ def test_ragged_rows_decode_as_if_alone_absorbed_or_not(absorb: str, rough: Call
     padded[valid] = torch.cat([tokens[row, :length] for row, length in enumerate(lengths)])
     model(padded, cache, valid=valid)
     for extra in range(3):
-        step = torch.stack([tokens[row, length + extra] for row, length in enumerate(lengths)])
-        logits = model(step[:, None], cache)
+        ctx = torch.stack([tokens[row, length + extra] for row, length in enumerate(lengths)])
+        logits = model(ctx[:, None], cache)
         for row, length in enumerate(lengths):
             assert_close(logits[row, 0], model(tokens[row : row + 1, : length + extra + 1], fast=False)[0, -1])
 
 
 @torch.no_grad()
-def test_the_cache_is_one_tensor_of_normed_latents_and_rotated_keys(site: Callable[..., Site], rough: Any) -> None:
-    module = rough(MlaConfig(kv_rank=5, rope_dim=4).build(site(positions=RopeConfig())))
+def test_the_cache_is_one_tensor_of_normed_latents_and_rotated_keys(
+    layer_context: Callable[..., LayerContext], rough: Any
+) -> None:
+    module = rough(MlaConfig(kv_rank=5, rope_dim=4).build(layer_context(positions=RopeConfig())))
     cache = module.new_cache(2, 7, device=torch.device("cpu"), dtype=torch.float64)
     assert {name: tuple(buffer.shape) for name, buffer in cache.items()} == {"latents": (2, 7, 5 + 4)}
-    assert module.cached_numbers(7) == 7 * (5 + 4)
+    assert module.kv_elements(7) == 7 * (5 + 4)
     x = torch.randn(2, 3, DIM, dtype=torch.float64)
-    step = Step(torch.arange(3).expand(2, -1), cache=cache, used=3)
-    module(x, step)
+    ctx = ForwardContext(torch.arange(3).expand(2, -1), cache=cache, kv_len=3)
+    module(x, ctx)
     down = module.kv_down(x)
     assert_close(cache["latents"][:, :3, :5], module.kv_norm(down[..., :5]))
-    assert_close(cache["latents"][:, :3, 5:], module.rotation(down[:, :, None, 5:], step)[:, :, 0])
+    assert_close(cache["latents"][:, :3, 5:], module.rotation(down[:, :, None, 5:], ctx)[:, :, 0])
     assert (cache["latents"][:, 3:] == 0).all()
 
 
@@ -150,30 +157,36 @@ def test_the_cache_is_one_tensor_of_normed_latents_and_rotated_keys(site: Callab
     [(None, 1, False), (None, 6, False), (0, 3, False), (0, 6, False), (6, 1, True), (6, 5, True), (6, 6, False)],
 )
 def test_auto_absorbs_when_decoding_and_only_while_it_multiplies_less(
-    start: int | None, length: int, absorbed: bool, site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    start: int | None,
+    length: int,
+    absorbed: bool,
+    layer_context: Callable[..., LayerContext],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = MlaConfig(kv_rank=12, nope_dim=4, value_dim=4, rope_dim=0).build(site())
+    module = MlaConfig(kv_rank=12, nope_dim=4, value_dim=4, rope_dim=0).build(layer_context())
     used = []
     for name in ("expanded", "absorbed"):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, n=name, o=original: (used.append(n), o(*a))[1])
     cache = None if start is None else module.new_cache(1, 12, device=torch.device("cpu"), dtype=torch.float32)
     first = start or 0
-    step = Step(torch.arange(first, first + length)[None], first, cache=cache, used=first + length)
+    ctx = ForwardContext(torch.arange(first, first + length)[None], first, cache=cache, kv_len=first + length)
     to_expand, more_per_query = 12 * (4 + 4), 2 * 12 - (4 + 4)  # multiplications per cached token and head
     assert absorbed == (start == 6 and length * more_per_query < to_expand)
-    module(torch.randn(1, length, DIM), step)
+    module(torch.randn(1, length, DIM), ctx)
     assert used == (["absorbed"] if absorbed else ["expanded"])
 
 
 @torch.no_grad()
-def test_the_reference_is_never_absorbed(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
-    module = MlaConfig(absorb="on").build(site())
+def test_the_reference_is_never_absorbed(
+    layer_context: Callable[..., LayerContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = MlaConfig(absorb="on").build(layer_context())
     monkeypatch.delattr(Mla, "absorbed")
     x = torch.randn(1, LENGTH, DIM)
-    module(x, Step(torch.arange(LENGTH)[None], fast=False))
+    module(x, ForwardContext(torch.arange(LENGTH)[None], fast=False))
     with pytest.raises(AttributeError):
-        module(x, Step(torch.arange(LENGTH)[None], fast=True))
+        module(x, ForwardContext(torch.arange(LENGTH)[None], fast=True))
 
 
 @torch.no_grad()
@@ -206,12 +219,12 @@ def test_decoding_in_lower_precision_follows_the_full_pass(dtype: torch.dtype) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("visibility", ["causal", "mask"])
+@pytest.mark.parametrize("attention_mask", ["causal", "mask"])
 @pytest.mark.parametrize(("width", "values"), [(6, 4), (4, 6), (5, 5)])
-def test_fused_attention_takes_values_of_any_width(width: int, values: int, visibility: str) -> None:
+def test_fused_attention_takes_values_of_any_width(width: int, values: int, attention_mask: str) -> None:
     q, k = torch.randn(2, 2, 5, 4, width, dtype=torch.float64)
     v = torch.randn(2, 5, 4, values, dtype=torch.float64)
-    seen = torch.ones(2, 1, 5, 5, dtype=torch.bool).tril() if visibility == "mask" else "causal"
+    seen = torch.ones(2, 1, 5, 5, dtype=torch.bool).tril() if attention_mask == "mask" else "causal"
     plain = attend(q, k, v, seen, None, fast=False)
     assert plain.shape == (2, 5, 4, values)
     assert_close(attend(q, k, v, seen, None, fast=True), plain)
@@ -219,15 +232,15 @@ def test_fused_attention_takes_values_of_any_width(width: int, values: int, visi
 
 @torch.no_grad()
 def test_the_entropy_reported_is_that_of_theexpanded_weights(
-    site: Callable[..., Site], rough: Any, whole_rows: Callable[[Tensor], Step]
+    layer_context: Callable[..., LayerContext], rough: Any, whole_rows: Callable[[Tensor], ForwardContext]
 ) -> None:
     x = torch.randn(1, LENGTH, DIM, dtype=torch.float64)
     found = []
     for absorb in ("on", "off"):
         torch.manual_seed(3)
-        module = rough(MlaConfig(absorb=absorb).build(site(positions=RopeConfig())))
+        module = rough(MlaConfig(absorb=absorb).build(layer_context(positions=RopeConfig())))
         observed: dict[str, list[Tensor]] = {}
-        module(x, Step(torch.arange(LENGTH)[None], observed=observed))
+        module(x, ForwardContext(torch.arange(LENGTH)[None], observed=observed))
         found.append(observed["attention_entropy"][0].item())
     q, (k, _) = module.queries(x, whole_rows(x)), module.expanded(module.latents(x, whole_rows(x)))
     scores = torch.einsum("bthd,bshd->bhts", q, k) / math.sqrt(module.nope + module.rope)
@@ -236,17 +249,19 @@ def test_the_entropy_reported_is_that_of_theexpanded_weights(
     assert found == pytest.approx([entropy, entropy], rel=1e-5)
 
 
-def test_widths_default_to_the_proportions_of_deepseek_v2_lite(site: Callable[..., Site]) -> None:
-    module = MlaConfig(latent_query=True).build(site(dim=2048, heads=16, positions=RopeConfig()))
+def test_widths_default_to_the_proportions_of_deepseek_v2_lite(layer_context: Callable[..., LayerContext]) -> None:
+    module = MlaConfig(latent_query=True).build(layer_context(dim=2048, heads=16, positions=RopeConfig()))
     assert (module.nope, module.rope, module.value, module.rank) == (128, 64, 128, 512)
     assert module.q_up.in_features == 1536
 
 
 @pytest.mark.parametrize("positions", [NoPositionsConfig(), LearnedPositionsConfig()])
-def test_without_rotating_positions_nothing_is_set_apart_for_them(positions: Any, site: Callable[..., Site]) -> None:
-    module = MlaConfig().build(site(positions=positions))
+def test_without_rotating_positions_nothing_is_set_apart_for_them(
+    positions: Any, layer_context: Callable[..., LayerContext]
+) -> None:
+    module = MlaConfig().build(layer_context(positions=positions))
     assert module.rope == 0
-    assert module.cached_numbers(1) == module.rank
+    assert module.kv_elements(1) == module.rank
 
 
 @pytest.mark.parametrize(
@@ -259,10 +274,10 @@ def test_without_rotating_positions_nothing_is_set_apart_for_them(positions: Any
     ],
 )
 def test_widths_that_do_not_fit_are_refused(
-    keys: dict[str, Any], changes: dict[str, Any], sentence: str, site: Callable[..., Site]
+    keys: dict[str, Any], changes: dict[str, Any], sentence: str, layer_context: Callable[..., LayerContext]
 ) -> None:
     with pytest.raises(BadInput, match=sentence):
-        MlaConfig(**keys).build(site(**changes))
+        MlaConfig(**keys).build(layer_context(**changes))
 
 
 @pytest.mark.parametrize("key", ["kv_rank", "q_rank", "heads", "nope_dim", "value_dim"])

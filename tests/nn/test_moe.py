@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import Experts, MixtureOfExperts, MoeConfig, Routing, Site, Step, moe
+from litmus.nn import Experts, ForwardContext, LayerContext, MixtureOfExperts, MoeConfig, Routing, moe
 from litmus.nn.moe import expert_hidden, grouped_linear
 from litmus.nn.routing import SigmoidRouterConfig
 
@@ -50,11 +50,11 @@ def by_definition(module: MixtureOfExperts, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
 def test_every_path_equals_the_definition_and_its_gradient(
-    config: MoeConfig, fast: bool, site: Callable[..., Site], rough: Any
+    config: MoeConfig, fast: bool, layer_context: Callable[..., LayerContext], rough: Any
 ) -> None:
-    module = rough(config.build(site()))
+    module = rough(config.build(layer_context()))
     x = torch.randn(2, 7, 16, dtype=torch.float64, requires_grad=True)
-    expected, found = by_definition(module, x), module(x, Step(torch.arange(7).expand(2, -1), fast=fast))
+    expected, found = by_definition(module, x), module(x, ForwardContext(torch.arange(7).expand(2, -1), fast=fast))
     assert_close(found, expected)
     direction, inputs = torch.randn_like(expected), [x, *module.parameters()]
     gradients = (torch.autograd.grad((y * direction).sum(), inputs) for y in (found, expected))
@@ -65,13 +65,17 @@ def test_every_path_equals_the_definition_and_its_gradient(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", CONFIGS[:5], ids=named)
 def test_grouped_products_equal_the_loop_forward_and_gradient(
-    config: MoeConfig, dtype: torch.dtype, site: Callable[..., Site], rough: Any, monkeypatch: pytest.MonkeyPatch
+    config: MoeConfig,
+    dtype: torch.dtype,
+    layer_context: Callable[..., LayerContext],
+    rough: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls, original = [], F.grouped_mm
     monkeypatch.setattr(F, "grouped_mm", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
-    module = rough(config.build(site()), dtype)
+    module = rough(config.build(layer_context()), dtype)
     x = torch.randn(2, 7, 16).to(dtype).requires_grad_()
-    outputs = [module(x, Step(torch.arange(7).expand(2, -1), fast=fast)) for fast in (True, False)]
+    outputs = [module(x, ForwardContext(torch.arange(7).expand(2, -1), fast=fast)) for fast in (True, False)]
     assert len(calls) == 2, "one for each of the two matrices"
     close: dict[str, float] = {"atol": 2e-5, "rtol": 2e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
     assert_close(*outputs, **close)
@@ -93,75 +97,81 @@ def test_weights_that_grouped_products_refuse_are_multiplied_group_by_group(shap
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", CONFIGS, ids=named)
 def test_one_token_alone_is_what_it_is_in_a_batch(
-    config: MoeConfig, dtype: torch.dtype, site: Callable[..., Site], rough: Any
+    config: MoeConfig, dtype: torch.dtype, layer_context: Callable[..., LayerContext], rough: Any
 ) -> None:
-    module = rough(config.build(site()), dtype)
+    module = rough(config.build(layer_context()), dtype)
     x = torch.randn(1, 7, 16).to(dtype)
-    together = module(x, Step(torch.arange(7)[None]))
-    alone = torch.cat([module(token, Step(torch.zeros(1, 1), None)) for token in x.split(1, dim=1)], dim=1)
+    together = module(x, ForwardContext(torch.arange(7)[None]))
+    alone = torch.cat([module(token, ForwardContext(torch.zeros(1, 1), None)) for token in x.split(1, dim=1)], dim=1)
     assert_close(alone, together, **({"atol": 0.05, "rtol": 0.05} if dtype == torch.bfloat16 else {}))
 
 
 @torch.no_grad()
-def test_a_single_token_on_a_cpu_is_not_sorted(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
-    module = MoeConfig(experts=4, hidden=16).build(site())
+def test_a_single_token_on_a_cpu_is_not_sorted(
+    layer_context: Callable[..., LayerContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = MoeConfig(experts=4, hidden=16).build(layer_context())
     monkeypatch.delattr(Experts, "_sorted")
-    module(torch.randn(1, 1, 16), Step(torch.zeros(1, 1)))
+    module(torch.randn(1, 1, 16), ForwardContext(torch.zeros(1, 1)))
     with pytest.raises(AttributeError):
-        module(torch.randn(1, 2, 16), Step(torch.arange(2)[None]))
+        module(torch.randn(1, 2, 16), ForwardContext(torch.arange(2)[None]))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_only_the_chosen_experts_are_read(length: int, fast: bool, site: Callable[..., Site]) -> None:
-    module = MoeConfig(experts=8, top_k=2, hidden=16).build(site())
+def test_only_the_chosen_experts_are_read(length: int, fast: bool, layer_context: Callable[..., LayerContext]) -> None:
+    module = MoeConfig(experts=8, top_k=2, hidden=16).build(layer_context())
     x = torch.randn(1, 1, 16).expand(1, length, -1)
     chosen = set(module.router(x[0]).experts.flatten().tolist())
     for expert in set(range(8)) - chosen:
         module.experts.gate_up[expert] = torch.nan
         module.experts.down[expert] = torch.nan
     assert len(chosen) == 2
-    assert module(x, Step(torch.arange(length)[None], fast=fast)).isfinite().all()
+    assert module(x, ForwardContext(torch.arange(length)[None], fast=fast)).isfinite().all()
 
 
 @torch.no_grad()
-def test_no_token_is_dropped_however_crowded_an_expert_is(site: Callable[..., Site], rough: Any) -> None:
-    module = rough(MoeConfig(experts=8, top_k=2, hidden=16).build(site()))
+def test_no_token_is_dropped_however_crowded_an_expert_is(
+    layer_context: Callable[..., LayerContext], rough: Any
+) -> None:
+    module = rough(MoeConfig(experts=8, top_k=2, hidden=16).build(layer_context()))
     x = torch.randn(1, 1, 16, dtype=torch.float64).expand(1, 50, -1)
-    y = module(x, Step(torch.arange(50)[None]))
+    y = module(x, ForwardContext(torch.arange(50)[None]))
     assert_close(y, by_definition(module, x[:, :1]).expand_as(y))
 
 
-def test_gradients_are_the_same_in_every_run(site: Callable[..., Site]) -> None:
-    module = MoeConfig(experts=4, top_k=3, hidden=16).build(site())
+def test_gradients_are_the_same_in_every_run(layer_context: Callable[..., LayerContext]) -> None:
+    module = MoeConfig(experts=4, top_k=3, hidden=16).build(layer_context())
     x = torch.randn(4, 50, 16, requires_grad=True)
     runs = []
     for _ in range(2):
-        y = module(x, Step(torch.arange(50).expand(4, -1)))
+        y = module(x, ForwardContext(torch.arange(50).expand(4, -1)))
         runs.append(torch.autograd.grad(y.square().sum(), [x, *module.parameters()]))
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
 
 
-def test_autocast_multiplies_in_bf16_and_gives_fp32_gradients(site: Callable[..., Site]) -> None:
-    module = MoeConfig(experts=4, top_k=2, hidden=16, shared=1).build(site())
-    x, step = torch.randn(2, 7, 16), Step(torch.arange(7).expand(2, -1))
+def test_autocast_multiplies_in_bf16_and_gives_fp32_gradients(layer_context: Callable[..., LayerContext]) -> None:
+    module = MoeConfig(experts=4, top_k=2, hidden=16, shared=1).build(layer_context())
+    x, ctx = torch.randn(2, 7, 16), ForwardContext(torch.arange(7).expand(2, -1))
     seen: list[torch.dtype] = []
     original = moe.grouped_linear
     with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
         patch.setattr(moe, "grouped_linear", lambda *a: seen.append((y := original(*a)).dtype) or y)
-        y = module(x, step)
+        y = module(x, ctx)
     assert seen == [torch.bfloat16] * 2
-    assert_close(y.float(), module(x, step), atol=1e-3, rtol=0.05)
+    assert_close(y.float(), module(x, ctx), atol=1e-3, rtol=0.05)
     y.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in module.parameters())
 
 
-def test_dropout_falls_on_the_inner_vectors_as_in_a_dense_feedforward(site: Callable[..., Site]) -> None:
-    module = MoeConfig(experts=4, top_k=2, hidden=16).build(site(dropout=1.0))
+def test_dropout_falls_on_the_inner_vectors_as_in_a_dense_feedforward(
+    layer_context: Callable[..., LayerContext],
+) -> None:
+    module = MoeConfig(experts=4, top_k=2, hidden=16).build(layer_context(dropout=1.0))
     x = torch.randn(1, 7, 16)
     for fast in (True, False):
-        assert module(x, Step(torch.arange(7)[None], fast=fast)).abs().max() == 0
+        assert module(x, ForwardContext(torch.arange(7)[None], fast=fast)).abs().max() == 0
 
 
 def test_by_default_the_experts_of_a_token_are_as_wide_as_a_dense_swiglu() -> None:
@@ -219,21 +229,23 @@ def test_each_layer_adds_its_balance_to_the_training_loss_and_none_to_the_score(
     assert gradient.abs().max() > 0
 
 
-def test_gates_carry_a_gradient_to_the_router_without_any_balance_loss(site: Callable[..., Site]) -> None:
-    module = MoeConfig(experts=4, top_k=2, hidden=16, router={"kind": "softmax", "balance": 0}).build(site())
+def test_gates_carry_a_gradient_to_the_router_without_any_balance_loss(
+    layer_context: Callable[..., LayerContext],
+) -> None:
+    module = MoeConfig(experts=4, top_k=2, hidden=16, router={"kind": "softmax", "balance": 0}).build(layer_context())
     x = torch.randn(1, 9, 16)
-    module(x, Step(torch.arange(9)[None])).square().sum().backward()
+    module(x, ForwardContext(torch.arange(9)[None])).square().sum().backward()
     assert module.router.weight.grad.abs().sum() > 0
 
 
-def test_weights_start_as_in_a_dense_feedforward(site: Callable[..., Site]) -> None:
-    experts = MoeConfig(experts=8, hidden=64).build(site(dim=64, depth=8)).experts
+def test_weights_start_as_in_a_dense_feedforward(layer_context: Callable[..., LayerContext]) -> None:
+    experts = MoeConfig(experts=8, hidden=64).build(layer_context(dim=64, depth=8)).experts
     assert experts.gate_up.std().item() == pytest.approx(0.02, rel=0.05)
     assert experts.down.std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.05)
 
 
-def test_a_routing_is_what_the_experts_obey(site: Callable[..., Site], rough: Any) -> None:
-    experts = rough(MoeConfig(experts=4, top_k=2, hidden=16).build(site())).experts
+def test_a_routing_is_what_the_experts_obey(layer_context: Callable[..., LayerContext], rough: Any) -> None:
+    experts = rough(MoeConfig(experts=4, top_k=2, hidden=16).build(layer_context())).experts
     x = torch.randn(3, 16, dtype=torch.float64)
     gates = torch.tensor([[1.0, 0], [0, 1], [0.5, 0.5]], dtype=torch.float64)
     routing = Routing(torch.tensor([[0, 1], [0, 1], [0, 1]]), gates, torch.ones(3, 4))

@@ -36,11 +36,11 @@ def vectors_ahead(model: Decoder, tokens: Tensor, number: int) -> Tensor:
     if model.recipe.objective.kind == "mtp_parallel":
         return (h + F.silu(objective.maps[number - 1](h)))[0]
     for k in range(1, number + 1):
-        module = objective.modules_ahead[k - 1]
+        module = objective.mtp_layers[k - 1]
         embedded = model.embedding(tokens[None, k:])
         h = h[:, : embedded.shape[1]]
         joined = module.join(torch.cat((module.hidden_norm(h), module.embedding_norm(embedded)), -1))
-        h = module.layer(joined, model.step(tokens[None, : joined.shape[1]]))
+        h = module.layer(joined, model.forward_context(tokens[None, : joined.shape[1]]))
         vectors = module.norm(h)
         h = F.pad(h, (0, 0, 0, k))[:, : h.shape[1]]
     return vectors[0]
@@ -152,7 +152,7 @@ def test_adding_it_changes_neither_the_weights_nor_the_logits_of_the_model(
     plain.eval(), model.eval()
     assert torch.equal(model(tokens), plain(tokens))
     assert torch.equal(model.token_losses(tokens, tokens), plain.token_losses(tokens, tokens))
-    assert model.cached_numbers(24) == plain.cached_numbers(24)
+    assert model.kv_elements(24) == plain.kv_elements(24)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,7 +165,7 @@ def test_it_trains_the_shared_embedding_head_and_layers(kind: str, tokens: Tenso
 
 def test_a_module_is_made_like_the_last_layer_and_leaves_its_own_balance(tokens: Tensor) -> None:
     model = build("deepseek", **SMALL)
-    module: Any = model.objective.modules_ahead[0]  # type: ignore[union-attr, index]
+    module: Any = model.objective.mtp_layers[0]  # type: ignore[union-attr, index]
     shapes = {name: p.shape for name, p in module.layer.named_parameters()}
     assert shapes == {name: p.shape for name, p in model.layers[-1].named_parameters()}
     assert not any(p is q for p in module.layer.parameters() for q in model.layers[-1].parameters())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from litmus.nn import RMSNorm, Site
+from litmus.nn import LayerContext, RMSNorm
 from litmus.nn.norms import LayerNormConfig, RMSNormConfig
 
 
@@ -23,8 +23,10 @@ def test_rmsnorm_divides_by_the_root_mean_square(width: int, eps: float, scale: 
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_layernorm_centres_divides_by_the_deviation_and_shifts(bias: bool, site: Callable[..., Site]) -> None:
-    norm = LayerNormConfig(bias=bias, eps=1e-3).build(site()).double()
+def test_layernorm_centres_divides_by_the_deviation_and_shifts(
+    bias: bool, layer_context: Callable[..., LayerContext]
+) -> None:
+    norm = LayerNormConfig(bias=bias, eps=1e-3).build(layer_context()).double()
     for parameter in norm.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.randn(2, 3, 16, dtype=torch.float64)
@@ -34,9 +36,9 @@ def test_layernorm_centres_divides_by_the_deviation_and_shifts(bias: bool, site:
     assert (norm.bias is not None) == bias
 
 
-def test_a_norm_is_built_for_the_width_of_the_stream_or_any_other(site: Callable[..., Site]) -> None:
+def test_a_norm_is_built_for_the_width_of_the_stream_or_any_other(layer_context: Callable[..., LayerContext]) -> None:
     for config in (RMSNormConfig(eps=1e-3), LayerNormConfig(eps=1e-3)):
-        assert config.build(site()).weight.shape == (16,)
+        assert config.build(layer_context()).weight.shape == (16,)
         assert config.over(5).weight.shape == (5,)
         assert config.over(5).eps == 1e-3
 

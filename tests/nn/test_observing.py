@@ -12,29 +12,31 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmus.model import build
-from litmus.nn import Step, attention_weights, observing
+from litmus.nn import ForwardContext, attention_weights, observing
 from litmus.nn.observing import observe_attention
 
 
-@pytest.mark.parametrize("factor", [None, torch.rand(1, 7, 1), torch.rand(2, 7, 4)])
+@pytest.mark.parametrize("query_scale", [None, torch.rand(1, 7, 1), torch.rand(2, 7, 4)])
 def test_the_weight_of_the_first_token_is_the_mean_over_rows_heads_and_queries(
-    factor: Tensor | None, whole_rows: Callable[[Tensor], Step]
+    query_scale: Tensor | None, whole_rows: Callable[[Tensor], ForwardContext]
 ) -> None:
     q, k = torch.randn(2, 7, 4, 8), torch.randn(2, 7, 2, 8)
     observed: dict[str, list[Tensor]] = {}
-    observe_attention(q, k, "causal", factor, Step(whole_rows(q[:, :, 0]).positions, observed=observed))
-    assert_close(observed["first_token_attention"], [attention_weights(q, k, "causal", factor)[..., 0].mean()])
+    observe_attention(q, k, "causal", query_scale, ForwardContext(whole_rows(q[:, :, 0]).positions, observed=observed))
+    assert_close(observed["first_token_attention"], [attention_weights(q, k, "causal", query_scale)[..., 0].mean()])
 
 
-def test_equal_scores_give_the_first_token_its_share_of_each_query(whole_rows: Callable[[Tensor], Step]) -> None:
+def test_equal_scores_give_the_first_token_its_share_of_each_query(
+    whole_rows: Callable[[Tensor], ForwardContext],
+) -> None:
     q = torch.zeros(1, 3, 1, 8)
     observed: dict[str, list[Tensor]] = {}
-    observe_attention(q, q, "causal", None, Step(whole_rows(q[:, :, 0]).positions, observed=observed))
+    observe_attention(q, q, "causal", None, ForwardContext(whole_rows(q[:, :, 0]).positions, observed=observed))
     assert observed["first_token_attention"][0].item() == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_of_long_texts_evenly_spread_queries_stand_for_all(
-    whole_rows: Callable[[Tensor], Step], monkeypatch: pytest.MonkeyPatch
+    whole_rows: Callable[[Tensor], ForwardContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     q, k = torch.randn(2, 600, 4, 8), torch.randn(2, 600, 2, 8)
     weights = attention_weights(q, k, "causal", None)
@@ -42,7 +44,7 @@ def test_of_long_texts_evenly_spread_queries_stand_for_all(
         monkeypatch.setattr(observing, "QUERIES", queries)
         monkeypatch.setattr(observing, "WEIGHTS", held)
         observed: dict[str, list[Tensor]] = {}
-        observe_attention(q, k, "causal", None, Step(whole_rows(q[:, :, 0]).positions, observed=observed))
+        observe_attention(q, k, "causal", None, ForwardContext(whole_rows(q[:, :, 0]).positions, observed=observed))
         some = torch.linspace(0, 599, queries).round().long()
         of_some = weights[:, :, some]
         assert_close(observed["attention_entropy"][0], torch.special.entr(of_some).sum(-1).mean(), rtol=1e-5, atol=0)
@@ -76,7 +78,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_nothing_is_computed_when_nobody_asks(whole_rows: Callable[[Tensor], Step]) -> None:
-    step = whole_rows(torch.zeros(1, 3, 8))
-    observe_attention(None, None, "causal", None, step)  # type: ignore[arg-type]
-    assert step.observed is None
+def test_nothing_is_computed_when_nobody_asks(whole_rows: Callable[[Tensor], ForwardContext]) -> None:
+    ctx = whole_rows(torch.zeros(1, 3, 8))
+    observe_attention(None, None, "causal", None, ctx)  # type: ignore[arg-type]
+    assert ctx.observed is None

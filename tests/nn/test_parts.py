@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import pytest
 
 from litmus.errors import BadInput
-from litmus.nn import FeedforwardConfig, MixerConfig, NormConfig, PositionsConfig, Site
+from litmus.nn import FeedforwardConfig, LayerContext, MixerConfig, NormConfig, PositionsConfig
 from litmus.nn.attention import AttentionConfig
-from litmus.nn.parts import declaration
+from litmus.nn.parts import parse_config
 
 
 def test_each_family_knows_its_own_kinds() -> None:
@@ -23,12 +23,12 @@ def test_each_family_knows_its_own_kinds() -> None:
 def test_declaring_a_class_is_all_it_takes() -> None:
     class Mine(MixerConfig):
         kind: Literal["mine_for_test"] = "mine_for_test"
-        sized: ClassVar[tuple[str, ...]] = ("width",)
+        size_keys: ClassVar[tuple[str, ...]] = ("width",)
         width: int = 3
 
-    found = declaration(MixerConfig, {"kind": "mine_for_test", "width": 4})
+    found = parse_config(MixerConfig, {"kind": "mine_for_test", "width": 4})
     assert found == Mine(width=4)
-    assert declaration(MixerConfig, found) is found
+    assert parse_config(MixerConfig, found) is found
 
 
 def test_a_base_that_several_kinds_share_is_not_a_kind() -> None:
@@ -49,12 +49,12 @@ def test_a_kind_of_another_file_cannot_be_taken_over() -> None:
     assert MixerConfig.kinds["attention"] is AttentionConfig
 
 
-def test_a_kind_declared_without_build_says_so(site: Callable[..., Site]) -> None:
+def test_a_kind_declared_without_build_says_so(layer_context: Callable[..., LayerContext]) -> None:
     class Unbuilt(MixerConfig):
         kind: Literal["unbuilt_for_test"] = "unbuilt_for_test"
 
-    with pytest.raises(BadInput, match=r"mixer kind 'unbuilt_for_test' declares no build\(site\)"):
-        Unbuilt().build(site())
+    with pytest.raises(BadInput, match=r"mixer kind 'unbuilt_for_test' declares no build\(layer\)"):
+        Unbuilt().build(layer_context())
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_a_kind_declared_without_build_says_so(site: Callable[..., Site]) -> Non
 )
 def test_what_cannot_be_a_mixer_is_refused_in_one_sentence(raw: object, sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence):
-        declaration(MixerConfig, raw)
+        parse_config(MixerConfig, raw)

@@ -9,9 +9,9 @@ import torch
 
 from litmus.errors import BadInput
 from litmus.model import build
+from litmus.nn.forward_context import ForwardContext
 from litmus.nn.positions import Rotation
 from litmus.nn.rope_scaling import Llama3Scaling, RopeScaling, YarnScaling
-from litmus.nn.step import Step
 
 THETA, WIDTH, CONTEXT = 10_000.0, 64, 256
 PLAIN = THETA ** (-torch.arange(0, WIDTH, 2, dtype=torch.float64) / WIDTH)
@@ -43,14 +43,14 @@ def test_halfway_between_the_borders_llama3_is_the_mean_of_both() -> None:
 
 def test_rotation_turns_by_the_scaled_frequencies_and_lengthens_by_the_amplitude() -> None:
     scaling = YarnScaling(factor=4, context=CONTEXT, amplitude=1.25)
-    step = Step(torch.tensor([[0, 7, 300]]), 0)
+    ctx = ForwardContext(torch.tensor([[0, 7, 300]]), 0)
     x = torch.randn(1, 3, 2, WIDTH, dtype=torch.float64)
-    turned = Rotation(WIDTH, THETA, scaling)(x, step)
+    turned = Rotation(WIDTH, THETA, scaling)(x, ctx)
     first, second = x.chunk(2, -1)
-    angle = step.positions[0, :, None, None] * scaling.scaled(PLAIN, THETA)
+    angle = ctx.positions[0, :, None, None] * scaling.scaled(PLAIN, THETA)
     expected = torch.polar(torch.full_like(angle, 1.25), angle) * torch.complex(first, second)
     torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), -1))
-    plain = Rotation(WIDTH, THETA)(x, step)  # the same step: tables of another rotation must not be taken for these
+    plain = Rotation(WIDTH, THETA)(x, ctx)  # the same step: tables of another rotation must not be taken for these
     torch.testing.assert_close(plain.norm() * 1.25, turned.norm())
 
 

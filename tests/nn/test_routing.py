@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import build
-from litmus.nn import Router, Site, Step, Terms
+from litmus.nn import AuxLosses, ForwardContext, LayerContext, Router
 from litmus.nn.routing import SigmoidRouterConfig, SoftmaxRouterConfig, SoftmaxV2RouterConfig, observe, router_figures
 
 TOKENS, EXPERTS, TOP_K = 12, 8, 3
@@ -24,23 +24,27 @@ def x() -> Tensor:
     return torch.randn(TOKENS, 16, dtype=torch.float64)
 
 
-def router(config: Any, site: Callable[..., Site], rough: Any, top_k: int = TOP_K) -> Any:
-    return rough(config.build_for(EXPERTS, top_k, site()))
+def router(config: Any, layer_context: Callable[..., LayerContext], rough: Any, top_k: int = TOP_K) -> Any:
+    return rough(config.build_for(EXPERTS, top_k, layer_context()))
 
 
-def training_step(targets: Tensor, **changes: Any) -> Step:
-    return Step(torch.arange(targets.shape[1]).expand(targets.shape), terms=Terms.before(targets), **changes)
+def training_step(targets: Tensor, **changes: Any) -> ForwardContext:
+    return ForwardContext(
+        torch.arange(targets.shape[1]).expand(targets.shape), aux_losses=AuxLosses.before(targets), **changes
+    )
 
 
-def balance(router: Router, x: Tensor, step: Step) -> Tensor:
+def balance(router: Router, x: Tensor, ctx: ForwardContext) -> Tensor:
     """The unweighted term that the router leaves for tokens x (N, dim) seen at `step`."""
-    assert step.terms is not None
-    router.leave_terms(router(x), step)
-    return step.terms.left["balance"].pop()[1]
+    assert ctx.aux_losses is not None
+    router.leave_terms(router(x), ctx)
+    return ctx.aux_losses.values["balance"].pop()[1]
 
 
-def test_softmax_routing_renormalizes_the_likeliest(site: Callable[..., Site], rough: Any, x: Tensor) -> None:
-    module = router(SoftmaxRouterConfig(), site, rough)
+def test_softmax_routing_renormalizes_the_likeliest(
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
+) -> None:
+    module = router(SoftmaxRouterConfig(), layer_context, rough)
     routing = module(x)
     for token in range(TOKENS):
         p = (module.weight @ x[token]).softmax(-1)
@@ -50,11 +54,13 @@ def test_softmax_routing_renormalizes_the_likeliest(site: Callable[..., Site], r
         assert_close(routing.shares[token], p)
 
 
-def test_the_balance_loss_is_that_of_the_switch_transformer(site: Callable[..., Site], rough: Any, x: Tensor) -> None:
-    module = router(SoftmaxRouterConfig(balance=0.5), site, rough)
-    routing, step = module(x), training_step(torch.zeros(2, TOKENS // 2, dtype=torch.long))
-    module.leave_terms(routing, step)
-    ((weight, value),) = step.terms.left["balance"]  # type: ignore[union-attr]
+def test_the_balance_loss_is_that_of_the_switch_transformer(
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
+) -> None:
+    module = router(SoftmaxRouterConfig(balance=0.5), layer_context, rough)
+    routing, ctx = module(x), training_step(torch.zeros(2, TOKENS // 2, dtype=torch.long))
+    module.leave_terms(routing, ctx)
+    ((weight, value),) = ctx.aux_losses.values["balance"]  # type: ignore[union-attr]
     p = (x @ module.weight.T).softmax(-1)
     fractions = [(routing.experts == e).sum() / (TOKENS * TOP_K) for e in range(EXPERTS)]
     assert weight == 0.5
@@ -65,21 +71,21 @@ def test_the_balance_loss_is_that_of_the_switch_transformer(site: Callable[..., 
 
 @pytest.mark.parametrize("config", [SoftmaxRouterConfig(), SigmoidRouterConfig()])
 def test_the_balance_loss_is_1_when_the_load_is_even_and_more_when_it_is_not(
-    config: Any, site: Callable[..., Site]
+    config: Any, layer_context: Callable[..., LayerContext]
 ) -> None:
-    module = config.build_for(16, 1, site())
-    step = training_step(torch.zeros(1, 16, dtype=torch.long))
+    module = config.build_for(16, 1, layer_context())
+    ctx = training_step(torch.zeros(1, 16, dtype=torch.long))
     with torch.no_grad():
         module.weight.copy_(100 * torch.eye(16))
-        assert_close(balance(module, torch.eye(16), step).item(), 1.0, atol=1e-2, rtol=0)
+        assert_close(balance(module, torch.eye(16), ctx).item(), 1.0, atol=1e-2, rtol=0)
         crowded = torch.eye(16)[:1].expand(16, -1)
-        assert balance(module, crowded, step) > 1.5
+        assert balance(module, crowded, ctx) > 1.5
 
 
 def test_sigmoid_routing_chooses_by_biased_and_weighs_by_unbiased_affinities(
-    site: Callable[..., Site], rough: Any, x: Tensor
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
 ) -> None:
-    module = router(SigmoidRouterConfig(scale=2.5), site, rough)
+    module = router(SigmoidRouterConfig(scale=2.5), layer_context, rough)
     module.bias += torch.tensor([0.0, 5, 0, -5, 0.1, 0, -0.1, 0])
     routing = module(x)
     for token in range(TOKENS):
@@ -93,8 +99,10 @@ def test_sigmoid_routing_chooses_by_biased_and_weighs_by_unbiased_affinities(
     assert not any(parameter is module.bias for parameter in module.parameters())
 
 
-def test_the_bias_has_no_part_in_any_gradient(site: Callable[..., Site], rough: Any, x: Tensor) -> None:
-    module = router(SigmoidRouterConfig(), site, rough)
+def test_the_bias_has_no_part_in_any_gradient(
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
+) -> None:
+    module = router(SigmoidRouterConfig(), layer_context, rough)
     plain = module(x)
     module.bias += 3.0  # the same for all: the choice stays
     raised = module(x)
@@ -104,9 +112,9 @@ def test_the_bias_has_no_part_in_any_gradient(site: Callable[..., Site], rough: 
 
 @pytest.mark.parametrize(("groups", "top_groups"), [(1, 1), (2, 1), (4, 2), (4, 3), (8, 3)])
 def test_only_experts_of_the_best_groups_are_chosen(
-    groups: int, top_groups: int, site: Callable[..., Site], rough: Any, x: Tensor
+    groups: int, top_groups: int, layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
 ) -> None:
-    module = router(SigmoidRouterConfig(groups=groups, top_groups=top_groups), site, rough)
+    module = router(SigmoidRouterConfig(groups=groups, top_groups=top_groups), layer_context, rough)
     module.bias += torch.randn(EXPERTS, dtype=torch.float64)
     routing, size = module(x), EXPERTS // groups
     for token in range(TOKENS):
@@ -118,8 +126,10 @@ def test_only_experts_of_the_best_groups_are_chosen(
         assert routing.experts[token].tolist() == sorted(allowed, key=lambda e: -biased[e])[:TOP_K]
 
 
-def test_the_sequence_wise_loss_is_that_of_deepseek_v3(site: Callable[..., Site], rough: Any, x: Tensor) -> None:
-    module = router(SigmoidRouterConfig(), site, rough)
+def test_the_sequence_wise_loss_is_that_of_deepseek_v3(
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
+) -> None:
+    module = router(SigmoidRouterConfig(), layer_context, rough)
     rows = x.view(3, 4, 16)
     found = balance(module, x, training_step(torch.zeros(3, 4, dtype=torch.long)))
     expected = torch.zeros((), dtype=torch.float64)
@@ -132,9 +142,9 @@ def test_the_sequence_wise_loss_is_that_of_deepseek_v3(site: Callable[..., Site]
 
 
 def test_after_a_step_crowded_experts_lose_and_lonely_ones_gain_the_same(
-    site: Callable[..., Site], rough: Any, x: Tensor
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
 ) -> None:
-    module = router(SigmoidRouterConfig(bias_rate=0.25), site, rough)
+    module = router(SigmoidRouterConfig(bias_rate=0.25), layer_context, rough)
     targets = torch.zeros(2, TOKENS // 2, dtype=torch.long)
     for _ in range(2):  # two batches before one step, as in gradient accumulation
         module.leave_terms(module(x), training_step(targets))
@@ -142,41 +152,45 @@ def test_after_a_step_crowded_experts_lose_and_lonely_ones_gain_the_same(
     mean = sum(counts) / EXPERTS
     assert module.load.tolist() == counts
     assert len({count > mean for count in counts}) == 2
-    module.after_step()
+    module.post_optimizer_step()
     assert module.bias.tolist() == [0.25 * ((count < mean) - (count > mean)) for count in counts]
     before = module.bias.clone()
-    module.after_step()
+    module.post_optimizer_step()
     assert torch.equal(module.bias, before), "the load is counted anew for each step"
 
 
-def test_the_bias_evens_out_the_load(site: Callable[..., Site]) -> None:
-    module = SigmoidRouterConfig(bias_rate=0.02).build_for(EXPERTS, 2, site())
+def test_the_bias_evens_out_the_load(layer_context: Callable[..., LayerContext]) -> None:
+    module = SigmoidRouterConfig(bias_rate=0.02).build_for(EXPERTS, 2, layer_context())
     x = torch.randn(256, 16) + 2.0  # a direction that all tokens share makes some experts everybody's choice
     with torch.no_grad():
         module.weight.normal_(std=0.3)
 
     @torch.no_grad()
     def violation() -> float:
-        step = Step(torch.zeros(1, 256), observed={})
-        observe(module(x), step)
-        return router_figures([step.observed or {}])[0].max_violation
+        ctx = ForwardContext(torch.zeros(1, 256), observed={})
+        observe(module(x), ctx)
+        return router_figures([ctx.observed or {}])[0].max_violation
 
     before = violation()
     for _ in range(100):
         module.leave_terms(module(x), training_step(torch.zeros(1, 256, dtype=torch.long)))
-        module.after_step()
+        module.post_optimizer_step()
     assert before > 1 and violation() < 0.4
 
 
-def test_nothing_is_counted_outside_of_training(site: Callable[..., Site], rough: Any, x: Tensor) -> None:
-    module = router(SigmoidRouterConfig(), site, rough).eval()
+def test_nothing_is_counted_outside_of_training(
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
+) -> None:
+    module = router(SigmoidRouterConfig(), layer_context, rough).eval()
     module.leave_terms(module(x), training_step(torch.zeros(1, TOKENS, dtype=torch.long)))
     assert module.load.sum() == 0
 
 
 @pytest.mark.parametrize("config", [SoftmaxRouterConfig(), SigmoidRouterConfig()])
-def test_padding_does_not_enter_the_balance(config: Any, site: Callable[..., Site], rough: Any, x: Tensor) -> None:
-    module = router(config, site, rough)
+def test_padding_does_not_enter_the_balance(
+    config: Any, layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
+) -> None:
+    module = router(config, layer_context, rough)
     rows = x.view(2, 6, 16)
     targets = torch.zeros(2, 6, dtype=torch.long)
     targets[0, 4:], targets[1, 2], targets[1, :1] = -100, -100, -100  # only what follows the last target is padding
@@ -192,20 +206,24 @@ def test_padding_does_not_enter_the_balance(config: Any, site: Callable[..., Sit
     assert_close(balance(module, longer, training_step(torch.cat((targets, nothing)))), found)
     valid = torch.arange(6) < torch.tensor([4, 6])[:, None]
     whole = training_step(torch.zeros(2, 6, dtype=torch.long))
-    assert_close(balance(module, x, replace(whole, valid=valid)), found)
+    assert_close(balance(module, x, replace(whole, padding_mask=valid)), found)
 
 
 @pytest.mark.parametrize("config", [SoftmaxRouterConfig(), SigmoidRouterConfig()])
-def test_a_batch_without_targets_has_no_balance_to_lose(config: Any, site: Callable[..., Site], x: Tensor) -> None:
-    module = config.build_for(EXPERTS, TOP_K, site())
+def test_a_batch_without_targets_has_no_balance_to_lose(
+    config: Any, layer_context: Callable[..., LayerContext], x: Tensor
+) -> None:
+    module = config.build_for(EXPERTS, TOP_K, layer_context())
     assert balance(module, x.float(), training_step(torch.full((1, TOKENS), -100))) == 0
 
 
 @pytest.mark.parametrize("config", [SoftmaxRouterConfig(balance=0), SigmoidRouterConfig(balance=0)])
-def test_a_weight_of_zero_leaves_no_term(config: Any, site: Callable[..., Site], rough: Any, x: Tensor) -> None:
-    module, step = router(config, site, rough), training_step(torch.zeros(1, TOKENS, dtype=torch.long))
-    module.leave_terms(module(x), step)
-    assert step.terms.left == {}  # type: ignore[union-attr]
+def test_a_weight_of_zero_leaves_no_term(
+    config: Any, layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
+) -> None:
+    module, ctx = router(config, layer_context, rough), training_step(torch.zeros(1, TOKENS, dtype=torch.long))
+    module.leave_terms(module(x), ctx)
+    assert ctx.aux_losses.values == {}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["moe", "moe-v3"])
@@ -226,9 +244,9 @@ def test_routers_compute_in_fp32_whatever_the_model_computes_in(name: str, way: 
 
 
 def test_v2_weighs_by_plain_probabilities_and_ranks_a_group_by_its_best_expert(
-    site: Callable[..., Site], rough: Any, x: Tensor
+    layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
 ) -> None:
-    module = router(SoftmaxV2RouterConfig(groups=4, top_groups=2, scale=2.5), site, rough)
+    module = router(SoftmaxV2RouterConfig(groups=4, top_groups=2, scale=2.5), layer_context, rough)
     routing = module(x)
     for token in range(TOKENS):
         p = (module.weight @ x[token]).softmax(-1)

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from litmus.nn import Step
+from litmus.nn import ForwardContext
 from litmus.nn.spaced import attend_at
 from litmus.nn.worker import workers
-from litmus.nn.worker_streams import drawn
+from litmus.nn.worker_streams import sampled
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
 
@@ -35,9 +35,9 @@ def test_the_fast_path_equals_the_definition_forward_and_gradient(
     length: int, interval: int, phase: int, own: bool
 ) -> None:
     generator = torch.Generator().manual_seed(length)
-    step = Step(torch.arange(length).expand(2, -1))
+    ctx = ForwardContext(torch.arange(length).expand(2, -1))
     phases = torch.tensor([[phase % interval], [(phase + 1) % interval]])
-    group = drawn(step, workers(step, interval, phases), interval).groups[0]
+    group = sampled(ctx, workers(ctx, interval, phases), interval).groups[0]
 
     def numbers(count: int, heads: int) -> Tensor:
         return torch.randn(2, count, heads, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -49,7 +49,7 @@ def test_the_fast_path_equals_the_definition_forward_and_gradient(
     inputs = [q, k, v, own_k, own_v] if own else [q, k, v]
     results = []
     for fast in (True, False):
-        read = attend_at(group.places, q, k, v, step, own=pair, fast=fast)
+        read = attend_at(group.places, q, k, v, ctx, own=pair, fast=fast)
         results.append([read.detach(), *torch.autograd.grad(read.square().sum(), inputs)])
     for one, other in zip(*results, strict=True):
         assert_close(one, other)
@@ -61,11 +61,11 @@ def test_the_fast_path_equals_the_definition_forward_and_gradient(
 
 def test_no_tensor_of_length_times_length_is_made() -> None:
     length, interval = 2048, 4
-    step = Step(torch.arange(length)[None])
-    places = drawn(step, workers(step, interval), interval).groups[0].places
+    ctx = ForwardContext(torch.arange(length)[None])
+    places = sampled(ctx, workers(ctx, interval), interval).groups[0].places
     q, k, v = (torch.randn(1, count, 1, 4, requires_grad=True) for count in (length // interval, length, length))
     with Largest() as largest:
-        attend_at(places, q, k, v, step, own=(q, q), fast=True).sum().backward()
+        attend_at(places, q, k, v, ctx, own=(q, q), fast=True).sum().backward()
     assert largest.numbers < length * length / 8
 
 
@@ -83,15 +83,15 @@ class Largest(TorchDispatchMode):
 
 
 def test_padding_and_other_documents_are_not_read() -> None:
-    step = Step(
+    ctx = ForwardContext(
         torch.tensor([[0, 0, 1, 2, 0, 1]]),
         None,
-        valid=torch.tensor([[False, True, True, True, True, True]]),
-        documents=torch.tensor([[0, 0, 0, 0, 1, 1]]),
+        padding_mask=torch.tensor([[False, True, True, True, True, True]]),
+        document_ids=torch.tensor([[0, 0, 0, 0, 1, 1]]),
     )
-    group = drawn(step, workers(step, 2), 2).groups[0]
+    group = sampled(ctx, workers(ctx, 2), 2).groups[0]
     assert group.index is not None and group.index.tolist() == [[2, 5]]
     values = torch.eye(6, dtype=torch.float64)[None, :, None]
     alike = torch.zeros(1, 6, 1, 6, dtype=torch.float64)
-    read = attend_at(group.places, alike[:, :2], alike, values, step, fast=True)
+    read = attend_at(group.places, alike[:, :2], alike, values, ctx, fast=True)
     assert_close(read[0, :, 0], torch.tensor([[0, 0.5, 0.5, 0, 0, 0], [0, 0, 0, 0, 0.5, 0.5]], dtype=torch.float64))

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, resolve
-from litmus.nn import Site, SSMaxConfig, Step, WindowAttention, WindowConfig
+from litmus.nn import ForwardContext, LayerContext, SSMaxConfig, WindowAttention, WindowConfig
 
 SIZES: dict[str, Any] = {"vocab_size": 61, "dim": 32, "depth": 2, "heads": 4, "context": 24}
 
@@ -34,19 +34,19 @@ def test_a_token_reads_its_window_and_the_sinks_and_nothing_else(
     sinks: int,
     read: set[int],
     fast: bool,
-    site: Callable[..., Site],
+    layer_context: Callable[..., LayerContext],
     rough: Callable[..., WindowAttention],
 ) -> None:
-    module = rough(WindowConfig(window=3, sinks=sinks).build(site()))
+    module = rough(WindowConfig(window=3, sinks=sinks).build(layer_context()))
     x = torch.randn(1, 12, 16, dtype=torch.float64, requires_grad=True)
-    y = module(x, Step(torch.arange(12)[None], fast=fast))
+    y = module(x, ForwardContext(torch.arange(12)[None], fast=fast))
     (gradient,) = torch.autograd.grad(y[0, 9].square().sum(), x)
     assert set(gradient[0].abs().amax(-1).nonzero()[:, 0].tolist()) == read
 
 
-def test_the_window_defaults_to_a_quarter_of_the_context(site: Callable[..., Site]) -> None:
-    assert WindowConfig().build(site(context=40)).window.size == 10
-    assert WindowConfig().build(site(context=2)).window.size == 1
+def test_the_window_defaults_to_a_quarter_of_the_context(layer_context: Callable[..., LayerContext]) -> None:
+    assert WindowConfig().build(layer_context(context=40)).window.size == 10
+    assert WindowConfig().build(layer_context(context=2)).window.size == 1
 
 
 def test_a_window_of_the_whole_context_is_attention(
@@ -101,31 +101,33 @@ def test_rows_of_different_lengths_decode_as_if_alone(
 
 def test_the_cache_stops_growing_at_the_window_and_its_sinks(make: Callable[..., Decoder]) -> None:
     model = make(window=6, sinks=2)
-    numbers = [model.cached_numbers(capacity) for capacity in (4, 8, 9, 1000)]
+    numbers = [model.kv_elements(capacity) for capacity in (4, 8, 9, 1000)]
     assert numbers == [4 * 2 * 2 * 32, *[8 * 2 * 2 * 32] * 3]
     assert model.new_cache(1, 1000).bytes() == numbers[-1] * 8
 
 
-def test_ssmax_counts_the_keys_that_a_token_reads(site: Callable[..., Site]) -> None:
-    module = WindowConfig(window=3, sinks=2, ssmax=SSMaxConfig(learned=False)).build(site()).double()
+def test_ssmax_counts_the_keys_that_a_token_reads(layer_context: Callable[..., LayerContext]) -> None:
+    module = WindowConfig(window=3, sinks=2, ssmax=SSMaxConfig(learned=False)).build(layer_context()).double()
     with torch.no_grad():
         module.qkv.weight.copy_(torch.randn(48, 16))
     x = torch.randn(1, 9, 16, dtype=torch.float64)
-    step = Step(torch.arange(9)[None])
-    q, k, v = module.project(x, step)
+    ctx = ForwardContext(torch.arange(9)[None])
+    q, k, v = module.qkv_proj(x, ctx)
     reads = [0, 1, 5, 6, 7]
     scores = torch.einsum("hd,shd->hs", q[0, 7], k[0, reads]) / 2 * math.log(len(reads))
     expected = torch.einsum("hs,shd->hd", scores.softmax(-1), v[0, reads])
-    assert_close(module(x, step)[0, 7], module.out(expected.flatten()))
+    assert_close(module(x, ctx)[0, 7], module.out(expected.flatten()))
 
 
-def test_the_first_token_has_no_weight_beyond_the_window_unless_it_is_a_sink(site: Callable[..., Site]) -> None:
+def test_the_first_token_has_no_weight_beyond_the_window_unless_it_is_a_sink(
+    layer_context: Callable[..., LayerContext],
+) -> None:
     x, first = torch.randn(1, 30, 16), {}
     for sinks in (0, 1):
         observed: dict[str, list[Tensor]] = {}
-        module = WindowConfig(window=4, sinks=sinks).build(site())
+        module = WindowConfig(window=4, sinks=sinks).build(layer_context())
         torch.nn.init.zeros_(module.qkv.weight)
-        module(x, Step(torch.arange(30)[None], observed=observed))
+        module(x, ForwardContext(torch.arange(30)[None], observed=observed))
         first[sinks] = observed["first_token_attention"][0].item() * 30
     near = 1 + 1 / 2 + 1 / 3 + 1 / 4
     assert first == pytest.approx({0: near, 1: near + 26 / 5})

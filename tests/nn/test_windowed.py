@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from litmus.nn import Keys, Step, Window, attend, attend_window
+from litmus.nn import ForwardContext, Keys, Window, attend, attend_window
 
 HEADS, GROUPS, WIDTH = 4, 2, 6
 
@@ -23,7 +23,7 @@ def packed(lengths: list[int]) -> tuple[Tensor, Tensor]:
     return positions[None], torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None]
 
 
-def by_definition(q: Tensor, k: Tensor, v: Tensor, keys: Keys, window: Window, factor: Tensor | None) -> Tensor:
+def by_definition(q: Tensor, k: Tensor, v: Tensor, keys: Keys, window: Window, query_scale: Tensor | None) -> Tensor:
     """Each query's keys listed one by one."""
     length, places = q.shape[1], keys.positions.shape[1]
     mask = torch.zeros(len(q), 1, length, places, dtype=torch.bool)
@@ -35,7 +35,7 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, keys: Keys, window: Window, f
         distance = keys.positions[here, query] - keys.positions[here, key]
         near = distance < window.size or keys.positions[here, key] < window.sinks
         mask[row, 0, t, key] = same and key <= query and near
-    return attend(q, k, v, mask, factor, fast=False)
+    return attend(q, k, v, mask, query_scale, fast=False)
 
 
 def random_inputs(batch: int, queries: int, keys: int) -> list[Tensor]:
@@ -46,11 +46,11 @@ def random_inputs(batch: int, queries: int, keys: int) -> list[Tensor]:
 
 def same_forward_and_gradient(inputs: list[Tensor], keys: Keys, window: Window, block: int, factored: bool) -> None:
     q = inputs[0]
-    factor = torch.rand(1, q.shape[1], HEADS, dtype=torch.float64, requires_grad=True) if factored else None
-    leaves = inputs if factor is None else [*inputs, factor]
-    step = Step(keys.positions[:, -q.shape[1] :], documents=keys.documents)
-    fast = attend_window(*inputs, keys, window, step, factor, block=block)
-    plain = by_definition(*inputs, keys, window, factor)
+    query_scale = torch.rand(1, q.shape[1], HEADS, dtype=torch.float64, requires_grad=True) if factored else None
+    leaves = inputs if query_scale is None else [*inputs, query_scale]
+    ctx = ForwardContext(keys.positions[:, -q.shape[1] :], document_ids=keys.documents)
+    fast = attend_window(*inputs, keys, window, ctx, query_scale, block=block)
+    plain = by_definition(*inputs, keys, window, query_scale)
     upstream = torch.randn_like(plain)
     assert_close(fast, plain)
     for one, other in zip(*(torch.autograd.grad(y, leaves, upstream) for y in (fast, plain)), strict=True):
@@ -86,14 +86,14 @@ def test_a_window_of_the_whole_text_is_causal_attention() -> None:
     q, k, v = random_inputs(2, 150, 150)
     keys = Keys(torch.arange(150)[None])
     whole = attend(q, k, v, "causal", fast=False)
-    assert_close(attend_window(q, k, v, keys, Window(150), Step(keys.positions)), whole)
-    assert_close(attend_window(q, k, v, keys, Window(1, sinks=150), Step(keys.positions)), whole)
+    assert_close(attend_window(q, k, v, keys, Window(150), ForwardContext(keys.positions)), whole)
+    assert_close(attend_window(q, k, v, keys, Window(1, sinks=150), ForwardContext(keys.positions)), whole)
 
 
 def test_a_window_of_one_token_reads_itself() -> None:
     q, k, v = random_inputs(1, 70, 70)
     keys = Keys(torch.arange(70)[None])
-    y = attend_window(q, k, v, keys, Window(1), Step(keys.positions))
+    y = attend_window(q, k, v, keys, Window(1), ForwardContext(keys.positions))
     assert_close(y, v.repeat_interleave(2, dim=2))
 
 
@@ -117,6 +117,6 @@ def test_no_tensor_grows_with_the_square_of_the_length(documents: bool) -> None:
         keys = Keys(*packed([length // 2, length // 2])) if documents else Keys(torch.arange(length)[None])
         inputs = [torch.randn(1, length, 1, 8, requires_grad=True) for _ in range(3)]
         with LargestTensor() as seen:
-            attend_window(*inputs, keys, Window(32, sinks=4), Step(keys.positions)).sum().backward()
+            attend_window(*inputs, keys, Window(32, sinks=4), ForwardContext(keys.positions)).sum().backward()
         largest[length] = seen.numbers
     assert largest[4096] <= 4.1 * largest[1024]

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from litmus.errors import BadInput
 from litmus.generation.weights import prepared
 from litmus.model import Decoder, build, scored_share
-from litmus.nn import Step
+from litmus.nn import ForwardContext
 from litmus.nn.worker import WorkerBlock, workers
 
 VOCABULARY = 61
@@ -48,21 +48,21 @@ def by_hand(model: Decoder, tokens: Tensor, phase: int) -> Tensor:
 
 
 def layer_by_hand(layer: WorkerBlock, x: Tensor, working: Tensor, index: Tensor) -> Tensor:
-    step = Step(index[None])
+    ctx = ForwardContext(index[None])
     lags, dim = layer.conv.lags, x.shape[1]
     filters = layer.conv.weight.flip(0).permute(2, 1, 0)  # (dim, 1, width), the last for the token itself
     mixed = F.conv1d(F.pad(x.T[None], (lags, 0)), filters, layer.conv.bias, groups=dim)[0].T
     h = layer.mixer_norm(mixed)
-    q, k, v = layer.mixer.project(h[None], step)
-    factor = layer.mixer.ssmax(step) if layer.mixer.ssmax else torch.ones(1, len(x), 1)
+    q, k, v = layer.mixer.qkv_proj(h[None], ctx)
+    query_scale = layer.mixer.ssmax(ctx) if layer.mixer.ssmax else torch.ones(1, len(x), 1)
     k, v = (y.repeat_interleave(layer.mixer.heads // layer.mixer.kv_heads, dim=2) for y in (k, v))
-    scores = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5 * factor.transpose(1, 2)[..., None]
+    scores = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5 * query_scale.transpose(1, 2)[..., None]
     scores = scores.masked_fill(index > index[:, None], -torch.inf)
     read = torch.einsum("bhts,bshd->bthd", scores.softmax(-1), v)
-    updated = x + layer.mixer.join(read, h[None], step)[0]
-    updated = updated + layer.feedforward(layer.feedforward_norm(updated)[None], step)[0]
-    others = x if layer.share is None else x + layer.share * h
-    return torch.where(working[:, None], updated, others)
+    updated = x + layer.mixer.out_proj(read, h[None], ctx)[0]
+    updated = updated + layer.feedforward(layer.feedforward_norm(updated)[None], ctx)[0]
+    non_workers = x if layer.share is None else x + layer.share * h
+    return torch.where(working[:, None], updated, non_workers)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -99,11 +99,11 @@ def test_decoding_is_exact_whatever_token_it_begins_at(interval: int, rough: Cal
 
 def scored_in_training(model: Decoder, tokens: Tensor, seed: int, documents: Tensor | None = None) -> Tensor:
     """(B, T) which targets a training pass puts a loss on: those whose change changes it."""
-    drawn = model.objective.draw  # type: ignore[operator]
+    sampled = model.objective.draw  # type: ignore[operator]
     torch.manual_seed(seed)
-    asked = drawn(model.step(tokens, documents=documents))
+    query_set = sampled(model.forward_context(tokens, documents=documents))
     scored = torch.zeros_like(tokens)
-    for group in asked.groups:
+    for group in query_set.groups:
         scored.scatter_add_(1, group.index, group.real.long())
     return scored
 
@@ -130,27 +130,27 @@ def test_a_random_phase_shifts_the_workers_of_each_row(rough: Callable[..., Deco
     model, tokens = model_with(rough), text(1, 14).expand(40, -1)
     model.train()
     torch.manual_seed(0)
-    asked = model.objective.draw(model.step(tokens))  # type: ignore[operator]
+    query_set = model.objective.draw(model.forward_context(tokens))  # type: ignore[operator]
     torch.manual_seed(0)
     loss = model.loss(tokens, tokens).total
     expected = []
     with torch.no_grad():
         for row in range(len(tokens)):
-            phase = int(asked.workers[row].nonzero()[0])
-            for group in asked.groups:
+            phase = int(query_set.workers[row].nonzero()[0])
+            for group in query_set.groups:
                 for t in group.index[row][group.real[row]].tolist():
                     log_p = by_hand(model, tokens[row, : t + 1], phase).log_softmax(-1)
                     expected.append(-log_p[tokens[row, t]])
     assert_close(loss.detach(), torch.stack(expected).mean())
-    assert len({int(row.nonzero()[0]) for row in asked.workers}) == 4
+    assert len({int(row.nonzero()[0]) for row in query_set.workers}) == 4
 
 
 def test_training_asks_from_every_distance_to_the_worker_before() -> None:
     model, tokens = small(), text(64, 16)
-    asked = model.objective.draw(model.step(tokens))  # type: ignore[operator]
-    phase = asked.workers.long().argmax(1, keepdim=True)
-    others = asked.groups[1].index[asked.groups[1].real] - phase.expand(-1, 4)[asked.groups[1].real]
-    assert set((others % 4).tolist()) == {1, 2, 3}
+    query_set = model.objective.draw(model.forward_context(tokens))  # type: ignore[operator]
+    phase = query_set.workers.long().argmax(1, keepdim=True)
+    non_workers = query_set.groups[1].index[query_set.groups[1].real] - phase.expand(-1, 4)[query_set.groups[1].real]
+    assert set((non_workers % 4).tolist()) == {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_parameters_are_those_published_for_65_characters() -> None:
 
 def test_the_cache_grows_by_keys_and_values_alone(rough: Callable[..., Decoder]) -> None:
     model = model_with(rough)
-    assert model.cached_numbers(20) - model.cached_numbers(10) == 10 * 3 * 2 * 16
-    assert model.cached_numbers(10) == 10 * 3 * 2 * 16 + 3 * 2 * 16  # two states before the convolution, per layer
+    assert model.kv_elements(20) - model.kv_elements(10) == 10 * 3 * 2 * 16
+    assert model.kv_elements(10) == 10 * 3 * 2 * 16 + 3 * 2 * 16  # two states before the convolution, per layer
 
 
 def test_workers_are_counted_from_where_each_text_begins() -> None:
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3], [0, 0, 0, 1, 2, 3, 4, 5]])
     valid = torch.tensor([[True] * 8, [False] * 2 + [True] * 6])
-    found = workers(Step(positions, None, valid), 3)
+    found = workers(ForwardContext(positions, None, valid), 3)
     assert found[0].nonzero()[:, 0].tolist() == [2, 6]
     assert found[1].nonzero()[:, 0].tolist() == [4, 7]
 

@@ -81,7 +81,7 @@ def test_f4_the_merged_projections_equal_the_two_thin_ones_and_cost_more(specime
 def test_f4_the_cache_holds_several_times_what_latent_attention_needs(specimen):
     model = specimen("f4_full_rank_absorption", dim=128)
     held = model.new_cache(1, 10).bytes() / 8
-    assert held > 3 * model.cached_numbers(10)
+    assert held > 3 * model.kv_elements(10)
     assert held >= 2 * 128 * 10 * model.recipe.depth
 
 

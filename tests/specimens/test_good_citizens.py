@@ -76,7 +76,7 @@ def test_a_specimen_takes_every_size(name, size):
 def test_the_costs_of_a_specimen_can_be_counted(specimen, name):
     model = specimen(name)
     assert training_flops_per_token(model.recipe) > 0
-    honest = model.new_cache(2, 10).bytes() == 2 * 8 * model.cached_numbers(10)
+    honest = model.new_cache(2, 10).bytes() == 2 * 8 * model.kv_elements(10)
     assert honest == (name != "f4_full_rank_absorption")
 
 

@@ -12,7 +12,7 @@ import yaml
 from litmus.audit import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import Step
+from litmus.nn import ForwardContext
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.DOTALL))
@@ -85,7 +85,7 @@ def test_a_ragged_batch_in_the_cache_equals_each_row_alone(model, tokens, fast):
 def test_the_strided_page_reads_near_tokens_and_every_eighth_of_the_far_ones(folder):
     made = build(folder / "strided.py", vocab_size=61, context=64, dim=32, heads=2, depth=1).double()
     x = torch.randn(1, 40, 32, dtype=torch.float64, requires_grad=True)
-    y = made.layers[0].mixer(x, Step(torch.arange(40)[None]))
+    y = made.layers[0].mixer(x, ForwardContext(torch.arange(40)[None]))
     (gradient,) = torch.autograd.grad(y[0, 37].sum(), x)
     assert gradient[0].abs().amax(-1).nonzero()[:, 0].tolist() == [0, 8, 16, *range(22, 38)]
 
@@ -104,7 +104,7 @@ def test_its_loss_is_0_without_a_gradient_where_nothing_is_scored(model, tokens)
 
 def test_its_costs_can_be_counted(model):
     assert training_flops_per_token(model.recipe) > 0
-    assert model.new_cache(2, 10).bytes() == 2 * 8 * model.cached_numbers(10)
+    assert model.new_cache(2, 10).bytes() == 2 * 8 * model.kv_elements(10)
 
 
 def test_it_passes_the_audit(model):
@@ -128,7 +128,7 @@ MISTAKES = [
         '{"kind": "my_idea", "gte": True}',
         "mixer 'my_idea': unknown key 'gte'; did you mean 'gate'?",
     ),
-    ("def build", "def biuld", "mixer kind 'my_idea' declares no build(site)"),
+    ("def build", "def biuld", "mixer kind 'my_idea' declares no build(layer)"),
 ]
 
 

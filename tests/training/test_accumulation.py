@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from litmus.data import Batch
 from litmus.model import Decoder, build
-from litmus.nn import FeedforwardConfig, Loss, Objective, ObjectiveConfig, Site, Step
-from litmus.nn.objectives import with_terms
-from litmus.nn.terms import Terms
+from litmus.nn import FeedforwardConfig, ForwardContext, LayerContext, Loss, Objective, ObjectiveConfig
+from litmus.nn.aux_losses import AuxLosses
+from litmus.nn.objectives import with_aux_losses
 from litmus.training import TrainSettings
 from litmus.training.step import Stepper
 
@@ -141,7 +141,7 @@ def test_the_threshold_of_a_mixture_of_depths_follows_all_batches_by_their_token
 class UnsharedConfig(ObjectiveConfig):
     kind: Literal["unshared_test"] = "unshared_test"
 
-    def build(self, site: Site) -> Objective:
+    def build(self, layer_context: LayerContext) -> Objective:
         return Unshared()
 
 
@@ -150,17 +150,17 @@ class Unshared(Objective):
 
     def forward(self, model: Any, tokens: Tensor, targets: Tensor, **options: Any) -> Loss:
         options.pop("label_smoothing")
-        terms = Terms.before(targets)
+        terms = AuxLosses.before(targets)
         logits = model.head(model.hidden(tokens, terms=terms, **options)).flatten(0, 1)
         nats = F.cross_entropy(logits, targets.flatten(), reduction="sum") / (targets != -100).sum().clamp(min=1)
-        return with_terms(Loss(nats, {"next_token": nats}), terms)
+        return with_aux_losses(Loss(nats, {"next_token": nats}), terms)
 
 
 class LeavingConfig(FeedforwardConfig):
     kind: Literal["leaving_test"] = "leaving_test"
 
-    def build(self, site: Site) -> nn.Module:
-        return Leaving(site.dim)
+    def build(self, layer_context: LayerContext) -> nn.Module:
+        return Leaving(layer_context.dim)
 
 
 class Leaving(nn.Module):
@@ -170,12 +170,12 @@ class Leaving(nn.Module):
         super().__init__()
         self.map = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, step: Step) -> Tensor:
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         y = self.map(x)
-        if step.terms is not None:
-            counted = step.terms.counted
+        if ctx.aux_losses is not None:
+            counted = ctx.aux_losses.counted
             size = (y.square().mean(-1) * counted).sum() / counted.sum().clamp(min=1)
-            step.terms.leave("size", size, 0.3)
+            ctx.aux_losses.add("size", size, 0.3)
         return y
 
 

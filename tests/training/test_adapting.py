@@ -41,7 +41,7 @@ def test_the_bias_moves_once_per_step_and_stays_in_fp32(
         before = weights[BIAS]
     assert before.any()
     assert not any(name.endswith(".load") for name in weights)
-    assert "objective.modules_ahead.0.layer.feedforward.router.bias" in weights
+    assert "objective.mtp_layers.0.layer.feedforward.router.bias" in weights
     assert torch.equal(load_run(tmp_path / "run").model.get_buffer(BIAS), before)
 
 
@@ -74,5 +74,5 @@ def test_evaluation_and_generation_leave_the_bias_alone() -> None:
     loads = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model(tokens), model.token_losses(tokens, tokens), model.loss(tokens, tokens), model.routing(tokens)
     assert all(torch.equal(buffer, loads[name]) for name, buffer in model.named_buffers())
-    model.after_step()
+    model.post_optimizer_step()
     assert all(model.get_buffer(f"layers.{layer}.feedforward.router.bias").any() for layer in (0, 1))

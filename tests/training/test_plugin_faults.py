@@ -22,14 +22,14 @@ AT_IMPORT
 class OddConfig(FeedforwardConfig):
     kind: Literal["odd"] = "odd"
 
-    def build(self, site):
+    def build(self, layer):
         AT_BUILD
-        return Odd(GeluConfig(), 2 * site.dim, site)
+        return Odd(GeluConfig(), 2 * layer.dim, layer)
 
 class Odd(Gelu):
-    def forward(self, x, step):
+    def forward(self, x, ctx):
         AT_FORWARD
-        return super().forward(x, step)
+        return super().forward(x, ctx)
 
 class Silent(Exception):
     def __str__(self):

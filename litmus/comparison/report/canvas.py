@@ -69,7 +69,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def shorten(name: str, most: int = 15) -> str:
-    """A name that fits beside a figure, in which a dollar sign is no formula."""
+    """A name that fits next to a figure, in which a dollar sign is no formula."""
     return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 

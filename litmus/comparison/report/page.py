@@ -1,4 +1,4 @@
-"""The page around the figures: what is said, in which order, filled into the template beside this file."""
+"""The page around the figures: what is said, in which order, filled into the template next to this file."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _headline(summaries: Sequence[ArmSummary], baseline: str) -> list[tuple[str,
 
 
 def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
-    """What the arm costs beside the baseline, so that a gain in one thing is not read without its price."""
+    """What the arm costs compared with the baseline, so that a gain in one thing is not read without its price."""
     base = next(other for other in summaries if other.is_baseline)
     if summary.is_baseline:
         return ""

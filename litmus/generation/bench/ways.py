@@ -17,7 +17,7 @@ from litmus.generation.stepping import DecodeStep
 from litmus.generation.weights import check_int8, prepared
 from litmus.model import Decoder
 from litmus.nn import Mla
-from litmus.nn.mtp import AheadObjective
+from litmus.nn.mtp import MtpObjective
 
 Decode = Callable[[Decoder, Tensor, int], Iterator[Tensor]]
 """(model, prompts (B, T), n) -> the likeliest next tokens (B,), n times."""
@@ -73,7 +73,7 @@ def ways_of(model: Decoder, *, precision: str | None = None, compile: bool = Fal
         ways.append(Way("compiled", own, exact, compiled_steps()))
     if _has_int8(model):
         ways.append(Way("int8", prepared(model, **weights, int8=True), prepared(model, "fp32", int8=True), cached))
-    if isinstance(model.objective, AheadObjective) and all(layer.rewinds for layer in model.layers):
+    if isinstance(model.objective, MtpObjective) and all(layer.supports_rollback for layer in model.layers):
         tally = Tally()
         ways.append(Way("speculative", own, exact, speculated(tally), most_rows=1, tally=tally))
     for way in ways:
@@ -111,7 +111,7 @@ def compiled_steps() -> Decode:
         if key not in steps:
             steps[key] = DecodeStep(model, model.new_cache(rows, length + number), compile=True)
         step = steps[key]
-        step.cache.rewind(0)
+        step.cache.truncate(0)
         tokens = model.last_logits(prompts, step.cache).argmax(-1)
         yield tokens
         for done in range(number - 1):

@@ -95,31 +95,31 @@ def scored(targets: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Terms:
+class AuxLosses:
     """What layers leave for the objective while a training loss is computed.
 
     counted: (B, T) False where a token serves no scored target; statistics over tokens leave it out.
-    left: the (weight, value) of each layer, by the name of the term.
+    values: the (weight, value) of each layer, by the name of the term.
     scored: how many targets the loss is over; None where nobody said.
     """
 
     counted: Tensor
-    left: dict[str, list[tuple[float, Tensor]]] = field(default_factory=dict)
+    values: dict[str, list[tuple[float, Tensor]]] = field(default_factory=dict)
     scored: Tensor | None = None
 
     @classmethod
-    def before(cls, targets: Tensor) -> Terms:
+    def before(cls, targets: Tensor) -> AuxLosses:
         """For targets (B, T): a token counts up to the last scored target of its row; padding comes after it."""
         return cls((targets != IGNORED).flip(1).cummax(1).values.flip(1), scored=scored(targets))
 
-    def counting(self, targets: Tensor) -> Terms:
+    def counting(self, targets: Tensor) -> AuxLosses:
         """The same collection for layers whose vectors serve other targets (B, T)."""
-        return replace(self, counted=Terms.before(targets).counted)
+        return replace(self, counted=AuxLosses.before(targets).counted)
 
-    def leave(self, name: str, value: Tensor, weight: float, count: Tensor | None = None) -> None:
+    def add(self, name: str, value: Tensor, weight: float, count: Tensor | None = None) -> None:
         """Add `weight` · `value` to the training loss; `value` is reported under `name`.
 
         It is a mean over `count` things of this batch, by default its counted tokens.
         """
         count = self.counted.sum() if count is None else count
-        self.left.setdefault(name, []).append((weight, _share(name, value, count)))
+        self.values.setdefault(name, []).append((weight, _share(name, value, count)))

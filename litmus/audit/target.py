@@ -33,17 +33,17 @@ COARSER = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 """The tolerance for a model that casts its activations to a coarser type even when it is given fp64."""
 
 
-class Subject:
+class AuditTarget:
     """One recipe or model under audit. `model` is what most checks look at: fp64, evaluation mode, on the CPU."""
 
     def __init__(self, source: Recipe | Decoder, *, quick: bool) -> None:
         self.quick = quick
         self.live = None if isinstance(source, Recipe) else source
         self.given = source if isinstance(source, Recipe) else source.recipe
-        self.recipe, self.note = (self.given, "") if self.live is not None else narrowed(self.given)
+        self.recipe, self.note = (self.given, "") if self.live is not None else shrunk(self.given)
         self.name = self.given.name
 
-    def fresh(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Decoder:
+    def build_model(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Decoder:
         """A model in evaluation mode, without dropout: newly built from `seed`, or a copy of the live one."""
         if self.live is None:
             with torch.random.fork_rng(devices=[]):
@@ -58,13 +58,13 @@ class Subject:
 
     @cached_property
     def model(self) -> Decoder:
-        """The model with its weights stirred: what starts at exactly 0 or 1 would hide what it does once trained."""
-        return stirred(self.fresh())
+        """The model with its weights perturbed: what starts at exactly 0 or 1 would hide what it does once trained."""
+        return perturbed(self.build_model())
 
     @cached_property
-    def unstirred(self) -> Decoder:
+    def unperturbed(self) -> Decoder:
         """The model with its weights as they are."""
-        return self.fresh()
+        return self.build_model()
 
     @cached_property
     def rounding(self) -> float:
@@ -133,7 +133,7 @@ def generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def stirred(model: Decoder, seed: int = 0) -> Decoder:
+def perturbed(model: Decoder, seed: int = 0) -> Decoder:
     """Move every parameter by a random amount: matrices by N(0, 1/inputs), vectors by N(0, 0.1²); in place."""
     source = generator(seed)
     with torch.no_grad():
@@ -143,7 +143,7 @@ def stirred(model: Decoder, seed: int = 0) -> Decoder:
     return model
 
 
-def narrowed(recipe: Recipe) -> tuple[Recipe, str]:
+def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
     """A recipe with the same layers, but few enough weights and tokens to audit in seconds; and what was changed.
 
     Depth, layer groups, head counts and context stay: a fault may sit in any layer or past any block edge, but not
@@ -173,10 +173,10 @@ def narrowed(recipe: Recipe) -> tuple[Recipe, str]:
 
 def weights(recipe: Recipe) -> int:
     """How many weights the layers of a recipe have."""
-    return sum(parameter.numel() for parameter in outline(recipe).layers.parameters())
+    return sum(parameter.numel() for parameter in meta_model(recipe).layers.parameters())
 
 
-def outline(recipe: Recipe) -> Decoder:
+def meta_model(recipe: Recipe) -> Decoder:
     """The model of a recipe without its numbers; with them, where a plug-in cannot be built without."""
     try:
         with torch.device("meta"):
@@ -203,8 +203,10 @@ def _divided(raw: Mapping[str, Any], factor: int) -> dict[str, Any]:
         part = raw.get(name)
         if isinstance(part, dict):
             declared = family.kinds[part["kind"]] if "kind" in part else None
-            sized = declared.sized if declared else {key for kind in family.kinds.values() for key in kind.sized}
-            widths = {key for key in sized if not key.endswith("heads") and isinstance(part.get(key), int)}
+            size_keys = (
+                declared.size_keys if declared else {key for kind in family.kinds.values() for key in kind.size_keys}
+            )
+            widths = {key for key in size_keys if not key.endswith("heads") and isinstance(part.get(key), int)}
             divided[name] = {key: -(-value // factor) if key in widths else value for key, value in part.items()}
     if "layers" in raw:
         divided["layers"] = [_divided(group, factor) for group in raw["layers"]]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from litmus.nn import Step
+from litmus.nn import ForwardContext
 
 CACHE: dict[str, Tensor] = {}
 
@@ -32,7 +32,7 @@ def test_a_real_token_reads_the_real_tokens_of_its_document_up_to_itself(
     documents = torch.tensor([steps]).cumsum(1)
     valid = data.draw(st.lists(st.booleans(), min_size=length, max_size=length))
     places = positions(documents[0].tolist(), valid)
-    mask = Step(places, None, torch.tensor([valid]), documents).visibility(window)
+    mask = ForwardContext(places, None, torch.tensor([valid]), documents).attention_mask(window)
     assert isinstance(mask, Tensor) and mask.shape == (1, 1, length, length)
     for query in [t for t in range(length) if valid[t]]:
         readable = [t for t in range(query + 1) if valid[t] and documents[0, t] == documents[0, query]]
@@ -41,7 +41,7 @@ def test_a_real_token_reads_the_real_tokens_of_its_document_up_to_itself(
 
 def test_padding_reads_itself_so_that_no_row_is_without_keys() -> None:
     valid = torch.tensor([[False, False, True, True]])
-    mask = Step(torch.tensor([[0, 0, 0, 1]]), None, valid).visibility()
+    mask = ForwardContext(torch.tensor([[0, 0, 0, 1]]), None, valid).attention_mask()
     assert isinstance(mask, Tensor)
     assert mask[0, 0].any(-1).all()
     assert mask[0, 0, 0].tolist() == [True, False, False, False]
@@ -51,8 +51,8 @@ def test_padding_reads_itself_so_that_no_row_is_without_keys() -> None:
     ("start", "length", "expected"), [(0, 5, "causal"), (0, 1, "causal"), (3, 1, "all"), (3, 2, None)]
 )
 def test_whole_rows_need_no_mask(start: int, length: int, expected: str | None) -> None:
-    step = Step(torch.arange(start, start + length)[None], start, cache=CACHE, used=start + length)
-    found = step.visibility()
+    ctx = ForwardContext(torch.arange(start, start + length)[None], start, cache=CACHE, kv_len=start + length)
+    found = ctx.attention_mask()
     assert found == expected if expected else isinstance(found, Tensor)
 
 
@@ -69,7 +69,7 @@ def test_a_decoded_token_reads_the_slots_up_to_its_own(
         starts = starts[:1] * len(starts)
     places = torch.tensor(starts)[:, None] + torch.arange(length)
     used = max(starts) + length
-    found = Step(places, starts[0] if together else None, cache=CACHE, used=used).visibility(window)
+    found = ForwardContext(places, starts[0] if together else None, cache=CACHE, kv_len=used).attention_mask(window)
     shape = (len(starts), length, used)
     if found == "causal":
         found = torch.ones(length, used).tril().bool()
@@ -85,28 +85,28 @@ def test_a_decoded_token_reads_the_slots_up_to_its_own(
 
 
 def test_what_layers_share_is_computed_once() -> None:
-    step, calls = Step(torch.arange(3)[None]), []
+    ctx, calls = ForwardContext(torch.arange(3)[None]), []
 
     def compute() -> Any:
         calls.append(1)
         return object()
 
-    layer = step.at({"k": torch.zeros(1)})
-    assert step.once("key", compute) is layer.once("key", compute)
+    layer = ctx.with_cache({"k": torch.zeros(1)})
+    assert ctx.memo("key", compute) is layer.memo("key", compute)
     assert len(calls) == 1
 
 
 def test_each_layer_sees_its_own_cache() -> None:
-    step = Step(torch.arange(3)[None])
+    ctx = ForwardContext(torch.arange(3)[None])
     own = {"k": torch.zeros(1)}
-    assert step.at(own).cache is own
-    assert step.cache is None
-    assert step.at(None) is step
+    assert ctx.with_cache(own).cache is own
+    assert ctx.cache is None
+    assert ctx.with_cache(None) is ctx
 
 
 def test_layers_with_different_windows_share_no_mask() -> None:
-    step = Step(torch.arange(5)[None], None)
+    ctx = ForwardContext(torch.arange(5)[None], None)
     for window in (2, None, 3, 2):
-        mask = step.visibility(window)
+        mask = ctx.attention_mask(window)
         assert isinstance(mask, Tensor)
         assert mask[0, 0, 4].sum() == (window or 5)
