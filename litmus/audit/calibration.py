@@ -1,4 +1,4 @@
-"""Calibration at birth: a new model guesses evenly, and neither signals nor gradients fade or grow with depth."""
+"""Loss at initialization: a new model guesses evenly, and neither signals nor gradients fade or grow with depth."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from litmus.model import Decoder
 LOW, HIGH = -0.1, 0.5
 """The band around ln V, in nats.
 
-Logits that spread by s at birth cost s²/2 nats above ln V; 0.5 is reached at s = 1, where a model that knows nothing
-already prefers some tokens tenfold. Below ln V lies only chance, about 0.03 on these targets.
+Logits that spread by s at initialization cost s²/2 nats above ln V; 0.5 is reached at s = 1, where a model that knows
+nothing already prefers some tokens tenfold. Below ln V lies only chance, about 0.03 on these targets.
 """
 
 GROWTH = 100.0
@@ -32,7 +32,7 @@ LARGEST = (20_000_000, 300_000_000)
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     if target.live is not None:
-        raise NotApplicable("a live model may be trained; audit its recipe to see it at birth")
+        raise NotApplicable("a live model may be trained; audit its recipe to see it at initialization")
     model, width = at_init(target)
     vocabulary = model.recipe.vocab_size
     source = generator(90)
@@ -57,11 +57,11 @@ def even(model: Decoder, tokens: Tensor, targets: Tensor, width: str) -> Iterato
     loss = float(nats(model, tokens, targets).mean())
     excess = loss - expected
     yield Evidence(
-        f"the loss at birth is {loss:.3f} nats, {excess:+.3f} from ln V = {expected:.3f}{width}",
+        f"the loss at initialization is {loss:.3f} nats, {excess:+.3f} from ln V = {expected:.3f}{width}",
         fault=not LOW <= excess <= HIGH,
         measured=excess,
         tolerance=HIGH if excess > 0 else LOW,
-        mark="is miscalibrated at birth",
+        mark="is miscalibrated at initialization",
         meaning="It starts out sure of tokens it knows nothing about and spends its first steps unlearning that.",
     )
 
@@ -109,6 +109,6 @@ CHECK = Check(
     tolerance="-0.1 to +0.5 nats around ln V (logits that spread by 1 cost 0.5); sizes within 100-fold over all layers "
     "(sums make them tenfold, faults multiply).",
     means="Training starts from a bad place, and a comparison measures how well each arm recovers from it.",
-    mark="is miscalibrated at birth",
+    mark="is miscalibrated at initialization",
     gather=gather,
 )

@@ -143,7 +143,7 @@ def cache_as_declared(target: AuditTarget) -> Iterator[Evidence]:
             return
         if held < (1 - AGREE) * declared:
             yield Evidence(
-                f"the mixers declare {declared:,} cached numbers and hold {held:,}",
+                f"the mixers declare {declared:,} cache elements and hold {held:,}",
                 fault=True,
                 measured=held / declared,
                 tolerance=1 - AGREE,
@@ -152,7 +152,7 @@ def cache_as_declared(target: AuditTarget) -> Iterator[Evidence]:
             )
             return
     per_token = model.kv_elements(target.recipe.context) / target.recipe.context
-    yield Evidence(f"{per_token:,.0f} cached numbers per token, as declared")
+    yield Evidence(f"{per_token:,.0f} cache elements per token, as declared")
 
 
 def heaviest(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
@@ -175,7 +175,7 @@ def cache_as_needed(target: AuditTarget) -> Iterator[Evidence]:
             meaning="Decoding takes more memory, and reads more of it per token, than the mechanism calls for.",
         )
     if not wasteful:
-        yield Evidence("no cached number is redundant")
+        yield Evidence("no cache element is redundant")
 
 
 def kept_outside(target: AuditTarget) -> Iterator[Evidence]:
@@ -216,7 +216,7 @@ def numbers_kept(module: nn.Module) -> int:
 CHECK = Check(
     name="costs as declared",
     asserts="Parameters, FLOPs and cache are what the recipe implies, and the cache holds no more than is needed.",
-    how="Live tensors are counted; matrices that tokens meet are checked for wasted rank, cached numbers for rank and "
+    how="Live tensors are counted; matrices that tokens meet are checked for wasted rank, cache elements for rank and "
     "for slots that no prediction depends on, modules for tensors that grow while decoding.",
     tolerance="1 % for buffers (alignment), 10 % for FLOPs (routing) and for wasted rank; ranks in fp64 at 1e-9 of the "
     "largest singular value, where random weights leave no doubt.",

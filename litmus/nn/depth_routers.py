@@ -37,8 +37,8 @@ class ThresholdRouter(DepthRouter):
     """Chooses a token when its score is above a threshold, which no other token of the step has a say in.
 
     After each training step the threshold moves by `rate` of the way to the score that `capacity` of that step's tokens
-    exceeded (the mean over its batches, by their tokens). At the start it is that of the scores' distribution at birth,
-    N(0, 1).
+    exceeded (the mean over its batches, by their tokens). At the start it is that of the scores' distribution at
+    initialization, N(0, 1).
     """
 
     threshold: Tensor

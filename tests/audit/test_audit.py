@@ -123,7 +123,7 @@ class LossInSinglePrecision(Objective):
 
 
 class ZeroAtBirth(Attention):
-    """Writes nothing into the residual stream at birth."""
+    """Writes nothing into the residual stream at initialization."""
 
     def __init__(self, config, layer_context):
         super().__init__(config, layer_context)

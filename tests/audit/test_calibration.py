@@ -1,4 +1,4 @@
-"""Calibration at birth: models that are sure too early, and layers that fade or explode."""
+"""Loss at initialization: models that are sure too early, and layers that fade or explode."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ class Loud(RMSNorm):
 def test_a_model_that_is_sure_at_birth_fails_this_check_alone(small, norm):
     report = small(norm=norm(Loud), depth=1)
     assert [finding.name for finding in report.failed] == ["loss at initialization"]
-    assert report.mark() == "fails audit: is miscalibrated at birth"
+    assert report.mark() == "fails audit: is miscalibrated at initialization"
     assert report["loss at initialization"].measured > 0.5
 
 

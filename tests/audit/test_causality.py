@@ -62,7 +62,7 @@ def test_the_first_leaking_layer_is_named(small, mixer):
 
 
 class BehindAClosedGate(Attention):
-    """Leaks through a gate that is 0 at birth: only training opens it."""
+    """Leaks through a gate that is 0 at initialization: only training opens it."""
 
     def __init__(self, config, layer_context):
         super().__init__(config, layer_context)
