@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
 
 LONGEST = 1500
 """Characters of a sentence that are shown."""
+
+AGAIN = 0.01
+"""Seconds until a signal is sent again that came where nothing can be raised."""
 
 DEBUG = "LITMUS_DEBUG"
 """The environment variable that shows tracebacks; processes that this one starts inherit it."""
@@ -62,6 +66,7 @@ def begin() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)  # a signal that was ignored from the start (nohup) stays so
+    sys.unraisablehook = _unraisable
 
 
 def end(code: int) -> NoReturn:
@@ -216,6 +221,17 @@ def _place(error: BaseException) -> str:
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     _received[:] = [number]
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send the signal again where it came while Python ran a destructor or callback, whose exceptions it drops."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    number = _received[0] if _received else signal.SIGINT
+    again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))  # from here it would be dropped once more
+    again.daemon = True
+    again.start()
 
 
 def _open_streams() -> None:

@@ -165,7 +165,7 @@ def search(count: int, seed: int, tried_first: list[Case], comparison: bool, ver
                 entry = found.setdefault((fault.kind, fault.where), {"times": 0, "what": fault.what, "case": case})
                 entry["times"] += 1
                 if verbose and entry["times"] == 1:
-                    print(f"{fault.kind}: {fault.where}\n    {case.to_json()[:600]}", flush=True)
+                    print(f"{fault.kind}: {fault.where}\n    {fault.what}\n    {case.to_json()[:600]}", flush=True)
         if verbose and total["cases"] % 100 == 0:
             print(f"[{seed}] {dict(total)} {time.strftime('%H:%M:%S')}", flush=True)
 

@@ -260,3 +260,25 @@ def test_a_signal_ends_a_command_with_one_sentence(number: int, code: int, word:
     running.send_signal(number)
     _, err = running.communicate(timeout=50)
     assert (running.returncode, err) == (code, f"litmus: {word}\n")
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (15, 143, "terminated")])
+def test_a_signal_that_comes_during_a_destructor_is_not_lost(number: int, code: int, word: str) -> None:
+    script = f"""
+import signal, time
+from litmus import process
+
+class Deleted:
+    def __del__(self):
+        signal.raise_signal({int(number)})
+
+def work():
+    Deleted()
+    time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+process.begin()
+process.end(process.run(work))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (code, f"litmus: {word}\n")
