@@ -89,8 +89,8 @@ def start(
 ) -> Process:
     """Begin a process that calls `module.function()` with `arguments` in sys.argv, its stdin and stdout being pipes.
 
-    It leads a session of its own. `warm` names modules that it will import, `lasts` says that it ends by itself
-    after this process: others are killed then.
+    It leads a session of its own. `warm` names modules that it will import. `lasts` says that it ends by itself after
+    this process; another one that was forked is killed then, one begun anew ends with its pipes.
     """
     path = [entry for entry in sys.path if entry]
     if sys.platform == "linux":
