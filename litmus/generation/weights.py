@@ -30,9 +30,6 @@ KERNEL_ALIGNMENT = 32
 KERNEL_WEIGHTS = 2**31 - 1
 """The kernel counts weights in 32 bits."""
 
-READ_WHOLE = ("kv_up",)
-"""Linear layers whose matrix latent attention reads itself for every token; they are left as they are."""
-
 
 def prepared(model: Decoder, precision: DecodePrecision | None = None, *, int8: bool = False) -> Decoder:
     """The model itself, or a copy for decoding: in another precision, and on a CPU with its linear weights packed.
@@ -134,8 +131,12 @@ def _replace_linears(
     by: type[Int8Linear] | type[PackedLinear],
     wanted: Callable[[nn.Linear], bool] = lambda linear: True,
 ) -> None:
-    """Replace the linear layers that are `wanted`; the embedding stays, even where the head shares its weights."""
+    """Replace the linear layers that are `wanted`, except those that their parent declares in `dense_weights`.
+
+    The embedding stays, even where the head shares its weights.
+    """
     for parent in list(model.modules()):
+        dense = getattr(parent, "dense_weights", ())
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and name not in READ_WHOLE and wanted(child):
+            if type(child) is nn.Linear and name not in dense and wanted(child):
                 setattr(parent, name, by(child))

@@ -22,9 +22,13 @@ class Mixer(nn.Module):
 
     `supports_rollback` says that a row of its cache forgets its last tokens by going back in length, since slot i holds
     token i and nothing else remembers it; speculative decoding needs that of every mixer.
+
+    `dense_weights` names the `nn.Linear` attributes whose `.weight` is read as a matrix. They stay `nn.Linear` where
+    decoding packs or quantizes the others. Any module may declare it.
     """
 
     supports_rollback: bool = False
+    dense_weights: tuple[str, ...] = ()
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         """Mix x (B, T, dim) into the same shape; with `ctx.cache`, write this step's tokens there first."""

@@ -62,6 +62,7 @@ class Mla(Mixer):
     """
 
     supports_rollback = True
+    dense_weights = ("kv_up",)  # `absorbed` multiplies by its halves
 
     def __init__(self, config: MlaConfig, layer: LayerContext) -> None:
         super().__init__()

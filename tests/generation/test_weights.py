@@ -142,3 +142,22 @@ def test_the_engine_decodes_with_rounded_weights(rough: Callable[..., Decoder]) 
 def test_8_bits_without_a_kernel_are_refused() -> None:
     with pytest.raises(BadInput, match="int8 decoding has a kernel for CPUs only, not for 'meta'; decode in bf16"):
         prepared(model().to("meta"), int8=True)
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"int8": True}])
+def test_linear_layers_that_a_module_reads_as_matrices_stay_as_they_are(options: Any) -> None:
+    class Reads(nn.Module):
+        dense_weights = ("read",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.called = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    exact = model("mla")
+    exact.layers[0].added = Reads()
+    copied = prepared(exact, **options)
+    mixer, added = copied.layers[0].mixer, copied.layers[0].added
+    assert isinstance(mixer, nn.Module) and isinstance(added, nn.Module)
+    assert type(mixer.kv_up) is nn.Linear and type(added.read) is nn.Linear
+    if "int8" in options:
+        assert isinstance(mixer.kv_down, Int8Linear) and isinstance(added.called, Int8Linear)
