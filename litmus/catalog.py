@@ -1,4 +1,4 @@
-"""The built-in recipes as files: their names and what they state, known without building (or importing) anything."""
+"""The built-in recipe files: their names and keys, without importing torch or building a model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SIZES: dict[str, dict[str, int]] = {
 """The size table: about 1M, 5M, 30M and 85M (GPT-2 small) non-embedding parameters for `standard`."""
 
 OWN_SIZE = "own"
-"""In place of a row of the size table: the size that the recipe itself states."""
+"""The size that the recipe itself states, instead of a row of the size table."""
 
-SHAPE = ("dim", "depth", "heads", "vocab_size", "context")
-"""The keys that say how large a model is; every built-in recipe states them or inherits them from its base."""
+SIZE_KEYS = ("dim", "depth", "heads", "vocab_size", "context")
+"""The keys that set a model's size; every built-in recipe states them or inherits them from its base."""
 
 RECIPE_FILES = (".yaml", ".yml")
 
@@ -33,29 +33,29 @@ def recipes() -> list[str]:
 
 
 @cache
-def stated(name: str) -> dict[str, Any]:
-    """What the file of a built-in recipe states, its base by name; not to be changed."""
+def recipe_keys(name: str) -> dict[str, Any]:
+    """The keys in the file of a built-in recipe, `base` included; do not modify the result."""
     text = (files("litmus") / "recipes" / f"{name}.yaml").read_bytes()
     return mapping(parse_yaml(text, name), name, "recipe keys")
 
 
-def outline(name: str, size: str | None = None) -> dict[str, Any]:
-    """The keys of a built-in recipe outside its parts, at a row of the size table: about, dim, depth, heads, ..."""
+def summary_keys(name: str, size: str | None = None) -> dict[str, Any]:
+    """The scalar keys of a built-in recipe (about, dim, depth, heads, ...), at a row of the size table."""
     check_size(size)
-    keys = dict(stated(name))
+    keys = dict(recipe_keys(name))
     while base := keys.pop("base", None):
-        keys = {**stated(base), **{key: value for key, value in keys.items() if key != "base"}}
+        keys = {**recipe_keys(base), **{key: value for key, value in keys.items() if key != "base"}}
     return {**keys, **SIZES.get(size or OWN_SIZE, {})}
 
 
 def check_size(size: str | None) -> None:
-    """BadInput for a size that is no row of the table."""
+    """BadInput for a size that is not in the table."""
     if size not in (None, OWN_SIZE, *SIZES):
         raise BadInput(f"unknown size {shown(size)}; {nearest(str(size), [*SIZES, OWN_SIZE])}")
 
 
 def check_source(name: str) -> None:
-    """BadInput for a name that is neither a built-in recipe nor a recipe file, a plug-in file or a folder."""
+    """BadInput for a name that is neither a built-in recipe, a recipe file, a plug-in file nor a folder."""
     if name in recipes() or os.path.isdir(name):
         return
     if name.endswith((".py", *RECIPE_FILES)) or os.sep in name:
@@ -66,7 +66,7 @@ def check_source(name: str) -> None:
 
 
 def check_run(folder: str | os.PathLike[str], kind: str = "run") -> None:
-    """BadInput for the name of a folder that is not there."""
+    """BadInput if the folder does not exist."""
     if not os.path.isdir(folder):
         found = "is a file" if os.path.exists(folder) else "is not there"
         raise BadInput(f"{shown(os.fspath(folder), quoted=False, limit=300)} {found}; a {kind} folder is expected")

@@ -1,9 +1,13 @@
-"""Atomic writes: a file or folder is either the old one or the whole new one, whenever the process dies."""
+"""Files on disk: reads that cannot block, manifests with checksums, and atomic writes of files and folders.
+
+Atomic: whenever the process dies, a file or folder is either the old one or the complete new one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import os
 import re
@@ -11,11 +15,20 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from litmus.errors import BadInput
-from litmus.manifests import TEMPORARY, check_replaceable, write_manifest
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from litmus.errors import BadInput, shown
+
+MANIFEST = "manifest.json"
+TEMP_SUFFIX = ".litmus-tmp"
+"""Suffix of the hidden temporary files and folders of unfinished writes; a killed process may leave some behind."""
+IGNORED_FILES = (
+    ".DS_Store", "._*", ".nfs*", ".fuse_hidden*", ".directory", "Thumbs.db", "desktop.ini", f"*{TEMP_SUFFIX}",
+)  # fmt: skip
+"""Patterns of files that operating systems add to folders, and of unfinished writes: never a user's work."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EROFS, errno.EPERM}
@@ -25,9 +38,135 @@ _UNFIT = {
 }  # fmt: skip
 
 
+def read_regular_file(path: Path) -> bytes:
+    """The bytes of a regular file; OSError for anything else, as reading a pipe or device may block or never end."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        with open(handle, "rb") as file:
+            return file.read()
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+class Checksum(BaseModel):
+    """Size and sha256 of a file, to detect later changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """The kind of a folder ("checkpoint", "saved model") and the checksum of each file in it, by relative path."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    files: dict[str, Checksum]
+
+
+class Damaged(Exception):
+    """A folder differs from its manifest; the message says how."""
+
+
+def write_manifest(folder: Path, kind: str) -> None:
+    """Write the manifest of all files that are now in `folder`."""
+    files = {name: checksum(folder / name) for name in sorted(file_names(folder))}
+    text = Manifest(kind=kind, files=files).model_dump_json(indent=1)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder; Damaged when it cannot be read."""
+    try:
+        return Manifest.model_validate_json(read_regular_file(folder / MANIFEST))
+    except PermissionError:
+        raise
+    except (OSError, ValidationError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read") from error
+
+
+def verify(folder: Path, files: Mapping[str, Checksum]) -> None:
+    """Raise Damaged, naming the first file that is missing or differs from its checksum."""
+    for name, written in files.items():
+        if fault := _fault(folder / name, written):
+            raise Damaged(f"{name} {fault}")
+
+
+def check_replaceable(folder: Path, kind: str | None, name: str) -> None:
+    """BadInput unless `folder` is absent, empty, or of this kind and unchanged since Litmus wrote it.
+
+    `name` is what the message calls the folder. IGNORED_FILES do not count and are replaced with the rest.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise BadInput(f"{name} is not a folder; choose another name")
+    found = sorted(file_names(folder))
+    if not found:
+        return
+    if kind is None or MANIFEST not in found:
+        wanted = f"no {kind} that Litmus wrote (it has no {MANIFEST})" if kind else "not empty"
+        raise BadInput(f"{name} is {wanted}: it holds {_some(found)}; choose another folder, or delete this one")
+    try:
+        manifest = read_manifest(folder)
+    except Damaged as damage:
+        raise BadInput(f"{name}: {damage}; choose another folder, or delete this one") from None
+    if manifest.kind != kind:
+        raise BadInput(f"{name} holds a {shown(manifest.kind, quoted=False)} and no {kind}; choose another folder")
+    others = [file for file in found if file != MANIFEST and file not in manifest.files]
+    if others:
+        raise BadInput(f"{name} holds {_some(others)}, which Litmus did not write; choose another folder, or move that")
+    ours = [file for file in found if file in manifest.files]
+    changed = [file for file in ours if (folder / file).is_symlink() or _fault(folder / file, manifest.files[file])]
+    if changed:
+        raise BadInput(
+            f"{name} holds {_some(changed)}, changed since Litmus wrote it; choose another folder, or delete this one"
+        )
+
+
+def file_names(folder: Path) -> Iterator[str]:
+    """The relative paths of all files and links below `folder` except IGNORED_FILES."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=stop):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in [*files, *links]:
+            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in IGNORED_FILES):
+                yield (Path(place) / name).relative_to(folder).as_posix()
+
+
+def checksum(path: Path) -> Checksum:
+    """Size and sha256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checksum(bytes=path.stat().st_size, sha256=digest)
+
+
+def _fault(path: Path, written: Checksum) -> str:
+    """How a file differs from its checksum; empty if it does not."""
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != written.bytes:
+        return f"has {path.stat().st_size} bytes instead of {written.bytes}"
+    return "" if checksum(path) == written else "is not what was written"
+
+
+def _some(names: list[str]) -> str:
+    """Up to three file names for an error message."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(shown(name, quoted=False) for name in names[:3]) + more
+
+
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Turn a full disk, or a place that cannot be written, into one sentence; what was saved before stays as it was."""
+    """Turn errors of writing `target` (full disk, no permission, unusable path) into BadInput with one sentence."""
     if "\0" in str(target):
         raise BadInput(f"{target} cannot be written: no name of a file or folder holds a NUL character")
     try:
@@ -51,7 +190,7 @@ def writing(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn a file that the system does not let us read into one sentence."""
+    """Turn an OSError of reading `path` into BadInput with one sentence."""
     try:
         yield
     except OSError as error:
@@ -61,8 +200,8 @@ def reading(path: Path) -> Iterator[None]:
 def write_atomically(target: Path, content: str | bytes) -> None:
     """Replace `target` by `content` in one step (temporary file next to it, fsync, rename).
 
-    A link stays, and what it points to is replaced. What is no file (a device, a pipe, this process's own output) is
-    written to and stays what it is.
+    Links are followed: the file they point to is replaced. A device, a pipe or this process's own output is written to
+    directly.
     """
     data = content.encode() if isinstance(content, str) else content
     with writing(target):
@@ -74,16 +213,16 @@ def write_atomically(target: Path, content: str | bytes) -> None:
             return
         real = Path(os.path.realpath(target))
         real.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=real.parent, prefix=hidden_prefix(real), suffix=TEMPORARY)
+        handle, name = tempfile.mkstemp(dir=real.parent, prefix=hidden_prefix(real), suffix=TEMP_SUFFIX)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            mode = real.stat().st_mode & 0o777 if real.is_file() else _usual_mode(0o666)
+            mode = real.stat().st_mode & 0o777 if real.is_file() else _default_mode(0o666)
             os.chmod(name, mode)
             os.replace(name, real)
-            _settle(real.parent)
+            _fsync(real.parent)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -93,50 +232,50 @@ def write_atomically(target: Path, content: str | bytes) -> None:
 def folder_written_atomically(target: Path, kind: str | None = None) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes `target` when the block ends without an error.
 
-    With `kind`, which says in two words what it is ("saved model"), the folder gets a manifest of its files; an
-    existing `target` is replaced where it is empty, or of the same kind and exactly as it was written. BadInput where
-    it holds anything else, before the block begins. Without `kind` only an empty `target` is replaced. A link stays,
-    and what it points to is replaced. On an error the temporary folder is removed and `target` is untouched.
+    With `kind` ("saved model") the folder gets a manifest of its files, and an existing `target` is replaced if it is
+    empty, or of the same kind and unchanged since it was written; otherwise BadInput is raised before the block
+    begins. Without `kind` only an empty `target` is replaced. Links are followed. On an error the temporary folder is
+    removed and `target` is untouched.
     """
     real = Path(os.path.realpath(target))
     with writing(target):
         check_replaceable(real, kind, str(target))
         real.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=real.parent, prefix=hidden_prefix(real), suffix=TEMPORARY))
+        staging = Path(tempfile.mkdtemp(dir=real.parent, prefix=hidden_prefix(real), suffix=TEMP_SUFFIX))
         try:
-            yield fresh
+            yield staging
             if kind is not None:
-                write_manifest(fresh, kind)
-            for path in [*sorted(fresh.rglob("*"), reverse=True), fresh]:
-                _settle(path)
-                path.chmod(_usual_mode(0o777 if path.is_dir() else 0o666))
+                write_manifest(staging, kind)
+            for path in [*sorted(staging.rglob("*"), reverse=True), staging]:
+                _fsync(path)
+                path.chmod(_default_mode(0o777 if path.is_dir() else 0o666))
             if real.is_dir() and any(real.iterdir()):
                 check_replaceable(real, kind, str(target))
-                _exchange(fresh, real)
-                shutil.rmtree(fresh, ignore_errors=True)
+                _exchange(staging, real)
+                shutil.rmtree(staging, ignore_errors=True)
             else:
-                os.replace(fresh, real)
-            _settle(real.parent)
+                os.replace(staging, real)
+            _fsync(real.parent)
         except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
             raise
 
 
 def remove_folder(folder: Path) -> None:
-    """Take a folder away in one step: a kill leaves all of it, or a leftover that is not taken for it."""
-    doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=hidden_prefix(folder), suffix=TEMPORARY))
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    """Delete a folder atomically: a killed process leaves either all of it or a temporary folder that is ignored."""
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=hidden_prefix(folder), suffix=TEMP_SUFFIX))
+    os.replace(folder, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, of: str | None = None) -> None:
-    """Remove what killed processes left under way in `folder`: of the target named `of`, or of all.
+    """Delete unfinished writes of killed processes in `folder`: those of the target named `of`, or all.
 
-    Only for the one process that may write there now.
+    Only for a process that holds the lock of what is written there.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
-        start, dot, _ = path.name.removesuffix(TEMPORARY).rpartition(".")
-        if path.name.endswith(TEMPORARY) and dot and (of is None or start + dot == hidden_prefix(folder / of)):
+        start, dot, _ = path.name.removesuffix(TEMP_SUFFIX).rpartition(".")
+        if path.name.endswith(TEMP_SUFFIX) and dot and (of is None or start + dot == hidden_prefix(folder / of)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -144,32 +283,32 @@ def remove_leftovers(folder: Path, of: str | None = None) -> None:
 
 
 def hidden_prefix(target: Path) -> str:
-    """How the names of hidden files next to `target` begin; with an ending they fit into the 255 bytes of a name."""
+    """Prefix of hidden files next to `target`; with a suffix it fits into the 255 bytes of a file name."""
     fits = len(os.fsencode(target.name)) <= 200
     return f".{target.name if fits else hashlib.sha256(os.fsencode(target.name)).hexdigest()}."
 
 
 def _system_code(error: Exception) -> int:
-    """The system's error number; 0 where there is none. Libraries written in Rust tell it in words only."""
+    """The errno of an exception; 0 if it has none. Libraries written in Rust give it only in the message."""
     if isinstance(error, OSError):
         return error.errno or 0
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else 0
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else 0
 
 
 def _concerns(error: Exception, target: Path) -> bool:
-    """Whether an error is about writing `target`, and not about another file that was read meanwhile."""
+    """Whether an error concerns writing `target`, and not another file that was read in the same block."""
     name = getattr(error, "filename", None)
     if not isinstance(name, str | bytes):
         return True
     path, real = Path(os.path.realpath(os.fsdecode(name))), Path(os.path.realpath(target))
-    under_way = any(part.endswith(TEMPORARY) for part in path.parts)
+    temporary = any(part.endswith(TEMP_SUFFIX) for part in path.parts)
     lock = path == real.with_name(f"{hidden_prefix(real)}lock")
-    return under_way or lock or real.is_relative_to(path) or path.is_relative_to(real)
+    return temporary or lock or real.is_relative_to(path) or path.is_relative_to(real)
 
 
 def _stream(target: Path) -> int | None:
-    """An open descriptor where `target` is no file that could be replaced: a pipe, /dev/null, this process's output."""
+    """An open descriptor if `target` cannot be replaced by a file: a pipe, /dev/null, this process's output."""
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -183,13 +322,13 @@ def _stream(target: Path) -> int | None:
         return None
     if stat.S_ISBLK(status.st_mode):
         raise BadInput(f"{target} is a disk; name a file")
-    handle = os.open(target, os.O_WRONLY | os.O_NONBLOCK)  # a pipe that nobody reads is an error and not a wait
+    handle = os.open(target, os.O_WRONLY | os.O_NONBLOCK)  # a pipe without a reader is an error; do not block
     os.set_blocking(handle, True)
     return handle
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Let two folders change places: in one step on Linux, elsewhere by renames that keep both under some name."""
+    """Exchange two folders: atomically on Linux, elsewhere by renames during which both exist under some name."""
     import ctypes
 
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -202,20 +341,20 @@ def _exchange(one: Path, other: Path) -> None:
     os.replace(aside, one)
 
 
-def _usual_mode(mode: int) -> int:
-    """The mode that any program's file or folder would have; temporary ones are made for their owner alone."""
+def _default_mode(mode: int) -> int:
+    """The mode that the umask gives new files; tempfile creates them readable by the owner only."""
     mask = os.umask(0)
     os.umask(mask)
     return mode & ~mask
 
 
-def _settle(path: Path) -> None:
-    """Return once a file, or the names in a folder, are on the disk."""
+def _fsync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems write names at once and refuse
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems do not support fsync on folders
             raise
     finally:
         os.close(handle)

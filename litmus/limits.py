@@ -1,4 +1,4 @@
-"""Limits of time and memory for code that may never return or never have enough."""
+"""Time and memory limits for untrusted code, which may run forever or allocate without bound."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-TICK = 0.25
+TICK_SECONDS = 0.25
 
 
-class TimeUp(BaseException):
-    """The time limit passed; not an Exception, so that no `except Exception` on the way can swallow it."""
+class TimeLimitExceeded(BaseException):
+    """Raised at the time limit; not an Exception, so that `except Exception` in the limited code cannot catch it."""
 
 
 @contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise TimeUp in the block once it has run for `seconds`; time in which the process stands still does not count.
+def timeout(seconds: float) -> Iterator[None]:
+    """Raise TimeLimitExceeded in the block after `seconds`, not counting time in which the process is suspended.
 
-    Works by a timer signal, so only in the main thread of a Unix process and between two Python instructions; code
-    that never comes back from a C call can be stopped from outside only, as the audit does. Elsewhere there is no
-    limit. Limits may be nested: each holds.
+    Uses a timer signal, so it works only in the main thread of a Unix process and between two Python instructions: code
+    stuck in a C call must be killed from another process, as the audit does. In other threads and systems there is no
+    limit. Limits may be nested.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -33,14 +33,14 @@ def limited(seconds: float) -> Iterator[None]:
     def tick(number: int, frame: FrameType | None) -> None:
         nonlocal ticks
         ticks += 1
-        # From then on at every tick: code that catches everything once would otherwise go on for ever.
-        if ticks * TICK >= seconds and not importing(frame):
-            raise TimeUp
+        # Raise at every tick from then on, as the code may catch it once.
+        if ticks * TICK_SECONDS >= seconds and not _is_importing(frame):
+            raise TimeLimitExceeded
         if callable(before):
             before(number, frame)
 
     before = signal.signal(signal.SIGALRM, tick)
-    timer = signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
+    timer = signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
     try:
         yield
     finally:
@@ -48,8 +48,8 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def importing(frame: FrameType | None) -> bool:
-    """Whether a module is just being imported; cut short, it would stay half there for the rest of the process."""
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported; interrupting that would leave it half initialized."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -58,24 +58,21 @@ def importing(frame: FrameType | None) -> bool:
 
 
 def limit_memory() -> None:
-    """Let this process take three quarters of the memory that is free now: what it asks beyond that, it is refused.
-
-    So that code without end fails before the machine does. Only where Linux says how much is free.
-    """
-    free = [_kilobytes("/proc/meminfo", "MemAvailable"), _free_in_group()]
+    """Limit this process to three quarters of the memory that is free now; further allocations fail. Linux only."""
+    free = [_read_bytes("/proc/meminfo", "MemAvailable"), _free_in_cgroup()]
     known = [amount for amount in free if amount is not None]
-    held = _kilobytes("/proc/self/status", "VmData")
-    if not known or held is None:
+    used = _read_bytes("/proc/self/status", "VmData")
+    if not known or used is None:
         return
     import resource
 
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = held + min(known) * 3 // 4
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = used + min(known) * 3 // 4
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def _kilobytes(file: str, key: str) -> int | None:
-    """The bytes that a line such as "MemAvailable:  512 kB" stands for."""
+def _read_bytes(file: str, key: str) -> int | None:
+    """The size in bytes from a line such as "MemAvailable:  512 kB"."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path(file).read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{key}:"):
@@ -83,8 +80,8 @@ def _kilobytes(file: str, key: str) -> int | None:
     return None
 
 
-def _free_in_group() -> int | None:
-    """What is left of the memory that a container may have."""
+def _free_in_cgroup() -> int | None:
+    """The memory in bytes left to this container (control group)."""
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):
         return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: the second comer is told who is there, and the claim ends with its process."""
+"""Locks on folders: one process at a time works in a folder; another one gets an error that names the first."""
 
 from __future__ import annotations
 
@@ -19,62 +19,63 @@ from litmus.files import folder_written_atomically, hidden_prefix, remove_leftov
 from litmus.yaml_json import parse_json
 
 _held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, doing: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold `folder`, which need not be there yet, for this process alone; take it before anything in it is read.
+def folder_lock(folder: Path, doing: str, *, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Lock `folder`, which need not exist yet, for this process; take the lock before reading anything in it.
 
-    `doing` completes "another process is ... FOLDER", e.g. "training in". Where another process holds the folder,
-    BadInput names that process and its host; with `wait` the sentence goes to `wait` instead, and the block begins
-    when the folder is free. The system frees a lock when its process ends, however it ends: none is left behind.
+    `doing` completes "another process is ... FOLDER", e.g. "training in". If another process holds the lock, BadInput
+    names that process and its host; with `on_wait` the sentence is passed to `on_wait` instead, and the block begins
+    when the lock is free. The operating system releases a lock when its process ends, in whatever way.
 
-    The lock is a hidden file next to the folder, so that it outlives a replacement of the folder; where the folder
-    above cannot be written, the folder cannot be replaced, and the lock lies inside.
+    The lock is a hidden file next to the folder, so that replacing the folder keeps it. If the parent folder is not
+    writable, the folder cannot be replaced, and the lock file is inside it.
     """
     with writing(folder):
-        handle, path = _opened(folder, wait)
+        handle, path = _acquire(folder, on_wait)
     _held.add(handle)
     try:
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+        with contextlib.suppress(OSError):  # on a full disk the lock works without an owner record
             os.ftruncate(handle, 0)
-            os.pwrite(handle, _myself(doing), 0)
+            os.pwrite(handle, _owner_record(doing), 0)
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()  # while it is still held: who opened this file meanwhile sees that it is gone
+            path.unlink()  # while still locked: a process that has opened this file sees that it is gone
         _held.discard(handle)
         os.close(handle)
 
 
 @contextlib.contextmanager
 def folder_replaced(target: Path, kind: str) -> Iterator[Path]:
-    """`folder_written_atomically` by one process at a time, after what killed ones left next to `target` is removed."""
+    """`folder_written_atomically` under a lock; unfinished writes of killed processes to `target` are removed first."""
     with folder_lock(target, "writing"):
         real = Path(os.path.realpath(target))
         remove_leftovers(real.parent, of=real.name)
-        with folder_written_atomically(target, kind) as fresh:
-            yield fresh
+        with folder_written_atomically(target, kind) as staging:
+            yield staging
 
 
 def lock_file(folder: Path) -> Path:
-    """Where the lock of `folder` lies, whatever links lead there."""
+    """The path of the lock file of `folder`; links are resolved."""
     real = Path(os.path.realpath(folder))
     if real.is_dir() and not os.access(real.parent, os.W_OK):
         return real / ".lock"
     return real.parent / f"{hidden_prefix(real)}lock"
 
 
-def _opened(folder: Path, wait: Callable[[str], None] | None) -> tuple[int, Path]:
-    """The lock file of `folder`, open and locked."""
+def _acquire(folder: Path, on_wait: Callable[[str], None] | None) -> tuple[int, Path]:
+    """The descriptor and path of the lock file of `folder`, opened and locked."""
     path = lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    patient = False
+    blocking = False
     while True:
-        # Opened as it is, never emptied: until the lock is ours, what it says is about its owner.
+        # Do not truncate: until the lock is acquired, the content describes its owner.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if blocking else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _still_there(handle, path):
                 return handle, path
             os.close(handle)
@@ -89,14 +90,14 @@ def _opened(folder: Path, wait: Callable[[str], None] | None) -> tuple[int, Path
             if not isinstance(error, BlockingIOError):
                 raise
             sentence = f"another process is {owner.doing} {folder}{owner.name}"
-            if wait is None:
+            if on_wait is None:
                 raise BadInput(f"{sentence}; wait for it, or choose another name") from None
-            wait(f"{sentence}; waiting for it")
-            patient = True
+            on_wait(f"{sentence}; waiting for it")
+            blocking = True
 
 
 def _still_there(handle: int, path: Path) -> bool:
-    """Whether the locked file is still the one at `path`: its last owner removed it when it was done."""
+    """Whether the locked file is still the one at `path`; its previous owner may have deleted it."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
@@ -108,15 +109,15 @@ class _Owner(NamedTuple):
     name: str
 
 
-def _myself(doing: str) -> bytes:
+def _owner_record(doing: str) -> bytes:
     since = datetime.now().astimezone().isoformat(timespec="seconds")
     name = f" (process {os.getpid()} on {socket.gethostname()}, since {since})"
     return json.dumps(_Owner(doing, name)).encode()
 
 
 def _owner(handle: int) -> _Owner:
-    """What the process that holds the lock wrote of itself."""
-    for _ in range(20):  # it may not have written it yet
+    """The record that the owner of the lock wrote into it."""
+    for _ in range(20):  # it may not be written yet
         with contextlib.suppress(ValueError, TypeError):
             doing, name = parse_json(os.pread(handle, 4096, 0), "a lock")
             return _Owner(str(doing), str(name))
@@ -124,12 +125,12 @@ def _owner(handle: int) -> _Owner:
     return _Owner("working in", "")
 
 
-def _leave_to_parent() -> None:
-    """A forked child gives up its copies of the locks, which would outlive the parent."""
+def _close_inherited() -> None:
+    """Close the lock descriptors in a forked child, which would keep the locks after the parent has ended."""
     for handle in _held:
         with contextlib.suppress(OSError):
             os.close(handle)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(after_in_child=_close_inherited)

@@ -1,6 +1,6 @@
-"""How a process of Litmus begins and ends: streams that nothing breaks, signals, one sentence and an exit code.
+"""Start and end of every Litmus process: robust standard streams, signals, and errors as a sentence and an exit code.
 
-Every entry point uses it: the command line, the trials of a comparison, and the process of an audit.
+Used by the command line, the trials of a comparison and the audit's subprocess.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ from typing import Any, NoReturn
 from litmus.errors import BadInput, Failed, message, shown
 
 FAILED, BAD_INPUT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143
-"""Exit codes besides 0; the last three are 128 + the number of SIGINT, SIGPIPE and SIGTERM."""
+"""Exit codes other than 0; the last three are 128 + the number of SIGINT, SIGPIPE and SIGTERM."""
 
-LONGEST = 1500
-"""Characters of a sentence that are shown."""
+MAX_MESSAGE_CHARACTERS = 1500
 
-AGAIN = 0.01
-"""Seconds until a signal is sent again that came where nothing can be raised."""
+RESEND_SECONDS = 0.01
+"""Delay before a signal is sent again that arrived where no exception can be raised."""
 
 DEBUG = "LITMUS_DEBUG"
-"""The environment variable that shows tracebacks; processes that this one starts inherit it."""
+"""The environment variable that turns on tracebacks; child processes inherit it."""
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
 _received: list[int] = []
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, or SIGHUP from a terminal that was closed."""
+    """SIGTERM, or SIGHUP from a closed terminal."""
 
     exit_code = TERMINATED
 
 
 class Output(io.FileIO):
-    """A standard stream. Its first failure is raised, what comes after it is dropped; `lasting` drops all quietly."""
+    """A standard stream: the first failed write raises, later ones are dropped; with `defer_errors` none raises."""
 
     failure: OSError | None = None
-    lasting = False
+    defer_errors = False
 
     def write(self, data: Any, /) -> int:
         if self.failure is None:
@@ -54,33 +53,33 @@ class Output(io.FileIO):
                 return super().write(data) or 0
             except OSError as error:
                 self.failure = error
-                if not self.lasting:
+                if not self.defer_errors:
                     raise
         return len(data)
 
 
 def begin() -> None:
-    """Make this process's streams and signals safe; for entry points, before anything else."""
+    """Set up this process's streams and signal handlers; entry points call it first."""
     _open_streams()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _stop)  # a signal that was ignored from the start (nohup) stays so
+            signal.signal(number, _raise_interrupt)  # a signal ignored from the start (nohup) stays ignored
     sys.unraisablehook = _unraisable
 
 
 def end(code: int) -> NoReturn:
-    """Leave the process with `code`; a signal from now on ends it at once."""
+    """Exit with `code`; from now on a signal ends the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     sys.exit(code)
 
 
 def run(work: Callable[[], int | None], *, prefix: str = "litmus: ") -> int:
-    """The exit code of `work`, whatever it raises; what went wrong is one sentence on stderr.
+    """Run `work` and return an exit code; an exception becomes one sentence on stderr.
 
-    0 done, 1 the thing tested failed or Litmus itself did, 2 bad input, 130 Ctrl-C, 141 nobody reads the output any
-    more, 143 SIGTERM or SIGHUP.
+    0 done, 1 the thing tested failed (or an internal error), 2 bad input, 130 Ctrl-C, 141 broken pipe, 143 SIGTERM or
+    SIGHUP.
     """
     _received.clear()
     try:
@@ -90,32 +89,32 @@ def run(work: Callable[[], int | None], *, prefix: str = "litmus: ") -> int:
         failure = _failure(sys.stdout)
         if failure is None:
             raise
-        return _told(failure, prefix)  # a library left because nobody reads; it says neither why nor with which code
+        return _report(failure, prefix)  # a library exited on a broken pipe, without reason or code
     except BaseException as error:
-        return _told(error, prefix)
+        return _report(error, prefix)
     failure = _failure(sys.stdout)
-    return code if failure is None or failure.errno == errno.EPIPE else _told(failure, prefix)
+    return code if failure is None or failure.errno == errno.EPIPE else _report(failure, prefix)
 
 
 @contextlib.contextmanager
-def lasting_output() -> Iterator[None]:
-    """Within this block work goes on when nobody can read what is shown; `run` says so at its end.
+def defer_output_errors() -> Iterator[None]:
+    """Within this block failed writes to stdout and stderr raise nothing; `run` reports them at its end.
 
-    For commands whose product is a folder: a full disk behind stdout or a closed pager costs no training.
+    For commands whose product is a folder: a full disk behind stdout or a closed pager must not end a training.
     """
     outputs = [out for stream in (sys.stdout, sys.stderr) if (out := _output(stream)) is not None]
     for out in outputs:
-        out.lasting = True
+        out.defer_errors = True
     try:
         yield
     finally:
         for out in outputs:
-            out.lasting = False
+            out.defer_errors = False
 
 
 @contextlib.contextmanager
 def debugging(wanted: bool) -> Iterator[None]:
-    """Within this block tracebacks are shown if `wanted`, here and in processes started here."""
+    """Within this block tracebacks are shown if `wanted`, in this process and its children."""
     before = os.environ.get(DEBUG)
     if wanted:
         os.environ[DEBUG] = "1"
@@ -129,7 +128,7 @@ def debugging(wanted: bool) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that more memory was asked for than there is, in this process or on a device."""
+    """Whether the error means out of memory, in this process or on a device."""
     return isinstance(error, MemoryError) or (
         type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and any(words in message(error) for words in _OUT_OF_MEMORY))
@@ -137,38 +136,38 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def signal_name(number: int) -> str:
-    """The name of a signal that ended a process, such as "SIGKILL (out of memory, perhaps)"."""
+    """The name of the signal that ended a process, such as "SIGKILL (out of memory, perhaps)"."""
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     return f"{name} (out of memory, perhaps)" if name == "SIGKILL" else name
 
 
-def _told(error: BaseException, prefix: str) -> int:
-    """Say on stderr what `error` means; its exit code."""
-    with contextlib.suppress(OSError, ValueError):  # a stderr that is gone says nothing
+def _report(error: BaseException, prefix: str) -> int:
+    """Print one sentence about `error` on stderr; return its exit code."""
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
         if os.environ.get(DEBUG):
             traceback.print_exception(error, file=sys.stderr)
-        sentence, code = verdict_on(error)
-        if len(sentence) > LONGEST:  # of a path, most likely
-            sentence = shown(sentence, quoted=False, limit=LONGEST)
+        sentence, code = describe_error(error)
+        if len(sentence) > MAX_MESSAGE_CHARACTERS:  # of a path, most likely
+            sentence = shown(sentence, quoted=False, limit=MAX_MESSAGE_CHARACTERS)
         if sentence:
             print(f"{prefix}{sentence}", file=sys.stderr, flush=True)
         return code
-    return verdict_on(error)[1]
+    return describe_error(error)[1]
 
 
-def verdict_on(error: BaseException) -> tuple[str, int]:
-    """What an exception means to the person at the command line: a sentence, and the exit code."""
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """A sentence about an exception for the user, and the exit code."""
     if isinstance(error, KeyboardInterrupt) or _received:
         default = INTERRUPTED if _received in ([], [signal.SIGINT]) else TERMINATED
         words = "interrupted" if default == INTERRUPTED else "terminated"
-        said = str(error) if isinstance(error, KeyboardInterrupt) else ""
-        return said or words, getattr(error, "exit_code", default)
+        text = str(error) if isinstance(error, KeyboardInterrupt) else ""
+        return text or words, getattr(error, "exit_code", default)
     if isinstance(error, Failed):
         return str(error), FAILED
     if isinstance(error, BadInput):
         return str(error), BAD_INPUT
     if isinstance(error, OSError):
-        return _of_the_system(error)
+        return _describe_os_error(error)
     if isinstance(error, EOFError):
         return f"an input ended too early: {_first_line(error)}; --debug shows where", BAD_INPUT
     if is_out_of_memory(error):
@@ -186,18 +185,18 @@ def verdict_on(error: BaseException) -> tuple[str, int]:
         )
     if isinstance(error, ValueError | OverflowError):
         return f"the input cannot be used: {_first_line(error)}; --debug shows where", BAD_INPUT
-    place = _place(error)
+    location = _location(error)
     return (
-        f"internal error, a fault of Litmus: {type(error).__name__}: {_first_line(error)}{place}; "
+        f"internal error, a fault of Litmus: {type(error).__name__}: {_first_line(error)}{location}; "
         "please report it with what --debug shows",
         FAILED,
     )
 
 
-def _of_the_system(error: OSError) -> tuple[str, int]:
+def _describe_os_error(error: OSError) -> tuple[str, int]:
     if error is _failure(sys.stdout):
         if error.errno == errno.EPIPE:
-            return "", BROKEN_PIPE  # whoever read the output has read enough
+            return "", BROKEN_PIPE  # the reader of the output has stopped reading
         return f"standard output cannot be written: {error.strerror}", BAD_INPUT
     what = error.strerror or _first_line(error) or type(error).__name__
     files = [shown(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
@@ -209,8 +208,8 @@ def _first_line(error: BaseException) -> str:
     return shown(lines[0].rstrip("."), quoted=False, limit=200) if lines else type(error).__name__
 
 
-def _place(error: BaseException) -> str:
-    """Where in this package an exception comes from."""
+def _location(error: BaseException) -> str:
+    """The file and line in this package that an exception comes from."""
     package = Path(__file__).parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename).is_relative_to(package):
@@ -218,29 +217,29 @@ def _place(error: BaseException) -> str:
     return ""
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
+def _raise_interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _received[:] = [number]
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Send the signal again where it came while Python ran a destructor or callback, whose exceptions it drops."""
+    """Send a signal again that arrived during a destructor or callback, whose exceptions Python drops."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
     number = _received[0] if _received else signal.SIGINT
-    again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))  # from here it would be dropped once more
+    again = threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), number))  # sent at once, it would be dropped again
     again.daemon = True
     again.start()
 
 
 def _open_streams() -> None:
-    """Put something behind closed streams, and let each replace what it cannot encode or decode."""
+    """Open closed standard streams on /dev/null, and make all of them replace what they cannot encode or decode."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, "r", closefd=False)), encoding="utf-8")
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -250,9 +249,9 @@ def _open_streams() -> None:
 
 def _safe(stream: Any, descriptor: int) -> Any:
     if stream is not None and (type(stream) is not io.TextIOWrapper or stream.fileno() != descriptor):
-        return stream  # somebody put it there
+        return stream  # replaced by a test or an embedding program
     if stream is not None and sys.platform == "win32" and stream.isatty():
-        stream.reconfigure(errors="replace")  # a console takes no bytes
+        stream.reconfigure(errors="replace")  # a console does not accept bytes
         return stream
     out = Output(descriptor, "w", closefd=False)
     return io.TextIOWrapper(

@@ -1,7 +1,7 @@
-"""YAML and JSON as plain data, from files that anybody may have written: limited in size, depth and numbers.
+"""YAML and JSON from untrusted files as plain data, with limits on size, depth and digits.
 
-What comes out holds mappings with text keys, lists, text, numbers, booleans and None, and nothing else: no dates, no
-objects of other tags, no key twice. Everything that cannot be read is BadInput with one sentence.
+The result consists of mappings with text keys, lists, text, numbers, booleans and None: no dates, no other tags, no
+duplicate keys. Unreadable input is BadInput with one sentence.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ import yaml
 
 from litmus.errors import BadInput, shown
 
-DEEPEST = 64
-"""Mappings and lists within each other; what uses the data may recurse, and Python stops at about 1000."""
+MAX_DEPTH = 64
+"""Nesting of mappings and lists; code that uses the data may recurse, and Python allows about 1000 calls."""
 
-YAML_BYTES, JSON_BYTES = 2**20, 2**28
-"""The largest files that are read. PyYAML takes some ten seconds for each MiB."""
+MAX_YAML_BYTES, MAX_JSON_BYTES = 2**20, 2**28
+"""PyYAML takes about ten seconds per MiB."""
 
-MOST_VALUES = 100_000
-"""Values in a YAML text with its aliases written out: ten nested aliases stand for ten thousand million."""
+MAX_VALUES = 100_000
+"""Values in a YAML text after expanding its aliases: ten nested aliases can expand to ten thousand million."""
 
-MOST_DIGITS = 40
-"""Digits of a whole number in JSON: published configs write 10**30 where they mean no limit."""
+MAX_DIGITS = 40
+"""Digits of an integer in JSON; published configs write 10**30 for "no limit"."""
 
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 def read_yaml(path: str | Path) -> Any:
     """The YAML in a file, as plain data."""
-    return parse_yaml(_content(Path(path), YAML_BYTES), str(path))
+    return parse_yaml(_content(Path(path), MAX_YAML_BYTES), str(path))
 
 
 def read_json(path: str | Path) -> Any:
     """The JSON in a file, as plain data."""
-    return parse_json(_content(Path(path), JSON_BYTES), str(path))
+    return parse_json(_content(Path(path), MAX_JSON_BYTES), str(path))
 
 
 def parse_yaml(text: str | bytes, origin: str) -> Any:
-    """YAML as plain data; whole numbers are within 64 bits. `origin` is what an error calls the text."""
+    """YAML as plain data, with 64-bit integers. `origin` is what an error calls the text."""
     try:
         value = yaml.load(text, _Loader)
     except BadInput as error:
         raise BadInput(f"{origin}: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"{origin} is not YAML: {_why(error)}") from None
+        raise BadInput(f"{origin} is not YAML: {_reason(error)}") from None
     except RecursionError:
         raise BadInput(_too_deep(origin)) from None
-    _check(value, origin, most=MOST_VALUES)
+    _check(value, origin, most=MAX_VALUES)
     return value
 
 
@@ -60,11 +60,11 @@ def parse_json(text: str | bytes, origin: str) -> Any:
     """JSON as plain data. `origin` is what an error calls the text."""
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        value = json.loads(decoded, parse_int=_json_number, object_pairs_hook=_without_repeats)
+        value = json.loads(decoded, parse_int=_json_number, object_pairs_hook=_unique_keys)
     except BadInput as error:
         raise BadInput(f"{origin}: {error}") from None
     except ValueError as error:
-        raise BadInput(f"{origin} is not JSON: {_why(error)}") from None
+        raise BadInput(f"{origin} is not JSON: {_reason(error)}") from None
     except RecursionError:
         raise BadInput(_too_deep(origin)) from None
     _check(value, origin)
@@ -72,21 +72,21 @@ def parse_json(text: str | bytes, origin: str) -> Any:
 
 
 def mapping(value: Any, origin: str, holds: str = "keys") -> dict[str, Any]:
-    """`value` itself; BadInput where a text holds something other than a mapping."""
+    """Return `value`; BadInput if it is not a mapping."""
     if not isinstance(value, dict):
         raise BadInput(f"{origin} must hold a mapping of {holds}, found {shown(value)}")
     return value
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without dates and base-60 numbers, which nobody means, and with every key once."""
+    """PyYAML's safe loader without dates and base-60 numbers, and with an error for duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         for key in keys:
             if not isinstance(key, str):
-                raise BadInput(f"the key {shown(key)} (line {node.start_mark.line + 1}) is no text; quote it")
-        _no_repeats(keys, f" (line {node.start_mark.line + 1})")
+                raise BadInput(f"the key {shown(key)} (line {node.start_mark.line + 1}) is not a text; quote it")
+        _check_unique(keys, f" (line {node.start_mark.line + 1})")
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: Any) -> int:
@@ -135,41 +135,39 @@ def _content(path: Path, largest: int) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"{shown(str(path), quoted=False, limit=300)} cannot be read: {reason}") from None
     if len(content) > largest:
-        raise BadInput(
-            f"{path} has more than {largest / 2**20:,.0f} MiB; it is no file that Litmus or you wrote by hand"
-        )
+        raise BadInput(f"{path} has more than {largest / 2**20:,.0f} MiB, the limit for such a file")
     return content
 
 
 def _json_number(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise BadInput(f"the number {shown(text, quoted=False)} has more than {MOST_DIGITS} digits")
+    if len(text) > MAX_DIGITS:
+        raise BadInput(f"the number {shown(text, quoted=False)} has more than {MAX_DIGITS} digits")
     return int(text)
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    _no_repeats([key for key, _ in pairs])
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_unique([key for key, _ in pairs])
     return dict(pairs)
 
 
-def _no_repeats(keys: list[str], where: str = "") -> None:
+def _check_unique(keys: list[str], where: str = "") -> None:
     seen: set[str] = set()
     for key in keys:
         if key in seen:
-            raise BadInput(f"the key {shown(key)} stands twice in one mapping{where}; keep one of them")
+            raise BadInput(f"the key {shown(key)} appears twice in one mapping{where}; keep one of them")
         seen.add(key)
 
 
 def _check(value: Any, origin: str, most: float = math.inf) -> None:
-    """BadInput for data nested deeper than `DEEPEST` (or within itself) or of more than `most` values."""
+    """BadInput for data nested deeper than `MAX_DEPTH` (or within itself), or with more than `most` values."""
     level, count = [value], 0
-    for _ in range(DEEPEST + 1):
+    for _ in range(MAX_DEPTH + 1):
         inner: list[Any] = []
         for outer in level:
             if isinstance(outer, dict | list):
                 count += len(outer)
                 if count > most:
-                    raise BadInput(f"{origin} stands for more than {most:,} values, its aliases written out")
+                    raise BadInput(f"{origin} has more than {most:,} values after its aliases are expanded")
                 inner += outer.values() if isinstance(outer, dict) else outer
         if not inner:
             return
@@ -178,8 +176,8 @@ def _check(value: Any, origin: str, most: float = math.inf) -> None:
 
 
 def _too_deep(origin: str) -> str:
-    return f"{origin} is nested more than {DEEPEST} deep, or within itself"
+    return f"{origin} is nested more than {MAX_DEPTH} deep, or within itself"
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return shown(" ".join(str(error).split()), quoted=False, limit=200)

@@ -17,9 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically, remove_leftovers, write_atomically, writing
+from litmus.files import TEMP_SUFFIX, folder_written_atomically, remove_leftovers, write_atomically, writing
 from litmus.locks import folder_lock
-from litmus.manifests import TEMPORARY
 
 
 def names(folder: Path) -> list[str]:
@@ -282,10 +281,10 @@ def test_names_of_the_full_length_can_be_written(tmp_path: Path) -> None:
 
 
 def test_the_leftovers_of_other_targets_are_left_alone(tmp_path: Path) -> None:
-    for name in (f".folder.abcdefgh{TEMPORARY}", f".folder.x.abcdefgh{TEMPORARY}", ".folder.abcdefgh", ".folder"):
+    for name in (f".folder.abcdefgh{TEMP_SUFFIX}", f".folder.x.abcdefgh{TEMP_SUFFIX}", ".folder.abcdefgh", ".folder"):
         (tmp_path / name).mkdir()
     remove_leftovers(tmp_path, of="folder")
-    assert names(tmp_path) == [".folder", ".folder.abcdefgh", f".folder.x.abcdefgh{TEMPORARY}"]
+    assert names(tmp_path) == [".folder", ".folder.abcdefgh", f".folder.x.abcdefgh{TEMP_SUFFIX}"]
 
 
 def test_the_error_of_a_library_that_tells_it_in_words_is_understood() -> None:

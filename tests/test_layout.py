@@ -16,17 +16,15 @@ PACKAGE = Path(litmus.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors",
-    "contents",
     "names",
     "limits",
     "bounds",
     "process",
     "yaml_json",
-    "manifests",
     "catalog",
     "files",
     "locks",
-    "children",
+    "fork_server",
     "nn",
     "model",
     "data",

@@ -104,7 +104,7 @@ def test_handed_from_one_to_the_next_it_is_never_held_twice(tmp_path: Path) -> N
     def take_turns() -> None:
         nonlocal inside, most
         for _ in range(50):
-            with folder_lock(tmp_path / "run", "training in", wait=lambda sentence: None):
+            with folder_lock(tmp_path / "run", "training in", on_wait=lambda sentence: None):
                 inside += 1
                 most = max(most, inside)
                 inside -= 1
@@ -150,7 +150,7 @@ def test_who_waits_is_told_for_whom_and_goes_on_when_the_folder_is_free(tmp_path
         assert first.stdin is not None
         first.stdin.close()
 
-    with folder_lock(tmp_path / "run", "training in", wait=told):
+    with folder_lock(tmp_path / "run", "training in", on_wait=told):
         assert re.search(rf"process {first.pid} on .*waiting for it", said[0])
     first.wait()
 

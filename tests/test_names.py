@@ -13,7 +13,7 @@ from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput, Failed, printable, shown
 from litmus.interop import export_model
 from litmus.model import build, resolve
-from litmus.names import LONGEST, checked_name, folder_safe
+from litmus.names import MAX_NAME_CHARACTERS, check_name, folder_safe
 
 BAD = (
     "",
@@ -31,7 +31,7 @@ BAD = (
     "-rf",
     " x",
 )
-GOOD = ("x", "ssmax-nope", "my idea (2)", "\u00fc\u4e2d", "a.b", "x" * LONGEST)
+GOOD = ("x", "ssmax-nope", "my idea (2)", "\u00fc\u4e2d", "a.b", "x" * MAX_NAME_CHARACTERS)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_no_command_takes_a_name_that_cannot_be_a_file(name: str, call: Callable
 
 @pytest.mark.parametrize("name", GOOD)
 def test_other_names_are_taken_as_they_are(name: str) -> None:
-    assert checked_name(name, "a name") == folder_safe(name) == name
+    assert check_name(name, "a name") == folder_safe(name) == name
     assert resolve("standard", overrides={"name": name}).name == name
 
 
@@ -82,7 +82,7 @@ def test_the_folders_of_any_two_names_differ_and_lead_nowhere_else() -> None:
     folders = [folder_safe(name) for name in BAD]
     assert len(set(folders)) == len(BAD)
     for folder in folders:
-        assert checked_name(folder, "a folder") == folder
+        assert check_name(folder, "a folder") == folder
 
 
 @pytest.mark.parametrize("hostile", ["a\nb", "\x1b[2J", "\r", "\x00", "\u202e", "\x9b31m", "\udcff"])

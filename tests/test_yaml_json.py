@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from litmus.errors import BadInput
-from litmus.yaml_json import DEEPEST, mapping, parse_json, parse_yaml, read_json, read_yaml
+from litmus.yaml_json import MAX_DEPTH, mapping, parse_json, parse_yaml, read_json, read_yaml
 
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -38,20 +38,20 @@ def test_yaml_is_plain_data(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a: 1\nb: 2\na: 3", "it: the key 'a' stands twice in one mapping (line 1); keep one of them"),
-        ("a: {b: 1, b: 1}", "it: the key 'b' stands twice in one mapping (line 1); keep one of them"),
-        ("5: a", "it: the key 5 (line 1) is no text; quote it"),
-        ("on: a", "it: the key True (line 1) is no text; quote it"),
-        ("? [1, 2]\n: a", "it: the key [1, 2] (line 1) is no text; quote it"),
+        ("a: 1\nb: 2\na: 3", "it: the key 'a' appears twice in one mapping (line 1); keep one of them"),
+        ("a: {b: 1, b: 1}", "it: the key 'b' appears twice in one mapping (line 1); keep one of them"),
+        ("5: a", "it: the key 5 (line 1) is not a text; quote it"),
+        ("on: a", "it: the key True (line 1) is not a text; quote it"),
+        ("? [1, 2]\n: a", "it: the key [1, 2] (line 1) is not a text; quote it"),
         (f"n: {2**63}", "it: the number 9223372036854775808 is beyond 64 bits"),
         ("n: " + "9" * 400, "(400 characters) is beyond 64 bits"),
         ("n: " + "9" * 5000, "(5,000 characters) is beyond 64 bits"),
         ("n: !!int '12x'", "it is not YAML: invalid literal for int() with base 10: '12x'"),
         ("n: 0b_", "it is not YAML"),
-        ("[" * 100 + "]" * 100, f"it is nested more than {DEEPEST} deep, or within itself"),
-        ("[" * 20_000, f"it is nested more than {DEEPEST} deep, or within itself"),
-        ("a: &a [*a]", f"it is nested more than {DEEPEST} deep, or within itself"),
-        (ALIASES, "it stands for more than 100,000 values, its aliases written out"),
+        ("[" * 100 + "]" * 100, f"it is nested more than {MAX_DEPTH} deep, or within itself"),
+        ("[" * 20_000, f"it is nested more than {MAX_DEPTH} deep, or within itself"),
+        ("a: &a [*a]", f"it is nested more than {MAX_DEPTH} deep, or within itself"),
+        (ALIASES, "it has more than 100,000 values after its aliases are expanded"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor for the tag"),
         ("a: !!timestamp 2024-01-01", "could not determine a constructor for the tag"),
         ("a: !!binary aGk=", "could not determine a constructor for the tag"),
@@ -73,10 +73,10 @@ def test_what_is_not_plain_yaml_is_one_short_sentence(text: str | bytes, sentenc
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"a": 1, "a": 2}', "it: the key 'a' stands twice in one mapping; keep one of them"),
+        ('{"a": 1, "a": 2}', "it: the key 'a' appears twice in one mapping; keep one of them"),
         ('{"n": ' + "9" * 5000 + "}", "(5,000 characters) has more than 40 digits"),
-        ("[" * 100 + "]" * 100, f"it is nested more than {DEEPEST} deep, or within itself"),
-        ("[" * 100_000, f"it is nested more than {DEEPEST} deep, or within itself"),
+        ("[" * 100 + "]" * 100, f"it is nested more than {MAX_DEPTH} deep, or within itself"),
+        ("[" * 100_000, f"it is nested more than {MAX_DEPTH} deep, or within itself"),
         ("", "it is not JSON: Expecting value"),
         ("{'a': 1}", "it is not JSON"),
         (b'{"a": "\xff"}', "it is not JSON: 'utf-8' codec can't decode byte 0xff"),
@@ -107,7 +107,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     for read in (read_yaml, read_json):
         for path, sentence in (
             (tmp_path, "is a folder"),
-            (tmp_path / "pipe", "is no regular file"),
+            (tmp_path / "pipe", "is not a regular file"),
             (tmp_path / "none", "cannot be read: No such file or directory"),
             (tmp_path / ("x" * 300), "cannot be read: File name too long"),
             (Path("a\0b"), "cannot be read: "),

@@ -27,7 +27,7 @@ from litmus.audit.check import Check, Evidence, NotApplicable
 from litmus.audit.report import Finding
 from litmus.audit.target import AuditTarget
 from litmus.errors import message
-from litmus.limits import TimeUp, limited
+from litmus.limits import TimeLimitExceeded, timeout
 
 FORWARD = forward.CHECK
 CHECKS: dict[str, Check] = {
@@ -55,13 +55,13 @@ def finding_of(check: Check, target: AuditTarget, limit: float) -> Finding:
     seen: list[Evidence] = []
     reason = ""
     try:
-        with limited(limit), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with timeout(limit), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for evidence in check.gather(target):
                 seen.append(evidence)
     except NotApplicable as error:
         reason = str(error)
-    except (TimeUp, Exception, SystemExit) as error:
+    except (TimeLimitExceeded, Exception, SystemExit) as error:
         seen.append(crashed(error, limit))
     return concluded(check, seen, reason, time.perf_counter() - started)
 
@@ -108,9 +108,9 @@ def closeness(evidence: Evidence) -> float:
 
 
 def crashed(error: BaseException, limit: float) -> Evidence:
-    """What was raised and where, without a traceback; TimeUp means that `limit` seconds were not enough."""
+    """What was raised and where, without a traceback; TimeLimitExceeded means that `limit` seconds were not enough."""
     place = where(error)
-    if isinstance(error, TimeUp):
+    if isinstance(error, TimeLimitExceeded):
         return Evidence(
             f"no result within {limit:.0f} s",
             fault=True,

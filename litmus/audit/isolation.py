@@ -17,8 +17,8 @@ from litmus.audit.checks import CHECKS, FORWARD, concluded
 from litmus.audit.opening import Request
 from litmus.audit.report import Finding
 from litmus.audit.running import LIMIT, Opened, not_made, run
-from litmus.children import start
 from litmus.errors import BadInput
+from litmus.fork_server import start_process
 from litmus.limits import limit_memory
 from litmus.model.plugins import expendable
 
@@ -58,7 +58,7 @@ class Answers:
     def __init__(self, request: Request) -> None:
         self.limit = request.limit or LIMIT[not request.quick]
         self.late = False
-        self.process = start("litmus.audit.isolation", "answer", encoding="utf-8")
+        self.process = start_process("litmus.audit.isolation", "answer", encoding="utf-8")
         assert self.process.stdin is not None
         with self.process.stdin as stdin:
             json.dump(request.to_plain(), stdin)

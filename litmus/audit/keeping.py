@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from litmus.audit.report import AuditReport
-from litmus.contents import contents
 from litmus.errors import BadInput
-from litmus.files import write_atomically
+from litmus.files import read_regular_file, write_atomically
 from litmus.model import Recipe
 from litmus.training.run import AUDIT
 from litmus.yaml_json import parse_json
@@ -28,7 +27,7 @@ def keep(folder: str | Path, report: AuditReport, recipe: Recipe) -> None:
 def kept_audit(folder: str | Path, recipe: Recipe | Mapping[str, Any]) -> AuditReport | None:
     """The audit of `recipe` kept in `folder`; None where there is none, it is damaged, or it is of another recipe."""
     try:
-        text = contents(Path(folder) / AUDIT)
+        text = read_regular_file(Path(folder) / AUDIT)
         content = parse_json(text, AUDIT)
         same = isinstance(content, dict) and content.get(RECIPE_DIGEST) == recipe_digest(recipe)
         return AuditReport.from_json(text) if same else None

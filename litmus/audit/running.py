@@ -13,7 +13,7 @@ from litmus.audit.opening import Request, opened
 from litmus.audit.report import Finding
 from litmus.audit.target import AuditTarget
 from litmus.errors import BadInput, Failed
-from litmus.limits import TimeUp, limited
+from litmus.limits import TimeLimitExceeded, timeout
 
 LIMIT = (60.0, 240.0)
 """Seconds (quick, full) that one check may take, unless the model is so slow that this would not be fair to it."""
@@ -34,7 +34,7 @@ def run(request: Request) -> Iterator[Opened | Finding]:
     """Open the subject, then make each check; of all that can go wrong, only BadInput is raised."""
     limit = request.limit or LIMIT[not request.quick]
     try:
-        with limited(limit):
+        with timeout(limit):
             target = opened(request)
             limit = request.limit or max(limit, time_limit(target))
     except BadInput as error:
@@ -43,7 +43,7 @@ def run(request: Request) -> Iterator[Opened | Finding]:
         # A plug-in file that does not run: its own error is a finding about it.
         yield from build_failure(request, limit, error.__cause__)
         return
-    except (TimeUp, Exception, SystemExit) as error:
+    except (TimeLimitExceeded, Exception, SystemExit) as error:
         own = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
         yield from build_failure(request, limit, own)
         return

@@ -22,7 +22,7 @@ from litmus.cli.options import (
 )
 from litmus.cli.output import announce, notes
 from litmus.comparison.defaults import ARMS, SEEDS, SIZE, TRAINING
-from litmus.process import lasting_output
+from litmus.process import defer_output_errors
 from litmus.training.settings import TrainSettings, settings_from
 
 
@@ -32,7 +32,7 @@ def _setting(name: str) -> Any:
     return typer.Option(help=f"{help} Here: {getattr(TRAINING, name)}.")
 
 
-@lasting_output()
+@defer_output_errors()
 def compare(
     arms: Annotated[
         list[str] | None,

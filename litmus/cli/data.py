@@ -10,7 +10,7 @@ import typer
 from litmus.cli.options import CORPUS, HeldOut, SampleBytes, TokenizerName
 from litmus.cli.output import announce
 from litmus.cli.parsing import Command, Group
-from litmus.process import lasting_output
+from litmus.process import defer_output_errors
 
 if TYPE_CHECKING:
     from litmus.data import TokenData
@@ -22,7 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(cls=Command)
-@lasting_output()
+@defer_output_errors()
 def prepare(
     corpus: Corpus = "stdlib",
     tokenizer: TokenizerName = "bpe-4096",

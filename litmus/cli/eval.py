@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from litmus.bounds import LARGEST_FILE
+from litmus.bounds import MAX_FILE_BYTES
 from litmus.catalog import check_run
 from litmus.cli.options import TrustPlugin
 from litmus.cli.output import announce, results
@@ -17,10 +17,10 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
     data: Annotated[str | None, typer.Option(help="Another corpus to score on; the run's own when not given.")] = None,
     limit_bytes: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST_FILE, help="Score only the first so many bytes of text.")
+        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first so many bytes of text.")
     ] = None,
     limit_tokens: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST_FILE, help="Score only the first so many tokens.")
+        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first so many tokens.")
     ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window; the run's when not given.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,

@@ -10,10 +10,10 @@ import typer
 from litmus.catalog import check_run
 from litmus.cli.options import TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import announce
-from litmus.process import lasting_output
+from litmus.process import defer_output_errors
 
 
-@lasting_output()
+@defer_output_errors()
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a saved model.")],
     to: Annotated[Literal["hf"], typer.Option(help="The format: hf, for Hugging Face transformers.")] = "hf",

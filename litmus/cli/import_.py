@@ -9,10 +9,10 @@ import typer
 
 from litmus.catalog import check_run
 from litmus.cli.output import announce
-from litmus.process import lasting_output
+from litmus.process import defer_output_errors
 
 
-@lasting_output()
+@defer_output_errors()
 def import_run(
     folder: Annotated[Path, typer.Argument(help="A folder with config.json and safetensors weights.")],
     name: Annotated[
@@ -35,9 +35,9 @@ def import_run(
     check_run(folder, "model")
 
     from litmus.interop import import_run as make_run
-    from litmus.names import checked_name
+    from litmus.names import check_name
 
-    run = Path("runs") / checked_name(folder.resolve().name if name is None else name, "a run's name")
+    run = Path("runs") / check_name(folder.resolve().name if name is None else name, "a run's name")
 
     make_run(folder, run, use_bytes=bytes, announce=announce)
     print(f"{run}; try: litmus generate {run}, or litmus train {run} --data shakespeare --lr 0.0003")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from litmus.bounds import LARGEST, LARGEST_FILE
+from litmus.bounds import MAX_FILE_BYTES, MAX_INT
 from litmus.errors import BadInput, shown
 from litmus.training.settings import TrainSettings
 from litmus.yaml_json import parse_yaml
@@ -38,7 +38,7 @@ TokenizerOfSaved = Annotated[
 ]
 HeldOut = Annotated[float, typer.Option(min=0, max=1, help="Share of the text's bytes that is held out.")]
 SampleBytes = Annotated[
-    int | None, typer.Option(min=1, max=LARGEST_FILE, help="Use only the first so many bytes of the corpus.")
+    int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Use only the first so many bytes of the corpus.")
 ]
 Option = Annotated[
     list[str] | None,
@@ -58,8 +58,8 @@ def setting(name: str) -> Any:
     """The typer option with the help and the bounds that the training setting of that name declares."""
     field = TrainSettings.model_fields[name]
     low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
-    high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), LARGEST)
-    return typer.Option(min=low, max=None if high == LARGEST else high, help=field.description)
+    high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), MAX_INT)
+    return typer.Option(min=low, max=None if high == MAX_INT else high, help=field.description)
 
 
 def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from litmus.bounds import LARGEST
+from litmus.bounds import MAX_INT
 from litmus.cli.output import QUIET
 from litmus.errors import BadInput, nearest, shown
 
@@ -154,7 +154,7 @@ def _declared(callback: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
 def _number(title: str, word: str, kind: type, low: float | None, high: float | None) -> None:
     """BadInput unless `word` is a number of that kind between `low` and `high`."""
     if kind is int and high is None:
-        high = LARGEST
+        high = MAX_INT
     try:
         value = kind(word) if len(word) <= 400 else math.inf
     except ValueError:

@@ -49,16 +49,16 @@ def recipes(
         else:
             results().print(table(catalog.recipes(), size=size, overrides=changes))
     else:
-        _outlines(size, json)
+        _print_summaries(size, json)
 
 
-def _outlines(size: str | None, json: bool) -> None:
+def _print_summaries(size: str | None, json: bool) -> None:
     """The list from what the recipes' files state, which needs no model and so no wait."""
-    outlines = {name: catalog.outline(name, size) for name in catalog.recipes()}
+    summaries = {name: catalog.summary_keys(name, size) for name in catalog.recipes()}
     if json:
         rows = [
-            {"name": name, "about": keys.get("about", ""), **{key: keys[key] for key in catalog.SHAPE}}
-            for name, keys in outlines.items()
+            {"name": name, "about": keys.get("about", ""), **{key: keys[key] for key in catalog.SIZE_KEYS}}
+            for name, keys in summaries.items()
         ]
         print(json_format.dumps(rows, indent=1))
         return
@@ -68,6 +68,6 @@ def _outlines(size: str | None, json: bool) -> None:
     listing.add_column("recipe", no_wrap=True)
     listing.add_column("dim x depth\nx heads", justify="right", no_wrap=True)
     listing.add_column("what it is")
-    for name, keys in outlines.items():
+    for name, keys in summaries.items():
         listing.add_row(name, f"{keys['dim']} x {keys['depth']} x {keys['heads']}", keys.get("about", ""))
     results().print(listing)

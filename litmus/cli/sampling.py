@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from litmus.bounds import LARGEST_SEED
+from litmus.bounds import MAX_SEED
 
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest continuation, in tokens.")]
 Temperature = Annotated[
@@ -39,7 +39,7 @@ Stop = Annotated[list[str] | None, typer.Option(help="End before this text; may 
 StopToken = Annotated[
     list[str] | None, typer.Option(help="End at this token (its text or id) too, besides the end of a document.")
 ]
-Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed gives the same text.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same text.")]
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16; as the run was saved (fp32) when not given.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Hold linear weights in 8 bits: faster for large models on a CPU.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the decode step: slow to start, then faster.")]

@@ -22,12 +22,12 @@ from litmus.cli.options import (
 )
 from litmus.cli.output import progress, results
 from litmus.errors import BadInput
-from litmus.names import checked_name
-from litmus.process import lasting_output
+from litmus.names import check_name
+from litmus.process import defer_output_errors
 from litmus.training.settings import settings_from
 
 
-@lasting_output()
+@defer_output_errors()
 def train(
     recipe: Annotated[
         str, typer.Argument(help="A recipe, a .yaml file, a plug-in .py file, or a run to train on from.")
@@ -84,7 +84,7 @@ def train(
         "sample_every": sample_every, "device": device, "threads": threads,
     }  # fmt: skip
     if name is not None:
-        checked_name(name, "a run's name")
+        check_name(name, "a run's name")
     settings = settings_from(
         {**{key: value for key, value in given.items() if value is not None}, **overrides(option, "--option")}
     )

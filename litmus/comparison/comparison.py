@@ -34,7 +34,7 @@ from litmus.data.windows import check_one_window
 from litmus.errors import BadInput
 from litmus.model import Source
 from litmus.model.bounds import check_trained
-from litmus.names import checked_name
+from litmus.names import check_name
 from litmus.training import TrainSettings
 from litmus.training.evaluation import check_scorable
 from litmus.training.machine import hardware, pick_device, versions
@@ -137,7 +137,7 @@ def compare(
     console = console or Console(stderr=True)
     _check(seeds, jobs, primary, confidence)
     if name is not None:
-        checked_name(name, "a comparison's name")
+        check_name(name, "a comparison's name")
     data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
     context = training.context or CONTEXT
     jobs, threads = workers(jobs, training)

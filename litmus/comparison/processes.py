@@ -13,11 +13,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from litmus.children import Process, start
 from litmus.comparison.results import TrialResult
 from litmus.comparison.trial import GRACE, SPEC, TRUST, TrialSpec, finished
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
+from litmus.fork_server import Process, start_process
 from litmus.model.plugins import COPY, plugin_code
 from litmus.model.recipe import PluginSource
 from litmus.process import BAD_INPUT, DEBUG, signal_name
@@ -104,14 +104,14 @@ class _Workers:
             if self._stopped:
                 raise Failed("the comparison is stopping")
             # Its stdin closes when this process ends, however it ends; the trial then saves and ends too.
-            process = start(
+            process = start_process(
                 "litmus.comparison.trial",
                 "main",
                 *arguments,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
-                warm=["torch._dynamo"],
-                lasts=True,
+                preload=["torch._dynamo"],
+                outlives_parent=True,
             )
             self._running.add(process)
         return process

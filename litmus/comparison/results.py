@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from litmus.contents import contents
 from litmus.errors import BadInput, nearest
-from litmus.files import write_atomically
+from litmus.files import read_regular_file, write_atomically
 from litmus.nn import RouterStats
 from litmus.training import CurvePoint
 from litmus.training.evaluation import ByLayer
@@ -31,7 +30,7 @@ def stored(path: Path, kind: type[M]) -> M | None:
     """What a file holds, None where it is missing or damaged: what was in it is made again."""
     refuse_what_is_no_file(path)
     try:
-        return kind.model_validate_json(contents(path))
+        return kind.model_validate_json(read_regular_file(path))
     except (OSError, ValidationError):
         return None
 

@@ -23,10 +23,9 @@ from pydantic import BaseModel, ConfigDict
 from litmus import process
 from litmus.audit import keep, kept_audit
 from litmus.comparison.results import Role, TrialResult, stored
-from litmus.contents import contents
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
-from litmus.files import write_atomically
+from litmus.files import read_regular_file, write_atomically
 from litmus.generation import sample_text
 from litmus.locks import folder_lock
 from litmus.model import Recipe, cache_bytes_per_token, training_flops_per_token
@@ -87,7 +86,7 @@ def finished(spec: TrialSpec, comparison: Path) -> TrialResult | None:
 
 def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: bool = False) -> TrialResult:
     """Train what the spec in `folder` says (or resume it) and write the outcome; a diverged training is an outcome."""
-    spec = TrialSpec.model_validate_json(contents(folder / SPEC))
+    spec = TrialSpec.model_validate_json(read_regular_file(folder / SPEC))
     recipe = recipe_from(spec.recipe, folder, trust_plugin=trust_plugin)
     found = prepare(spec.data).fingerprint
     if found != spec.data_fingerprint:
@@ -103,7 +102,7 @@ def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: boo
         if (report := kept_audit(audits / folder_safe(spec.arm), recipe)) is not None:
             keep(run, report, recipe)
 
-    with folder_lock(folder, "training in", wait=display.note):  # one of an interrupted comparison may still be saving
+    with folder_lock(folder, "training in", on_wait=display.note):  # an interrupted trial may still be saving
         try:
             run = train(
                 recipe,
@@ -224,7 +223,7 @@ def main() -> None:
         try:
             run_trial(Path(sys.argv[1]), reporter, trust_plugin=TRUST in sys.argv[2:])
         except Exception as error:
-            reporter.say(fault=process.verdict_on(error)[0])
+            reporter.say(fault=process.describe_error(error)[0])
             raise
 
     process.end(process.run(work, prefix=""))

@@ -10,13 +10,20 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from litmus.contents import contents
 from litmus.data.locations import printable
 from litmus.data.progress import Announce, readable_bytes
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically, remove_folder, remove_leftovers, write_atomically
+from litmus.files import (
+    TEMP_SUFFIX,
+    Damaged,
+    folder_written_atomically,
+    read_manifest,
+    read_regular_file,
+    remove_folder,
+    remove_leftovers,
+    write_atomically,
+)
 from litmus.locks import folder_lock
-from litmus.manifests import TEMPORARY, Damaged, read_manifest
 
 # Hashing a file this large takes long enough that its hash is worth remembering.
 REMEMBER_HASH_FROM_BYTES = 64_000_000
@@ -45,7 +52,7 @@ def built_once(target: Path, build: Callable[[Path], None], announce: Announce) 
         target.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(target.parent, os.W_OK):
             raise PermissionError(errno.EACCES, "it cannot be written")
-    with folder_lock(target, "preparing", wait=announce):
+    with folder_lock(target, "preparing", on_wait=announce):
         damage = _damage(target, announce)
         if damage == "":
             return target
@@ -66,7 +73,7 @@ def content_hash(path: Path, announce: Announce) -> str:
     version = os.fsencode(path.resolve()) + f"\n{status.st_size}\n{status.st_mtime_ns}".encode()
     memory = cache_folder() / "hashes" / hashlib.sha256(version).hexdigest()
     with contextlib.suppress(OSError, ValueError):
-        if re.fullmatch("[0-9a-f]{64}", remembered := contents(memory).decode()):
+        if re.fullmatch("[0-9a-f]{64}", remembered := read_regular_file(memory).decode()):
             return remembered
     announce(f"hashing {printable(path)} ({readable_bytes(status.st_size)})")
     digest = _sha256(path)
@@ -115,7 +122,7 @@ def _remove(entry: Path) -> None:
 def _remove_abandoned(target: Path) -> None:
     """Remove what killed builds of this entry and of its neighbours left; nothing that another process still builds."""
     remove_leftovers(target.parent, of=target.name)
-    left = {path.name.removesuffix(TEMPORARY) for path in target.parent.iterdir() if path.name.endswith(TEMPORARY)}
+    left = {path.name.removesuffix(TEMP_SUFFIX) for path in target.parent.iterdir() if path.name.endswith(TEMP_SUFFIX)}
     for neighbour in {name.rpartition(".")[0].removeprefix(".") for name in left} - {"", target.name}:
         with contextlib.suppress(BadInput, OSError), folder_lock(target.parent / neighbour, "clearing"):
             remove_leftovers(target.parent, of=neighbour)

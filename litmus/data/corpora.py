@@ -17,7 +17,7 @@ from litmus.data.opening import check_readable, reading, version
 from litmus.data.progress import Announce
 from litmus.data.rows import column_of_text
 from litmus.errors import BadInput, nearest, shown
-from litmus.manifests import MANIFEST
+from litmus.files import MANIFEST
 
 LEFT_OUT_OF_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 PRESETS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from litmus.bounds import LARGEST_FILE
+from litmus.bounds import MAX_FILE_BYTES
 from litmus.data.cache import built_once, cache_folder
 from litmus.data.corpora import resolve
 from litmus.data.locations import printable
@@ -68,5 +68,5 @@ def _check(settings: DataSettings) -> None:
     check_tokenizer_name(settings.tokenizer)
     if not 0 < settings.held_out < 1:
         raise BadInput(f"held_out is {settings.held_out:g}; it must be a share between 0 and 1, such as 0.1")
-    if settings.sample_bytes is not None and not 1 <= settings.sample_bytes <= LARGEST_FILE:
-        raise BadInput(f"sample_bytes is {shown(settings.sample_bytes)}; it must be from 1 to {LARGEST_FILE}")
+    if settings.sample_bytes is not None and not 1 <= settings.sample_bytes <= MAX_FILE_BYTES:
+        raise BadInput(f"sample_bytes is {shown(settings.sample_bytes)}; it must be from 1 to {MAX_FILE_BYTES}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from litmus.catalog import SHAPE
+from litmus.catalog import SIZE_KEYS
 from litmus.model.costs import meta_model
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import Source, resolve
@@ -44,7 +44,7 @@ def counted(
         yield {
             "name": name,
             "about": recipe.about,
-            **{key: getattr(recipe, key) for key in SHAPE},
+            **{key: getattr(recipe, key) for key in SIZE_KEYS},
             "parameters": counts["total"],
             "parameters_non_embedding": counts["non_embedding"],
             "parameters_active": counts["active"],

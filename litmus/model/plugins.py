@@ -14,9 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from litmus.children import answer, start
 from litmus.errors import BadInput, Failed, message, shown
-from litmus.limits import TimeUp, limit_memory, limited
+from litmus.fork_server import communicate, start_process
+from litmus.limits import TimeLimitExceeded, limit_memory, timeout
 from litmus.model.recipe import PluginSource, Recipe
 from litmus.model.trust import is_trusted, trust
 from litmus.nn.parts import Part
@@ -122,9 +122,9 @@ def plugin_faults(recipe: Recipe, doing: str, *, seconds: float | None = None, a
     that Litmus cannot read or write is no fault of a plug-in.
     """
     try:
-        with staying(), limited(seconds) if seconds else contextlib.nullcontext():
+        with staying(), timeout(seconds) if seconds else contextlib.nullcontext():
             yield
-    except TimeUp:
+    except TimeLimitExceeded:
         if seconds is None:
             raise
         whose = f"of the plug-in {recipe.plugin.path} " if recipe.plugin else ""
@@ -194,13 +194,13 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
     module.__file__ = str(plugin)  # a copy declares its kinds in the name of the plug-in
     sys.modules[name] = module
     try:
-        with staying(), limited(limit):
+        with staying(), timeout(limit):
             exec(compile(code, str(found), "exec"), vars(module))
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, (KeyboardInterrupt, BadInput)):
             raise
-        if isinstance(error, TimeUp):
+        if isinstance(error, TimeLimitExceeded):
             raise BadInput(
                 f"{found} was still running after {limit:g} s{_line(error)} and was stopped; {_ADVICE}"
             ) from error
@@ -214,9 +214,9 @@ def _run_elsewhere(code: bytes, plugin: Path, found: Path) -> None:
     An error that it merely raises is left to the run in this process, which has its traceback.
     """
     arguments = (str(plugin), str(found), str(LIMIT))
-    process = start("litmus.model.plugins", "first_run", *arguments, stderr=subprocess.DEVNULL)
+    process = start_process("litmus.model.plugins", "first_run", *arguments, stderr=subprocess.DEVNULL)
     try:
-        said = answer(process, code, LIMIT + GRACE)
+        said = communicate(process, code, LIMIT + GRACE)
     except TimeoutError:
         raise BadInput(f"{found} was still running after {LIMIT:g} s and could not be interrupted; {_ADVICE}") from None
     if said == _CAME_BACK:
@@ -240,7 +240,7 @@ def first_run() -> None:
         _run(code, Path(sys.argv[1]), Path(sys.argv[2]), limit=float(sys.argv[3]))
     except BaseException as error:
         cause = error.__cause__ or error
-        if isinstance(cause, TimeUp) or is_out_of_memory(cause):
+        if isinstance(cause, TimeLimitExceeded) or is_out_of_memory(cause):
             said = str(error).encode()
     os.write(out, said)
     os._exit(0)  # whatever threads the code has begun

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from litmus.bounds import LARGEST, Bounded
+from litmus.bounds import MAX_INT, Bounded
 from litmus.errors import BadInput, first_fault, shown
-from litmus.names import checked_name
+from litmus.names import check_name
 from litmus.nn.attention import AttentionConfig
 from litmus.nn.blocks import BlockConfig, PreNormConfig
 from litmus.nn.feedforwards import FeedforwardConfig, SwigluConfig
@@ -22,7 +22,7 @@ from litmus.nn.positions import PositionsConfig, RopeConfig
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 
-DEEPEST = 100_000
+MAX_DEPTH = 100_000
 """Layers of the deepest recipe; a list of its layers is made at once."""
 
 FAMILIES: dict[str, type[Part]] = {
@@ -77,11 +77,11 @@ class Recipe(Bounded):
     model_config = STRICT
     name: str
     about: str = ""
-    vocab_size: int = Field(8192, ge=2, le=LARGEST)
-    context: int = Field(256, ge=1, le=LARGEST)
-    dim: int = Field(ge=1, le=LARGEST)
-    depth: int = Field(ge=1, le=DEEPEST)
-    heads: int = Field(ge=1, le=LARGEST)
+    vocab_size: int = Field(8192, ge=2, le=MAX_INT)
+    context: int = Field(256, ge=1, le=MAX_INT)
+    dim: int = Field(ge=1, le=MAX_INT)
+    depth: int = Field(ge=1, le=MAX_DEPTH)
+    heads: int = Field(ge=1, le=MAX_INT)
     dropout: float = Field(0.0, ge=0, lt=1)
     positions: Any = RopeConfig()
     norm: Any = RMSNormConfig()
@@ -96,7 +96,7 @@ class Recipe(Bounded):
     @field_validator("name")
     @classmethod
     def _a_file_name(cls, name: str) -> str:
-        return checked_name(name, "a recipe's name")
+        return check_name(name, "a recipe's name")
 
     @field_validator(*FAMILIES, mode="before")
     @classmethod

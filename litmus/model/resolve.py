@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, recipes, stated
+from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, recipe_keys, recipes
 from litmus.errors import BadInput, nearest
 from litmus.model.plugins import declare_plugin, import_base, import_plugin
 from litmus.model.recipe import FAMILIES, Recipe, merge, plugin_source, validated
@@ -110,7 +110,7 @@ def _read(
         return raw, path.parent
     if str(source) not in recipes():
         raise BadInput(f"unknown recipe {str(source)!r}; {nearest(str(source), recipes())}")
-    return {"name": str(source), **stated(str(source))}, None
+    return {"name": str(source), **recipe_keys(str(source))}, None
 
 
 def _parse(text: bytes, origin: str, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.limits import TimeUp, limited
+from litmus.limits import TimeLimitExceeded, timeout
 from litmus.locks import folder_replaced
 from litmus.model.decoder import Decoder
 from litmus.model.plugins import COPY, LIMIT, declare_plugin, plugin_code, plugin_faults
@@ -108,9 +108,9 @@ def _check_sizes(recipe: Recipe, tensors: dict[str, Tensor], origin: str) -> Non
             f"{origin} does not fit recipe {recipe.name!r}: it has weights of {len(layers)} layers, not {recipe.depth}"
         )
     try:
-        with torch.device("meta"), limited(LIMIT):
+        with torch.device("meta"), timeout(LIMIT):
             outline = Decoder(recipe)
-    except (Exception, SystemExit, TimeUp):  # some plug-ins cannot be built without numbers
+    except (Exception, SystemExit, TimeLimitExceeded):  # some plug-ins cannot be built without numbers
         return
     _check_fit(outline, tensors, origin)
 

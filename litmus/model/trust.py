@@ -10,8 +10,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from litmus.contents import contents
 from litmus.errors import printable
+from litmus.files import read_regular_file
 
 LIST = "trusted_plugins"
 _LINE = re.compile(rb'([0-9a-f]{64}) \d{4}-\d{2}-\d{2} ".*"')
@@ -62,7 +62,7 @@ def trust(sha256: str, file: Path) -> None:
 def _listed(entries: Path) -> set[str]:
     if not entries.exists():
         return set()
-    found = (_LINE.fullmatch(line) for line in contents(entries).split(b"\n"))
+    found = (_LINE.fullmatch(line) for line in read_regular_file(entries).split(b"\n"))
     return {match[1].decode() for match in found if match}
 
 

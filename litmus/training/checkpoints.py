@@ -12,10 +12,20 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from litmus.contents import contents
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically, reading, remove_folder, remove_leftovers
-from litmus.manifests import MANIFEST, Checksum, Damaged, file_names, read_manifest, verify
+from litmus.files import (
+    MANIFEST,
+    Checksum,
+    Damaged,
+    file_names,
+    folder_written_atomically,
+    read_manifest,
+    read_regular_file,
+    reading,
+    remove_folder,
+    remove_leftovers,
+    verify,
+)
 from litmus.model.plugins import COPY
 from litmus.model.recipe import Recipe
 from litmus.model.storage import RECIPE, WEIGHTS, current_names, write_model
@@ -134,7 +144,7 @@ def _verified(folder: Path) -> Checkpoint:
     with reading(folder):
         try:
             verify(folder, _checksums(folder))
-            state = State.model_validate_json(contents(folder / STATE))
+            state = State.model_validate_json(read_regular_file(folder / STATE))
         except PermissionError:
             raise  # it may be whole: whoever may read it can go on from it
         except (OSError, ValidationError) as error:
@@ -149,14 +159,14 @@ def _checksums(folder: Path) -> dict[str, Checksum]:
     if (folder / MANIFEST).exists() or not (folder / SEALS).is_file():
         return read_manifest(folder).files
     try:
-        return _SEALS.validate_json(contents(folder / SEALS))
+        return _SEALS.validate_json(read_regular_file(folder / SEALS))
     except ValidationError as error:
         raise Damaged(f"{SEALS} cannot be read") from error
 
 
 def _held_out_loss(folder: Path) -> float | None:
     try:
-        return State.model_validate_json(contents(folder / STATE)).held_out_loss
+        return State.model_validate_json(read_regular_file(folder / STATE)).held_out_loss
     except (OSError, ValidationError):
         return None
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from litmus.data import Tokenizer
 from litmus.data.tokenizer import FILE_NAME
 from litmus.errors import BadInput, shown
-from litmus.files import reading, remove_leftovers, write_atomically, writing
-from litmus.manifests import file_names
+from litmus.files import file_names, reading, remove_leftovers, write_atomically, writing
 from litmus.model.recipe import Recipe
 from litmus.model.storage import RECIPE
 from litmus.training.budget import Budget

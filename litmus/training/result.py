@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from litmus.contents import contents
 from litmus.errors import BadInput
+from litmus.files import read_regular_file
 from litmus.training.evaluation import Evaluation
 from litmus.training.metrics import read_metrics
 from litmus.training.precision import Precision
@@ -61,7 +61,7 @@ def read_result(folder: Path) -> RunResult | None:
     """The result of a run, None while it is not finished and where the file is damaged."""
     path = Path(folder) / RESULT
     try:
-        return RunResult.model_validate_json(contents(path))
+        return RunResult.model_validate_json(read_regular_file(path))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValidationError):
         return None
     except OSError as error:

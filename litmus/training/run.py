@@ -14,12 +14,11 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from litmus.contents import contents
 from litmus.data import DataSettings, TokenData, Tokenizer, load_tokenizer
 from litmus.data.tokenizer import FILE_NAME
 from litmus.data.tokenizers import IN_A_RUN
 from litmus.errors import BadInput, first_fault
-from litmus.files import reading
+from litmus.files import read_regular_file, reading
 from litmus.model import Decoder, Recipe, load
 from litmus.training.checkpoints import best_checkpoint, newest_checkpoint
 from litmus.training.imported import Imported
@@ -186,7 +185,7 @@ def _tokenizer(folder: Path, description: Description) -> Tokenizer:
     if not path.exists():
         raise BadInput(f"{folder} holds no tokenizer: {path} is missing; restore it, or let the command in {RUN} do so")
     with reading(path):
-        found = sha256(contents(path))
+        found = sha256(read_regular_file(path))
     if found != (description.tokenizer_sha256 or found):
         raise BadInput(
             f"{path} is not the tokenizer that the run was trained with; restore it, or let the command in {RUN} do so"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from litmus.bounds import LARGEST, LARGEST_SEED, Bounded
+from litmus.bounds import MAX_INT, MAX_SEED, Bounded
 from litmus.errors import BadInput, first_fault
 from litmus.training.budget import Budget
 
@@ -20,16 +20,16 @@ class TrainSettings(Bounded):
     budget: str = "500 steps"
     """When to stop: steps, tokens, seconds of training or FLOPs, as in '300 steps', '2M tokens', '5min', '1 PFLOP'."""
 
-    batch: int = Field(16, ge=1, le=LARGEST)
+    batch: int = Field(16, ge=1, le=MAX_INT)
     """Sequences in one forward pass."""
 
-    accumulation: int = Field(1, ge=1, le=LARGEST)
+    accumulation: int = Field(1, ge=1, le=MAX_INT)
     """Forward passes that make one step of batch · accumulation sequences; its loss is the mean over all they score."""
 
-    context: int | None = Field(None, ge=1, le=LARGEST)
+    context: int | None = Field(None, ge=1, le=MAX_INT)
     """Tokens in one sequence; the recipe's context when not given."""
 
-    stride: int | None = Field(None, ge=1, le=LARGEST)
+    stride: int | None = Field(None, ge=1, le=MAX_INT)
     """Distance between the starts of training windows; equal to the context when not given, smaller slides."""
 
     isolate_documents: bool = False
@@ -71,31 +71,31 @@ class TrainSettings(Bounded):
     compile: bool = False
     """Whether the training loss is compiled with torch.compile; the first step then takes much longer."""
 
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Seed of the starting weights and of dropout."""
 
-    data_seed: int | None = Field(None, ge=0, le=LARGEST_SEED)
+    data_seed: int | None = Field(None, ge=0, le=MAX_SEED)
     """Seed of the data order; equal to `seed` when not given, so that arms with one seed see the same batches."""
 
-    validate_every: int | None = Field(None, ge=1, le=LARGEST)
+    validate_every: int | None = Field(None, ge=1, le=MAX_INT)
     """Steps between validations; ten times over the budget when not given."""
 
-    validate_tokens: int | None = Field(16_384, ge=1, le=LARGEST)
+    validate_tokens: int | None = Field(16_384, ge=1, le=MAX_INT)
     """Held-out tokens scored at each validation, always the same ones; null takes them all."""
 
-    evaluate_tokens: int | None = Field(None, ge=1, le=LARGEST)
+    evaluate_tokens: int | None = Field(None, ge=1, le=MAX_INT)
     """Held-out tokens scored in the final evaluation; all of them when not given."""
 
-    sample_every: int | None = Field(None, ge=1, le=LARGEST)
+    sample_every: int | None = Field(None, ge=1, le=MAX_INT)
     """Steps between text samples; one sample at the end when not given."""
 
-    checkpoint_every: int | None = Field(None, ge=1, le=LARGEST)
+    checkpoint_every: int | None = Field(None, ge=1, le=MAX_INT)
     """Steps between checkpoints; after each validation when not given."""
 
     checkpoint_minutes: float | None = Field(3.0, gt=0)
     """Minutes after which a checkpoint is written besides, whatever the steps; null turns that off."""
 
-    keep_last: int = Field(2, ge=1, le=LARGEST)
+    keep_last: int = Field(2, ge=1, le=MAX_INT)
     """Newest checkpoints that are kept; the one with the lowest validation loss is kept besides."""
 
     device: str = "auto"

@@ -225,7 +225,8 @@ def test_nobody_reading_the_output_ends_a_command_quietly() -> None:
 def test_work_whose_product_is_a_folder_outlives_a_full_disk_behind_its_output(tmp_path: Path) -> None:
     script = (
         "from litmus import process as p\nfrom pathlib import Path\nimport sys\n"
-        "@p.lasting_output()\ndef work():\n    print('shown', flush=True)\n    Path(sys.argv[1]).write_text('kept')\n"
+        "@p.defer_output_errors()\ndef work():\n    print('shown', flush=True)\n"
+        "    Path(sys.argv[1]).write_text('kept')\n"
         "p.begin()\np.end(p.run(work))"
     )
     with open("/dev/full", "w") as full:

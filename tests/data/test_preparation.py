@@ -12,7 +12,7 @@ from litmus.data import DataSettings, prepare, sample, summary, token_files
 from litmus.data.documents import PIECE_BYTES
 from litmus.data.tokenizers import BytePairTokenizer
 from litmus.errors import BadInput
-from litmus.manifests import MANIFEST
+from litmus.files import MANIFEST
 
 TOKENIZERS = ["bytes", "bpe-400"]
 

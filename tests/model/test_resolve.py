@@ -109,7 +109,7 @@ def test_bases_that_run_in_a_circle_are_shown(tmp_path: Path) -> None:
         (b"dim: 8", r"recipe 'mine': the key 'depth' is missing"),
         (b"base: standrd", r"unknown recipe 'standrd'; did you mean 'standard'\?"),
         (b"base: other.yaml", r"there is no recipe file 'other.yaml'"),
-        (b"base: standard\n3: 4", r"mine.yaml: the key 3 \(line 1\) is no text; quote it"),
+        (b"base: standard\n3: 4", r"mine.yaml: the key 3 \(line 1\) is not a text; quote it"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(content: bytes, sentence: str, tmp_path: Path) -> None:

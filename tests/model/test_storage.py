@@ -143,7 +143,7 @@ def test_a_damaged_recipe_is_refused(content: bytes, saved: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"name: x\n" * 3, r"recipe.yaml: the key 'name' stands twice"),
+        (b"name: x\n" * 3, r"recipe.yaml: the key 'name' appears twice"),
         (b"dim: " + b"9" * 400, r"recipe.yaml: the number 9+.* is beyond 64 bits"),
         (b"layers: " + b"[" * 500 + b"]" * 500, r"recipe.yaml is nested more than 64 deep"),
         (

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from litmus.bounds import LARGEST
+from litmus.bounds import MAX_INT
 from litmus.errors import BadInput, shown
 from litmus.files import write_atomically
 from litmus.generation.bench.measure import Cell, measure, own_prompts, random_prompts
@@ -123,9 +123,9 @@ def _numbers(text: str, option: str) -> list[int]:
     """ "32,128" as [32, 128]."""
     parts = text.split(",")
     digits = [part.strip() for part in parts]
-    if not all(part.isascii() and part.isdigit() and len(part) <= 10 and 1 <= int(part) <= LARGEST for part in digits):
+    if not all(part.isascii() and part.isdigit() and len(part) <= 10 and 1 <= int(part) <= MAX_INT for part in digits):
         raise BadInput(
-            f"{option} {shown(text)} is not a list of whole numbers from 1 to {LARGEST:,}, e.g. {option} 32,128"
+            f"{option} {shown(text)} is not a list of whole numbers from 1 to {MAX_INT:,}, e.g. {option} 32,128"
         )
     return sorted({int(part) for part in digits})
 

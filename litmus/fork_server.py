@@ -1,7 +1,7 @@
-"""Processes that run a function of Litmus, forked from one that has imported it: a comparison starts one per trial.
+"""Fork server: starts processes that call a Litmus function, forked from a server that has imported torch.
 
-Importing torch and what its optimizers need takes five seconds of processor time. A template process does that once,
-runs nothing, and forks a child for each request. Where a fork is not safe (outside Linux) a child is begun anew.
+Importing torch and its optimizers takes five seconds of processor time. The server imports them once, runs nothing
+else, and forks a child per request. Outside Linux, where forking is not safe, each child is a new interpreter.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ import traceback
 from collections.abc import Sequence
 from typing import IO, Any, NoReturn
 
-REQUEST = 1 << 17
-"""Bytes that a request may have: the environment and the search path are in it."""
+MAX_REQUEST_BYTES = 1 << 17
+"""A request holds the environment and the module search path."""
 
-_SERVE = "from litmus.children import serve; serve()"
+_SERVE = "from litmus.fork_server import serve; serve()"
 
 Stream = int | None
-"""What a child's stderr is: None for that of this process, subprocess.PIPE or subprocess.DEVNULL."""
+"""A child's stderr: None (inherited), subprocess.PIPE or subprocess.DEVNULL."""
 
 
 class Child:
-    """A process of the template's; used as a subprocess.Popen, of which it has what is used here."""
+    """A process forked by the server, with the part of subprocess.Popen's interface that is used here."""
 
-    returncode: Any = None  # an int once it has ended
+    returncode: Any = None  # an int after the process has ended
 
     def __init__(self, stdin: IO[Any], stdout: IO[Any], stderr: IO[Any] | None, control: int) -> None:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
-        self._number, self._wanted = 0, 0
+        self._pid, self._pending_signal = 0, 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        threading.Thread(target=self._watch, args=(control,), daemon=True).start()
+        threading.Thread(target=self._read_status, args=(control,), daemon=True).start()
 
-    def _watch(self, control: int) -> None:
-        """Take in the process's number and, when it ends, its exit code; without one the template was ended."""
-        with os.fdopen(control, "rb") as told:
-            begun = told.readline()
+    def _read_status(self, control: int) -> None:
+        """Read the process id and, when the process ends, its exit code; without one the server was killed."""
+        with os.fdopen(control, "rb") as status:
+            pid = status.readline()
             with self._lock:
-                self._number = int(begun or 0)
-            self._send(self._wanted)
-            ended = told.readline()
-            with self._lock:  # from now on the number may be another process's
-                self._number, self.returncode = 0, int(ended or -signal.SIGKILL)
+                self._pid = int(pid or 0)
+            self._send(self._pending_signal)
+            code = status.readline()
+            with self._lock:  # the id may be reused by another process
+                self._pid, self.returncode = 0, int(code or -signal.SIGKILL)
         self._ended.set()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -68,29 +68,29 @@ class Child:
         self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:
-        """Send a signal, at once or as soon as there is a process: the template may still be importing."""
+        """Send a signal now, or as soon as the process exists: the server may still be importing."""
         with self._lock, contextlib.suppress(ProcessLookupError):
-            self._wanted = number
-            if self._number and number:
-                os.kill(self._number, number)
+            self._pending_signal = number
+            if self._pid and number:
+                os.kill(self._pid, number)
 
 
 Process = Child | subprocess.Popen[Any]
 
 
-def start(
+def start_process(
     module: str,
     function: str,
     *arguments: str,
     stderr: Stream = None,
     encoding: str | None = None,
-    warm: Sequence[str] = (),
-    lasts: bool = False,
+    preload: Sequence[str] = (),
+    outlives_parent: bool = False,
 ) -> Process:
-    """Begin a process that calls `module.function()` with `arguments` in sys.argv, its stdin and stdout being pipes.
+    """Start a process that calls `module.function()` with `arguments` in sys.argv; stdin and stdout are pipes.
 
-    It leads a session of its own. `warm` names modules that it will import. `lasts` says that it ends by itself after
-    this process; another one that was forked is killed then, one begun anew ends with its pipes.
+    The process leads its own session. `preload` names further modules that the server imports before forking. When
+    this process ends, a forked child is killed unless `outlives_parent`; a new interpreter sees its pipes close.
     """
     path = [entry for entry in sys.path if entry]
     if sys.platform == "linux":
@@ -100,9 +100,14 @@ def start(
             "arguments": arguments,
             "environment": dict(os.environ),
         }
-        request |= {"path": path, "folder": _folder(), "warm": list(warm), "lasts": lasts}
+        request |= {
+            "path": path,
+            "folder": _working_folder(),
+            "preload": list(preload),
+            "outlives_parent": outlives_parent,
+        }
         with contextlib.suppress(OSError):
-            return _forked(json.dumps(request).encode(), stderr, encoding)
+            return _fork_child(json.dumps(request).encode(), stderr, encoding)
     return subprocess.Popen(
         [sys.executable, "-P", "-c", f"from {module} import {function}; {function}()", *arguments],
         stdin=subprocess.PIPE,
@@ -115,45 +120,45 @@ def start(
     )
 
 
-def answer(process: Process, given: bytes, timeout: float) -> bytes:
-    """What the process writes to stdout when it reads `given`; TimeoutError, the process killed, after `timeout` s."""
+def communicate(process: Process, data: bytes, timeout: float) -> bytes:
+    """Write `data` to the process and return its stdout; after `timeout` seconds kill it and raise TimeoutError."""
     assert process.stdin is not None and process.stdout is not None
-    late = threading.Event()
+    timed_out = threading.Event()
 
     def stop() -> None:
-        late.set()
+        timed_out.set()
         process.kill()
 
     timer = threading.Timer(timeout, stop)
     timer.start()
     try:
         with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-            stdin.write(given)
+            stdin.write(data)
         with process.stdout as stdout:
-            found: bytes = stdout.read()
+            output: bytes = stdout.read()
         process.wait()
     finally:
         timer.cancel()
         process.kill()
-    if late.is_set():
+    if timed_out.is_set():
         raise TimeoutError
-    return found
+    return output
 
 
-def _folder() -> str | None:
-    with contextlib.suppress(OSError):  # it may have been removed
+def _working_folder() -> str | None:
+    with contextlib.suppress(OSError):  # the folder may have been deleted
         return os.getcwd()
     return None
 
 
-def _forked(request: bytes, stderr: Stream, encoding: str | None) -> Child:
-    """A child of the template; OSError where there can be none."""
-    if len(request) > REQUEST:
+def _fork_child(request: bytes, stderr: Stream, encoding: str | None) -> Child:
+    """A child forked by the server; OSError if the server cannot be used."""
+    if len(request) > MAX_REQUEST_BYTES:
         raise OSError("the request is too long")
     theirs: list[int] = []
     ours: list[int] = []
     try:
-        for mine in (1, 0, 0):  # stdin, stdout and the control, from which its number and exit code are read
+        for mine in (1, 0, 0):  # stdin, stdout, and the control pipe that carries process id and exit code
             pair = os.pipe()
             theirs.append(pair[1 - mine])
             ours.append(pair[mine])
@@ -165,7 +170,7 @@ def _forked(request: bytes, stderr: Stream, encoding: str | None) -> Child:
             theirs.insert(2, os.open(os.devnull, os.O_WRONLY))
         else:
             theirs.insert(2, os.dup(2))
-        socket.send_fds(_Template.here(), [request], theirs)
+        socket.send_fds(_Server.connection(), [request], theirs)
     except BaseException:
         for descriptor in ours:
             os.close(descriptor)
@@ -180,8 +185,8 @@ def _forked(request: bytes, stderr: Stream, encoding: str | None) -> Child:
     return Child(streams[0], streams[1], streams[2] if len(streams) > 2 else None, ours[-1])
 
 
-class _Template:
-    """The template of this process; one that forks has none of its own yet."""
+class _Server:
+    """The fork server of this process; after a fork, the child starts one of its own."""
 
     _lock = threading.Lock()
     _owner = 0
@@ -189,8 +194,8 @@ class _Template:
     _socket: socket.socket
 
     @classmethod
-    def here(cls) -> socket.socket:
-        """Where requests are sent; a template that was ended is replaced."""
+    def connection(cls) -> socket.socket:
+        """The socket for requests; a server that was killed is replaced."""
         with cls._lock:
             if cls._owner != os.getpid() or cls._process.poll() is not None:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -200,7 +205,7 @@ class _Template:
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         pass_fds=[theirs.fileno()],
-                        start_new_session=True,  # a Ctrl-C in the terminal is this process's to pass on
+                        start_new_session=True,  # Ctrl-C goes to this process only, which passes it on
                         env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
                     )
                 if cls._owner != os.getpid():
@@ -210,48 +215,48 @@ class _Template:
 
     @classmethod
     def end(cls) -> None:
-        """End the template; its children go on."""
+        """Kill the server; its children keep running."""
         if cls._owner == os.getpid():
             cls._process.kill()
             cls._process.wait()
 
 
 def serve() -> None:
-    """The template: fork a child for each request on the socket named on the command line, until that is closed."""
+    """The server: fork a child for each request on the socket given on the command line, until that is closed."""
     requests = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are nobody's to wait for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are not waited for
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST, 4)
+        message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
         if not message:
             return
         request = json.loads(message)
-        for module in (request["module"], *request["warm"]):
-            with contextlib.suppress(Exception):  # a child that can't import it either says so
+        for module in (request["module"], *request["preload"]):
+            with contextlib.suppress(Exception):  # the child will report an import error
                 importlib.import_module(module)
         if os.fork() == 0:
             requests.close()
-            _keep(request, descriptors)
+            _supervise(request, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _keep(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Fork the child, wait for it and tell its number and exit code; kill it if nobody is left to be told."""
+def _supervise(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """Fork the child, report its id and exit code, and kill it if the process that requested it ends."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         *streams, control = descriptors
         child = os.fork()
         if child == 0:
             os.close(control)
-            _work(request, streams)
+            _run_child(request, streams)
         for descriptor in streams:
             os.close(descriptor)
         os.write(control, b"%d\n" % child)
-        ended = os.pidfd_open(child)
-        waiting = select.poll()
-        waiting.register(ended, select.POLLIN)
-        waiting.register(control, 0)  # which reports an error when its other end is closed
-        if ended not in [descriptor for descriptor, _ in waiting.poll()] and not request["lasts"]:
+        child_ended = os.pidfd_open(child)
+        poll = select.poll()
+        poll.register(child_ended, select.POLLIN)
+        poll.register(control, 0)  # an error event means that the other end is closed
+        if child_ended not in [descriptor for descriptor, _ in poll.poll()] and not request["outlives_parent"]:
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os.write(control, b"%d\n" % code)
@@ -259,8 +264,8 @@ def _keep(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         os._exit(0)
 
 
-def _work(request: dict[str, Any], streams: list[int]) -> NoReturn:
-    """The child: make this process what one begun anew would be, call the function and end as an interpreter does."""
+def _run_child(request: dict[str, Any], streams: list[int]) -> NoReturn:
+    """The child: set up the process like a new interpreter, call the function, and exit like an interpreter."""
     code = 1
     try:
         for number, descriptor in enumerate(streams):

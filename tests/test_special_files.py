@@ -1,4 +1,4 @@
-"""What is no file, where Litmus expects one of its own, is neither waited for nor read without end."""
+"""A pipe, device, socket or folder in place of a file is neither waited for nor read without end."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from litmus.audit import kept_audit
 from litmus.comparison.results import TrialResult, stored
-from litmus.contents import contents
 from litmus.errors import BadInput
+from litmus.files import read_regular_file
 from litmus.model import build, trust
 from litmus.training.result import read_result
 
@@ -42,7 +42,7 @@ NO_FILES = pytest.mark.parametrize("made", [pipe, endless, listening, Path.mkdir
 def test_what_is_no_file_is_an_error_at_once(made: Callable[[Path], None], tmp_path: Path) -> None:
     made(tmp_path / "x")
     with pytest.raises(OSError):
-        contents(tmp_path / "x")
+        read_regular_file(tmp_path / "x")
 
 
 @NO_FILES

@@ -1,4 +1,4 @@
-"""Processes that run a function: forked from the template or begun anew, they are the same to who started them."""
+"""Processes that run a function behave the same whether forked by the server or started as a new interpreter."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from litmus import children
-from litmus.children import answer, start
+from litmus import fork_server
+from litmus.fork_server import communicate, start_process
 
 FUNCTIONS = """
 import json, os, sys, time
@@ -31,12 +31,12 @@ def lives():
 """
 
 
-@pytest.fixture(params=["forked", "begun anew"])
+@pytest.fixture(params=["forked", "new interpreter"])
 def functions(request, tmp_path, monkeypatch):
     """The name of a module with functions to run."""
-    if request.param == "begun anew":
+    if request.param == "new interpreter":
         monkeypatch.setattr(sys, "platform", "elsewhere")
-    name = f"functions_{tmp_path.name}"  # which the template has not imported yet
+    name = f"functions_{tmp_path.name}"  # which the server has not imported yet
     (tmp_path / f"{name}.py").write_text(FUNCTIONS)
     monkeypatch.syspath_prepend(tmp_path)
     return name
@@ -47,7 +47,7 @@ def test_it_has_the_arguments_folder_environment_and_streams_that_it_is_given(fu
         (tmp_path / asked).mkdir()
         monkeypatch.chdir(tmp_path / asked)
         monkeypatch.setenv("ASKED", asked)
-        found = json.loads(answer(start(functions, "mirror", "a b", "é"), b"given", 60))
+        found = json.loads(communicate(start_process(functions, "mirror", "a b", "é"), b"given", 60))
         assert found[:4] == ["given", ["a b", "é"], str(tmp_path / asked), asked]
 
 
@@ -64,7 +64,7 @@ def test_it_has_the_arguments_folder_environment_and_streams_that_it_is_given(fu
     ],
 )
 def test_its_exit_code_is_known(functions, code, expected):
-    process = start(functions, "ends", code, stderr=subprocess.PIPE, encoding="utf-8")
+    process = start_process(functions, "ends", code, stderr=subprocess.PIPE, encoding="utf-8")
     said = process.stderr.read()
     assert process.wait(60) == process.returncode == expected
     assert ("ZeroDivisionError" in said) == (expected == 1)
@@ -72,7 +72,7 @@ def test_its_exit_code_is_known(functions, code, expected):
 
 def test_it_can_be_stopped_at_any_time(functions):
     for number, way in ((15, "terminate"), (9, "kill")):
-        early, process = start(functions, "lives"), start(functions, "lives")
+        early, process = start_process(functions, "lives"), start_process(functions, "lives")
         getattr(early, way)()
         process.stdout.readline()
         with pytest.raises(subprocess.TimeoutExpired):
@@ -80,7 +80,7 @@ def test_it_can_be_stopped_at_any_time(functions):
         getattr(process, way)()
         assert early.wait(60) == process.wait(60) == -number
     with pytest.raises(TimeoutError):
-        answer(start(functions, "lives"), b"", 0.5)
+        communicate(start_process(functions, "lives"), b"", 0.5)
 
 
 def alive(number: int) -> bool:
@@ -91,13 +91,13 @@ def alive(number: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a child is forked, and known by a file in /proc")
-@pytest.mark.parametrize("lasts", [False, True])
-def test_of_a_parent_that_is_killed_no_child_is_left_but_one_that_lasts(lasts, tmp_path):
+@pytest.mark.parametrize("outlives", [False, True])
+def test_a_child_of_a_killed_parent_is_killed_unless_it_outlives_parents(outlives, tmp_path):
     (tmp_path / "functions.py").write_text(FUNCTIONS)
     program = f"""
 import sys
-from litmus.children import start
-child = start("functions", "lives", lasts={lasts})
+from litmus.fork_server import start_process
+child = start_process("functions", "lives", outlives_parent={outlives})
 print(child.stdout.readline().decode(), flush=True)
 sys.stdin.read()
 """
@@ -112,22 +112,22 @@ sys.stdin.read()
     assert alive(child)
     parent.kill()
     parent.wait()
-    until = time.monotonic() + (1 if lasts else 60)
+    until = time.monotonic() + (1 if outlives else 60)
     while alive(child) and time.monotonic() < until:
         time.sleep(0.05)
-    assert alive(child) == lasts
-    if lasts:
+    assert alive(child) == outlives
+    if outlives:
         os.kill(child, signal.SIGKILL)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there is no template elsewhere")
-def test_a_template_that_was_ended_is_replaced_and_its_children_go_on(tmp_path, monkeypatch):
-    (tmp_path / "of_a_template.py").write_text(FUNCTIONS)
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no fork server elsewhere")
+def test_a_killed_server_is_replaced_and_its_children_keep_running(tmp_path, monkeypatch):
+    (tmp_path / "of_a_server.py").write_text(FUNCTIONS)
     monkeypatch.syspath_prepend(tmp_path)
-    process = start("of_a_template", "lives")
+    process = start_process("of_a_server", "lives")
     number = int(process.stdout.readline())
-    children._Template.end()
-    assert answer(start("of_a_template", "mirror"), b"", 60)
+    fork_server._Server.end()
+    assert communicate(start_process("of_a_server", "mirror"), b"", 60)
     assert alive(number)
     process.kill()
     assert process.wait(60) == -9
@@ -135,5 +135,5 @@ def test_a_template_that_was_ended_is_replaced_and_its_children_go_on(tmp_path, 
 
 def test_an_environment_of_any_length_is_taken(functions, monkeypatch):
     monkeypatch.setenv("ASKED", "x" * 120_000)
-    found = json.loads(answer(start(functions, "mirror", "y" * 20_000), b"", 60))
+    found = json.loads(communicate(start_process(functions, "mirror", "y" * 20_000), b"", 60))
     assert len(found[3]) == 120_000 and len(found[1][0]) == 20_000
