@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from litmus import children
+
 MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 90, 600
 ENDLESS_CPU, ENDLESS_WALL, LEAVE_SECONDS = 8.0, 60.0, 60.0
 """What takes as long as it was told to (a training) is asked to stop after so long, and has so long to save."""
@@ -103,14 +105,33 @@ def started(
         (outputs / name).unlink(missing_ok=True)  # of the command before
     sys.stdout.flush()
     sys.stderr.flush()
+    children._Template.here()
     child = os.fork()
     if child == 0:
         code = 70
         try:
+            _take_over_template()
             code = _command(arguments, folder, outputs, environment, streams)
         finally:
             os._exit(code)
     return child
+
+
+class _OfParent:
+    """The template process of the process that forked this one: not this one's to wait for, nor to end."""
+
+    def poll(self) -> None:
+        return None
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+def _take_over_template() -> None:
+    """Fork from the parent's template: a template for each command would import torch for each command."""
+    children._Template._owner = os.getpid()
+    children._Template._process = _OfParent()  # type: ignore[assignment]
 
 
 def _waited(child: int, began: float, endless: bool) -> tuple[bool, bool, int]:
