@@ -16,7 +16,7 @@ import torch
 from measure import write_table
 
 from litmus.nn.loss import cross_entropy
-from litmus.training.machine import process_peak_bytes
+from litmus.runtime.memory import process_peak_bytes
 
 TOKENS, DIM, VOCABULARY = 4096, 768, 50257
 

@@ -21,7 +21,7 @@ from torch import Tensor
 import litmus
 from litmus.model import Decoder
 from litmus.nn import attend
-from litmus.training.machine import process_peak_bytes
+from litmus.runtime.memory import process_peak_bytes
 
 SHAPE = {"vocab_size": 8192, "dim": 512, "depth": 2, "heads": 8}
 OPTIONS = {"mixer.block": 16, "mixer.latents": 1, "mixer.window": 256}

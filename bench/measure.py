@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+
+from litmus.runtime.hardware import cpu_name
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
@@ -82,15 +83,6 @@ def gigaflops(dtype: torch.dtype, side: int = 1024) -> float:
     a = torch.randn(side, side).to(dtype)
     best = min(interleaved({"matmul": lambda: a @ a}, rounds=8)["matmul"])
     return 2 * side**3 / best / 1e9
-
-
-def cpu_name() -> str:
-    """The processor's own name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def command() -> str:

@@ -16,7 +16,7 @@ from measure import interleaved, ratio, spread, write_table
 import litmus
 from litmus.data import Sampler
 from litmus.model import training_flops_per_token
-from litmus.training.machine import process_peak_bytes
+from litmus.runtime.memory import process_peak_bytes
 from litmus.training.settings import TrainSettings
 from litmus.training.step import Stepper
 

@@ -22,7 +22,7 @@ from measure import gigaflops, interleaved, ratio, spread, write_table
 import litmus
 from litmus.data import Sampler
 from litmus.model import resolve, training_flops_per_token
-from litmus.training.precision import Precision, matmul_precision
+from litmus.runtime.precision import Precision, matmul_precision
 from litmus.training.settings import TrainSettings
 from litmus.training.step import Stepper
 

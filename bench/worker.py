@@ -12,8 +12,8 @@ from measure import interleaved, spread, table, write_table
 
 from litmus.data import Sampler
 from litmus.model import Decoder, build, resolve, scored_share, training_flops_per_token
+from litmus.runtime.precision import matmul_precision
 from litmus.training import TrainSettings
-from litmus.training.precision import matmul_precision
 from litmus.training.step import Stepper
 
 BASE = "worker-baseline"

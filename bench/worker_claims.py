@@ -26,8 +26,8 @@ from litmus.data import DataSettings, TokenData, prepare
 from litmus.files import write_atomically
 from litmus.generation.bench.figure import COLOURS, save_figure
 from litmus.model import Decoder, load, resolve
+from litmus.runtime.precision import autocast, cast_parameters, matmul_precision
 from litmus.training import RunResult, TrainSettings, display_for, train
-from litmus.training.precision import autocast, cast_for, matmul_precision
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline": ("worker-baseline", {}),
@@ -192,7 +192,7 @@ def loss_as_published(
 ) -> float:
     """The founding project's validation loss: windows that move on by one token, worker models at workers only."""
     model: Decoder = load(checkpoint).eval()
-    cast_for(model, result.precision)
+    cast_parameters(model, result.precision)
     held_out = np.lib.stride_tricks.sliding_window_view(data.held_out, options.context + 1)[:windows].astype(np.int64)
     position = torch.arange(options.context)
     scored = torch.ones(options.context, dtype=torch.bool)

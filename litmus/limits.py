@@ -1,4 +1,4 @@
-"""Time and memory limits for untrusted code, which may run forever or allocate without bound."""
+"""A time limit for untrusted code, which may run forever; runtime.memory has the limit of its memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
 TICK_SECONDS = 0.25
@@ -55,34 +54,3 @@ def _is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def limit_memory() -> None:
-    """Limit this process to three quarters of the memory that is free now; further allocations fail. Linux only."""
-    free = [_read_bytes("/proc/meminfo", "MemAvailable"), _free_in_cgroup()]
-    known = [amount for amount in free if amount is not None]
-    used = _read_bytes("/proc/self/status", "VmData")
-    if not known or used is None:
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = used + min(known) * 3 // 4
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-
-
-def _read_bytes(file: str, key: str) -> int | None:
-    """The size in bytes from a line such as "MemAvailable:  512 kB"."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path(file).read_text(encoding="utf-8").splitlines():
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _free_in_cgroup() -> int | None:
-    """The memory in bytes left to this container (control group)."""
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    return None

@@ -25,6 +25,7 @@ FLOORS = (
     "files",
     "locks",
     "fork_server",
+    "runtime",
     "nn",
     "model",
     "data",

@@ -19,8 +19,8 @@ from litmus.audit.report import Finding
 from litmus.audit.running import LIMIT, Opened, not_made, run
 from litmus.errors import BadInput
 from litmus.fork_server import start_process
-from litmus.limits import limit_memory
 from litmus.model.plugins import expendable
+from litmus.runtime.memory import limit_memory
 
 GRACE = 30.0
 """Seconds beyond a check's own limit after which its process is ended: it first has to start and import torch."""

@@ -52,8 +52,8 @@ def chat(
     from litmus.generation.defaults import generation_defaults
     from litmus.generation.prompts import typed
     from litmus.model.plugins import plugin_faults
+    from litmus.runtime.device import pick_device
     from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
-    from litmus.training.machine import pick_device
 
     where = pick_device(device)
     model, words = load_with_tokenizer(

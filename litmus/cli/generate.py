@@ -108,8 +108,8 @@ def generate(
     from litmus.generation.speculative import Tally, speculate
     from litmus.generation.weights import prepared
     from litmus.model.plugins import plugin_faults
+    from litmus.runtime.device import pick_device
     from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
-    from litmus.training.machine import pick_device
 
     given = read_prompts(prompt, file, sys.stdin.buffer if stdin else None)
     check_amount(n * len(given), 1)

@@ -99,9 +99,9 @@ def train(
     from litmus.generation import sample_text
     from litmus.model import Recipe, recipes, resolve
     from litmus.model.bounds import check_trained
+    from litmus.runtime.device import pick_device
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.loop import train as run_training
-    from litmus.training.machine import pick_device
     from litmus.training.plan import make_plan
     from litmus.training.progress import display_for
     from litmus.training.run import data_to_go_on, load_run

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,10 +34,12 @@ from litmus.errors import BadInput
 from litmus.model import Source
 from litmus.model.bounds import check_trained
 from litmus.names import check_name
+from litmus.runtime.device import pick_device
+from litmus.runtime.hardware import hardware, versions
+from litmus.runtime.memory import total_bytes
+from litmus.runtime.precision import resolve_precision
 from litmus.training import TrainSettings
 from litmus.training.evaluation import check_scorable
-from litmus.training.machine import hardware, pick_device, versions
-from litmus.training.precision import best_precision
 
 MOST_SEEDS = 1000
 MOST_JOBS, JOB_BYTES = 8, 2e9
@@ -188,8 +189,7 @@ def workers(jobs: int | None, training: TrainSettings) -> tuple[int, int]:
     if jobs is None and device.type != "cpu":
         jobs = 1
     if jobs is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        jobs = max(1, min(cores // (training.threads or 1), MOST_JOBS, int(memory // JOB_BYTES)))
+        jobs = max(1, min(cores // (training.threads or 1), MOST_JOBS, int(total_bytes() // JOB_BYTES)))
     return jobs, training.threads or max(1, cores // jobs)
 
 
@@ -250,7 +250,7 @@ def _as_call(arms: Sequence[Source]) -> str:
 def _circumstances(plan: Plan, tokens: TokenData) -> dict[str, Any]:
     """What the report says about how the figures came about."""
     training, device = plan.training, pick_device(plan.training.device)
-    precision = best_precision(device) if training.precision == "auto" else training.precision
+    precision = resolve_precision(training.precision, device)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "hardware": hardware(device),

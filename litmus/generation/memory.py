@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 
 from litmus.errors import BadInput
 from litmus.model import Decoder
+from litmus.runtime.memory import free_bytes
 
 
 def check_room(model: Decoder, rows: int, capacity: int, device: torch.device | None = None) -> None:
@@ -28,18 +26,6 @@ def check_room(model: Decoder, rows: int, capacity: int, device: torch.device | 
             f"a cache of {rows} rows x {capacity} tokens needs {_size(each * rows)} and {_size(free)} are free; "
             f"{advice}"
         )
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated on a device."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    try:  # what the kernel would free counts as free, where it says so
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _size(count: int) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from litmus.model import Decoder
 from litmus.nn import Cache
-from litmus.training.compiling import compiled
+from litmus.runtime.compile import compiled
 
 SMALLEST = 128
 """Cached tokens of the smallest graph; each further graph has twice as many, so that a few serve any length."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from litmus.errors import BadInput
 from litmus.generation.packed import PackedLinear, can_pack, gains
 from litmus.model import Decoder
-from litmus.training.precision import cast_for
+from litmus.runtime.precision import cast_parameters
 
 DecodePrecision = Literal["fp32", "bf16"]
 
@@ -50,7 +50,7 @@ def prepared(model: Decoder, precision: DecodePrecision | None = None, *, int8: 
     if precision == "fp32":
         copied.float()
     elif not same:
-        cast_for(copied, "bf16")
+        cast_parameters(copied, "bf16")
     if int8:
         _replace_linears(copied, Int8Linear)
     elif can_pack(copied.embedding.weight):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from litmus.errors import BadInput
 from litmus.model.plugins import LIMIT, plugin_faults
 from litmus.model.recipe import Recipe
 from litmus.nn.blocks import BlockConfig
+from litmus.runtime.memory import total_bytes
 
 PLENTY = 100
 """Times the memory of this machine from which on a size is refused. What is estimated are lower bounds, and swap space
@@ -28,7 +28,7 @@ KEPT = 16
 def check_built(recipe: Recipe) -> None:
     """BadInput where a machine with PLENTY times this one's memory could not hold the weights."""
     largest = sorted(_numbers(recipe.to_dict()))[-3:]
-    if 4 * WEIGHT * recipe.depth * math.prod(largest) < PLENTY * _memory():
+    if 4 * WEIGHT * recipe.depth * math.prod(largest) < PLENTY * total_bytes():
         return  # of an ordinary size: no tensor has more than three of its numbers for a shape
     _check(recipe, _parameters(recipe) * WEIGHT, "its weights")
 
@@ -45,13 +45,9 @@ def check_trained(recipe: Recipe, batch: int, context: int | None = None) -> Non
 
 def check_memory(needed: float, what: str) -> None:
     """BadInput where `what` needs more than PLENTY times this machine's memory, in bytes."""
-    here = _memory()
+    here = total_bytes()
     if needed > PLENTY * here:
         raise BadInput(f"{what} would take about {_readable(needed)}, and this machine has {_readable(here)}")
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _check(recipe: Recipe, needed: int, what: str) -> None:

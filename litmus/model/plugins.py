@@ -16,11 +16,12 @@ from typing import Any
 
 from litmus.errors import BadInput, Failed, message, shown
 from litmus.fork_server import communicate, start_process
-from litmus.limits import TimeLimitExceeded, limit_memory, timeout
+from litmus.limits import TimeLimitExceeded, timeout
 from litmus.model.recipe import PluginSource, Recipe
 from litmus.model.trust import is_trusted, trust
 from litmus.nn.parts import Part
 from litmus.process import is_out_of_memory, signal_name
+from litmus.runtime.memory import limit_memory
 
 PREFIX = "litmus_plugin_"
 """How the names of the modules begin that plug-ins are run as."""

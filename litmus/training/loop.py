@@ -21,14 +21,15 @@ from litmus.model import Decoder, Recipe, Source, build, cache_bytes_per_token, 
 from litmus.model.bounds import check_trained
 from litmus.model.plugins import plugin_faults, staying
 from litmus.model.storage import load_weights, weights
+from litmus.runtime.device import reproducible
+from litmus.runtime.memory import peak_memory_bytes
+from litmus.runtime.precision import DESCRIPTIONS, autocast, matmul_precision
 from litmus.training.budget import Budget, Spent
 from litmus.training.checkpoints import State, forget_after, newest_checkpoint, prune, save_checkpoint
 from litmus.training.evaluation import Evaluation, check_scorable, evaluate
 from litmus.training.interrupts import Interrupted, StopRequest, stop_requests
-from litmus.training.machine import peak_memory_bytes, reproducibly
 from litmus.training.metrics import Metrics
 from litmus.training.opening import began, open_run
-from litmus.training.precision import MEANING, autocast, matmul_precision
 from litmus.training.progress import Display, Status
 from litmus.training.result import RESULT, RunResult, curve, read_result
 from litmus.training.run import CHECKPOINTS, METRICS, Description, LoadedRun, describe
@@ -93,7 +94,7 @@ def train(
         if (finished := _finished(folder, description)) is not None:
             display.note(f"{folder} is already trained: {description.training.budget} are spent; nothing to do")
             return finished
-        with reproducibly(description.resolved.threads):
+        with reproducible(description.resolved.threads):
             model = build(whole, seed=settings.seed) if start is None else start.model
             with plugin_faults(whole, "training"):
                 return Training(model, data, description, folder, sample, display).run()
@@ -323,7 +324,7 @@ class Training:
         return (
             f"training {self.model.recipe.name} ({count:,} parameters) for {self.budget} in {self.folder}, "
             f"{self.settings.batch * self.settings.accumulation} x {self.sampler.context} tokens a step, "
-            f"on {self.stepper.device}, precision {precision} ({MEANING[precision]})"
+            f"on {self.stepper.device}, precision {precision} ({DESCRIPTIONS[precision]})"
         )
 
 

@@ -16,10 +16,10 @@ from litmus.data.tokenizers import check_tokenizer_name, read_tokenizer, tokeniz
 from litmus.model import Decoder, Recipe, Source, resolve, scored_share, training_flops_per_token
 from litmus.model.bounds import check_memory, check_trained
 from litmus.model.plugins import plugin_faults
+from litmus.runtime.device import pick_device
+from litmus.runtime.precision import DESCRIPTIONS, Precision, autocast, cast_parameters, resolve_precision
 from litmus.training.budget import Budget, Spent
-from litmus.training.machine import pick_device
 from litmus.training.optimizers import hidden_matrices
-from litmus.training.precision import MEANING, Precision, autocast, best_precision, cast_for
 from litmus.training.run import LoadedRun
 from litmus.training.schedule import lr_factor
 from litmus.training.settings import TrainSettings
@@ -70,7 +70,7 @@ class Plan:
             + (f" x {settings.accumulation} per step" if settings.accumulation > 1 else ""),
             "FLOPs": f"{self.flops_per_token:.4g} per token, forward and backward" + self._per_scored_token(),
             "budget": str(Budget.parse(settings.budget)) + self._budget_in_full(),
-            "device": f"{self.device}, precision {self.precision} ({MEANING[self.precision]})",
+            "device": f"{self.device}, precision {self.precision} ({DESCRIPTIONS[self.precision]})",
             "memory": f"about {_mega(sum(self.memory_bytes.values()))}: "
             + ", ".join(f"{name} {_mega(held)}" for name, held in self.memory_bytes.items()),
             "optimizer": f"{settings.optimizer}, peak learning rate {settings.lr:g}, schedule {settings.schedule}",
@@ -117,7 +117,7 @@ def _planned(whole: Recipe, settings: TrainSettings, start: LoadedRun | None) ->
         settings = settings.model_copy(update={"context": start.description.resolved.context})
     check_trained(whole, settings.batch, settings.context)
     device = pick_device(settings.device)
-    precision = best_precision(device) if settings.precision == "auto" else settings.precision
+    precision = resolve_precision(settings.precision, device)
     context = settings.context or whole.context
     flops = training_flops_per_token(whole, context)
     tokens = settings.batch * settings.accumulation * context
@@ -145,7 +145,7 @@ def _memory(model: Decoder, settings: TrainSettings, precision: Precision, conte
     count = sum(p.numel() for p in model.parameters())
     by_muon = hidden_matrices(model) if settings.optimizer == "muon" else set()
     numbers = sum(p.numel() * (1 if name in by_muon else 2) for name, p in model.named_parameters())
-    cast_for(model, precision)
+    cast_parameters(model, precision)
     held = 4 + 2 if precision == "bf16" else 4  # bytes for one weight, and again for its gradient
     return {
         "weights": count * held,

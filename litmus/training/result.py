@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmus.errors import BadInput
 from litmus.files import read_regular_file
+from litmus.runtime.precision import Precision
 from litmus.training.evaluation import Evaluation
 from litmus.training.metrics import read_metrics
-from litmus.training.precision import Precision
 
 RESULT = "result.json"
 

@@ -20,10 +20,11 @@ from litmus.data.tokenizers import IN_A_RUN
 from litmus.errors import BadInput, first_fault
 from litmus.files import read_regular_file, reading
 from litmus.model import Decoder, Recipe, load
+from litmus.runtime.device import pick_device
+from litmus.runtime.hardware import hardware, versions
+from litmus.runtime.precision import Precision, resolve_precision
 from litmus.training.checkpoints import best_checkpoint, newest_checkpoint
 from litmus.training.imported import Imported
-from litmus.training.machine import hardware, pick_device, versions
-from litmus.training.precision import Precision, best_precision
 from litmus.training.settings import TrainSettings
 from litmus.yaml_json import read_yaml
 
@@ -127,7 +128,7 @@ def describe(
         training=settings,
         resolved=Resolved(
             device=str(device),
-            precision=best_precision(device) if settings.precision == "auto" else settings.precision,
+            precision=resolve_precision(settings.precision, device),
             threads=settings.threads or torch.get_num_threads(),
             context=settings.context or usual,
         ),

@@ -14,9 +14,9 @@ from litmus.data.documents import read_pieces
 from litmus.data.splits import decide_split
 from litmus.errors import BadInput
 from litmus.model.plugins import plugin_faults
+from litmus.runtime.device import pick_device
+from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
 from litmus.training.evaluation import Evaluation, evaluate
-from litmus.training.machine import pick_device
-from litmus.training.precision import Precision, autocast, cast_for, matmul_precision
 from litmus.training.run import load_run
 
 
@@ -52,7 +52,7 @@ def score_run(
     chosen = precision or trained.resolved.precision
     where = pick_device(device)
     run.model.to(where)
-    cast_for(run.model, chosen)
+    cast_parameters(run.model, chosen)
     with plugin_faults(run.model.recipe, "scoring"), matmul_precision(chosen), autocast(chosen, where):
         return evaluate(
             run.model,

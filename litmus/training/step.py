@@ -14,9 +14,9 @@ from torch import Tensor
 from litmus.data import Batch, document_ids
 from litmus.model import Decoder, Loss
 from litmus.nn.aux_losses import Sums, micro_batch, total_of
-from litmus.training.compiling import compiled
+from litmus.runtime.compile import compiled
+from litmus.runtime.precision import MasterWeights, Precision, autocast
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
-from litmus.training.precision import Precision, Weights, autocast
 from litmus.training.settings import TrainSettings
 
 Placed = tuple[Tensor, Tensor, Tensor | None]
@@ -44,7 +44,7 @@ class Stepper:
         self.device = model.embedding.weight.device
         self.precision = precision
         self._model = model
-        self.weights = Weights(model, precision)
+        self.weights = MasterWeights(model, precision)
         self.optimizers = Optimizers(self.weights.named, hidden_matrices(model), settings)
         self._settings = settings
         self._document_start = document_start
@@ -65,7 +65,7 @@ class Stepper:
             raise NotFinite(_diagnosis(figures["total"], norm, gradients, batches))
         clip_gradients(self.weights.named, norm, self._settings.clip)
         self.optimizers.step(lr)
-        self.weights.publish()
+        self.weights.copy_to_model()
         self._model.post_optimizer_step()
         return StepFigures(figures.pop("total"), figures, norm)
 
@@ -112,7 +112,7 @@ class Stepper:
         with contextlib.nullcontext() if totals is None else micro_batch(totals):
             loss = self._losses(self._loss, self._placed(batch))
         loss.total.backward()
-        self.weights.collect()
+        self.weights.accumulate_gradients()
         return {name: value.detach().float() for name, value in {"total": loss.total, **loss.parts}.items()}
 
     def _losses(self, of: Callable[..., Loss], batch: Placed) -> Loss:

@@ -116,7 +116,7 @@ def test_building_and_declaring_may_not_take_for_ever(plugin, monkeypatch):
 def test_a_process_with_limited_memory_is_refused_more_than_is_free():
     program = """
 import torch
-from litmus.limits import limit_memory
+from litmus.runtime.memory import limit_memory
 limit_memory()
 held = []
 try:

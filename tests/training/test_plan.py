@@ -5,8 +5,8 @@ from rich.console import Console
 from litmus.data import DataSettings
 from litmus.errors import BadInput
 from litmus.model import build, training_flops_per_token
+from litmus.runtime.precision import cast_parameters
 from litmus.training import TrainSettings, make_plan
-from litmus.training.precision import cast_for
 
 SETTINGS = TrainSettings(budget="300 steps", batch=4, accumulation=2, context=16, precision="fp32")
 
@@ -48,7 +48,7 @@ def test_super_small_is_planned_at_its_published_size():
 def test_planned_activations_are_what_a_real_forward_pass_keeps(recipe, precision):
     plan = make_plan(recipe, DataSettings(tokenizer="bytes"), SETTINGS.model_copy(update={"precision": precision}))
     model = build(recipe, vocab_size=257)
-    cast_for(model, precision)
+    cast_parameters(model, precision)
     kept, own = {}, {p.data_ptr() for p in model.parameters()}
 
     def keep(tensor):

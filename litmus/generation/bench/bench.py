@@ -20,8 +20,9 @@ from litmus.generation.memory import check_room
 from litmus.model import Recipe, build, recipes, resolve
 from litmus.model.costs import meta_model
 from litmus.model.plugins import plugin_faults
+from litmus.runtime.device import pick_device
+from litmus.runtime.hardware import hardware, versions
 from litmus.training.loading import load
-from litmus.training.machine import hardware, pick_device, versions
 
 PROMPTS = (32, 128, 512)
 

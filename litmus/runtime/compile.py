@@ -1,4 +1,4 @@
-"""torch.compile for the training loss, with a clear word where it cannot work."""
+"""torch.compile, with a clear message where it cannot work."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from litmus.errors import BadInput
 
 
-def compiled(loss: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """`loss` compiled for batches of one shape; validation and sampling keep the plain model and compile nothing."""
+def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """`function` compiled for each shape of its arguments; the function itself stays uncompiled."""
     compilers = [os.environ.get("CXX"), "g++", "clang++", "c++"]
     if not any(name and shutil.which(name) for name in compilers):
         raise BadInput(
@@ -21,4 +21,4 @@ def compiled(loss: Callable[..., Any], device: torch.device) -> Callable[..., An
         )
     if device.type == "cuda" and not torch.utils._triton.has_triton():
         raise BadInput("compile on a CUDA device needs the package 'triton'; install it, or train without compile")
-    return torch.compile(loss, dynamic=False)
+    return torch.compile(function, dynamic=False)

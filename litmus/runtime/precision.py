@@ -1,4 +1,4 @@
-"""How numbers are held and multiplied: exact fp32, medium, bf16 autocast, bf16 with fp32 master weights."""
+"""Number formats of weights and matrix products: exact fp32, medium, bf16 autocast, bf16 with fp32 master weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 Precision = Literal["fp32", "medium", "bf16-autocast", "bf16"]
 
-MEANING: dict[Precision, str] = {
+DESCRIPTIONS: dict[Precision, str] = {
     "fp32": "exact fp32",
     "medium": "fp32 with faster, less exact matrix products",
     "bf16-autocast": "fp32 weights, matrix products in bf16",
@@ -30,9 +30,14 @@ def best_precision(device: torch.device) -> Precision:
     return "bf16" if native else "fp32"
 
 
+def resolve_precision(precision: Precision | Literal["auto"], device: torch.device) -> Precision:
+    """The precision that a setting stands for on a device."""
+    return best_precision(device) if precision == "auto" else precision
+
+
 @contextlib.contextmanager
 def matmul_precision(precision: Precision) -> Iterator[None]:
-    """Within this block products of fp32 matrices, forward and backward, are exact or medium."""
+    """Set how products of fp32 matrices are computed in this block, forward and backward: exactly or as "medium"."""
     before = torch.get_float32_matmul_precision()
     fast = precision == "medium" or (not torch.cuda.is_available() and medium_is_exact())
     torch.set_float32_matmul_precision("medium" if fast else "highest")
@@ -44,9 +49,9 @@ def matmul_precision(precision: Precision) -> Iterator[None]:
 
 @functools.cache
 def medium_is_exact() -> bool:
-    """Whether this CPU's "medium" products are full fp32 all the same, found by multiplying what bf16 would round.
+    """Whether this CPU computes "medium" products in full fp32, tested on numbers that bf16 would round.
 
-    "medium" hands them to oneDNN, which without AMX has no faster type to use, but often faster kernels.
+    "medium" uses oneDNN, which without AMX has no faster type to use, but often faster kernels.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -58,25 +63,28 @@ def medium_is_exact() -> bool:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """For forward passes only: matrix products in bf16 when that is the precision."""
+    """Autocast of matrix products to bf16 if the precision asks for it; for forward passes only."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-autocast")
 
 
-def cast_for(model: nn.Module, precision: Precision) -> None:
-    """Hold the parameters of an fp32 model the way `precision` computes with them.
+def cast_parameters(model: nn.Module, precision: Precision) -> None:
+    """Convert the parameters of an fp32 model to the dtype that `precision` computes with, in place.
 
-    Buffers keep their dtype: a table of angles or a router's bias does not survive 8 bits of mantissa.
+    Buffers keep their dtype: a table of angles or a router's bias needs more than 8 bits of mantissa.
     """
     if precision == "bf16":
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
 
 
-class Weights:
-    """The fp32 parameters that the optimizer updates: the model's own, or the masters of a bf16 model.
+class MasterWeights:
+    """The fp32 parameters that the optimizer updates: the model's own, or fp32 copies of a bf16 model's.
 
-    A bf16 weight of 1 cannot be changed by less than 0.004, more than most updates; the masters remember them.
-    After each backward `collect`, after each update `publish`; both do nothing when the model holds fp32 itself.
+    A bf16 weight of 1 cannot change by less than 0.004, more than most updates; the fp32 copy adds them up. Call
+    `accumulate_gradients` after each backward pass and `copy_to_model` after each update; both do nothing for an fp32
+    model.
+
+    named: the fp32 parameters by name, those that require no gradient left out.
     """
 
     def __init__(self, model: nn.Module, precision: Precision) -> None:
@@ -86,10 +94,10 @@ class Weights:
             masters = {name: nn.Parameter(p.detach().clone()) for name, p in self.named.items()}
             self._pairs = list(zip(self.named.values(), masters.values(), strict=True))
             self.named = masters
-        cast_for(model, precision)
+        cast_parameters(model, precision)
 
-    def collect(self) -> None:
-        """Add the gradients of one backward pass to those of the fp32 parameters and free them."""
+    def accumulate_gradients(self) -> None:
+        """Move the gradients of one backward pass to the fp32 parameters, added to those already there."""
         for held, master in self._pairs:
             if held.grad is None:
                 continue
@@ -100,11 +108,11 @@ class Weights:
             held.grad = None
 
     @torch.no_grad()
-    def publish(self) -> None:
-        """Let the model compute with the updated weights."""
+    def copy_to_model(self) -> None:
+        """Copy the updated fp32 parameters into the model's bf16 parameters."""
         if self._pairs:
             torch._foreach_copy_([held for held, _ in self._pairs], [master for _, master in self._pairs])
 
     def gradients(self) -> dict[str, Tensor]:
-        """The fp32 gradients by parameter name; parameters that no gradient reached are left out."""
+        """The fp32 gradients by parameter name; parameters without a gradient are left out."""
         return {name: p.grad for name, p in self.named.items() if p.grad is not None}
