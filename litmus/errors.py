@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and the suggestion that goes with it."""
+"""The exceptions for bad input and failed checks, and helpers that write their messages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class BadInput(ValueError):
     """Input that cannot be used: one sentence naming the thing, what was found and what would be valid.
 
-    The command line prints the sentence to stderr and exits with code 2; nobody sees a traceback. Control characters
-    in it, as a file's name may hold them, are escaped: it is one line wherever it is shown.
+    The command line prints the sentence to stderr and exits with code 2, without a traceback. Control characters, which
+    file names may contain, are escaped, so that the message is one line.
     """
 
     def __init__(self, sentence: object = "") -> None:
@@ -24,7 +24,7 @@ class BadInput(ValueError):
 class Failed(Exception):
     """The thing tested failed (a diverged training, a failed check): one line on stderr and exit code 1.
 
-    Not a RuntimeError: one that a StopIteration caused is taken by contextlib for the StopIteration itself.
+    Not a RuntimeError: contextlib takes a RuntimeError caused by StopIteration for the StopIteration itself.
     """
 
     def __init__(self, sentence: object = "") -> None:
@@ -32,7 +32,7 @@ class Failed(Exception):
 
 
 def message(error: BaseException) -> str:
-    """What an exception says of itself; empty where its own code cannot tell it."""
+    """The message of an exception; empty if its own code raises."""
     try:
         return str(error)
     except Exception:
@@ -40,14 +40,14 @@ def message(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without control characters: what cannot be printed is written as Python escapes it."""
+    """`text` on one line: characters that cannot be printed are escaped as in a Python string."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def nearest(found: str, valid: Iterable[str]) -> str:
-    """Say which valid name comes closest to `found`, or list the valid ones: the tail of an error sentence."""
+    """The end of an error sentence: the valid names closest to `found`, or all valid names."""
     names = sorted(set(valid))
     close = difflib.get_close_matches(found[:100], names, n=3, cutoff=0.5)
     if close:
@@ -56,7 +56,7 @@ def nearest(found: str, valid: Iterable[str]) -> str:
 
 
 def shown(value: object, *, quoted: bool = True, limit: int = 60) -> str:
-    """`value` as an error sentence shows it: on one line, without control characters, its middle cut if it is long."""
+    """`value` for an error sentence: on one line, without control characters, cut in the middle if long."""
     text = printable(repr(value) if quoted or not isinstance(value, str) else value)
     if len(text) <= limit:
         return text
@@ -64,12 +64,12 @@ def shown(value: object, *, quoted: bool = True, limit: int = 60) -> str:
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> BadInput:
-    """The error for an optional dependency that is not installed; names the extra that brings it."""
+    """The error for a missing optional dependency; it names the extra to install."""
     return BadInput(f"{purpose} needs the package {package!r}; install it with: pip install 'litmus-lm[{extra}]'")
 
 
 def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault of a pydantic error as one clause: the key, what was found and what would be valid."""
+    """The first entry of a pydantic error as one clause: the key, what was found and what is valid."""
     fault = error.errors()[0]
     *above, key = fault["loc"] or ("",)
     place = ".".join(str(part) for part in fault["loc"])
