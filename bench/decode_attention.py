@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.nn import attend
-from litmus.nn.caches import heads_buffer
+from litmus.nn.core.cache import heads_buffer
 
 SHAPES = ((1, 8, 8, 512), (1, 8, 8, 4096), (1, 8, 2, 4096), (8, 8, 8, 512))
 WIDTH = 64

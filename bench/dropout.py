@@ -17,7 +17,7 @@ from measure import interleaved, spread, write_table
 from torch import nn
 from worker import BASE, PRECISIONS, step_of
 
-from litmus.nn.dropout import Dropout
+from litmus.nn.layers.dropout import Dropout
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -15,7 +15,7 @@ import time
 import torch
 from measure import write_table
 
-from litmus.nn.loss import cross_entropy
+from litmus.nn.objectives.cross_entropy import cross_entropy
 from litmus.runtime.memory import process_peak_bytes
 
 TOKENS, DIM, VOCABULARY = 4096, 768, 50257

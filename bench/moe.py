@@ -14,9 +14,9 @@ from measure import interleaved, spread, write_table
 from torch import nn
 
 from litmus.nn import ForwardContext, LayerContext, MoeConfig
-from litmus.nn.feedforwards import SwigluConfig
-from litmus.nn.norms import RMSNormConfig
-from litmus.nn.positions import NoPositionsConfig
+from litmus.nn.layers.feedforwards import SwigluConfig
+from litmus.nn.layers.norms import RMSNormConfig
+from litmus.nn.layers.positions import NoPositionsConfig
 
 DIM, HIDDEN = 256, 352
 TRAINING, DECODING = 4096, 1

@@ -10,9 +10,9 @@ from measure import interleaved, spread, write_table
 from torch import Tensor
 
 from litmus.nn import ForwardContext, attend
-from litmus.nn.spaced import attend_at, visible
-from litmus.nn.worker import workers
-from litmus.nn.worker_streams import sampled
+from litmus.nn.attention.spaced import attend_at, visible
+from litmus.nn.worker.block import workers
+from litmus.nn.worker.streams import sampled
 
 HEADS, WIDTH, INTERVAL = 4, 64, 4
 SIDES = ("full causal", "one product, masked", "workers", "workers, other phase in each row", "queries with own keys")

@@ -126,7 +126,9 @@ _Loader.add_implicit_resolver(
 def _content(path: Path, largest: int) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise BadInput(f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}; a file is expected there")
+            raise BadInput(
+                f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}; a file is expected there"
+            )
         with path.open("rb") as file:
             content = file.read(largest + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

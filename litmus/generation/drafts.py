@@ -14,7 +14,7 @@ from litmus.errors import BadInput
 from litmus.generation.weights import prepared
 from litmus.model import Decoder
 from litmus.nn import Cache, Mixer
-from litmus.nn.mtp import MtpObjective, SequentialMtp
+from litmus.nn.objectives.mtp import MtpObjective, SequentialMtp
 from litmus.training import load_run
 
 OWN = "self"

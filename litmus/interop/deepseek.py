@@ -21,8 +21,8 @@ from litmus.interop.llama import embedding_rules, norm_rules, swiglu_rules
 from litmus.interop.llama import renamed as renamed
 from litmus.model import Decoder, Recipe
 from litmus.nn import Experts, MixtureOfExperts, Mla, MlaConfig, MoeConfig
-from litmus.nn.mtp import MtpConfig
-from litmus.nn.routing import GroupedRouterConfig, SigmoidRouterConfig
+from litmus.nn.moe.routers import GroupedRouterConfig, SigmoidRouterConfig
+from litmus.nn.objectives.mtp import MtpConfig
 
 WIDTHS = ("heads", "kv_rank", "latent_query", "q_rank", "nope_dim", "rope_dim", "value_dim", "absorb")
 

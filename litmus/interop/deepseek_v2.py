@@ -14,7 +14,7 @@ from litmus.interop.deepseek import renamed as renamed
 from litmus.interop.deepseek import rules as rules
 from litmus.interop.folder import CONFIG
 from litmus.model import Decoder, Recipe
-from litmus.nn.routing import SoftmaxV2RouterConfig
+from litmus.nn.moe.routers import SoftmaxV2RouterConfig
 
 
 class DeepseekV2Config(LatentConfig):

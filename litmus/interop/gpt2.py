@@ -16,8 +16,8 @@ from litmus.interop.folder import CONFIG
 from litmus.interop.layout import Rule, same, transposed
 from litmus.model import Decoder, Recipe
 from litmus.nn import AttentionConfig
-from litmus.nn.feedforwards import DenseConfig, GeluConfig
-from litmus.nn.norms import LayerNormConfig
+from litmus.nn.layers.feedforwards import DenseConfig, GeluConfig
+from litmus.nn.layers.norms import LayerNormConfig
 
 ACTIVATIONS = {
     "gelu_new": {"kind": "gelu", "approximate": "tanh"},

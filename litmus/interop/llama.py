@@ -13,7 +13,7 @@ from litmus.interop.folder import CONFIG
 from litmus.interop.layout import Rule, same, stacked_rows
 from litmus.model import Decoder, Recipe
 from litmus.nn import Attention, AttentionConfig
-from litmus.nn.feedforwards import DenseConfig
+from litmus.nn.layers.feedforwards import DenseConfig
 
 
 def obstacles(recipe: Recipe) -> list[str]:

@@ -13,7 +13,7 @@ from litmus.interop.layout import Rule, same
 from litmus.model import Decoder, Recipe
 from litmus.model.storage import weights
 from litmus.nn import Attention, MixtureOfExperts, Mla, SSMaxConfig
-from litmus.nn.norms import LayerNormConfig
+from litmus.nn.layers.norms import LayerNormConfig
 
 MODULE = "modeling_litmus"
 ARCHITECTURE = "LitmusForCausalLM"

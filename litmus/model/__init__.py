@@ -14,7 +14,7 @@ from litmus.model.plugins import LIMIT, plugin_faults
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import Source, resolve
 from litmus.model.storage import load, save
-from litmus.nn.objectives import Loss
+from litmus.nn.objectives.objective import Loss
 
 __all__ = [
     "SIZES",

@@ -11,7 +11,7 @@ import torch
 from litmus.errors import BadInput
 from litmus.model.plugins import LIMIT, plugin_faults
 from litmus.model.recipe import Recipe
-from litmus.nn.blocks import BlockConfig
+from litmus.nn.layers.blocks import BlockConfig
 from litmus.runtime.memory import total_bytes
 
 PLENTY = 100

@@ -8,18 +8,18 @@ from torch import Tensor, nn
 from litmus.errors import BadInput
 from litmus.model.bounds import check_built
 from litmus.model.recipe import Recipe
-from litmus.nn.aux_losses import AuxLosses, scored
-from litmus.nn.blocks import BlockConfig
-from litmus.nn.caches import Cache
-from litmus.nn.dropout import Dropout
-from litmus.nn.forward_context import ForwardContext, positions_within
-from litmus.nn.linear import INIT_STD, linear
-from litmus.nn.mixers import Mixer
-from litmus.nn.moe import Experts
-from litmus.nn.objectives import Loss, shared
-from litmus.nn.observing import LAYER_FIGURES
-from litmus.nn.parts import Adapts
-from litmus.nn.routing import RouterStats, router_figures
+from litmus.nn.attention.stats import LAYER_FIGURES
+from litmus.nn.core.aux_losses import AuxLosses, scored
+from litmus.nn.core.cache import Cache
+from litmus.nn.core.forward_context import ForwardContext, positions_within
+from litmus.nn.core.mixer import Mixer
+from litmus.nn.core.registry import Adapts
+from litmus.nn.layers.blocks import BlockConfig
+from litmus.nn.layers.dropout import Dropout
+from litmus.nn.layers.linear import INIT_STD, linear
+from litmus.nn.moe.experts import Experts
+from litmus.nn.moe.routers import RouterStats, router_figures
+from litmus.nn.objectives.objective import Loss, shared
 
 
 class Decoder(nn.Module):
@@ -115,8 +115,8 @@ class Decoder(nn.Module):
     def observe(self, tokens: Tensor) -> tuple[dict[str, dict[int, float]], dict[int, RouterStats]]:
         """What layers tell of themselves on tokens (B, T), in one pass.
 
-        By name (litmus.nn.observing) and by layer, from 0, the figures of the layers that have one; and by layer how
-        evenly the routers of experts spread the tokens.
+        By name (litmus.nn.attention.multihead.stats) and by layer, from 0, the figures of the layers that have one; and by layer
+        how evenly the routers of experts spread the tokens.
         """
         observed: dict[int, dict[str, list[Tensor]]] = {}
         self.hidden(tokens, observed=observed)

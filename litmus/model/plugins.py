@@ -19,7 +19,7 @@ from litmus.fork_server import communicate, start_process
 from litmus.limits import TimeLimitExceeded, timeout
 from litmus.model.recipe import PluginSource, Recipe
 from litmus.model.trust import is_trusted, trust
-from litmus.nn.parts import Part
+from litmus.nn.core.registry import Part
 from litmus.process import is_out_of_memory, signal_name
 from litmus.runtime.memory import limit_memory
 

@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from litmus.bounds import MAX_INT, Bounded
 from litmus.errors import BadInput, first_fault, shown
 from litmus.names import check_name
-from litmus.nn.attention import AttentionConfig
-from litmus.nn.blocks import BlockConfig, PreNormConfig
-from litmus.nn.feedforwards import FeedforwardConfig, SwigluConfig
-from litmus.nn.mixers import MixerConfig
-from litmus.nn.norms import NormConfig, RMSNormConfig
-from litmus.nn.objectives import NextTokenConfig, ObjectiveConfig
-from litmus.nn.parts import LayerContext, Part, parse_config
-from litmus.nn.positions import PositionsConfig, RopeConfig
+from litmus.nn.attention.multihead import AttentionConfig
+from litmus.nn.core.mixer import MixerConfig
+from litmus.nn.core.registry import LayerContext, Part, parse_config
+from litmus.nn.layers.blocks import BlockConfig, PreNormConfig
+from litmus.nn.layers.feedforwards import FeedforwardConfig, SwigluConfig
+from litmus.nn.layers.norms import NormConfig, RMSNormConfig
+from litmus.nn.layers.positions import PositionsConfig, RopeConfig
+from litmus.nn.objectives.objective import NextTokenConfig, ObjectiveConfig
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 

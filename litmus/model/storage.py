@@ -17,7 +17,7 @@ from litmus.locks import folder_replaced
 from litmus.model.decoder import Decoder
 from litmus.model.plugins import COPY, LIMIT, declare_plugin, plugin_code, plugin_faults
 from litmus.model.recipe import Recipe, plugin_source, validated
-from litmus.nn.objectives import NextTokenConfig
+from litmus.nn.objectives.objective import NextTokenConfig
 from litmus.yaml_json import mapping, read_yaml
 
 RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from litmus.data import Batch, document_ids
 from litmus.model import Decoder, Loss
-from litmus.nn.aux_losses import Sums, micro_batch, total_of
+from litmus.nn.core.aux_losses import Sums, micro_batch, total_of
 from litmus.runtime.compile import compiled
 from litmus.runtime.precision import MasterWeights, Precision, autocast
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices

@@ -16,7 +16,7 @@ from litmus.audit import CHECKS, AuditReport, audit
 from litmus.cli import main
 from litmus.model import build, resolve, save
 from litmus.nn import Attention, Loss, Objective
-from litmus.nn.feedforwards import Swiglu, SwigluConfig
+from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
 
 TINY = {"dim": 32, "heads": 2, "depth": 2, "vocab_size": 61, "context": 64}
 DOCS = Path(__file__).parents[2] / "docs" / "audit.md"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from litmus.nn import Attention
-from litmus.nn.forward_context import ForwardContext
+from litmus.nn.core.forward_context import ForwardContext
 
 ONLY = ("cache parity",)
 

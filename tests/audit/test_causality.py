@@ -6,11 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from litmus.audit import audit
-from litmus.nn import Attention, spaced
-from litmus.nn.compression import Layout
-from litmus.nn.feedforwards import Swiglu, SwigluConfig
-from litmus.nn.forward_context import ForwardContext
-from litmus.nn.windowed import Window
+from litmus.nn import Attention
+from litmus.nn.attention.multihead import spaced
+from litmus.nn.attention.banded import Window
+from litmus.nn.attention.compressed_blocks import Layout
+from litmus.nn.core.forward_context import ForwardContext
+from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
 
 ONLY = ("causality",)
 

@@ -7,7 +7,7 @@ from torch import nn
 from litmus.audit import audit
 from litmus.model import build
 from litmus.nn import Attention, attend, update_kv
-from litmus.nn.forward_context import ForwardContext
+from litmus.nn.core.forward_context import ForwardContext
 
 ONLY = ("costs as declared",)
 

@@ -8,8 +8,8 @@ from litmus.audit.scoring import held_out
 from litmus.audit.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention, Loss, Objective
-from litmus.nn.feedforwards import Swiglu, SwigluConfig
-from litmus.nn.loss import IGNORED
+from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
+from litmus.nn.objectives.cross_entropy import IGNORED
 from litmus.training.evaluation import evaluate
 
 ONLY = ("coverage",)
@@ -172,7 +172,7 @@ def test_dead_units_are_counted(small, feedforward):
 
 
 def test_experts_that_never_get_a_token_are_named(small, monkeypatch):
-    from litmus.nn.routing import SoftmaxRouter
+    from litmus.nn.moe.routers import SoftmaxRouter
 
     monkeypatch.setattr(
         SoftmaxRouter,

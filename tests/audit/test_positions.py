@@ -3,7 +3,7 @@
 import torch
 
 from litmus.nn import Attention
-from litmus.nn.forward_context import ForwardContext
+from litmus.nn.core.forward_context import ForwardContext
 
 ONLY = ("position parity",)
 

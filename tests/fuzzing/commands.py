@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from litmus import children
+from litmus import fork_server
 
 MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 90, 600
 ENDLESS_CPU, ENDLESS_WALL, LEAVE_SECONDS = 8.0, 60.0, 60.0
@@ -105,7 +105,7 @@ def started(
         (outputs / name).unlink(missing_ok=True)  # of the command before
     sys.stdout.flush()
     sys.stderr.flush()
-    children._Template.here()
+    fork_server._Template.here()
     child = os.fork()
     if child == 0:
         code = 70
@@ -130,8 +130,8 @@ class _OfParent:
 
 def _take_over_template() -> None:
     """Fork from the parent's template: a template for each command would import torch for each command."""
-    children._Template._owner = os.getpid()
-    children._Template._process = _OfParent()  # type: ignore[assignment]
+    fork_server._Template._owner = os.getpid()
+    fork_server._Template._process = _OfParent()  # type: ignore[assignment]
 
 
 def _waited(child: int, began: float, endless: bool) -> tuple[bool, bool, int]:

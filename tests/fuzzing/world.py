@@ -36,7 +36,7 @@ COMPARE += ("--set", "dim=16", "--set", "depth=1", "--set", "heads=2")
 PLUGIN = """
 import os, sys, time
 from typing import Literal
-from litmus.nn.feedforwards import FeedforwardConfig, Gelu, GeluConfig
+from litmus.nn.layers.feedforwards import FeedforwardConfig, Gelu, GeluConfig
 
 class MineConfig(FeedforwardConfig):
     kind: Literal["mine"] = "mine"

@@ -60,7 +60,7 @@ def test_the_modelling_file_needs_nothing_of_litmus() -> None:
 def test_a_part_that_the_modelling_file_lacks_is_refused(tmp_path: Path) -> None:
     from typing import Literal
 
-    from litmus.nn.feedforwards import SwigluConfig
+    from litmus.nn.layers.feedforwards import SwigluConfig
 
     class Doubled(SwigluConfig):
         kind: Literal["doubled"] = "doubled"  # type: ignore[assignment]

@@ -156,7 +156,7 @@ def test_a_plugin_cannot_take_over_a_built_in_kind(tmp_path: Path) -> None:
         "class Mine(MixerConfig):\n"
         "    kind: Literal['attention'] = 'attention'\n"
     )
-    with pytest.raises(BadInput, match=r"mixer kind 'attention' is declared twice, in .*attention.py and .*mine.py"):
+    with pytest.raises(BadInput, match=r"mixer kind 'attention' is declared twice, in .*multihead.py and .*mine.py"):
         resolve(tmp_path / "mine.py")
 
 

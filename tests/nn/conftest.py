@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from litmus.nn import ForwardContext, LayerContext
-from litmus.nn.norms import RMSNormConfig
-from litmus.nn.positions import NoPositionsConfig
+from litmus.nn.layers.norms import RMSNormConfig
+from litmus.nn.layers.positions import NoPositionsConfig
 
 
 def layer_context_with(**changes: Any) -> LayerContext:

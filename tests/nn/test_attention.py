@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.nn import Attention, AttentionConfig, ForwardContext, LayerContext, SSMaxConfig
-from litmus.nn.positions import NoPositionsConfig, RopeConfig
+from litmus.nn.layers.positions import NoPositionsConfig, RopeConfig
 
 BATCH, LENGTH, DIM = 2, 5, 16
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from litmus.nn import AttentionConfig, ForwardContext, LayerContext, PreNormBlock, PreNormConfig
-from litmus.nn.blocks import SingleResidualBlock, SingleResidualConfig
-from litmus.nn.feedforwards import GeluConfig
+from litmus.nn.layers.blocks import SingleResidualBlock, SingleResidualConfig
+from litmus.nn.layers.feedforwards import GeluConfig
 
 
 def test_a_pre_norm_block_adds_mixer_then_feedforward_of_normed_vectors(

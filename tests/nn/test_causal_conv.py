@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from litmus.nn import ForwardContext
-from litmus.nn.causal_conv import CausalConv
+from litmus.nn.layers.causal_conv import CausalConv
 
 DIM = 3
 

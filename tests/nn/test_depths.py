@@ -14,10 +14,10 @@ from litmus.audit import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
 from litmus.nn import DepthBlock, DepthConfig, ForwardContext, LayerContext, PreNormBlock
-from litmus.nn.attention import AttentionConfig
-from litmus.nn.aux_losses import AuxLosses
-from litmus.nn.depth_routers import ThresholdRouter, TopKRouter
-from litmus.nn.feedforwards import SwigluConfig
+from litmus.nn.attention.multihead import AttentionConfig
+from litmus.nn.core.aux_losses import AuxLosses
+from litmus.nn.layers.feedforwards import SwigluConfig
+from litmus.nn.mod.routers import ThresholdRouter, TopKRouter
 
 SIZES: dict[str, Any] = {"vocab_size": 61, "dim": 32, "depth": 3, "heads": 4, "context": 24}
 

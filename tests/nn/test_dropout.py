@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from litmus.nn.dropout import Dropout
+from litmus.nn.layers.dropout import Dropout
 
 
 def dropped(p: float, x: Tensor, seed: int = 0) -> Tensor:

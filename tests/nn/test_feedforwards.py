@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from litmus.nn import FeedforwardConfig, ForwardContext, LayerContext
-from litmus.nn.feedforwards import GeluConfig, Relu2Config, SwigluConfig, swiglu_hidden
+from litmus.nn.layers.feedforwards import GeluConfig, Relu2Config, SwigluConfig, swiglu_hidden
 
 Build = Callable[..., Any]
 HIDDEN = 12

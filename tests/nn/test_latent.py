@@ -26,11 +26,11 @@ from litmus.nn import (
     LatentConfig,
     LayerContext,
     SSMaxConfig,
-    compression,
-    latent,
 )
-from litmus.nn.gates import GateConfig
-from litmus.nn.positions import RopeConfig
+from litmus.nn.attention.multihead import compressed as latent
+from litmus.nn.attention.multihead import compressed_blocks as compression
+from litmus.nn.attention.gates import GateConfig
+from litmus.nn.layers.positions import RopeConfig
 
 DIM, CHUNK = 16, 4
 OPTIONS: list[dict[str, Any]] = [

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from litmus.nn import loss
-from litmus.nn.loss import cross_entropy, token_cross_entropy
+from litmus.nn.objectives.objective import cross_entropy as loss
+from litmus.nn.objectives.cross_entropy import cross_entropy, token_cross_entropy
 
 DIM = 5
 

@@ -15,9 +15,9 @@ from torch.testing import assert_close
 from litmus.errors import BadInput
 from litmus.model import Decoder, build
 from litmus.nn import ForwardContext, LayerContext, Mla, MlaConfig, SSMaxConfig
-from litmus.nn.attend import attend
-from litmus.nn.mla import attend_shared
-from litmus.nn.positions import LearnedPositionsConfig, NoPositionsConfig, RopeConfig
+from litmus.nn.attention.attend import attend
+from litmus.nn.attention.mla import attend_shared
+from litmus.nn.layers.positions import LearnedPositionsConfig, NoPositionsConfig, RopeConfig
 
 BATCH, LENGTH, DIM = 2, 5, 16
 VARIANTS = [

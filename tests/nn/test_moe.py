@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import Experts, ForwardContext, LayerContext, MixtureOfExperts, MoeConfig, Routing, moe
-from litmus.nn.moe import expert_hidden, grouped_linear
-from litmus.nn.routing import SigmoidRouterConfig
+from litmus.nn import Experts, ForwardContext, LayerContext, MixtureOfExperts, MoeConfig, Routing
+from litmus.nn.moe.experts import experts as moe
+from litmus.nn.moe.experts import expert_hidden, grouped_linear
+from litmus.nn.moe.routers import SigmoidRouterConfig
 
 CONFIGS = [
     MoeConfig(experts=4, top_k=2, hidden=16),

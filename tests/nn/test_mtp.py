@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build
-from litmus.nn.mtp import ahead
+from litmus.nn.objectives.mtp import ahead
 
 VOCABULARY, LENGTH = 61, 10
 SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "dim": 32, "depth": 2, "heads": 4, "context": 24}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from litmus.nn import LayerContext, RMSNorm
-from litmus.nn.norms import LayerNormConfig, RMSNormConfig
+from litmus.nn.layers.norms import LayerNormConfig, RMSNormConfig
 
 
 @given(width=st.integers(1, 40), eps=st.sampled_from([1e-5, 1e-2]), scale=st.sampled_from([1e-3, 1.0, 1e3]))

@@ -12,8 +12,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmus.model import build
-from litmus.nn import ForwardContext, attention_weights, observing
-from litmus.nn.observing import observe_attention
+from litmus.nn import ForwardContext, attention_weights
+from litmus.nn.attention.multihead import stats as observing
+from litmus.nn.attention.stats import observe_attention
 
 
 @pytest.mark.parametrize("query_scale", [None, torch.rand(1, 7, 1), torch.rand(2, 7, 4)])

@@ -9,8 +9,8 @@ import pytest
 
 from litmus.errors import BadInput
 from litmus.nn import FeedforwardConfig, LayerContext, MixerConfig, NormConfig, PositionsConfig
-from litmus.nn.attention import AttentionConfig
-from litmus.nn.parts import parse_config
+from litmus.nn.attention.multihead import AttentionConfig
+from litmus.nn.core.registry import parse_config
 
 
 def test_each_family_knows_its_own_kinds() -> None:
@@ -40,7 +40,7 @@ def test_a_base_that_several_kinds_share_is_not_a_kind() -> None:
 
 def test_a_kind_of_another_file_cannot_be_taken_over() -> None:
     with pytest.raises(
-        BadInput, match=r"mixer kind 'attention' is declared twice, in .*attention.py and .*test_parts.py"
+        BadInput, match=r"mixer kind 'attention' is declared twice, in .*multihead.py and .*test_parts.py"
     ):
 
         class Attention(MixerConfig):

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.nn import ForwardContext, LayerContext, Rotation
-from litmus.nn.positions import LearnedPositionsConfig, NoPositionsConfig, RopeConfig, SinusoidalPositionsConfig
+from litmus.nn.layers.positions import LearnedPositionsConfig, NoPositionsConfig, RopeConfig, SinusoidalPositionsConfig
 
 
 @pytest.mark.parametrize("theta", [100.0, 10_000.0])

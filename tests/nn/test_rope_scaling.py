@@ -9,9 +9,9 @@ import torch
 
 from litmus.errors import BadInput
 from litmus.model import build
-from litmus.nn.forward_context import ForwardContext
-from litmus.nn.positions import Rotation
-from litmus.nn.rope_scaling import Llama3Scaling, RopeScaling, YarnScaling
+from litmus.nn.core.forward_context import ForwardContext
+from litmus.nn.layers.positions import Rotation
+from litmus.nn.layers.rope_scaling import Llama3Scaling, RopeScaling, YarnScaling
 
 THETA, WIDTH, CONTEXT = 10_000.0, 64, 256
 PLAIN = THETA ** (-torch.arange(0, WIDTH, 2, dtype=torch.float64) / WIDTH)

@@ -14,7 +14,13 @@ from torch.testing import assert_close
 from litmus.errors import BadInput
 from litmus.model import build
 from litmus.nn import AuxLosses, ForwardContext, LayerContext, Router
-from litmus.nn.routing import SigmoidRouterConfig, SoftmaxRouterConfig, SoftmaxV2RouterConfig, observe, router_figures
+from litmus.nn.moe.routers import (
+    SigmoidRouterConfig,
+    SoftmaxRouterConfig,
+    SoftmaxV2RouterConfig,
+    observe,
+    router_figures,
+)
 
 TOKENS, EXPERTS, TOP_K = 12, 8, 3
 

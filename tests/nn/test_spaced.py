@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmus.nn import ForwardContext
-from litmus.nn.spaced import attend_at
-from litmus.nn.worker import workers
-from litmus.nn.worker_streams import sampled
+from litmus.nn.attention.spaced import attend_at
+from litmus.nn.worker.block import workers
+from litmus.nn.worker.streams import sampled
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
 

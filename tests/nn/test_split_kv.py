@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from litmus.nn.split_kv import attend_split, is_installed
+from litmus.nn.attention.split_kv import attend_split, is_installed
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() or (is_installed() and os.environ.get("TRITON_INTERPRET") == "1")),

@@ -15,7 +15,7 @@ from litmus.errors import BadInput
 from litmus.generation.weights import prepared
 from litmus.model import Decoder, build, scored_share
 from litmus.nn import ForwardContext
-from litmus.nn.worker import WorkerBlock, workers
+from litmus.nn.worker.block import WorkerBlock, workers
 
 VOCABULARY = 61
 

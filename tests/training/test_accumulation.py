@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from litmus.data import Batch
 from litmus.model import Decoder, build
 from litmus.nn import FeedforwardConfig, ForwardContext, LayerContext, Loss, Objective, ObjectiveConfig
-from litmus.nn.aux_losses import AuxLosses
-from litmus.nn.objectives import with_aux_losses
+from litmus.nn.core.aux_losses import AuxLosses
+from litmus.nn.objectives.objective import with_aux_losses
 from litmus.training import TrainSettings
 from litmus.training.step import Stepper
 

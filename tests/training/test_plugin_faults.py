@@ -15,7 +15,7 @@ from litmus.training import RunResult, TrainSettings, train
 PLUGIN = """
 import os
 from typing import Literal
-from litmus.nn.feedforwards import FeedforwardConfig, Gelu, GeluConfig
+from litmus.nn.layers.feedforwards import FeedforwardConfig, Gelu, GeluConfig
 
 AT_IMPORT
 

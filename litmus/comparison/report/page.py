@@ -22,7 +22,7 @@ from litmus.comparison.results import ComparisonResult
 from litmus.comparison.summary import ArmSummary, held_out_bytes, summarize
 from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
 from litmus.files import write_atomically
-from litmus.nn.observing import LAYER_FIGURES
+from litmus.nn.attention.stats import LAYER_FIGURES
 
 MOST_SAMPLE_CHARACTERS = 1200
 ALIKE = 0.02

@@ -17,7 +17,7 @@ from litmus.generation.stepping import DecodeStep
 from litmus.generation.weights import check_int8, prepared
 from litmus.model import Decoder
 from litmus.nn import Mla
-from litmus.nn.mtp import MtpObjective
+from litmus.nn.objectives.mtp import MtpObjective
 
 Decode = Callable[[Decoder, Tensor, int], Iterator[Tensor]]
 """(model, prompts (B, T), n) -> the likeliest next tokens (B,), n times."""

@@ -1,0 +1,126 @@
+"""Causal compressed attention: tokens further back are read as a few latents per block, the latest as they are."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from litmus.errors import BadInput
+from litmus.nn.attention.attend import attend
+from litmus.nn.attention.compressed_blocks import (
+    Layout,
+    Shape,
+    blocks_of,
+    chunk_masks,
+    compress,
+    definition,
+    layout,
+    read_in_chunks,
+    real_first,
+)
+from litmus.nn.attention.compressed_cache import LatentCache
+from litmus.nn.attention.multihead import AttentionBase, AttentionBaseConfig
+from litmus.nn.attention.stats import observe_attention
+from litmus.nn.core.cache import heads_buffer
+from litmus.nn.core.forward_context import Buffers, ForwardContext
+from litmus.nn.core.registry import LayerContext
+from litmus.nn.layers.linear import linear
+
+
+class LatentConfig(AttentionBaseConfig):
+    """`block` tokens (m) become `latents` keys and values (r) per head; the last `window` (w) are read as such."""
+
+    kind: Literal["latent"] = "latent"
+    block: int = Field(16, ge=1)
+    latents: int = Field(1, ge=1)
+    window: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.latents > self.block:
+            raise BadInput(
+                f"latents = {self.latents} of a block of {self.block} tokens would be no compression; "
+                f"1 to {self.block} are valid"
+            )
+        if self.window < self.block:
+            raise BadInput(
+                f"window = {self.window} leaves tokens of an unfinished block of {self.block} unread; "
+                f"{self.block} or more is valid"
+            )
+        return self
+
+    def build(self, layer: LayerContext) -> Latent:
+        return Latent(self, layer)
+
+
+class Latent(AttentionBase):
+    """Compression within blocks that lie wholly in the past, plus a window (Zhu et al. 2021, arXiv 2107.02192).
+
+    Block b of m tokens: A_b = softmax over its tokens of (x W_Z + B), latents A_bᵀ K_b and A_bᵀ V_b. The query at
+    position t reads, in one softmax, the latents with (b + 1)·m <= t and the keys with t - w < j <= t. Keys are rotated
+    before they are compressed, so that a latent stands where its tokens stand.
+    """
+
+    def __init__(self, config: LatentConfig, layer: LayerContext) -> None:
+        super().__init__(config, layer)
+        self.shape = Shape(config.block, config.latents, config.window)
+        self.held = LatentCache(self.shape)
+        self.scores = linear(layer.dim, self.kv_heads * config.latents)
+        self.offsets = nn.Parameter(torch.zeros(config.block, self.kv_heads, config.latents))
+
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        q, k, v = self.qkv_proj(x, ctx)
+        positions = ctx.positions[:1] if ctx.start_pos is not None else ctx.positions
+        scores = self.scores(x).unflatten(-1, (self.kv_heads, -1)) + self.offsets[positions % self.shape.block]
+        if self.ssmax is not None:
+            query_scale = self.ssmax(ctx, keys=self.shape.keys(positions))
+            q = (q * query_scale[..., None]).to(q.dtype)
+        if ctx.cache is not None and x.shape[1] == 1:
+            keys, values, attention_mask = self.held.append(k, v, scores, ctx, ctx.cache)
+            y = attend(q, keys.to(q.dtype), values.to(q.dtype), attention_mask, None, fast=ctx.fast)
+        elif ctx.padding_mask is not None and (ctx.cache is not None or ctx.fast):
+            real, order = ctx.memo("real first", lambda: real_first(ctx))
+            q, k, v, scores = (part.take_along_dim(order[..., None, None], 1) for part in (q, k, v, scores))
+            y = self.at_once(q, k, v, scores, real.with_cache(ctx.cache))
+            y = torch.zeros_like(y).scatter(1, order[..., None, None].expand_as(y), y)
+        elif ctx.cache is not None or ctx.fast:
+            y = self.at_once(q, k, v, scores, ctx)
+        else:
+            keys, values, mask = definition(ctx, self.shape, scores, k, v)
+            observe_attention(q, keys, mask, None, ctx)
+            y = attend(q, keys, values, mask, None, fast=False)
+        return self.out_proj(y, x, ctx)
+
+    def at_once(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor, ctx: ForwardContext) -> Tensor:
+        """What each of several tokens reads, (B, T, H, D), in training or a prefill; padding comes last."""
+        if ctx.cache is not None:
+            keys, values, lies = self.held.extend(k, v, scores, ctx, ctx.cache)
+        else:
+            lies = ctx.memo(("layout", self.shape), lambda: layout(ctx, self.shape))
+            weights = blocks_of(scores, lies.begins, self.shape.block).softmax(2)
+            keys, values = ((x, self.latents(weights, x, lies)) for x in (k, v))
+        every, blocks = slice(0, keys[0].shape[1]), lies.begins.shape[1]
+        if ctx.observed is not None:
+            visible = lambda some: lies.visible(self.shape, some, every, blocks)  # noqa: E731
+            observe_attention(q, torch.cat(keys, 1), visible, None, ctx)
+        if ctx.fast:
+            masks = ctx.memo(("masks", self.shape), lambda: chunk_masks(q.shape[1], lies, self.shape))
+            return read_in_chunks(q, keys, values, lies, self.shape, masks)
+        mask = lies.visible(self.shape, slice(0, q.shape[1]), every, blocks)
+        return attend(q, torch.cat(keys, 1), torch.cat(values, 1), mask, None, fast=ctx.fast)
+
+    def latents(self, weights: Tensor, x: Tensor, lies: Layout) -> Tensor:
+        """The latents (B, N·r, G, D) of the blocks of x (B, T, G, D)."""
+        return compress(weights, blocks_of(x, lies.begins, self.shape.block)).flatten(1, 2)
+
+    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        sizes = (batch, self.held.slots(capacity), self.kv_heads, self.head_dim)
+        scores = torch.zeros(batch, self.shape.block, self.kv_heads, self.shape.latents, device=device, dtype=dtype)
+        return {**{name: heads_buffer(*sizes, device, dtype) for name in ("k", "v")}, "scores": scores}
+
+    def kv_elements(self, capacity: int) -> int:
+        keys = 2 * self.held.slots(capacity) * self.head_dim
+        return self.kv_heads * (keys + self.shape.block * self.shape.latents)

@@ -1,0 +1,47 @@
+"""Gated attention: each token decides how much of what its heads have read goes on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from litmus.bounds import Bounded
+from litmus.nn.core.forward_context import ForwardContext
+from litmus.nn.core.registry import LayerContext
+from litmus.nn.layers.linear import linear
+
+
+class GateConfig(Bounded):
+    """`headwise`: one score per head; `elementwise`: one per number of a head's output.
+
+    `score: ns_sigmoid` is the paper's control: it never goes below a half, so that it cannot shut a head off.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["headwise", "elementwise"] = "headwise"
+    score: Literal["sigmoid", "ns_sigmoid"] = "sigmoid"
+
+
+class Gate(nn.Module):
+    """Y' = Y * sigmoid(X W_g) (Qiu et al. 2025, arXiv 2505.06708, position G1).
+
+    Y is what the heads have read, before the map that joins them; X the normed vectors that also make the queries.
+    The control is non-sparse: 1/2 + 1/2 · sigmoid(X W_g).
+    """
+
+    def __init__(self, config: GateConfig, heads: int, head_dim: int, layer: LayerContext) -> None:
+        super().__init__()
+        self.heads = heads
+        self.sparse = config.score == "sigmoid"
+        self.map = linear(layer.dim, heads * (head_dim if config.kind == "elementwise" else 1))
+
+    def forward(self, y: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
+        """The heads' outputs y (B, T, H, D), gated by x (B, T, dim); leaves the mean score in `ctx.observed`."""
+        scores = self.map(x).sigmoid().unflatten(-1, (self.heads, -1))  # (B, T, H, 1 or D)
+        if not self.sparse:
+            scores = 0.5 + 0.5 * scores
+        if ctx.observed is not None:
+            ctx.observed.setdefault("mean_gate", []).append(scores.mean())
+        return y * scores

@@ -1,0 +1,1 @@
+"""What every part is built on: registry, contexts, cache, auxiliary losses."""

@@ -1,0 +1,1 @@
+"""Norms, positions, feedforwards, linear layers and blocks."""

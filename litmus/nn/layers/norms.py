@@ -1,0 +1,52 @@
+"""Normalizations of a vector: RMSNorm and LayerNorm."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.nn.core.registry import LayerContext, Part, not_implemented
+
+
+class NormConfig(Part):
+    """A normalization over the last dimension."""
+
+    family: ClassVar[str] = "norm"
+    eps: float = 1e-5
+
+    def build(self, layer: LayerContext) -> nn.Module:
+        return self.over(layer.dim)
+
+    def over(self, width: int) -> nn.Module:
+        """The normalization for vectors of `width` numbers."""
+        raise not_implemented(self, "over(width)")
+
+
+class RMSNormConfig(NormConfig):
+    kind: Literal["rmsnorm"] = "rmsnorm"
+
+    def over(self, width: int) -> nn.Module:
+        return RMSNorm(width, self.eps)
+
+
+class LayerNormConfig(NormConfig):
+    kind: Literal["layernorm"] = "layernorm"
+    bias: bool = True
+
+    def over(self, width: int) -> nn.Module:
+        return nn.LayerNorm(width, eps=self.eps, bias=self.bias)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

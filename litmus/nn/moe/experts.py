@@ -1,0 +1,188 @@
+"""Mixture of experts: each token passes through the few of many feedforwards that its router chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.errors import BadInput
+from litmus.nn.core.forward_context import ForwardContext, has_values
+from litmus.nn.core.registry import LayerContext, Part, parse_config
+from litmus.nn.layers.dropout import Dropout
+from litmus.nn.layers.feedforwards import FeedforwardConfig, Swiglu, SwigluConfig, swiglu_hidden
+from litmus.nn.layers.linear import INIT_STD, residual_std
+from litmus.nn.moe.routers import RouterConfig, Routing, SoftmaxRouterConfig, observe
+
+
+class MoeConfig(FeedforwardConfig):
+    """`top_k` of `experts` per token, and `shared` ones that every token passes through.
+
+    `hidden` is the inner width of one expert; by default a token's experts together are as wide as a dense SwiGLU.
+    """
+
+    size_keys: ClassVar[tuple[str, ...]] = ("hidden",)
+    kind: Literal["moe"] = "moe"
+    experts: int = Field(8, ge=1)
+    top_k: int = Field(2, ge=1)
+    shared: int = Field(0, ge=0)
+    hidden: int | None = Field(None, ge=1)
+    router: Any = SoftmaxRouterConfig()
+
+    @field_validator("router", mode="before")
+    @classmethod
+    def _declared(cls, raw: Any) -> Part:
+        return parse_config(RouterConfig, raw)
+
+    def build(self, layer: LayerContext) -> MixtureOfExperts:
+        return MixtureOfExperts(self, layer)
+
+
+class MixtureOfExperts(nn.Module):
+    """sum over chosen experts e of gate_e · E_e(x), plus the shared experts; no token is ever dropped.
+
+    Shazeer et al. 2017 (arXiv 1701.06538); shared experts: Dai et al. 2024, DeepSeekMoE (arXiv 2401.06066).
+    """
+
+    def __init__(self, config: MoeConfig, layer: LayerContext) -> None:
+        super().__init__()
+        if config.top_k > config.experts:
+            raise BadInput(f"top_k = {config.top_k} is more than experts = {config.experts}")
+        hidden = config.hidden or expert_hidden(layer.dim, config.top_k + config.shared)
+        self.router = config.router.build_for(config.experts, config.top_k, layer)
+        self.experts = Experts(config.experts, config.top_k, hidden, layer)
+        self.shared = Swiglu(SwigluConfig(), config.shared * hidden, layer) if config.shared else None
+
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        routing = self.router(x.flatten(0, 1))
+        if ctx.aux_losses is not None:
+            self.router.leave_terms(routing, ctx)
+        if ctx.observed is not None:
+            observe(routing, ctx)
+        y = self.experts(x.flatten(0, 1), routing, fast=ctx.fast).view_as(x)
+        return y if self.shared is None else y + self.shared(x, ctx)
+
+
+class Experts(nn.Module):
+    """E SwiGLUs, W_down (silu(W_gate x) · W_up x) each, in stacked weights: (E, 2·hidden, dim) and (E, dim, hidden)."""
+
+    matrices: ClassVar[tuple[str, ...]] = ("gate_up", "down")  # each a stack of them, for the optimizer
+
+    def __init__(self, experts: int, top_k: int, hidden: int, layer: LayerContext) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.gate_up = nn.Parameter(torch.empty(experts, 2 * hidden, layer.dim))
+        self.down = nn.Parameter(torch.empty(experts, layer.dim, hidden))
+        nn.init.normal_(self.gate_up, std=INIT_STD)
+        nn.init.normal_(self.down, std=residual_std(layer))
+        self.dropout = Dropout(layer.dropout)
+
+    def forward(self, x: Tensor, routing: Routing, *, fast: bool) -> Tensor:
+        """Sum the gated outputs of the chosen experts for each of the tokens x (N, dim)."""
+        if not fast:
+            return self._one_by_one(x, routing)
+        if len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return self._single(x, routing)
+        return self._sorted(x, routing)
+
+    def idle_parameters(self) -> int:
+        """How many parameters one token does not use."""
+        return (self.gate_up[0].numel() + self.down[0].numel()) * (len(self.down) - self.top_k)
+
+    def _one_by_one(self, x: Tensor, routing: Routing) -> Tensor:
+        """The definition: expert by expert, over the tokens that chose it."""
+        out = torch.zeros_like(x)
+        for expert in range(len(self.down)):
+            token, place = (routing.experts == expert).nonzero(as_tuple=True)
+            y = self._expert(x[token], expert) * routing.gates[token, place, None]
+            out = out.index_add(0, token, y.to(out.dtype))
+        return out
+
+    def _single(self, x: Tensor, routing: Routing) -> Tensor:
+        """One token on a CPU, where sorting and grouping would cost as much as the products."""
+        outputs = torch.cat([self._expert(x, expert) for expert in routing.experts[0].tolist()])  # (K, dim)
+        return (routing.gates.to(outputs.dtype) @ outputs).to(x.dtype)
+
+    def _sorted(self, x: Tensor, routing: Routing) -> Tensor:
+        """All choices sorted by expert, one grouped product for each of the two matrices, then back to the tokens."""
+        chosen, order = routing.experts.flatten().sort(stable=True)
+        numbers = torch.arange(len(self.down), device=x.device)
+        ends = torch.searchsorted(chosen, numbers, right=True, out_int32=True)
+        gate, up = grouped_linear(_Send.apply(x, order, self.top_k), self.gate_up, ends).chunk(2, dim=-1)
+        y = grouped_linear(self.dropout(F.silu(gate) * up), self.down, ends)
+        return _Collect.apply(y * routing.gates.flatten()[order, None].to(y.dtype), order, self.top_k).to(x.dtype)
+
+    def _expert(self, x: Tensor, expert: int) -> Tensor:
+        gate, up = F.linear(x, self.gate_up[expert]).chunk(2, dim=-1)
+        return F.linear(self.dropout(F.silu(gate) * up), self.down[expert])
+
+
+def expert_hidden(dim: int, active: int) -> int:
+    """The inner width at which `active` experts together are as wide as a dense SwiGLU, rounded up to 16s."""
+    return -(-swiglu_hidden(dim) // (16 * active)) * 16
+
+
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """x_j W_eᵀ for the rows x (M, in) of group e, which ends before row `ends`[e] (E,); weight (E, out, in)."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        x, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (x, weight))
+    if not has_values(ends):
+        return F.linear(x, weight[0])  # nothing says where groups end; shapes and costs are the same anywhere
+    aligned = all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])
+    if aligned and x.dtype in (torch.bfloat16, torch.float32, torch.float16):
+        if x.dtype == torch.bfloat16 or not torch.compiler.is_compiling():
+            return F.grouped_mm(x, weight.mT, offs=ends)
+        # torch.compile takes this product for one of bf16 only, though it is one of these too.
+        if "grouped_mm" not in _UNCOMPILED:
+            _UNCOMPILED["grouped_mm"] = torch.compiler.disable(F.grouped_mm)
+        return _UNCOMPILED["grouped_mm"](x, weight.mT, offs=ends)
+    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
+    return torch.cat([F.linear(rows, w) for rows, w in zip(x.split(sizes), weight, strict=True)])
+
+
+_UNCOMPILED: dict[str, Callable[..., Tensor]] = {}
+"""grouped_mm as torch.compile leaves it alone; made when it is wanted, as the decorator imports the whole compiler."""
+
+
+class _Send(torch.autograd.Function):
+    """Token j // K of x (N, dim) at the place of each choice j in `order`; the gradient is `_Collect`.
+
+    Written out because the gradient that torch derives adds rows atomically: slow, and not the same in every run.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.top_k = top_k
+        return x[order // top_k]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (order,) = ctx.saved_tensors
+        return _collected(upstream[0], order, ctx.top_k), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """The sum over each token's K choices of the rows y (N·K, dim) that stand in `order`; the gradient is `_Send`."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, order: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.top_k = top_k
+        return _collected(y, order, top_k)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (order,) = ctx.saved_tensors
+        return upstream[0][order // ctx.top_k], None, None
+
+
+def _collected(rows: Tensor, order: Tensor, top_k: int) -> Tensor:
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    return rows[back].unflatten(0, (-1, top_k)).sum(1)

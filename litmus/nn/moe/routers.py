@@ -1,0 +1,290 @@
+"""Routers of a mixture of experts: which experts a token goes to, with which weights, and how the load stays even."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.errors import BadInput
+from litmus.nn.core.aux_losses import over_step
+from litmus.nn.core.forward_context import ForwardContext
+from litmus.nn.core.registry import LayerContext, Part, not_implemented
+from litmus.nn.layers.linear import INIT_STD
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Where N tokens go, in at least fp32.
+
+    experts: (N, K) numbers of the chosen experts. gates: (N, K) weights of their outputs.
+    shares: (N, E) how much each expert was wanted; every row sums to 1.
+    """
+
+    experts: Tensor
+    gates: Tensor
+    shares: Tensor
+
+
+class RouterConfig(Part):
+    """How tokens are assigned to experts; `build_for` makes the router."""
+
+    family: ClassVar[str] = "router"
+
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+        raise not_implemented(self, "build_for(experts, top_k, layer)")
+
+
+class SoftmaxRouterConfig(RouterConfig):
+    """`balance` weighs the balance loss."""
+
+    kind: Literal["softmax"] = "softmax"
+    balance: float = Field(0.01, ge=0)
+
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+        return SoftmaxRouter(self, experts, top_k, layer)
+
+
+class GroupedRouterConfig(RouterConfig):
+    """`balance` weighs the balance loss, `scale` multiplies gates.
+
+    With `groups`, each token chooses among the experts of its `top_groups` best groups only.
+    """
+
+    balance: float = Field(1e-4, ge=0)
+    scale: float = Field(1.0, gt=0)
+    groups: int = Field(1, ge=1)
+    top_groups: int = Field(1, ge=1)
+
+    def check(self, experts: int, top_k: int) -> None:
+        """Refuse groups that do not divide the experts, and more choices than a token's groups hold."""
+        if experts % self.groups:
+            raise BadInput(f"groups = {self.groups} does not divide experts = {experts}")
+        if self.top_groups > self.groups:
+            raise BadInput(f"top_groups = {self.top_groups} is more than groups = {self.groups}")
+        reachable = experts // self.groups * self.top_groups
+        if top_k > reachable:
+            raise BadInput(
+                f"top_k = {top_k} is more than the {reachable} experts in top_groups = {self.top_groups} groups"
+            )
+
+
+class SigmoidRouterConfig(GroupedRouterConfig):
+    """DeepSeek-V3's; `bias_rate` is the step of the balancing bias, and the balance loss is per sequence."""
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    bias_rate: float = Field(1e-3, ge=0)
+
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+        self.check(experts, top_k)
+        return SigmoidRouter(self, experts, top_k, layer)
+
+
+class SoftmaxV2RouterConfig(GroupedRouterConfig):
+    """DeepSeek-V2's: probabilities as they are for gates; the balance loss is that of `softmax`."""
+
+    kind: Literal["softmax_v2"] = "softmax_v2"
+    balance: float = Field(0.003, ge=0)
+
+    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+        self.check(experts, top_k)
+        return SoftmaxV2Router(self, experts, top_k, layer)
+
+
+class Router(nn.Module):
+    """Scores tokens (N, dim) against one vector per expert, in at least fp32 whatever the model computes in."""
+
+    matrices: ClassVar[tuple[str, ...]] = ()  # a vector for each expert, none of whose directions are alike
+
+    def __init__(self, experts: int, top_k: int, layer: LayerContext) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.weight = nn.Parameter(torch.empty(experts, layer.dim))
+        nn.init.normal_(self.weight, std=INIT_STD)
+
+    def forward(self, x: Tensor) -> Routing:
+        """Choose experts for each of the tokens x (N, dim), each by itself."""
+        raise not_implemented(self, "forward(x)")
+
+    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+        """Add to `ctx.aux_losses` what keeps the load even."""
+        raise not_implemented(self, "leave_terms(routing, ctx)")
+
+    def scores(self, x: Tensor) -> Tensor:
+        """One number per token and expert, (N, E): near ties decide where a token goes, so they must not be rounded."""
+        exact = torch.promote_types(x.dtype, torch.float32)
+        with _without_autocast(x.device):
+            return F.linear(x.to(exact), self.weight.to(exact))
+
+
+class SoftmaxRouter(Router):
+    """The k likeliest experts of softmax(x W), their probabilities renormalized (Shazeer et al. 2017, 1701.06538).
+
+    Balance loss: E · sum_e mean probability of e · fraction of assignments to e; 1 when the load is even
+    (Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equation 4, over k choices per token).
+    """
+
+    def __init__(
+        self, config: SoftmaxRouterConfig | SoftmaxV2RouterConfig, experts: int, top_k: int, layer: LayerContext
+    ) -> None:
+        super().__init__(experts, top_k, layer)
+        self.balance = config.balance
+
+    def forward(self, x: Tensor) -> Routing:
+        scores = self.scores(x)
+        chosen, experts = scores.topk(self.top_k, dim=-1)
+        return Routing(experts, chosen.softmax(-1), scores.softmax(-1))
+
+    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+        assert ctx.aux_losses is not None
+        if not self.balance:
+            return
+        counted = counted_tokens(ctx).flatten()
+        tokens = counted.sum()
+        probability = (routing.shares * counted[:, None]).sum(0) / tokens.clamp(min=1)
+        # The load is that of the whole step: a product of two means is no sum over batches.
+        choices = over_step("choices", assignments(routing, counted[None])[0])
+        fraction = choices / choices.sum().clamp(min=1)
+        value = len(fraction) * (probability * fraction).sum()
+        ctx.aux_losses.add("balance", value, self.balance, tokens)
+
+
+class SoftmaxV2Router(SoftmaxRouter):
+    """The k likeliest experts of softmax(x W), weighed by their probabilities as they are, times `scale`.
+
+    DeepSeek-V2 (arXiv 2405.04434, section 2.1.2). A group ranks by its likeliest expert.
+    """
+
+    def __init__(self, config: SoftmaxV2RouterConfig, experts: int, top_k: int, layer: LayerContext) -> None:
+        super().__init__(config, experts, top_k, layer)
+        self.config = config
+
+    def forward(self, x: Tensor) -> Routing:
+        shares = self.scores(x).softmax(-1)
+        gates, experts = within_best_groups(shares, self.config, worth=1, outside=0.0).topk(self.top_k, dim=-1)
+        return Routing(experts, self.config.scale * gates, shares)
+
+
+class SigmoidRouter(Router):
+    """Affinities s = sigmoid(x W); experts are chosen by s + bias, their outputs weighed by s alone.
+
+    DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): gates are s normalized over the chosen, times a scale. After each
+    training step the bias of an expert with more tokens than the mean falls by `bias_rate`, of one with fewer rises.
+    The loss per sequence of T tokens is sum_e f_e P_e, f_e = E / (K·T) · assignments to e, P_e = mean of s_e / sum s.
+    """
+
+    bias: Tensor
+    load: Tensor
+
+    def __init__(self, config: SigmoidRouterConfig, experts: int, top_k: int, layer: LayerContext) -> None:
+        super().__init__(experts, top_k, layer)
+        self.config = config
+        self.register_buffer("bias", torch.zeros(experts))
+        self.register_buffer("load", torch.zeros(experts, dtype=torch.long), persistent=False)
+
+    def forward(self, x: Tensor) -> Routing:
+        affinities = self.scores(x).sigmoid()
+        biased = within_best_groups(affinities.detach() + self.bias, self.config, worth=2, outside=-torch.inf)
+        experts = biased.topk(self.top_k, dim=-1).indices
+        chosen = affinities.gather(-1, experts)
+        gates = self.config.scale * chosen / chosen.sum(-1, keepdim=True).clamp(min=1e-20)
+        return Routing(experts, gates, affinities / affinities.sum(-1, keepdim=True).clamp(min=1e-20))
+
+    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+        assert ctx.aux_losses is not None
+        counted = counted_tokens(ctx)
+        count = assignments(routing, counted)
+        if self.training:
+            self.load += count.sum(0).long()
+        if self.config.balance:
+            shares = routing.shares.unflatten(0, counted.shape)
+            tokens = counted.sum(1, keepdim=True).clamp(min=1)
+            frequency = count * count.shape[-1] / (self.top_k * tokens)
+            share = (shares * counted[..., None]).sum(1) / tokens
+            rows = counted.any(1).sum()
+            value = (frequency * share).sum() / rows.clamp(min=1)
+            ctx.aux_losses.add("balance", value, self.config.balance, rows)
+
+    @torch.no_grad()
+    def post_optimizer_step(self) -> None:
+        """Make what had too many tokens since the last call a little harder to choose, and the rest easier."""
+        load = self.load.to(torch.promote_types(self.bias.dtype, torch.float32))
+        self.bias -= self.config.bias_rate * (load - load.mean()).sign()
+        self.load.zero_()
+
+
+def within_best_groups(scores: Tensor, config: GroupedRouterConfig, *, worth: int, outside: float) -> Tensor:
+    """Scores (N, E), `outside` where a token does not choose; a group ranks by the sum of its `worth` best scores."""
+    if config.groups == 1:
+        return scores
+    grouped = scores.unflatten(-1, (config.groups, -1))
+    best = grouped.topk(min(worth, grouped.shape[-1]), dim=-1).values.sum(-1).topk(config.top_groups, dim=-1)
+    elsewhere = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=scores.device)
+    elsewhere = elsewhere.scatter(-1, best.indices, False)
+    return grouped.masked_fill(elsewhere[..., None], outside).flatten(-2)
+
+
+def counted_tokens(ctx: ForwardContext) -> Tensor:
+    """(B, T) which tokens count in statistics of the load: not padding, and none that serves no scored target."""
+    counted = torch.ones_like(ctx.positions, dtype=torch.bool) if ctx.aux_losses is None else ctx.aux_losses.counted
+    return counted if ctx.padding_mask is None else counted & ctx.padding_mask
+
+
+def assignments(routing: Routing, counted: Tensor) -> Tensor:
+    """How often the counted tokens (B, T) of each row chose each expert, (B, E)."""
+    rows, experts = counted.shape[0], routing.shares.shape[-1]
+    chosen = routing.experts.view(rows, -1)
+    weights = counted[..., None].expand(*counted.shape, routing.experts.shape[-1]).reshape(rows, -1)
+    none = torch.zeros(rows, experts, dtype=routing.shares.dtype, device=chosen.device)
+    return none.scatter_add(1, chosen, weights.to(none.dtype))
+
+
+@dataclass(frozen=True)
+class RouterStats:
+    """How evenly one layer's router spread its tokens.
+
+    load: each expert's share of all assignments. max_violation: (highest load - mean) / mean, 0 when even
+    (Wang et al. 2024, arXiv 2408.15664). entropy: of one token's wants, mean in nats. dead: experts without a token.
+    """
+
+    load: list[float]
+    max_violation: float
+    entropy: float
+    dead: int
+
+
+def observe(routing: Routing, ctx: ForwardContext) -> None:
+    """Leave in `ctx.observed` how often one layer chose each expert (E,), and (sum of entropies, tokens)."""
+    assert ctx.observed is not None
+    counted = counted_tokens(ctx).flatten()
+    entropy = (torch.special.entr(routing.shares).sum(-1) * counted).sum()
+    ctx.observed.setdefault("expert_choices", []).append(assignments(routing, counted[None])[0])
+    ctx.observed.setdefault("router_entropy", []).append(torch.stack((entropy, counted.sum().to(entropy.dtype))))
+
+
+def router_figures(passes: Sequence[Mapping[str, list[Tensor]]]) -> list[RouterStats]:
+    """The figures of each layer that has a router, first to last, over what all these forward passes left."""
+    choices = zip(*(observed.get("expert_choices", []) for observed in passes), strict=True)
+    entropies = zip(*(observed.get("router_entropy", []) for observed in passes), strict=True)
+    return [
+        _figures(torch.stack(counts).sum(0), torch.stack(entropy).sum(0))
+        for counts, entropy in zip(choices, entropies, strict=True)
+    ]
+
+
+def _figures(count: Tensor, entropy: Tensor) -> RouterStats:
+    load = (count / count.sum().clamp(min=1)).tolist()
+    total, tokens = entropy.tolist()
+    return RouterStats(load, max(load) * len(load) - 1, total / max(tokens, 1), load.count(0.0))
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

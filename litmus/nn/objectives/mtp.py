@@ -1,0 +1,153 @@
+"""Multi-token prediction: training also predicts tokens further ahead; the model's own logits stay what they are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.errors import BadInput
+from litmus.nn.core.aux_losses import AuxLosses, Sums, scored, share_of_step
+from litmus.nn.core.forward_context import ForwardContext
+from litmus.nn.core.registry import LayerContext, not_implemented
+from litmus.nn.layers.linear import linear
+from litmus.nn.objectives.cross_entropy import IGNORED
+from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
+
+
+class AheadConfig(ObjectiveConfig):
+    """Predict up to `depth` tokens beyond the next one; their mean loss counts `weight` times."""
+
+    depth: int = Field(1, ge=1)
+    weight: float = Field(0.3, gt=0)
+
+
+class MtpConfig(AheadConfig):
+    """DeepSeek-V3's modules, one after another; a module's block is declared as the model's last layer."""
+
+    kind: Literal["mtp"] = "mtp"
+
+    def build(self, layer: LayerContext) -> Objective:
+        return SequentialMtp(self, layer)
+
+
+class ParallelMtpConfig(AheadConfig):
+    kind: Literal["mtp_parallel"] = "mtp_parallel"
+
+    def build(self, layer: LayerContext) -> Objective:
+        return ParallelMtp(self, layer)
+
+
+class MtpObjective(Objective):
+    """Next-token cross-entropy + weight · mean over k = 1 .. depth of the cross-entropy of the token k further ahead.
+
+    Its parts are named "next_token", "mtp_1", "mtp_2", ...
+    """
+
+    def __init__(self, config: AheadConfig, layer: LayerContext) -> None:
+        super().__init__()
+        if config.depth >= layer.context:
+            raise BadInput(
+                f"objective {config.kind!r} looks depth = {config.depth} tokens further ahead, and a context of "
+                f"{layer.context} tokens has {layer.context - 1} of them; a depth below the context is valid"
+            )
+        self.depth, self.weight = config.depth, config.weight
+
+    def forward(
+        self,
+        model: LanguageModel,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        documents: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        fast: bool = True,
+    ) -> Loss:
+        terms = AuxLosses.before(targets)
+        hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)
+        nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        nats = share_of_step("next_token", nats, scored(targets))
+        total, parts = nats, {"next_token": nats}
+        for number in range(1, self.depth + 1):
+            further = ahead(targets, number, documents)
+            ctx = model.forward_context(tokens, documents=documents, fast=fast, terms=terms.counting(further))
+            hidden, vectors = self.predict_ahead(number, model, hidden, tokens.roll(-number, 1), ctx)
+            nats = head_nats(model, vectors, further, label_smoothing=label_smoothing, fast=fast)
+            nats = share_of_step(f"mtp_{number}", nats, scored(further))
+            total = total + self.weight / self.depth * nats
+            parts[f"mtp_{number}"] = nats
+        return with_aux_losses(Loss(total, parts), terms)
+
+    def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
+        further = {f"mtp_{k}": scored(ahead(targets, k, documents)) for k in range(1, self.depth + 1)}
+        return {"next_token": scored(targets), **further}
+
+    def predict_ahead(
+        self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, ctx: ForwardContext
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (B, T, dim) to look from one token further, and those that the head turns into logits.
+
+        `tokens` (B, T) stand `number` places further on; past the end of a row they are any, and not scored.
+        """
+        raise not_implemented(self, "predict_ahead(number, model, hidden, tokens, ctx)")
+
+
+class SequentialMtp(MtpObjective):
+    """DeepSeek-V3's modules (arXiv 2412.19437, section 2.2), each one token further than the one before.
+
+    h'_i = M [norm(h_i) ; norm(Emb(t_{i+k}))] -> one layer -> norm -> the model's own head predicts t_{i+k+1}. The first
+    module starts from the vectors that the main head reads.
+    """
+
+    def __init__(self, config: MtpConfig, layer: LayerContext) -> None:
+        super().__init__(config, layer)
+        self.mtp_layers = nn.ModuleList(AheadModule(layer) for _ in range(config.depth))
+
+    def predict_ahead(
+        self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, ctx: ForwardContext
+    ) -> tuple[Tensor, Tensor]:
+        module: AheadModule = self.mtp_layers[number - 1]  # type: ignore[assignment]
+        hidden = module(hidden, model.embedding(tokens), ctx)
+        return hidden, module.norm(hidden)
+
+
+class AheadModule(nn.Module):
+    """M [norm(h) ; norm(e)], then one layer, for vectors h and embeddings e (B, T, dim); `norm` is for the head."""
+
+    def __init__(self, layer: LayerContext) -> None:
+        super().__init__()
+        self.hidden_norm = layer.norm.build(layer)
+        self.embedding_norm = layer.norm.build(layer)
+        self.join = linear(2 * layer.dim, layer.dim)
+        self.layer = layer.new_layer()
+        self.norm = layer.norm.build(layer)
+
+    def forward(self, hidden: Tensor, embedded: Tensor, ctx: ForwardContext) -> Tensor:
+        joined = torch.cat((self.hidden_norm(hidden), self.embedding_norm(embedded)), dim=-1)
+        return self.layer(self.join(joined), ctx)
+
+
+class ParallelMtp(MtpObjective):
+    """One map per token ahead, all from the vectors of the main head: head(h + silu(W_k h)).
+
+    The heads of Medusa (Cai et al. 2024, arXiv 2401.10774), here with the model's own output matrix.
+    """
+
+    def __init__(self, config: ParallelMtpConfig, layer: LayerContext) -> None:
+        super().__init__(config, layer)
+        self.maps = nn.ModuleList(linear(layer.dim, layer.dim) for _ in range(config.depth))
+
+    def predict_ahead(
+        self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, ctx: ForwardContext
+    ) -> tuple[Tensor, Tensor]:
+        return hidden, hidden + F.silu(self.maps[number - 1](hidden))
+
+
+def ahead(targets: Tensor, number: int, documents: Tensor | None) -> Tensor:
+    """Targets (B, T) from `number` places further on; -100 where the row, or the token's document, ends before."""
+    further = targets.roll(-number, 1)
+    further[:, max(0, targets.shape[1] - number) :] = IGNORED
+    return further if documents is None else further.masked_fill(documents.roll(-number, 1) != documents, IGNORED)
