@@ -115,7 +115,7 @@ class Decoder(nn.Module):
     def observe(self, tokens: Tensor) -> tuple[dict[str, dict[int, float]], dict[int, RouterStats]]:
         """What layers tell of themselves on tokens (B, T), in one pass.
 
-        By name (litmus.nn.attention.multihead.stats) and by layer, from 0, the figures of the layers that have one; and by layer
+        By name (litmus.nn.attention.stats) and by layer, from 0, the figures of the layers that have one; and by layer
         how evenly the routers of experts spread the tokens.
         """
         observed: dict[int, dict[str, list[Tensor]]] = {}

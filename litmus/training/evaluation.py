@@ -36,7 +36,7 @@ class Evaluation(BaseModel):
     nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
     can be compared between tokenizers. loss_by_position: mean nats at each place of a window; later places have
     more context. attention_entropy: mean entropy of the attention weights in nats, by layer. layer_figures: what else
-    layers tell of themselves, by the names in litmus.nn.attention.multihead.stats. routing: how evenly the router of each layer
+    layers tell of themselves, by the names in litmus.nn.attention.stats. routing: how evenly the router of each layer
     of experts spread its tokens. These three have a figure for each layer, from 0, that has one, over about 4096
     tokens, in windows from all over the held-out split.
     """

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from litmus.audit import audit
 from litmus.nn import Attention
-from litmus.nn.attention.multihead import spaced
+from litmus.nn.attention import spaced
 from litmus.nn.attention.banded import Window
 from litmus.nn.attention.compressed_blocks import Layout
 from litmus.nn.core.forward_context import ForwardContext

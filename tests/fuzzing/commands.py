@@ -105,7 +105,7 @@ def started(
         (outputs / name).unlink(missing_ok=True)  # of the command before
     sys.stdout.flush()
     sys.stderr.flush()
-    fork_server._Template.here()
+    fork_server._Server.here()
     child = os.fork()
     if child == 0:
         code = 70
@@ -130,8 +130,8 @@ class _OfParent:
 
 def _take_over_template() -> None:
     """Fork from the parent's template: a template for each command would import torch for each command."""
-    fork_server._Template._owner = os.getpid()
-    fork_server._Template._process = _OfParent()  # type: ignore[assignment]
+    fork_server._Server._owner = os.getpid()
+    fork_server._Server._process = _OfParent()  # type: ignore[assignment]
 
 
 def _waited(child: int, began: float, endless: bool) -> tuple[bool, bool, int]:

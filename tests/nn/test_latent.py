@@ -27,8 +27,8 @@ from litmus.nn import (
     LayerContext,
     SSMaxConfig,
 )
-from litmus.nn.attention.multihead import compressed as latent
-from litmus.nn.attention.multihead import compressed_blocks as compression
+from litmus.nn.attention import compressed as latent
+from litmus.nn.attention import compressed_blocks as compression
 from litmus.nn.attention.gates import GateConfig
 from litmus.nn.layers.positions import RopeConfig
 

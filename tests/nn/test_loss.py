@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from litmus.nn.objectives.objective import cross_entropy as loss
+from litmus.nn.objectives import cross_entropy as loss
 from litmus.nn.objectives.cross_entropy import cross_entropy, token_cross_entropy
 
 DIM = 5

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from litmus.model import Decoder, build, training_flops_per_token
 from litmus.nn import Experts, ForwardContext, LayerContext, MixtureOfExperts, MoeConfig, Routing
-from litmus.nn.moe.experts import experts as moe
+from litmus.nn.moe import experts as moe
 from litmus.nn.moe.experts import expert_hidden, grouped_linear
 from litmus.nn.moe.routers import SigmoidRouterConfig
 

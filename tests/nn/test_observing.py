@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from litmus.model import build
 from litmus.nn import ForwardContext, attention_weights
-from litmus.nn.attention.multihead import stats as observing
+from litmus.nn.attention import stats as observing
 from litmus.nn.attention.stats import observe_attention
 
 

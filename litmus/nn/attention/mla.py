@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
-from litmus.nn.attention.multihead import split_kv
+from litmus.nn.attention import split_kv
 from litmus.nn.attention.attend import attend
 from litmus.nn.attention.gates import Gate, GateConfig
 from litmus.nn.attention.multihead import divisors
