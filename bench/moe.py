@@ -13,10 +13,9 @@ import torch
 from measure import interleaved, spread, write_table
 from torch import nn
 
-from litmus.nn import ForwardContext, LayerContext, MoeConfig
+from litmus.model import resolve
+from litmus.nn import ForwardContext, MoeConfig
 from litmus.nn.layers.feedforwards import SwigluConfig
-from litmus.nn.layers.norms import RMSNormConfig
-from litmus.nn.layers.positions import NoPositionsConfig
 
 DIM, HIDDEN = 256, 352
 TRAINING, DECODING = 4096, 1
@@ -51,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    layer = LayerContext(DIM, 4, TRAINING, 6, 0, 0.0, NoPositionsConfig(), RMSNormConfig())
+    layer = resolve("standard", overrides={"dim": DIM, "heads": 4, "depth": 6}).layer_contexts()[0]
     rows = []
     for tokens in (TRAINING, DECODING):
         for name, dtype in DTYPES.items():

@@ -47,7 +47,7 @@ class LinformerOverTime(Mixer):
     def __init__(self, config: LinformerOverTimeConfig, layer: LayerContext) -> None:
         super().__init__()
         self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
-        self.rotation = layer.positions.rotation(self.head_dim)
+        self.rotation = layer.rotation(self.head_dim)
         self.qkv = linear(layer.dim, 3 * layer.dim)
         self.out = residual_linear(layer.dim, layer)
         self.compress_k = nn.Parameter(torch.randn(config.latents, layer.context) / layer.context**0.5)

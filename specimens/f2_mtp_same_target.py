@@ -37,7 +37,7 @@ class MtpSameTarget(Objective):
         super().__init__()
         self.weight = config.weight
         self.transform = nn.Sequential(linear(layer.dim, layer.dim), nn.GELU(), linear(layer.dim, layer.dim))
-        self.norm = layer.norm.build(layer)
+        self.norm = layer.norm()
 
     def forward(
         self,

@@ -48,7 +48,7 @@ class FullRankAbsorption(Mixer):
         super().__init__()
         self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
         self.kv_rank, self.rope_dim = config.kv_rank, config.rope_dim
-        self.rotation = layer.positions.rotation(self.rope_dim)
+        self.rotation = layer.rotation(self.rope_dim)
         width = self.heads * self.head_dim
         self.q = linear(layer.dim, self.heads * (self.head_dim + self.rope_dim))
         self.down = linear(layer.dim, self.kv_rank)

@@ -44,7 +44,7 @@ class SSMaxTensorLength(Mixer):
     def __init__(self, layer: LayerContext) -> None:
         super().__init__()
         self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
-        self.rotation = layer.positions.rotation(self.head_dim)
+        self.rotation = layer.rotation(self.head_dim)
         self.qkv = linear(layer.dim, 3 * layer.dim)
         self.out = residual_linear(layer.dim, layer)
         self.scale = nn.Parameter(torch.full((self.heads,), 0.168))

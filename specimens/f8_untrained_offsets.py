@@ -22,12 +22,10 @@ from torch import Tensor
 from litmus.nn import (
     BlockConfig,
     Buffers,
-    FeedforwardConfig,
     ForwardContext,
     LayerContext,
     Loss,
     Mixer,
-    MixerConfig,
     Objective,
     ObjectiveConfig,
     linear,
@@ -40,8 +38,8 @@ class WorkerConfig(BlockConfig):
     kind: Literal["f8_worker"] = "f8_worker"
     every: int = 4
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> Mixer:
-        return WorkerBlock(self, feedforward, layer)  # the attention is part of the block; `mixer` is not used
+    def build(self, layer: LayerContext) -> Mixer:
+        return WorkerBlock(self, layer)  # the attention is part of the block; the recipe's mixer is not used
 
 
 class WorkerBlock(Mixer):
@@ -50,17 +48,17 @@ class WorkerBlock(Mixer):
     A query reads the keys and values of the memory before it, and its own. At the workers the two streams agree.
     """
 
-    def __init__(self, config: WorkerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> None:
+    def __init__(self, config: WorkerConfig, layer: LayerContext) -> None:
         super().__init__()
         self.every = config.every
         self.first = layer.index == 0
         self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
-        self.rotation = layer.positions.rotation(self.head_dim)
-        self.norm = layer.norm.build(layer)
+        self.rotation = layer.rotation(self.head_dim)
+        self.norm = layer.norm()
         self.qkv = linear(layer.dim, 3 * layer.dim)
         self.out = residual_linear(layer.dim, layer)
-        self.feedforward_norm = layer.norm.build(layer)
-        self.feedforward = feedforward.build(layer)
+        self.feedforward_norm = layer.norm()
+        self.feedforward = layer.new_feedforward()
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         memory = x if self.first else ctx.memo_store["worker memory"]

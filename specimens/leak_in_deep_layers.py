@@ -46,7 +46,7 @@ class PhraseAttention(Mixer):
         super().__init__()
         self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
         self.phrases = layer.index >= config.from_layer
-        self.rotation = layer.positions.rotation(self.head_dim)
+        self.rotation = layer.rotation(self.head_dim)
         self.qkv = linear(layer.dim, 3 * layer.dim)
         self.out = residual_linear(layer.dim, layer)
 

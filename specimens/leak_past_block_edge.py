@@ -46,7 +46,7 @@ class BlockSummary(Mixer):
         super().__init__()
         self.block = config.block
         self.heads, self.head_dim = layer.heads, layer.dim // layer.heads
-        self.rotation = layer.positions.rotation(self.head_dim)
+        self.rotation = layer.rotation(self.head_dim)
         self.qkv = linear(layer.dim, 3 * layer.dim)
         self.out = residual_linear(layer.dim, layer)
 

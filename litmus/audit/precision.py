@@ -93,7 +93,7 @@ def at_large_activations(target: AuditTarget) -> Iterator[Evidence]:
 @contextlib.contextmanager
 def enlarged(model: Decoder, target: AuditTarget) -> Iterator[None]:
     """Multiply what the recipe's norms put out, which everything in a layer reads; without norms, the embedding."""
-    kind = type(target.recipe.norm.build(target.recipe.layer_context(0)))
+    kind = type(target.recipe.layer_contexts()[0].norm())
     norms: list[nn.Module] = [module for module in model.modules() if isinstance(module, kind)] or [model.embedding]
     handles = [norm.register_forward_hook(lambda _, __, output: output * LARGER) for norm in norms]
     try:

@@ -11,7 +11,6 @@ import torch
 from litmus.errors import BadInput
 from litmus.model.plugins import LIMIT, plugin_faults
 from litmus.model.recipe import Recipe
-from litmus.nn.layers.blocks import BlockConfig
 from litmus.runtime.memory import total_bytes
 
 PLENTY = 100
@@ -62,14 +61,13 @@ def _parameters(recipe: Recipe) -> int:
     with plugin_faults(recipe, "building", seconds=LIMIT):
         try:
             with torch.device("meta"):
-                number += _size(recipe.positions.build(recipe.layer_context(0)))
-                layer = 0
+                first = 0
                 for repeat, parts in recipe.groups():
-                    block = parts["block"]
-                    assert isinstance(block, BlockConfig)
-                    made = block.assemble(parts["mixer"], parts["feedforward"], recipe.layer_context(layer))  # type: ignore[arg-type]
-                    number += repeat * _size(made)
-                    layer += repeat
+                    layer = recipe.layer_context(first, parts)
+                    if first == 0:
+                        number += _size(recipe.positions.build(layer))
+                    number += repeat * _size(layer.new_layer())
+                    first += repeat
         except (RuntimeError, OverflowError, TypeError):
             largest = max(_numbers(recipe.to_dict()), default=0)
             if largest < 2**31:

@@ -35,7 +35,7 @@ def training_flops_per_token(recipe: Recipe, context: int | None = None) -> floa
 def scored_share(recipe: Recipe) -> float:
     """How much of a training batch's targets the recipe's loss is over; FLOPs per token / this are per scored token."""
     with torch.device("meta"):
-        objective = recipe.objective.build(recipe.layer_context(recipe.depth - 1))
+        objective = recipe.objective.build(recipe.layer_contexts()[-1])
     return objective.scored_share
 
 

@@ -14,7 +14,6 @@ from litmus.nn.core.cache import Cache
 from litmus.nn.core.forward_context import ForwardContext, positions_within
 from litmus.nn.core.mixer import Mixer
 from litmus.nn.core.registry import Adapts
-from litmus.nn.layers.blocks import BlockConfig
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.linear import INIT_STD, linear
 from litmus.nn.moe.experts import Experts
@@ -31,14 +30,15 @@ class Decoder(nn.Module):
         self.recipe = recipe
         self.embedding = nn.Embedding(recipe.vocab_size, recipe.dim)
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
-        self.positions = recipe.positions.build(recipe.layer_context(0))
+        layers = recipe.layer_contexts()
+        self.positions = recipe.positions.build(layers[0])
         self.dropout = Dropout(recipe.dropout)
-        self.layers = nn.ModuleList(_layer(recipe, number) for number in range(recipe.depth))
-        self.norm = recipe.norm.build(recipe.layer_context(recipe.depth - 1))
+        self.layers = nn.ModuleList(layer.new_layer() for layer in layers)
+        self.norm = layers[-1].norm()
         self.head = linear(recipe.dim, recipe.vocab_size, bias=recipe.head.bias)
         if recipe.head.tied:
             self.head.weight = self.embedding.weight
-        self.objective = recipe.objective.build(recipe.layer_context(recipe.depth - 1))
+        self.objective = recipe.objective.build(layers[-1])
 
     def forward(
         self,
@@ -195,10 +195,3 @@ class Decoder(nn.Module):
             return ForwardContext(index, 0, fast=fast, observed=observed, aux_losses=terms)
         positions = positions_within(documents, valid, index)
         return ForwardContext(positions, None, valid, documents, fast=fast, observed=observed, aux_losses=terms)
-
-
-def _layer(recipe: Recipe, number: int) -> nn.Module:
-    parts = recipe.layer_parts()[number]
-    block = parts["block"]
-    assert isinstance(block, BlockConfig)
-    return block.assemble(parts["mixer"], parts["feedforward"], recipe.layer_context(number))  # type: ignore[arg-type]

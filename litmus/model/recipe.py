@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ from litmus.bounds import MAX_INT, Bounded
 from litmus.errors import BadInput, first_fault, shown
 from litmus.names import check_name
 from litmus.nn.attention.multihead import AttentionConfig
+from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import MixerConfig
-from litmus.nn.core.registry import LayerContext, Part, parse_config
+from litmus.nn.core.registry import Part, parse_config
 from litmus.nn.layers.blocks import BlockConfig, PreNormConfig
 from litmus.nn.layers.feedforwards import FeedforwardConfig, SwigluConfig
 from litmus.nn.layers.norms import NormConfig, RMSNormConfig
@@ -141,15 +143,30 @@ class Recipe(Bounded):
         whole = merge({family: own.model_dump(exclude_none=True)}, {family: diff})  # another kind starts afresh
         return parse_config(FAMILIES[family], whole[family])
 
-    def layer_context(self, index: int) -> LayerContext:
-        """What the parts of layer `index` are built from."""
-        sizes = (self.dim, self.heads, self.context, self.depth, index, self.dropout)
-        before = 0
-        for repeat, parts in self.groups():
-            before += repeat
-            if index < before:
-                return LayerContext(*sizes, self.positions, self.norm, **parts)  # type: ignore[arg-type]
-        raise IndexError(f"layer {index} of {self.depth}")
+    def layer_contexts(self) -> list[LayerContext]:
+        """What the parts of each layer are built from, from first to last."""
+        return [self.layer_context(index, parts) for index, parts in enumerate(self.layer_parts())]
+
+    def layer_context(self, index: int, parts: dict[str, Part]) -> LayerContext:
+        """What the given parts of layer `index` are built from."""
+        mixer, feedforward, block = parts["mixer"], parts["feedforward"], parts["block"]
+        layer = LayerContext(
+            dim=self.dim,
+            heads=self.heads,
+            context=self.context,
+            depth=self.depth,
+            index=index,
+            dropout=self.dropout,
+            vocab_size=self.vocab_size,
+            norm_eps=self.norm.eps,
+            norm=lambda width=self.dim: self.norm.build(replace(layer, dim=width)),
+            rotation=self.positions.rotation,
+            new_mixer=lambda: mixer.build(layer),
+            new_feedforward=lambda: feedforward.build(layer),
+            new_layer=lambda: block.build(layer),
+            block=block,
+        )
+        return layer
 
     def to_dict(self) -> dict[str, Any]:
         """All keys, defaults included, as plain data."""

@@ -15,8 +15,9 @@ from litmus.nn.attention.window import WindowAttention, WindowConfig
 from litmus.nn.core.aux_losses import AuxLosses
 from litmus.nn.core.cache import Cache, update_kv
 from litmus.nn.core.forward_context import AttentionMask, Buffers, ForwardContext
+from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import Mixer, MixerConfig
-from litmus.nn.core.registry import Adapts, LayerContext, Part
+from litmus.nn.core.registry import Adapts, Part
 from litmus.nn.layers.blocks import BlockConfig, PreNormBlock, PreNormConfig
 from litmus.nn.layers.feedforwards import FeedforwardConfig
 from litmus.nn.layers.linear import linear, residual_linear

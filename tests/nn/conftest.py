@@ -9,24 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from litmus.model import Recipe
 from litmus.nn import ForwardContext, LayerContext
-from litmus.nn.layers.norms import RMSNormConfig
 from litmus.nn.layers.positions import NoPositionsConfig
 
 
-def layer_context_with(**changes: Any) -> LayerContext:
-    """A small layer without positions and dropout."""
-    plain = {
-        "dim": 16,
-        "heads": 4,
-        "context": 32,
-        "depth": 2,
-        "index": 0,
-        "dropout": 0.0,
-        "positions": NoPositionsConfig(),
-        "norm": RMSNormConfig(),
-    }
-    return LayerContext(**{**plain, **changes})
+def layer_context_with(*, index: int = 0, **changes: Any) -> LayerContext:
+    """A small layer without positions and dropout; `changes` are keys of a recipe."""
+    plain = {"dim": 16, "heads": 4, "context": 32, "depth": 2, "positions": NoPositionsConfig()}
+    recipe = Recipe(name="small", **{**plain, **changes})
+    return recipe.layer_context(index, recipe.layer_parts()[index])
 
 
 def context_at(positions: Any, **changes: Any) -> ForwardContext:

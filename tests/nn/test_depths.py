@@ -14,9 +14,7 @@ from litmus.audit import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
 from litmus.nn import DepthBlock, DepthConfig, ForwardContext, LayerContext, PreNormBlock
-from litmus.nn.attention.multihead import AttentionConfig
 from litmus.nn.core.aux_losses import AuxLosses
-from litmus.nn.layers.feedforwards import SwigluConfig
 from litmus.nn.mod.routers import ThresholdRouter, TopKRouter
 
 SIZES: dict[str, Any] = {"vocab_size": 61, "dim": 32, "depth": 3, "heads": 4, "context": 24}
@@ -25,8 +23,7 @@ SIZES: dict[str, Any] = {"vocab_size": 61, "dim": 32, "depth": 3, "heads": 4, "c
 @pytest.fixture
 def block(layer_context: Callable[..., LayerContext], rough: Callable[..., DepthBlock]) -> Callable[..., DepthBlock]:
     """A layer that is routed."""
-    parts = AttentionConfig(), SwigluConfig()
-    return lambda **options: rough(DepthConfig(every=1, **options).assemble(*parts, layer_context()))
+    return lambda **options: rough(DepthConfig(every=1, **options).build(layer_context()))
 
 
 @pytest.fixture

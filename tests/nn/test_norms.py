@@ -39,8 +39,8 @@ def test_layernorm_centres_divides_by_the_deviation_and_shifts(
 def test_a_norm_is_built_for_the_width_of_the_stream_or_any_other(layer_context: Callable[..., LayerContext]) -> None:
     for config in (RMSNormConfig(eps=1e-3), LayerNormConfig(eps=1e-3)):
         assert config.build(layer_context()).weight.shape == (16,)
-        assert config.over(5).weight.shape == (5,)
-        assert config.over(5).eps == 1e-3
+        assert config.build(layer_context(dim=5)).weight.shape == (5,)
+        assert config.build(layer_context(dim=5)).eps == 1e-3
 
 
 def test_a_fresh_rmsnorm_has_weight_1() -> None:

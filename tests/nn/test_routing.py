@@ -31,7 +31,7 @@ def x() -> Tensor:
 
 
 def router(config: Any, layer_context: Callable[..., LayerContext], rough: Any, top_k: int = TOP_K) -> Any:
-    return rough(config.build_for(EXPERTS, top_k, layer_context()))
+    return rough(config.build(layer_context(), EXPERTS, top_k))
 
 
 def training_step(targets: Tensor, **changes: Any) -> ForwardContext:
@@ -79,7 +79,7 @@ def test_the_balance_loss_is_that_of_the_switch_transformer(
 def test_the_balance_loss_is_1_when_the_load_is_even_and_more_when_it_is_not(
     config: Any, layer_context: Callable[..., LayerContext]
 ) -> None:
-    module = config.build_for(16, 1, layer_context())
+    module = config.build(layer_context(), 16, 1)
     ctx = training_step(torch.zeros(1, 16, dtype=torch.long))
     with torch.no_grad():
         module.weight.copy_(100 * torch.eye(16))
@@ -166,7 +166,7 @@ def test_after_a_step_crowded_experts_lose_and_lonely_ones_gain_the_same(
 
 
 def test_the_bias_evens_out_the_load(layer_context: Callable[..., LayerContext]) -> None:
-    module = SigmoidRouterConfig(bias_rate=0.02).build_for(EXPERTS, 2, layer_context())
+    module = SigmoidRouterConfig(bias_rate=0.02).build(layer_context(), EXPERTS, 2)
     x = torch.randn(256, 16) + 2.0  # a direction that all tokens share makes some experts everybody's choice
     with torch.no_grad():
         module.weight.normal_(std=0.3)
@@ -219,7 +219,7 @@ def test_padding_does_not_enter_the_balance(
 def test_a_batch_without_targets_has_no_balance_to_lose(
     config: Any, layer_context: Callable[..., LayerContext], x: Tensor
 ) -> None:
-    module = config.build_for(EXPERTS, TOP_K, layer_context())
+    module = config.build(layer_context(), EXPERTS, TOP_K)
     assert balance(module, x.float(), training_step(torch.full((1, TOKENS), -100))) == 0
 
 

@@ -26,7 +26,7 @@ from litmus.nn.attention.multihead import AttentionBase, AttentionBaseConfig
 from litmus.nn.attention.stats import observe_attention
 from litmus.nn.core.cache import heads_buffer
 from litmus.nn.core.forward_context import Buffers, ForwardContext
-from litmus.nn.core.registry import LayerContext
+from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.layers.linear import linear
 
 

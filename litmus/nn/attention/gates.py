@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from litmus.bounds import Bounded
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext
+from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.layers.linear import linear
 
 

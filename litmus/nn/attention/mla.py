@@ -18,8 +18,8 @@ from litmus.nn.attention.ssmax import SSMax, SSMaxConfig
 from litmus.nn.attention.stats import observe_attention
 from litmus.nn.core.cache import update_kv
 from litmus.nn.core.forward_context import AttentionMask, Buffers, ForwardContext
+from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import Mixer, MixerConfig
-from litmus.nn.core.registry import LayerContext
 from litmus.nn.layers.linear import linear, residual_linear
 from litmus.nn.layers.norms import RMSNorm
 
@@ -75,7 +75,7 @@ class Mla(Mixer):
         self.absorb = config.absorb
         if config.q_rank and not config.latent_query:
             raise BadInput(f"q_rank = {config.q_rank} needs latent_query: true, which is false")
-        self.rotation = layer.positions.rotation(self.rope) if self.rope else None
+        self.rotation = layer.rotation(self.rope) if self.rope else None
 
         query = self.heads * (self.nope + self.rope)
         q_rank = config.q_rank or 3 * self.rank
@@ -207,12 +207,12 @@ def _head_width(config: MlaConfig, heads: int, layer: LayerContext) -> int:
 
 
 def _rope_width(config: MlaConfig, head: int, layer: LayerContext) -> int:
-    rotates = layer.positions.rotation(2) is not None
+    rotates = layer.rotation(2) is not None
     if config.rope_dim is None:
         return -(-head // 4) * 2 if rotates else 0
     if config.rope_dim and not rotates:
         raise BadInput(
-            f"rope_dim = {config.rope_dim} needs positions that rotate, and positions are {layer.positions.kind!r}; "
+            f"rope_dim = {config.rope_dim} needs positions that rotate, and the recipe's do not; "
             f"set rope_dim to 0, or positions to rope"
         )
     if config.rope_dim % 2:

@@ -15,8 +15,8 @@ from litmus.nn.attention.ssmax import SSMax, SSMaxConfig
 from litmus.nn.attention.stats import observe_attention
 from litmus.nn.core.cache import heads_buffer, update_kv
 from litmus.nn.core.forward_context import Buffers, ForwardContext
+from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import Mixer, MixerConfig
-from litmus.nn.core.registry import LayerContext
 from litmus.nn.layers.linear import linear, residual_linear
 from litmus.nn.layers.norms import RMSNorm
 
@@ -58,11 +58,11 @@ class AttentionBase(Mixer):
                 f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}; valid: {divisors(self.heads)}"
             )
         self.head_dim = config.head_dim or layer.dim // self.heads
-        self.rotation = layer.positions.rotation(self.head_dim)
+        self.rotation = layer.rotation(self.head_dim)
         self.qkv = linear(layer.dim, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=config.bias)
         self.out = residual_linear(self.heads * self.head_dim, layer, bias=config.bias)
-        self.q_norm = RMSNorm(self.head_dim, layer.norm.eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim, layer.norm.eps) if config.qk_norm else None
+        self.q_norm = RMSNorm(self.head_dim, layer.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, layer.norm_eps) if config.qk_norm else None
         self.ssmax = SSMax(config.ssmax, self.heads) if config.ssmax else None
         self.output_gate = Gate(config.gate, self.heads, self.head_dim, layer) if config.gate else None
 

@@ -16,7 +16,7 @@ from litmus.nn.attention.ring import Ring
 from litmus.nn.attention.stats import observe_attention
 from litmus.nn.core.cache import heads_buffer
 from litmus.nn.core.forward_context import Buffers, ForwardContext
-from litmus.nn.core.registry import LayerContext
+from litmus.nn.core.layer_context import LayerContext
 
 
 class WindowConfig(AttentionBaseConfig):

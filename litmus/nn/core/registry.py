@@ -7,49 +7,14 @@ Declaring the class registers it, wherever it is declared: built-in parts and us
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ConfigDict, ValidationError
 from torch import nn
 
 from litmus.bounds import Bounded
 from litmus.errors import BadInput, first_fault, nearest
-
-if TYPE_CHECKING:
-    from litmus.nn.core.mixer import Mixer, MixerConfig
-    from litmus.nn.layers.blocks import BlockConfig
-    from litmus.nn.layers.feedforwards import FeedforwardConfig
-    from litmus.nn.layers.norms import NormConfig
-    from litmus.nn.layers.positions import PositionsConfig
-
-
-@dataclass(frozen=True)
-class LayerContext:
-    """What a part is built from: the sizes of the model and the layer that the part belongs to.
-
-    dim: width of the residual stream.
-    heads: the recipe's default number of heads.
-    context: the longest sequence that the recipe is meant for, in tokens.
-    index: number of the layer, from 0 to `depth` - 1; `block`, `mixer` and `feedforward` are that layer's declarations.
-    """
-
-    dim: int
-    heads: int
-    context: int
-    depth: int
-    index: int
-    dropout: float
-    positions: PositionsConfig
-    norm: NormConfig
-    block: BlockConfig | None = None
-    mixer: MixerConfig | None = None
-    feedforward: FeedforwardConfig | None = None
-
-    def new_layer(self) -> Mixer:
-        """One more layer with the same declarations and its own weights."""
-        assert self.block is not None and self.mixer is not None and self.feedforward is not None
-        return self.block.assemble(self.mixer, self.feedforward, self)
+from litmus.nn.core.layer_context import LayerContext
 
 
 class Part(Bounded):
@@ -76,7 +41,7 @@ class Part(Bounded):
         """Register this class under its kind: when it is defined, and when an older version of a plug-in returns."""
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str):
-            if {"build", "assemble", "over"} & set(vars(cls)):
+            if "build" in vars(cls):
                 raise BadInput(f"{cls.__name__} names no kind; add e.g. kind: Literal['mine'] = 'mine' to it")
             return  # a base that several kinds share, not a kind
         known = cls.kinds.get(kind)

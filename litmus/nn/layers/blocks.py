@@ -9,20 +9,16 @@ import torch
 from torch import Tensor
 
 from litmus.nn.core.forward_context import Buffers, ForwardContext
-from litmus.nn.core.mixer import Mixer, MixerConfig
-from litmus.nn.core.registry import LayerContext, Part, not_implemented
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.mixer import Mixer
+from litmus.nn.core.registry import Part
 from litmus.nn.layers.dropout import Dropout
-from litmus.nn.layers.feedforwards import FeedforwardConfig
 
 
 class BlockConfig(Part):
     """The form of a layer."""
 
     family: ClassVar[str] = "block"
-
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> Mixer:
-        """Make the layer; it obeys the mixer's contract (forward, new_cache, kv_elements) as a whole."""
-        raise not_implemented(self, "assemble(mixer, feedforward, layer)")
 
     def check_compatible(self, blocks: Sequence[BlockConfig]) -> None:
         """Raise BadInput where a layer of this form cannot stand in one model with layers of those forms."""
@@ -31,27 +27,27 @@ class BlockConfig(Part):
 class PreNormConfig(BlockConfig):
     kind: Literal["prenorm"] = "prenorm"
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> PreNormBlock:
-        return PreNormBlock(mixer, feedforward, layer)
+    def build(self, layer: LayerContext) -> PreNormBlock:
+        return PreNormBlock(layer)
 
 
 class SingleResidualConfig(BlockConfig):
     kind: Literal["single_residual"] = "single_residual"
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> SingleResidualBlock:
-        return SingleResidualBlock(mixer, feedforward, layer)
+    def build(self, layer: LayerContext) -> SingleResidualBlock:
+        return SingleResidualBlock(layer)
 
 
 class PreNormBlock(Mixer):
     """x + mixer(norm(x)), then x + feedforward(norm(x)) (Xiong et al. 2020, arXiv 2002.04745)."""
 
-    def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> None:
+    def __init__(self, layer: LayerContext) -> None:
         super().__init__()
-        self.mixer_norm = layer.norm.build(layer)
-        self.mixer: Mixer = mixer.build(layer)  # type: ignore[assignment]
+        self.mixer_norm = layer.norm()
+        self.mixer: Mixer = layer.new_mixer()
         self.supports_rollback = self.mixer.supports_rollback
-        self.feedforward_norm = layer.norm.build(layer)
-        self.feedforward = feedforward.build(layer)
+        self.feedforward_norm = layer.norm()
+        self.feedforward = layer.new_feedforward()
         self.dropout = Dropout(layer.dropout)
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
@@ -68,12 +64,12 @@ class PreNormBlock(Mixer):
 class SingleResidualBlock(Mixer):
     """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: the mixer itself adds nothing to the stream."""
 
-    def __init__(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> None:
+    def __init__(self, layer: LayerContext) -> None:
         super().__init__()
-        self.norm = layer.norm.build(layer)
-        self.mixer: Mixer = mixer.build(layer)  # type: ignore[assignment]
+        self.norm = layer.norm()
+        self.mixer: Mixer = layer.new_mixer()
         self.supports_rollback = self.mixer.supports_rollback
-        self.feedforward = feedforward.build(layer)
+        self.feedforward = layer.new_feedforward()
         self.dropout = Dropout(layer.dropout)
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:

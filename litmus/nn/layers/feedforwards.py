@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext, Part
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import Part
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.linear import linear, residual_linear
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from litmus.nn.core.registry import LayerContext
+from litmus.nn.core.layer_context import LayerContext
 
 INIT_STD = 0.02
 

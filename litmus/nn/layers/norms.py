@@ -8,36 +8,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn.core.registry import LayerContext, Part, not_implemented
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import Part
 
 
 class NormConfig(Part):
-    """A normalization over the last dimension."""
+    """A normalization over the last dimension, of `layer.dim` numbers."""
 
     family: ClassVar[str] = "norm"
     eps: float = 1e-5
-
-    def build(self, layer: LayerContext) -> nn.Module:
-        return self.over(layer.dim)
-
-    def over(self, width: int) -> nn.Module:
-        """The normalization for vectors of `width` numbers."""
-        raise not_implemented(self, "over(width)")
 
 
 class RMSNormConfig(NormConfig):
     kind: Literal["rmsnorm"] = "rmsnorm"
 
-    def over(self, width: int) -> nn.Module:
-        return RMSNorm(width, self.eps)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return RMSNorm(layer.dim, self.eps)
 
 
 class LayerNormConfig(NormConfig):
     kind: Literal["layernorm"] = "layernorm"
     bias: bool = True
 
-    def over(self, width: int) -> nn.Module:
-        return nn.LayerNorm(width, eps=self.eps, bias=self.bias)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return nn.LayerNorm(layer.dim, eps=self.eps, bias=self.bias)
 
 
 class RMSNorm(nn.Module):

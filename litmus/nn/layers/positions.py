@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from litmus.errors import BadInput
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext, Part, parse_config
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import Part, parse_config
 from litmus.nn.layers.linear import INIT_STD
 from litmus.nn.layers.rope_scaling import RopeScaling
 

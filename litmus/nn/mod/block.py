@@ -11,10 +11,9 @@ from torch import Tensor
 
 from litmus.errors import BadInput
 from litmus.nn.core.forward_context import Buffers, ForwardContext, has_values, positions_within
-from litmus.nn.core.mixer import Mixer, MixerConfig
-from litmus.nn.core.registry import LayerContext
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.mixer import Mixer
 from litmus.nn.layers.blocks import BlockConfig, PreNormBlock
-from litmus.nn.layers.feedforwards import FeedforwardConfig
 from litmus.nn.mod.routers import DepthRouter, ThresholdRouter, TopKRouter
 
 
@@ -33,12 +32,12 @@ class DepthConfig(BlockConfig):
     rate: float = Field(0.5, gt=0, le=1)
     predictor_weight: float = Field(0.01, ge=0)
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> Mixer:
+    def build(self, layer: LayerContext) -> Mixer:
         if self.every > layer.depth:
             raise BadInput(f"every = {self.every} routes none of {layer.depth} layers; at most depth is valid")
         if (layer.index + 1) % self.every:
-            return PreNormBlock(mixer, feedforward, layer)
-        return DepthBlock(self, mixer, feedforward, layer)
+            return PreNormBlock(layer)
+        return DepthBlock(self, layer)
 
 
 class DepthBlock(Mixer):
@@ -49,12 +48,10 @@ class DepthBlock(Mixer):
     its buffers have a slot for every token.
     """
 
-    def __init__(
-        self, config: DepthConfig, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext
-    ) -> None:
+    def __init__(self, config: DepthConfig, layer: LayerContext) -> None:
         super().__init__()
         self.capacity = config.capacity
-        self.block = PreNormBlock(mixer, feedforward, layer)
+        self.block = PreNormBlock(layer)
         self.router: DepthRouter = (
             ThresholdRouter(config.capacity, config.rate, layer)
             if config.selection == "threshold"

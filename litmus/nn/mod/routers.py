@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext, not_implemented
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import not_implemented
 from litmus.nn.moe.routers import counted_tokens
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from litmus.errors import BadInput
 from litmus.nn.core.forward_context import ForwardContext, has_values
-from litmus.nn.core.registry import LayerContext, Part, parse_config
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import Part, parse_config
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.feedforwards import FeedforwardConfig, Swiglu, SwigluConfig, swiglu_hidden
 from litmus.nn.layers.linear import INIT_STD, residual_std
@@ -53,7 +54,7 @@ class MixtureOfExperts(nn.Module):
         if config.top_k > config.experts:
             raise BadInput(f"top_k = {config.top_k} is more than experts = {config.experts}")
         hidden = config.hidden or expert_hidden(layer.dim, config.top_k + config.shared)
-        self.router = config.router.build_for(config.experts, config.top_k, layer)
+        self.router = config.router.build(layer, config.experts, config.top_k)
         self.experts = Experts(config.experts, config.top_k, hidden, layer)
         self.shared = Swiglu(SwigluConfig(), config.shared * hidden, layer) if config.shared else None
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from litmus.errors import BadInput
 from litmus.nn.core.aux_losses import over_step
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext, Part, not_implemented
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import Part, not_implemented
 from litmus.nn.layers.linear import INIT_STD
 
 
@@ -33,12 +34,12 @@ class Routing:
 
 
 class RouterConfig(Part):
-    """How tokens are assigned to experts; `build_for` makes the router."""
+    """How tokens are assigned to experts; `build` makes the router."""
 
     family: ClassVar[str] = "router"
 
-    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
-        raise not_implemented(self, "build_for(experts, top_k, layer)")
+    def build(self, layer: LayerContext, experts: int = 1, top_k: int = 1) -> Router:
+        raise not_implemented(self, "build(layer, experts, top_k)")
 
 
 class SoftmaxRouterConfig(RouterConfig):
@@ -47,7 +48,7 @@ class SoftmaxRouterConfig(RouterConfig):
     kind: Literal["softmax"] = "softmax"
     balance: float = Field(0.01, ge=0)
 
-    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+    def build(self, layer: LayerContext, experts: int = 1, top_k: int = 1) -> Router:
         return SoftmaxRouter(self, experts, top_k, layer)
 
 
@@ -81,7 +82,7 @@ class SigmoidRouterConfig(GroupedRouterConfig):
     kind: Literal["sigmoid"] = "sigmoid"
     bias_rate: float = Field(1e-3, ge=0)
 
-    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+    def build(self, layer: LayerContext, experts: int = 1, top_k: int = 1) -> Router:
         self.check(experts, top_k)
         return SigmoidRouter(self, experts, top_k, layer)
 
@@ -92,7 +93,7 @@ class SoftmaxV2RouterConfig(GroupedRouterConfig):
     kind: Literal["softmax_v2"] = "softmax_v2"
     balance: float = Field(0.003, ge=0)
 
-    def build_for(self, experts: int, top_k: int, layer: LayerContext) -> Router:
+    def build(self, layer: LayerContext, experts: int = 1, top_k: int = 1) -> Router:
         self.check(experts, top_k)
         return SoftmaxV2Router(self, experts, top_k, layer)
 

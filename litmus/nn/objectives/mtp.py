@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from litmus.errors import BadInput
 from litmus.nn.core.aux_losses import AuxLosses, Sums, scored, share_of_step
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext, not_implemented
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import not_implemented
 from litmus.nn.layers.linear import linear
 from litmus.nn.objectives.cross_entropy import IGNORED
 from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
@@ -119,11 +120,11 @@ class AheadModule(nn.Module):
 
     def __init__(self, layer: LayerContext) -> None:
         super().__init__()
-        self.hidden_norm = layer.norm.build(layer)
-        self.embedding_norm = layer.norm.build(layer)
+        self.hidden_norm = layer.norm()
+        self.embedding_norm = layer.norm()
         self.join = linear(2 * layer.dim, layer.dim)
         self.layer = layer.new_layer()
-        self.norm = layer.norm.build(layer)
+        self.norm = layer.norm()
 
     def forward(self, hidden: Tensor, embedded: Tensor, ctx: ForwardContext) -> Tensor:
         joined = torch.cat((self.hidden_norm(hidden), self.embedding_norm(embedded)), dim=-1)

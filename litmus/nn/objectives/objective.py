@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from litmus.nn.core.aux_losses import AuxLosses, Sums, is_shared, scored, share_of_step
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext, Part
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.registry import Part
 from litmus.nn.objectives.cross_entropy import cross_entropy, token_cross_entropy
 
 

@@ -12,17 +12,16 @@ from torch.nn import functional as F
 
 from litmus.errors import BadInput
 from litmus.nn.attention.attend import attend
-from litmus.nn.attention.multihead import AttentionConfig
+from litmus.nn.attention.multihead import Attention
 from litmus.nn.attention.spaced import attend_at, visible
 from litmus.nn.attention.stats import observe_attention, observed_queries
 from litmus.nn.core.cache import update_kv
 from litmus.nn.core.forward_context import Buffers, ForwardContext
-from litmus.nn.core.mixer import Mixer, MixerConfig
-from litmus.nn.core.registry import LayerContext
+from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.mixer import Mixer
 from litmus.nn.layers.blocks import BlockConfig
 from litmus.nn.layers.causal_conv import CausalConv
 from litmus.nn.layers.dropout import Dropout
-from litmus.nn.layers.feedforwards import FeedforwardConfig
 from litmus.nn.layers.linear import INIT_STD
 from litmus.nn.worker.streams import QueryAuxLosses, QuerySet, TwoStreamState, all_tokens, rows
 
@@ -44,8 +43,8 @@ class WorkerConfig(BlockConfig):
     type_embedding: bool = True
     others: Literal["keep", "residual"] = "keep"
 
-    def assemble(self, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext) -> WorkerBlock:
-        return WorkerBlock(self, mixer, feedforward, layer)
+    def build(self, layer: LayerContext) -> WorkerBlock:
+        return WorkerBlock(self, layer)
 
     def check_compatible(self, blocks: Sequence[BlockConfig]) -> None:
         for other in blocks:
@@ -70,12 +69,8 @@ class WorkerBlock(Mixer):
     one meaning for every position; docs/sparse.md.)
     """
 
-    def __init__(
-        self, config: WorkerConfig, mixer: MixerConfig, feedforward: FeedforwardConfig, layer: LayerContext
-    ) -> None:
+    def __init__(self, config: WorkerConfig, layer: LayerContext) -> None:
         super().__init__()
-        if not isinstance(mixer, AttentionConfig):
-            raise BadInput(f"the worker block's mixer is of kind {mixer.kind!r}; only 'attention' is valid in it")
         if config.interval > layer.context:
             raise BadInput(
                 f"the worker interval is {config.interval} tokens and the context {layer.context}, so that no text has "
@@ -86,10 +81,13 @@ class WorkerBlock(Mixer):
         marked = config.type_embedding and layer.index == 0
         self.worker_type = nn.Parameter(INIT_STD * torch.randn(layer.dim)) if marked else None
         self.conv = CausalConv(layer.dim, config.conv_width)
-        self.mixer_norm = layer.norm.build(layer)
-        self.mixer = mixer.build(layer)
-        self.feedforward_norm = layer.norm.build(layer)
-        self.feedforward = feedforward.build(layer)
+        self.mixer_norm = layer.norm()
+        self.mixer = layer.new_mixer()
+        if type(self.mixer) is not Attention:
+            found = type(self.mixer).__name__
+            raise BadInput(f"the worker block's mixer is of class {found}; only kind 'attention' is valid in it")
+        self.feedforward_norm = layer.norm()
+        self.feedforward = layer.new_feedforward()
         self.dropout = Dropout(layer.dropout)
         moves = config.others == "residual" and not self.last  # nothing reads the memory after the last layer
         self.share = nn.Parameter(torch.zeros(layer.dim)) if moves else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from litmus.errors import BadInput
 from litmus.nn.core.aux_losses import AuxLosses, Sums, scored, share_of_step
 from litmus.nn.core.forward_context import ForwardContext
-from litmus.nn.core.registry import LayerContext
+from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.objectives.cross_entropy import IGNORED
 from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
 from litmus.nn.worker.block import WorkerConfig, workers
