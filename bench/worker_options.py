@@ -19,9 +19,9 @@ import torch
 from measure import write_table
 
 import litmus
-from litmus.comparison import ComparisonResult
-from litmus.comparison.summary import ArmSummary, summarize
-from litmus.comparison.wording import scaled, sentence, with_interval
+from litmus.comparison.report.formatting import format_interval, format_si, verdict_sentence
+from litmus.comparison.report.summary import ArmSummary, summarize
+from litmus.comparison.results import ComparisonResult
 from litmus.data import DataSettings
 from litmus.training import TrainSettings
 
@@ -54,7 +54,7 @@ def main() -> None:
     notes = [
         f"Size {options.size}, context {options.context}, bytes; ± is the 95 % interval over {options.seeds} seeds.",
         "",
-        *(f"- {sentence(summary.verdict)}" for summary in summaries if summary.verdict),
+        *(f"- {verdict_sentence(summary.verdict)}" for summary in summaries if summary.verdict),
     ]
     rows = [row(summary, comparison.result) for summary in summaries]
     write_table("worker_options", title, COLUMNS, rows, notes)
@@ -62,13 +62,13 @@ def main() -> None:
 
 def row(summary: ArmSummary, result: ComparisonResult) -> list[str]:
     """One arm: how many tokens its time was enough for, what they cost, and what they were worth."""
-    tokens = statistics.median(trial.tokens for trial in result.scored(summary.arm))
-    verdict, said = summary.verdict, ["", "baseline"]
+    tokens = statistics.median(trial.run.tokens for trial in result.scored(summary.arm))
+    verdict, cells = summary.verdict, ["", "baseline"]
     if verdict is not None and verdict.difference is not None and not summary.is_baseline:
-        said = [" ".join(with_interval(verdict.difference, sign=True)), verdict.word]
-    score = " ".join(with_interval(summary.bits_per_byte)) if summary.bits_per_byte else "none"
+        cells = [" ".join(format_interval(verdict.difference, sign=True)), verdict.word]
+    score = " ".join(format_interval(summary.bits_per_byte)) if summary.bits_per_byte else "none"
     costs = (tokens, summary.flops_per_token, summary.flops_per_scored_token)
-    return [summary.arm, *(scaled(cost) for cost in costs), score, *said]
+    return [summary.arm, *(format_si(cost) for cost in costs), score, *cells]
 
 
 def arguments() -> argparse.Namespace:

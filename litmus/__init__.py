@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from litmus.audit.audit import audit
-    from litmus.comparison import compare
+    from litmus.comparison.compare import compare
     from litmus.generation.generate import generate
     from litmus.model import Decoder, build, recipes, save
     from litmus.training.loading import load
@@ -18,7 +18,7 @@ _PUBLIC = {
     "Decoder": "litmus.model",
     "audit": "litmus.audit",
     "build": "litmus.model",
-    "compare": "litmus.comparison",
+    "compare": "litmus.comparison.compare",
     "generate": "litmus.generation",
     "load": "litmus.training.loading",
     "recipes": "litmus.model",

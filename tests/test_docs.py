@@ -14,8 +14,8 @@ from rich.console import Console
 
 import litmus
 from litmus.cli.app import app
+from litmus.comparison.report.table import print_table
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.table import print_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from litmus.audit import kept_audit
-from litmus.comparison.results import TrialResult, stored
+from litmus.comparison.results import TrialResult, read_record
 from litmus.errors import BadInput
 from litmus.files import read_regular_file
 from litmus.model import build, trust
@@ -57,7 +57,7 @@ def test_an_audit_a_result_and_an_outcome_that_are_no_files_are_not_waited_for(
     except BadInput as error:
         assert str(tmp_path / "result.json") in str(error)
     with pytest.raises(BadInput, match=r"outcome\.json is .* where a file of the comparison belongs"):
-        stored(tmp_path / "outcome.json", TrialResult)
+        read_record(tmp_path / "outcome.json", TrialResult)
 
 
 @NO_FILES

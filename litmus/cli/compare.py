@@ -1,4 +1,4 @@
-"""`litmus compare`: architectures side by side, with a verdict."""
+"""`litmus compare`: compare architectures on equal terms."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from litmus.cli.options import (
     overrides,
 )
 from litmus.cli.output import announce, notes
-from litmus.comparison.defaults import ARMS, SEEDS, SIZE, TRAINING
+from litmus.comparison import DEFAULT_ARMS, DEFAULT_SEEDS, DEFAULT_SIZE, DEFAULT_TRAINING
 from litmus.process import defer_output_errors
 from litmus.training.settings import TrainSettings, settings_from
 
 
 def _setting(name: str) -> Any:
-    """The option of a training setting, with the default that a comparison gives it."""
+    """The option of a training setting, with a comparison's default."""
     help = TrainSettings.model_fields[name].description
-    return typer.Option(help=f"{help} Here: {getattr(TRAINING, name)}.")
+    return typer.Option(help=f"{help} Here: {getattr(DEFAULT_TRAINING, name)}.")
 
 
 @defer_output_errors()
@@ -44,25 +44,25 @@ def compare(
     tokenizer: TokenizerName = "bpe-4096",
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
-    size: Size = SIZE,
+    size: Size = DEFAULT_SIZE,
     change: Override = None,
-    seeds: Annotated[int, typer.Option(help="Trainings per arm, paired by data order; at least 2.")] = SEEDS,
+    seeds: Annotated[int, typer.Option(help="Trials per arm, paired by data order; at least 2.")] = DEFAULT_SEEDS,
     budget: Annotated[str | None, _setting("budget")] = None,
     lr: Annotated[float | None, _setting("lr")] = None,
     lr_sweep: Annotated[
         bool,
-        typer.Option("--lr-sweep", help="Give each arm its own best of three learning rates, found on a short budget."),
+        typer.Option("--lr-sweep", help="Choose each arm's learning rate from three, on a short budget."),
     ] = False,
     batch: Annotated[int | None, _setting("batch")] = None,
     context: Annotated[int | None, _setting("context")] = None,
     precision: Annotated[str | None, _setting("precision")] = None,
     option: Option = None,
     primary: Annotated[
-        str, typer.Option(help="What verdicts are about: bpb, seconds, tokens_per_second or peak_memory.")
+        str, typer.Option(help="Metric of the verdicts: bpb, seconds, tokens_per_second or peak_memory.")
     ] = "bpb",
-    confidence: Annotated[float, typer.Option(help="Confidence of each interval, above 0.5 and below 1.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the intervals, above 0.5 and below 1.")] = 0.95,
     noise: Annotated[
-        bool, typer.Option(help="Train the baseline once more per seed, to measure how far it differs from itself.")
+        bool, typer.Option(help="Train the baseline again for every seed, to measure the noise floor.")
     ] = True,
     jobs: Annotated[
         int | None,
@@ -74,25 +74,26 @@ def compare(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of each trial. Default: the cores divided by the jobs.")
     ] = None,
-    prompt: Annotated[str, typer.Option(help="What the text samples in the report start from.")] = "",
+    prompt: Annotated[str, typer.Option(help="Prompt of the text samples in the report.")] = "",
     name: Annotated[
-        str | None, typer.Option(help="Folder name in runs/; the same command finds its own by default.")
+        str | None,
+        typer.Option(help="Folder name in runs/. By default the same command finds its folder."),
     ] = None,
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Train arms that fail their audit too, marked and without a verdict.")
+        bool, typer.Option("--keep-failed", help="Also train arms that fail their audit, without a verdict.")
     ] = False,
     trust_plugin: TrustPlugin = False,
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit with code 1 unless every arm is better than the baseline.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print verdicts and results as JSON, and nothing else.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print only JSON: verdicts and results.")] = False,
 ) -> None:
     """Train architectures on equal terms over several seeds and say which is better, with error bars.
 
-    Without arguments it takes the Python standard library as text, the lab's baseline and two founding ideas at size
-    tiny, and trains each on 3 seeds for 200 steps of 8 sequences of 128 tokens at learning rate 0.001, in a few
-    minutes on two CPU cores. Scores are over the first 32,768 held-out tokens; --option evaluate_tokens=null takes all.
-    The same command goes on where it was stopped and repeats no finished trial.
+    Without arguments: the built-in baseline and two founding ideas at size tiny on the source of Python's standard
+    library, 3 seeds, 200 steps of 8 sequences of 128 tokens at learning rate 0.001; a few minutes on two CPU cores.
+    Scores are over the first 32,768 held-out tokens; --option evaluate_tokens=null takes all. The same command
+    continues an interrupted comparison; finished trials are not repeated.
 
     Examples:
 
@@ -102,16 +103,16 @@ def compare(
 
       litmus compare standard my_idea.py --size mini --lr-sweep --primary seconds
     """
-    names = arms or list(ARMS)
+    names = arms or list(DEFAULT_ARMS)
     for arm in names:
         check_source(arm)
     check_size(size)
     given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
     changes = {key: value for key, value in given.items() if value is not None} | overrides(option, "--option")
-    training = settings_from({**TRAINING.model_dump(exclude_unset=True), **changes})
+    training = settings_from({**DEFAULT_TRAINING.model_dump(exclude_unset=True), **changes})
     announce(f"comparing {', '.join(names)} on {data}: loading PyTorch")
 
-    from litmus.comparison import compare as run_comparison
+    from litmus.comparison.compare import compare as run_comparison
     from litmus.data import DataSettings
 
     comparison = run_comparison(
@@ -138,6 +139,6 @@ def compare(
     else:
         comparison.print()
         print(f"\nreport: {comparison.report}")
-    unmet = require_better and any(verdict.word != "better" for verdict in comparison.verdicts)
-    if unmet or comparison.result.arm_notes:
+    not_better = require_better and any(verdict.word != "better" for verdict in comparison.verdicts)
+    if not_better or comparison.result.arm_notes:
         raise typer.Exit(1)

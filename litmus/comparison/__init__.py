@@ -1,27 +1,20 @@
-"""Comparisons: equal terms, paired trials, statistics, verdicts and the report."""
+"""Comparisons: arms on equal terms, paired trials, statistics, verdicts and a report.
+
+Here are only the defaults of `litmus compare`, which its help reads without importing torch.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from litmus.training.settings import TrainSettings
 
-if TYPE_CHECKING:
-    from litmus.comparison.comparison import Comparison, compare
-    from litmus.comparison.report import Section
-    from litmus.comparison.results import ComparisonResult, TrialResult
+DEFAULT_ARMS = ("standard", "ssmax", "ssmax-nope")
+"""The built-in baseline and two of the founding ideas."""
 
-_HOME = {
-    "Comparison": "comparison",
-    "ComparisonResult": "results",
-    "Section": "report",
-    "TrialResult": "results",
-    "compare": "comparison",
-}
-__all__ = ["Comparison", "ComparisonResult", "Section", "TrialResult", "compare"]
+DEFAULT_SIZE = "tiny"
+DEFAULT_SEEDS = 3
+DEFAULT_CONTEXT = 128
 
-
-def __getattr__(name: str) -> Any:
-    """Import only what is used: a trial's process has no need of figures and statistics."""
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+DEFAULT_TRAINING = TrainSettings(
+    budget="200 steps", batch=8, context=DEFAULT_CONTEXT, lr=1e-3, validate_tokens=4096, evaluate_tokens=32_768
+)
+"""About half a minute per trial at size `tiny` on one CPU thread; scores are over the first 32,768 held-out tokens."""

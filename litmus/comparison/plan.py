@@ -1,40 +1,42 @@
-"""What a comparison will run: its arms on equal terms, and every trial with its role, seed and learning rate."""
+"""What a comparison runs: arms on equal terms, all trials with role, seed and learning rate, and the sweep's choice."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from litmus.comparison.results import Role
-from litmus.comparison.trial import TrialSpec
+from litmus.comparison.results import ComparisonResult, Role, TrialResult
+from litmus.comparison.trial import TrialSpec, current_recipe
 from litmus.data import DataSettings
 from litmus.errors import BadInput
 from litmus.model import Recipe, Source, resolve
 from litmus.model.plugins import import_plugin
 from litmus.names import folder_safe
-from litmus.training import Budget, TrainSettings
+from litmus.training.budget import Budget
+from litmus.training.settings import TrainSettings
 
-NEW_INIT = 1_000_003
-"""Added to the seed of a model that is trained again on the same data order, so that only its start differs."""
+INIT_SEED_OFFSET = 1_000_003
+"""Added to the model seed of a trial that repeats another one from a different initialization."""
 
-SWEEP_STEPS = (-1, 0, 1)
-"""The learning rates a sweep tries, as powers of sqrt(10) around the one given."""
+SWEEP_EXPONENTS = (-1, 0, 1)
+"""A sweep tries the given learning rate times sqrt(10) to these powers."""
 
-SWEEP_SHARE = 0.25
-"""The share of the budget that each trial of a sweep gets."""
+SWEEP_BUDGET_FRACTION = 0.25
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Arms by name in order (the first is the baseline), the terms they share, and which of them are not trained.
+    """The arms by name (the first is the baseline) and the terms they share.
 
-    fingerprint: of the token data that `data` stood for when the comparison was planned; a corpus that changes makes
-    another plan. lr_sweep: whether each arm's learning rate is chosen by trials of its own.
+    fingerprint: of the prepared token data. skipped: arms that are not trained. lr_sweep: choose each arm's learning
+    rate by a sweep.
     """
 
     arms: dict[str, Recipe]
@@ -52,7 +54,7 @@ class Plan:
         return next(iter(self.arms))
 
     def content(self) -> dict[str, Any]:
-        """What makes two comparisons the same, as plain data; seeds, noise trials and judging may differ."""
+        """What identifies a comparison, as plain data; seeds, noise trials and judging may differ."""
         return {
             "arms": {name: recipe.to_dict() for name, recipe in self.arms.items()},
             "data": self.data.model_dump(mode="json"),
@@ -64,11 +66,11 @@ class Plan:
 
     @property
     def identity(self) -> str:
-        """Eight hex digits that are the same for the same plan: a repeated command finds its own folder."""
+        """Eight hex digits of the hash of `content()`, so that a repeated command finds its folder."""
         return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:8]
 
     def trials(self, rates: Mapping[str, float]) -> list[TrialSpec]:
-        """The trials to be judged, seed by seed so that an interrupted comparison has whole pairs first."""
+        """The trials to be judged, ordered by seed, so that an interrupted comparison has complete pairs."""
         specs = []
         for seed in range(self.seeds):
             specs += [self._spec(arm, "arm", seed, rates[arm]) for arm in self._trained]
@@ -77,10 +79,10 @@ class Plan:
         return specs
 
     def sweep(self) -> list[TrialSpec]:
-        """The trials that choose each arm's learning rate: one seed, a quarter of the budget, three rates."""
+        """The trials that choose each arm's learning rate: three rates, one seed, a quarter of the budget."""
         if not self.lr_sweep:
             return []
-        rates = [self.training.lr * math.sqrt(10) ** step for step in SWEEP_STEPS]
+        rates = [self.training.lr * math.sqrt(10) ** exponent for exponent in SWEEP_EXPONENTS]
         return [self._spec(arm, "sweep", 0, rate) for arm in self._trained for rate in rates]
 
     @property
@@ -88,11 +90,11 @@ class Plan:
         return [arm for arm in self.arms if arm not in self.skipped]
 
     def _spec(self, arm: str, role: Role, seed: int, lr: float) -> TrialSpec:
-        init = 1 if role == "noise" else self._repeats(arm)
-        changes: dict[str, Any] = {"seed": seed + init * NEW_INIT, "data_seed": seed, "lr": lr}
+        init = 1 if role == "noise" else self._copy_number(arm)
+        changes: dict[str, Any] = {"seed": seed + init * INIT_SEED_OFFSET, "data_seed": seed, "lr": lr}
         if role == "sweep":
             budget = Budget.parse(self.training.budget)
-            changes["budget"] = f"{math.ceil(budget.amount * SWEEP_SHARE)} {budget.unit}"
+            changes["budget"] = f"{math.ceil(budget.amount * SWEEP_BUDGET_FRACTION)} {budget.unit}"
         return TrialSpec(
             arm=arm,
             role=role,
@@ -103,14 +105,14 @@ class Plan:
             prompt=self.prompt,
         )
 
-    def _repeats(self, arm: str) -> int:
-        """0 for an architecture's first arm; 2, 3, ... when it is compared with itself (1 is the noise trial)."""
+    def _copy_number(self, arm: str) -> int:
+        """0 for the first arm of an architecture; 2, 3, ... for copies of it (1 is used by the noise trials)."""
         same = [name for name, recipe in self.arms.items() if _architecture(recipe) == _architecture(self.arms[arm])]
         number = same.index(arm)
         return number + 1 if number else 0
 
 
-def arms_on_equal_terms(
+def resolve_arms(
     sources: Sequence[Source],
     *,
     size: str | None,
@@ -119,7 +121,7 @@ def arms_on_equal_terms(
     vocab_size: int | None = None,
     trust_plugin: bool = False,
 ) -> dict[str, Recipe]:
-    """Each arm's recipe at the same size, context and vocabulary; an arm named twice gets a number."""
+    """Each arm's recipe at the same size, context and vocabulary; an arm given twice gets a number."""
     if len(sources) < 2:
         raise BadInput(f"{len(sources)} arm was given; a comparison needs a baseline and at least one more")
     for key, option in {"context": "--context N", "vocab_size": "--tokenizer bpe-N"}.items():
@@ -127,7 +129,7 @@ def arms_on_equal_terms(
             raise BadInput(f"--set {key}={overrides[key]!r}: all arms have the same {key}; give it as {option}")
     for file in (Path(source) for source in sources if isinstance(source, str | Path)):
         if file.suffix == ".py":
-            import_plugin(file)  # a recipe file may be based on one that is named after it
+            import_plugin(file)  # an earlier arm's recipe file may be based on this plug-in
     arms: dict[str, Recipe] = {}
     changes = {**overrides, "context": context}
     for source in sources:
@@ -139,9 +141,58 @@ def arms_on_equal_terms(
     return arms
 
 
-def folder_name(plan: Plan) -> str:
-    """A name for the comparison's folder that the same plan always gets."""
-    return f"{folder_safe('-vs-'.join(plan.arms)[:60].strip())}-{plan.identity}"
+def folder_prefix(plan: Plan) -> str:
+    """The default name of the comparison's folder, to which the plan's identity is appended."""
+    return folder_safe("-vs-".join(plan.arms)[:60].strip())
+
+
+def current_content(kept: dict[str, Any]) -> dict[str, Any]:
+    """The content of a stored plan with the keys of this version; parts that cannot be read stay as they are."""
+    content = dict(kept)
+    try:
+        content["arms"] = {name: current_recipe(recipe) for name, recipe in kept["arms"].items()}
+        content["data"] = DataSettings.model_validate(kept["data"]).model_dump(mode="json")
+        content["training"] = TrainSettings.model_validate(kept["training"]).model_dump(mode="json")
+    except (KeyError, AttributeError, ValueError):  # damaged, or of another version
+        pass
+    return content
+
+
+@dataclass(frozen=True)
+class LearningRateChoice:
+    """An arm's best learning rate; None if every trial of the sweep failed.
+
+    tried: each rate's mean bits per byte, None if a trial failed. at_edge: the best rate is the smallest or largest
+    tried, so a better one may lie outside the grid.
+    """
+
+    arm: str
+    lr: float | None
+    at_edge: bool
+    tried: dict[float, float | None]
+
+
+def choose_learning_rate(arm: str, trials: Sequence[TrialResult]) -> LearningRateChoice:
+    """The rate with the lowest mean bits per byte in the arm's sweep; a rate with a failed trial is excluded."""
+    by_rate: dict[float, list[TrialResult]] = defaultdict(list)
+    for trial in trials:
+        if trial.arm == arm and trial.role == "sweep":
+            by_rate[trial.lr].append(trial)
+    tried: dict[float, float | None] = {}
+    for lr, group in sorted(by_rate.items()):
+        failed = any(trial.failed is not None for trial in group)
+        tried[lr] = None if failed else fmean(trial.bits_per_byte for trial in group)
+    scores = {lr: score for lr, score in tried.items() if score is not None}
+    if not scores:
+        return LearningRateChoice(arm, None, False, tried)
+    best = min(scores, key=lambda lr: scores[lr])
+    return LearningRateChoice(arm, best, best in (min(tried), max(tried)), tried)
+
+
+def learning_rate_choices(result: ComparisonResult) -> list[LearningRateChoice]:
+    """The choice of every arm that was swept and has no note."""
+    swept = [arm for arm in result.arms if result.trials_of(arm, "sweep") and arm not in result.arm_notes]
+    return [choose_learning_rate(arm, result.trials) for arm in swept]
 
 
 def _architecture(recipe: Recipe) -> dict[str, Any]:

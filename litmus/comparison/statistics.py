@@ -1,6 +1,6 @@
-"""The statistics behind a verdict, on plain numbers: t-intervals, the noise floor, and what n seeds can show.
+"""The statistics behind a verdict, on plain numbers: t-intervals, the noise floor and statistical power.
 
-Everywhere, a *difference* is one arm's value minus the baseline's for the same seed (same data order).
+A *difference* is one arm's value minus the baseline's for the same seed (same data order).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 POWER = 0.8
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half the width; infinite when one value was all there was."""
+        """Half the width; infinite for a single value."""
         return (self.high - self.low) / 2
 
     @property
@@ -56,11 +56,10 @@ def geometric_interval(ratios: Sequence[float], confidence: float = 0.95) -> tup
 
 @dataclass(frozen=True)
 class Noise:
-    """How far two trainings of the same baseline differ: the root mean square of such differences.
+    """How much two trainings of the baseline differ: the root mean square of such differences.
 
-    `source` is "retrained" (same data order, another init: the A/A pairs) or "seeds" (every two of the
-    baseline's seeds, whose data order differs as well: a larger figure, so the floor errs on the careful
-    side).
+    source: "retrained" (the A/A pairs: same data order, another initialization) or "seeds" (all pairs of the
+    baseline's seeds, whose data order differs as well: a larger value, so the floor is conservative).
     """
 
     rms: float
@@ -68,35 +67,35 @@ class Noise:
     source: str
 
     def floor(self, count: int, confidence: float = 0.95) -> float:
-        """What the mean of `count` differences between equal arms stays under: z · rms / sqrt(count).
+        """The bound z · rms / sqrt(count) on the mean of `count` differences between equal arms.
 
-        z is the normal quantile (1.96 at 95 %). The rms of a few pairs is itself rough; that is why a verdict
-        needs the t-interval as well, which alone keeps false calls at or under 1 - confidence.
+        z is the normal quantile (1.96 at 95 %). The rms of a few pairs is a rough estimate; a verdict therefore also
+        needs the t-interval, which by itself keeps the false positive rate at 1 - confidence.
         """
         return float(stats.norm.ppf((1 + confidence) / 2)) * self.rms / math.sqrt(count)
 
 
-def noise_of(differences: Sequence[float], source: str) -> Noise:
-    """Noise from differences of true mean zero; over every two of n seeds the rms equals sqrt(2) · sd."""
+def estimate_noise(differences: Sequence[float], source: str) -> Noise:
+    """Noise from differences with true mean zero; over all pairs of n seeds the rms is sqrt(2) · sd."""
     return Noise(math.sqrt(float(np.mean(np.square(differences)))), len(differences), source)
 
 
 def power(true_difference: float, sd: float, noise: Noise, count: int, confidence: float = 0.95) -> float:
-    """Chance that `count` seeds show a `true_difference` > 0: interval above zero, mean above the floor.
+    """Probability that `count` seeds detect a `true_difference` > 0: interval above zero and mean above the floor.
 
-    The mean is normal with sd / sqrt(n), the sample sd an independent chi with n - 1 degrees of freedom,
-    over which the chance is averaged. With a floor of 0 this is the tail of the noncentral t distribution.
+    The mean is normal with sd / sqrt(n); the sample sd is independent and chi-distributed with n - 1 degrees of
+    freedom, and the probability is averaged over it. With a floor of 0 this is the tail of the noncentral t.
     """
     error = sd / math.sqrt(count)
     floor = noise.floor(count, confidence)
     if error == 0:
         return float(true_difference > floor)
-    needed = np.maximum(floor, _critical_t(count, confidence) * error * _sampled_sd(count))
-    return float(np.mean(stats.norm.sf((needed - true_difference) / error)))
+    threshold = np.maximum(floor, _critical_t(count, confidence) * error * _sd_quantiles(count))
+    return float(np.mean(stats.norm.sf((threshold - true_difference) / error)))
 
 
-def smallest_difference(sd: float, noise: Noise, count: int, confidence: float = 0.95) -> float:
-    """The true difference that `count` seeds would show with 80 % power, given the sd of the differences."""
+def minimum_detectable_difference(sd: float, noise: Noise, count: int, confidence: float = 0.95) -> float:
+    """The true difference that `count` seeds detect with 80 % power, given the sd of the differences."""
     high = sd + noise.rms
     if high == 0:
         return 0.0
@@ -113,11 +112,11 @@ def smallest_difference(sd: float, noise: Noise, count: int, confidence: float =
 
 
 def seeds_needed(true_difference: float, sd: float, noise: Noise, confidence: float = 0.95) -> int | None:
-    """The fewest seeds that show `true_difference` with 80 % power; None for more than 1000."""
+    """The smallest number of seeds that detects `true_difference` with 80 % power; None for more than 1000."""
     size = abs(true_difference)
-    if power(size, sd, noise, MOST_SEEDS, confidence) < POWER:
+    if power(size, sd, noise, MAX_SEEDS, confidence) < POWER:
         return None
-    low, high = 1, MOST_SEEDS
+    low, high = 1, MAX_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
         if power(size, sd, noise, middle, confidence) < POWER:
@@ -128,7 +127,7 @@ def seeds_needed(true_difference: float, sd: float, noise: Noise, confidence: fl
 
 
 @cache
-def _sampled_sd(count: int) -> np.ndarray:
+def _sd_quantiles(count: int) -> np.ndarray:
     """The sample sd of `count` values of sd 1, at 1000 evenly spaced quantiles."""
     quantiles = (np.arange(1000) + 0.5) / 1000
     return np.sqrt(stats.chi2.ppf(quantiles, count - 1) / (count - 1))

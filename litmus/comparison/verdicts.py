@@ -1,38 +1,111 @@
-"""From paired trials to a verdict: better, worse, no difference shown, or none at all and why.
+"""From paired trials to a verdict: better, worse, no difference shown, or none and why.
 
-docs/verdicts.md says it in words.
+docs/verdicts.md explains the rule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
-from litmus.comparison.metrics import Metric, metric
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.statistics import (
     Interval,
     Noise,
-    noise_of,
+    estimate_noise,
+    minimum_detectable_difference,
     seeds_needed,
-    smallest_difference,
     t_interval,
 )
-from litmus.errors import BadInput
+from litmus.errors import BadInput, nearest
+from litmus.training.result import CurvePoint
 
 Word = Literal["better", "worse", "no difference shown", "no verdict"]
 Pair = tuple[TrialResult, TrialResult]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a comparison may say about one arm against the baseline, in the primary metric.
+class Metric:
+    """A quantity to judge arms by; `difference(baseline, arm)` is the arm's value minus the baseline's.
 
-    `differences` maps each paired seed to arm minus baseline; `difference` is their mean with its interval
-    (None without pairs). With "no difference shown", `smallest` is the difference these seeds would have
-    shown with 80 % power, and `seeds_needed` how many would show the one observed (None: more than 1000).
-    `reason` says why there is no verdict.
+    verb, less, more and unit form a sentence: "needs 0.1 fewer bits per byte".
+    """
+
+    name: str
+    verb: str
+    less: str
+    more: str
+    unit: str
+    symbol: str
+    lower_is_better: bool
+    difference: Callable[[TrialResult, TrialResult], float]
+
+
+def seconds_to_loss(curve: Sequence[CurvePoint], loss: float) -> float | None:
+    """Training seconds at which the held-out curve first reaches `loss` (bits per byte), or None.
+
+    The curve is interpolated linearly over seconds between two evaluations.
+    """
+    for before, point in zip([None, *curve], curve, strict=False):
+        if point.held_out_bpb <= loss:
+            if before is None or before.held_out_bpb == point.held_out_bpb:
+                return point.seconds
+            fraction = (before.held_out_bpb - loss) / (before.held_out_bpb - point.held_out_bpb)
+            return before.seconds + fraction * (point.seconds - before.seconds)
+    return None
+
+
+def final_loss(trial: TrialResult) -> float:
+    """Bits per byte at the end of the trial's held-out curve."""
+    if not trial.run.curve:
+        raise BadInput(
+            f"{trial.arm} seed {trial.seed} has no held-out curve; the time to a loss needs evaluations during training"
+        )
+    return trial.run.curve[-1].held_out_bpb
+
+
+def seconds_difference(baseline: TrialResult, arm: TrialResult) -> float:
+    """The arm's seconds to a loss minus the baseline's: to the higher of their two final losses.
+
+    Both reach that loss, so every pair has a difference, and exchanging the two only changes its sign.
+    """
+    loss = max(final_loss(baseline), final_loss(arm))
+    arm_seconds = seconds_to_loss(arm.run.curve, loss)
+    baseline_seconds = seconds_to_loss(baseline.run.curve, loss)
+    assert arm_seconds is not None and baseline_seconds is not None, "both curves end at or below this loss"
+    return arm_seconds - baseline_seconds
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("bpb", "needs", "fewer", "more", "bits per byte", "bpb", True,
+               lambda baseline, arm: arm.bits_per_byte - baseline.bits_per_byte),
+        Metric("seconds", "takes", "fewer", "more", "seconds to the same loss", "s", True, seconds_difference),
+        Metric("tokens_per_second", "trains on", "fewer", "more", "tokens per second", "tokens/s", False,
+               lambda baseline, arm: arm.run.tokens_per_second - baseline.run.tokens_per_second),
+        Metric("peak_memory", "uses", "fewer", "more", "MB of peak memory", "MB", True,
+               lambda baseline, arm: (arm.run.peak_memory_bytes - baseline.run.peak_memory_bytes) / 1e6),
+    )
+}  # fmt: skip
+
+
+def get_metric(name: str) -> Metric:
+    """The metric of that name; BadInput for an unknown one."""
+    if name not in METRICS:
+        raise BadInput(f"unknown metric {name!r}; {nearest(name, METRICS)}")
+    return METRICS[name]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one arm against the baseline in the primary metric.
+
+    differences: arm minus baseline by seed. difference: their mean with its interval; None without pairs. For "no
+    difference shown", minimum_detectable is the true difference that these seeds detect with 80 % power, and
+    seeds_needed the number of seeds to detect the observed one (None: more than 1000). reason: why there is no verdict.
     """
 
     arm: str
@@ -43,20 +116,20 @@ class Verdict:
     differences: dict[int, float]
     difference: Interval | None = None
     noise_floor: float = 0.0
-    smallest: float | None = None
+    minimum_detectable: float | None = None
     seeds_needed: int | None = None
     reason: str = ""
 
 
 def decide(difference: Interval, noise_floor: float, lower_is_better: bool) -> Word:
-    """Better or worse only if the interval excludes zero and the mean lies beyond the noise floor."""
+    """Better or worse only if the interval excludes zero and the mean exceeds the noise floor."""
     if not difference.excludes_zero or abs(difference.mean) <= noise_floor:
         return "no difference shown"
     return "better" if (difference.mean < 0) == lower_is_better else "worse"
 
 
 def judge(result: ComparisonResult) -> list[Verdict]:
-    """One verdict per arm other than the baseline, in the order of the arms; one seed is bad input."""
+    """One verdict per arm other than the baseline, in the order of the arms; BadInput for fewer than two seeds."""
     seeds = [trial.seed for trial in result.trials_of(result.baseline)]
     if len(seeds) < 2 and result.baseline not in result.arm_notes:
         raise BadInput(
@@ -66,73 +139,72 @@ def judge(result: ComparisonResult) -> list[Verdict]:
     return [_judge_arm(result, arm) for arm in result.arms if arm != result.baseline]
 
 
-def judge_itself(result: ComparisonResult) -> Verdict | None:
-    """The baseline trained again, against itself (the A/A test), or None with fewer than 2 such pairs.
+def judge_baseline(result: ComparisonResult) -> Verdict | None:
+    """The A/A test: the baseline trained again against itself; None with fewer than two such pairs.
 
-    By its interval alone, as the noise floor is made of these very differences. Any word but "no difference
-    shown" is a false call, to be expected once in twenty comparisons at 95 %.
+    Decided by the interval alone, as the noise floor is computed from these differences. Any word but "no difference
+    shown" is a false positive, expected in 1 of 20 comparisons at 95 % confidence.
     """
-    compared = metric(result.primary)
-    differences = _differences(compared, noise_pairs(result))
+    metric = get_metric(result.primary)
+    differences = _differences(metric, noise_pairs(result))
     if len(differences) < 2:
         return None
     difference = t_interval(list(differences.values()), result.confidence)
     return Verdict(
         arm=result.baseline,
         baseline=result.baseline,
-        metric=compared,
+        metric=metric,
         confidence=result.confidence,
-        word=decide(difference, 0.0, compared.lower_is_better),
+        word=decide(difference, 0.0, metric.lower_is_better),
         differences=differences,
         difference=difference,
-        noise_floor=measured_noise(result).floor(difference.count, result.confidence),
+        noise_floor=measure_noise(result).floor(difference.count, result.confidence),
     )
 
 
-def measured_noise(result: ComparisonResult) -> Noise:
-    """How far two trainings of the baseline differ: its A/A pairs, or without any, every two of its seeds."""
-    compared = metric(result.primary)
-    again = _differences(compared, noise_pairs(result))
-    if again:
-        return noise_of(list(again.values()), "retrained")
-    every_two = combinations(result.scored(result.baseline), 2)
-    return noise_of([compared.difference(first, second) for first, second in every_two] or [0.0], "seeds")
+def measure_noise(result: ComparisonResult) -> Noise:
+    """How much two trainings of the baseline differ: from its A/A pairs, or without any from all pairs of its seeds."""
+    metric = get_metric(result.primary)
+    retrained = _differences(metric, noise_pairs(result))
+    if retrained:
+        return estimate_noise(list(retrained.values()), "retrained")
+    seed_pairs = combinations(result.scored(result.baseline), 2)
+    return estimate_noise([metric.difference(first, second) for first, second in seed_pairs] or [0.0], "seeds")
 
 
-def paired(result: ComparisonResult, arm: str) -> list[Pair]:
-    """(baseline, arm) for every seed that both finished."""
-    return _pairs(result.scored(result.baseline), result.scored(arm))
+def paired_trials(result: ComparisonResult, arm: str) -> list[Pair]:
+    """(baseline, arm) for every seed with a score of both."""
+    return _pair(result.scored(result.baseline), result.scored(arm))
 
 
 def noise_pairs(result: ComparisonResult) -> list[Pair]:
-    """(baseline, baseline trained again) for every seed that has both."""
-    return _pairs(result.scored(result.baseline), result.scored(result.baseline, "noise"))
+    """(baseline, baseline trained again) for every seed with a score of both."""
+    return _pair(result.scored(result.baseline), result.scored(result.baseline, "noise"))
 
 
 def _judge_arm(result: ComparisonResult, arm: str) -> Verdict:
-    compared, confidence = metric(result.primary), result.confidence
-    differences = _differences(compared, paired(result, arm))
+    metric, confidence = get_metric(result.primary), result.confidence
+    differences = _differences(metric, paired_trials(result, arm))
     difference = t_interval(list(differences.values()), confidence) if differences else None
-    undecided = Verdict(arm, result.baseline, compared, confidence, "no verdict", differences, difference)
-    reason = _why_no_verdict(result, arm, len(differences))
+    no_verdict = Verdict(arm, result.baseline, metric, confidence, "no verdict", differences, difference)
+    reason = _reason_for_no_verdict(result, arm, len(differences))
     if reason or difference is None:
-        return replace(undecided, reason=reason)
-    noise = measured_noise(result)
+        return replace(no_verdict, reason=reason)
+    noise = measure_noise(result)
     floor = noise.floor(difference.count, confidence)
-    word = decide(difference, floor, compared.lower_is_better)
+    word = decide(difference, floor, metric.lower_is_better)
+    verdict = replace(no_verdict, word=word, noise_floor=floor)
     if word != "no difference shown":
-        return replace(undecided, word=word, noise_floor=floor)
+        return verdict
     return replace(
-        undecided,
-        word=word,
-        noise_floor=floor,
-        smallest=smallest_difference(difference.sd, noise, difference.count, confidence),
+        verdict,
+        minimum_detectable=minimum_detectable_difference(difference.sd, noise, difference.count, confidence),
         seeds_needed=seeds_needed(difference.mean, difference.sd, noise, confidence),
     )
 
 
-def _why_no_verdict(result: ComparisonResult, arm: str, pairs: int) -> str:
-    """A finding, a failed trial (judging the survivors alone would flatter the arm), or too few pairs."""
+def _reason_for_no_verdict(result: ComparisonResult, arm: str, pairs: int) -> str:
+    """An audit finding, a failed trial (the remaining ones would be a biased sample), or too few pairs; or empty."""
     for judged, whose in ((arm, "its"), (result.baseline, "the baseline's")):
         if judged in result.arm_notes:
             note = result.arm_notes[judged]
@@ -142,13 +214,13 @@ def _why_no_verdict(result: ComparisonResult, arm: str, pairs: int) -> str:
         if failed:
             first = failed[0]
             return f"{len(failed)} of {whose} {len(trials)} trials failed (seed {first.seed}: {first.failed})"
-    return "" if pairs >= 2 else f"2 finished seeds shared with the baseline are needed, it has {pairs}"
+    return "" if pairs >= 2 else f"it needs 2 finished seeds in common with the baseline and has {pairs}"
 
 
-def _pairs(firsts: list[TrialResult], seconds: list[TrialResult]) -> list[Pair]:
+def _pair(firsts: list[TrialResult], seconds: list[TrialResult]) -> list[Pair]:
     by_seed = {trial.seed: trial for trial in seconds}
     return [(first, by_seed[first.seed]) for first in firsts if first.seed in by_seed]
 
 
-def _differences(compared: Metric, pairs: list[Pair]) -> dict[int, float]:
-    return {first.seed: compared.difference(first, second) for first, second in pairs}
+def _differences(metric: Metric, pairs: list[Pair]) -> dict[int, float]:
+    return {first.seed: metric.difference(first, second) for first, second in pairs}

@@ -52,7 +52,7 @@ class RunResult(BaseModel):
     flops_per_token: float
     scored_share: float = 1.0
     cache_bytes_per_token: float
-    precision: Precision
+    precision: Precision | None
     curve: list[CurvePoint]
     sample: str
 

@@ -12,7 +12,7 @@ from litmus.training import CurvePoint
 
 
 def a_trial(arm: str, seed: int, bpb: float, role: str = "arm", **changes: object) -> TrialResult:
-    """A trial that ends at `bpb` after 10 seconds, on a curve falling in a straight line from 1 bit above."""
+    """A trial that ends at `bpb` after 10 seconds, on a straight curve from 1 bit above; `changes` are JSON keys."""
     curve = [
         CurvePoint(
             step=s, tokens=100 * s, seconds=float(s), train_loss=2.0, held_out_loss=2.0, held_out_bpb=bpb + 1 - s / 10

@@ -1,4 +1,4 @@
-"""A comparison from the command to the verdict: terms, trials, what is kept, and what a repeated call does with it."""
+"""A comparison from the command to the verdict: terms, trials, stored files, and repeated calls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import yaml
 
 import litmus
 from litmus.cli import main
-from litmus.comparison.plan import Plan, arms_on_equal_terms
-from litmus.comparison.processes import run_all
+from litmus.comparison.executors.local import run_trials
+from litmus.comparison.plan import Plan, resolve_arms
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.trial import TrialSpec, finished
+from litmus.comparison.trial import TrialSpec, stored_result
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
 from litmus.training import TrainSettings, load_run
@@ -97,8 +97,10 @@ def command(desk, tmp_path, monkeypatch, capsys):
 
 def facts(result: ComparisonResult):
     """All that must be equal in a repeated comparison: every figure of every trial but times and memory."""
-    trials = [trial.model_dump(mode="json", exclude=TIMING) for trial in result.trials]
+    trials = [trial.model_dump(mode="json") for trial in result.trials]
     for trial in trials:
+        for key in TIMING:
+            del trial[key]
         for point in trial["curve"]:
             del point["seconds"]
     return trials
@@ -138,7 +140,7 @@ def test_the_noise_trials_are_the_baseline_from_another_init(first):
         assert again.bits_per_byte != trial.bits_per_byte
 
 
-def test_there_is_a_verdict_for_each_arm_beside_the_baseline_and_a_report(first):
+def test_there_is_a_verdict_for_each_arm_but_the_baseline_and_a_report(first):
     assert [verdict.arm for verdict in first.verdicts] == ["nope"]
     assert list(first.verdicts[0].differences) == [0, 1]
     assert first.verdicts[0].noise_floor > 0
@@ -167,7 +169,7 @@ def test_the_command_finds_finished_trials_and_trains_nothing(command, first, ru
     assert facts(ComparisonResult.load(runs / "x" / "comparison.json")) == facts(first.result)
 
 
-def test_json_is_all_that_stands_on_stdout(command, first, runs):
+def test_with_json_stdout_is_json_alone(command, first, runs):
     code, out, _ = command(typed("--json"))
     told = json.loads(out)
     assert code == 0
@@ -209,25 +211,25 @@ DAMAGED = {
 @pytest.mark.parametrize("file", ["outcome.json", "trial.json"])
 def test_a_trial_with_a_damaged_file_counts_as_unfinished(first, runs, file, damage):
     for spec in specs(first):
-        path = runs / "x" / spec.place / file
+        path = runs / "x" / spec.subfolder / file
         path.unlink()
         if (content := DAMAGED[damage]) is not None:
             path.write_bytes(content)
-        assert finished(spec, first.folder) in first.result.trials
-        assert finished(spec, runs / "x") is None
+        assert stored_result(spec, first.folder) in first.result.trials
+        assert stored_result(spec, runs / "x") is None
 
 
 def test_the_outcome_of_another_trial_is_not_taken_for_its_own(first, runs):
     one, other = specs(first)[:2]
-    shutil.copy(first.folder / other.place / "outcome.json", runs / "x" / one.place)
-    assert finished(one, runs / "x") is None
+    shutil.copy(first.folder / other.subfolder / "outcome.json", runs / "x" / one.subfolder)
+    assert stored_result(one, runs / "x") is None
 
 
 def test_a_trial_with_other_settings_is_refused(first, runs):
     one = specs(first)[0]
     other = one.model_copy(update={"training": one.training.model_copy(update={"lr": 1.0})})
     with pytest.raises(BadInput, match="holds a trial with other settings"):
-        finished(other, runs / "x")
+        stored_result(other, runs / "x")
 
 
 def test_damaged_trials_are_made_again_from_their_runs_without_training(first, runs):
@@ -264,6 +266,43 @@ def test_a_folder_where_a_file_belongs_is_one_sentence(command, runs, file):
     assert code == 2
     assert Path(file).name in err.splitlines()[-1] and "Traceback" not in err
     assert (path / "mine.txt").read_text() == "kept"
+
+
+OLD = json.loads((Path(__file__).parent / "version_0_1.json").read_text())
+"""The plan, specs and outcomes that version 0.1.0 wrote for the comparison of `first`."""
+
+
+@pytest.fixture
+def old(audited):
+    """A folder of runs with that comparison, as version 0.1.0 left it."""
+    for name, content in OLD.items():
+        path = audited / "x" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    return audited
+
+
+@pytest.mark.parametrize("name", ["x", None])
+def test_trials_of_version_0_1_are_read_and_not_repeated(old, name):
+    if name is None:  # the hash in the default name was that of older keys
+        (old / "x").rename(old / "standard-vs-nope-00000000")
+    comparison = compared(old, name=name)
+    assert comparison.folder.parent == old and not list(old.rglob("run"))
+    for trial in comparison.result.trials:
+        stored = OLD[f"trials/{trial.role}/{trial.arm}/seed-{trial.seed}/outcome.json"]
+        assert trial.bits_per_byte == stored["bits_per_byte"]
+        assert trial.run.tokens == stored["tokens"] and trial.evaluation.tokens == stored["held_out_tokens"]
+        assert trial.evaluation.loss_by_position == stored["loss_by_position"]
+        assert [point.seconds for point in trial.run.curve] == [point["seconds"] for point in stored["curve"]]
+    assert len(comparison.result.trials) == 6
+
+
+def test_a_comparison_of_version_0_1_loads(tmp_path):
+    trials = [content for name, content in OLD.items() if name.endswith("outcome.json")]
+    terms = {"name": "x", "baseline": "standard", "arms": ["standard", "nope"], "budget": "8 steps"}
+    (tmp_path / "comparison.json").write_text(json.dumps({**terms, "trials": trials}))
+    result = ComparisonResult.load(tmp_path / "comparison.json")
+    assert [trial.bits_per_byte for trial in result.trials] == [trial["bits_per_byte"] for trial in trials]
 
 
 def test_more_seeds_train_only_what_is_missing(first, runs):
@@ -307,13 +346,13 @@ def test_another_text_under_the_same_name_is_never_mixed_in(desk, first, runs, t
 def test_a_corpus_that_changes_while_trials_run_ends_the_comparison_in_one_sentence(first, tmp_path):
     spec = specs(first)[0].model_copy(update={"data_fingerprint": "0" * 64})
     with pytest.raises(BadInput, match="has changed since this comparison was planned"):
-        run_all([spec], tmp_path, jobs=1, listen=lambda spec, figures: None)
-    assert not (tmp_path / spec.place / "run").exists()
+        run_trials([spec], tmp_path, jobs=1, on_event=lambda spec, event: None)
+    assert not (tmp_path / spec.subfolder / "run").exists()
 
 
 def test_each_plan_has_a_folder_of_its_own():
     tokens = prepare(DataSettings(corpus="notes.txt", tokenizer="bytes"))
-    arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
+    arms = resolve_arms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
     plan = Plan(arms, DataSettings(), tokens.fingerprint, TrainSettings(**TRAINING), 2, True, False, "")
     others = [
         {"fingerprint": "another"}, {"lr_sweep": True}, {"prompt": "the"},
@@ -326,17 +365,17 @@ def test_each_plan_has_a_folder_of_its_own():
 
 
 def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget():
-    arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
+    arms = resolve_arms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
     plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), 2, True, True, "")
     for arm in arms:
         rates = [spec.training.lr for spec in plan.sweep() if spec.arm == arm]
         assert rates == pytest.approx([0.01 / 10**0.5, 0.01, 0.01 * 10**0.5])
     assert {spec.training.budget for spec in plan.sweep()} == {"2 steps"}
-    assert len({spec.place for spec in plan.sweep()}) == 6
+    assert len({spec.subfolder for spec in plan.sweep()}) == 6
 
 
 def test_trials_are_paired_by_seed_and_noise_trials_differ_in_nothing_but_their_init():
-    arms = arms_on_equal_terms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
+    arms = resolve_arms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
     plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), 3, True, False, "")
     trials = {(t.role, t.arm, t.seed): t for t in plan.trials({"standard": 0.1, "nope": 0.2})}
     assert len(trials) == 9
@@ -353,15 +392,15 @@ def test_trials_are_paired_by_seed_and_noise_trials_differ_in_nothing_but_their_
 
 def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(first, audited, tmp_path):
     data = DataSettings(corpus="notes.txt", tokenizer="bytes")
-    arms = arms_on_equal_terms(["standard", "nope"], size="tiny", context=16, overrides=SMALL, vocab_size=257)
+    arms = resolve_arms(["standard", "nope"], size="tiny", context=16, overrides=SMALL, vocab_size=257)
     plan = Plan(arms, data, first.result.context["fingerprint"], TrainSettings(**TRAINING), 2, False, True, "")
     for spec in plan.sweep():  # the standard arm is best at the lowest rate, the other at the highest
-        folder = audited / "x" / spec.place
+        folder = audited / "x" / spec.subfolder
         folder.mkdir(parents=True)
         (folder / "trial.json").write_text(spec.model_dump_json())
         lr, sign = spec.training.lr, 1 if spec.arm == "standard" else -1
-        told = {"arm": spec.arm, "role": "sweep", "seed": 0, "lr": lr, "bits_per_byte": 7 + sign * lr}
-        (folder / "outcome.json").write_text(first.result.trials[0].model_copy(update=told).model_dump_json())
+        changes = {"arm": spec.arm, "role": "sweep", "seed": 0, "lr": lr, "bits_per_byte": 7 + sign * lr}
+        (folder / "outcome.json").write_text(json.dumps({**first.result.trials[0].model_dump(mode="json"), **changes}))
     done = compared(audited, lr_sweep=True, noise=False).result
     assert [trial.bits_per_byte for trial in done.trials if trial.role == "sweep"] == [
         7 + (1 if spec.arm == "standard" else -1) * spec.training.lr for spec in plan.sweep()
@@ -455,13 +494,13 @@ def test_trials_run_the_code_that_was_audited_whatever_becomes_of_the_file_and_o
     mine = tmp_path / "mine.py"
     mine.write_text(PLUGIN.format(kind="edited", leak=""))
     code = mine.read_bytes()
-    arms = arms_on_equal_terms(["standard", str(mine)], size="tiny", context=16, overrides=SMALL, vocab_size=257)
+    arms = resolve_arms(["standard", str(mine)], size="tiny", context=16, overrides=SMALL, vocab_size=257)
     spec = TrialSpec.model_validate_json((trial_folder(first.folder.parent) / "trial.json").read_bytes())
     spec = spec.model_copy(update={"arm": "mine", "recipe": arms["mine"].to_dict()})
     mine.write_text("raise SystemExit('the edited file ran')\n")
-    (result,) = run_all([spec], tmp_path / "x", jobs=1, listen=lambda *told: None)
+    (result,) = run_trials([spec], tmp_path / "x", jobs=1, on_event=lambda *event: None)
     assert not result.failed and result.bits_per_byte > 0
-    copies = list((tmp_path / "x" / spec.place / "run").rglob("plugin.py"))
+    copies = list((tmp_path / "x" / spec.subfolder / "run").rglob("plugin.py"))
     assert copies and all(copy.read_bytes() == code for copy in copies)
 
 
@@ -479,11 +518,11 @@ def test_a_diverged_trial_is_a_result_without_a_verdict(audited):
 
 
 REFUSED = [
-    ({"confidence": 0.5}, "confidence 0.5 cannot be had"),
-    ({"confidence": 95}, "confidence 95 cannot be had"),
-    ({"primary": "bbp"}, "no metric called 'bbp'"),
+    ({"confidence": 0.5}, "confidence is 0.5; valid are numbers above 0.5"),
+    ({"confidence": 95}, "confidence is 95; valid are numbers above 0.5"),
+    ({"primary": "bbp"}, "unknown metric 'bbp'"),
     ({"seeds": 1}, "1 seed cannot give a verdict"),
-    ({"seeds": 10**20}, "100000000000000000000 seeds are more than any verdict needs"),
+    ({"seeds": 10**20}, "100000000000000000000 seeds are too many"),
     ({"jobs": 0}, "0 jobs would run nothing"),
     ({"arms": ("standard",)}, "1 arm was given"),
     ({"arms": ("standard", "nopee")}, "unknown recipe 'nopee'"),
@@ -503,14 +542,14 @@ def test_what_cannot_be_compared_is_refused_before_any_text_is_read(tmp_path, ch
 
 def test_recipes_are_compared_at_their_own_size_on_request(command, tmp_path):
     arms = {"size": "own", "context": 16, "overrides": {}, "vocab_size": 257}
-    own = arms_on_equal_terms(["standard", "super-small"], **arms)
+    own = resolve_arms(["standard", "super-small"], **arms)
     assert {name: recipe.dim for name, recipe in own.items()} == {
         name: litmus.build(name, vocab_size=16).recipe.dim for name in ("standard", "super-small")
     }
-    tiny = arms_on_equal_terms(["standard", "super-small"], **{**arms, "size": "tiny"})
+    tiny = resolve_arms(["standard", "super-small"], **{**arms, "size": "tiny"})
     assert {recipe.dim for recipe in tiny.values()} == {128}
     code, _, err = command(["compare", "standard", "nope", "--size", "own", "--confidence", "0"])
-    assert code == 2 and "confidence 0" in err
+    assert code == 2 and "confidence is 0" in err
 
 
 def test_a_folder_that_is_none_of_its_own_is_left_alone(tmp_path):

@@ -1,4 +1,4 @@
-"""A comparison that is stopped, in whatever way: its trials end and save, and the same command goes on."""
+"""A comparison that is stopped in any way: its trials save and end, and the same command continues it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from litmus.comparison.gate import audited
-from litmus.comparison.plan import arms_on_equal_terms
+from litmus.comparison.audit_gate import audit_arms
+from litmus.comparison.plan import resolve_arms
 from litmus.locks import lock_file
 
 PROGRAM = "from litmus.cli import main; main()"
@@ -37,8 +37,8 @@ def audits(tmp_path_factory):
     """The kept audits of both arms."""
     folder = tmp_path_factory.mktemp("audited")
     small = {"dim": 16, "depth": 1, "heads": 2}
-    arms = arms_on_equal_terms(["standard", "nope"], size="tiny", context=16, overrides=small, vocab_size=257)
-    assert all(report.passed for report in audited(arms, folder, Console(quiet=True)).values())
+    arms = resolve_arms(["standard", "nope"], size="tiny", context=16, overrides=small, vocab_size=257)
+    assert all(report.passed for report in audit_arms(arms, folder, Console(quiet=True)).values())
     return folder / "audits"
 
 
@@ -140,7 +140,7 @@ def test_trials_end_with_a_comparison_that_was_killed_and_the_same_command_goes_
     os.kill(children[0], signal.SIGKILL)
     assert again.wait(PATIENCE) == 1
     assert "the trial of 'standard' with seed 0 was ended by SIGKILL" in again.said()
-    assert again.said().splitlines()[-1].endswith("the same command goes on from its last checkpoint")
+    assert again.said().splitlines()[-1].endswith("the same command continues from its last checkpoint")
     assert all(gone(child) for child in children)
 
 
@@ -151,8 +151,8 @@ def test_a_stopped_comparison_saves_and_says_what_is_kept(start, tmp_path, numbe
     process.send_signal(number)
     assert process.wait(PATIENCE) == code
     assert process.said().splitlines()[-1] == (
-        "litmus: stopped; runs/x keeps the audits, 0 of 4 trials and the last checkpoints of those under way, "
-        "and the same command goes on from there"
+        "litmus: stopped; runs/x keeps the audits, 0 of 4 trials and the last checkpoints of the running ones; "
+        "the same command continues from there"
     )
     assert process.stdout.read() == ""
     assert all(gone(child) for child in children)

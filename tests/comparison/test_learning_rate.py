@@ -1,11 +1,11 @@
-"""Facts about the choice of a learning rate from a sweep."""
+"""The choice of a learning rate from a sweep."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from litmus.comparison.learning_rate import choose_learning_rate, learning_rate_choices
+from litmus.comparison.plan import choose_learning_rate, learning_rate_choices
 from litmus.comparison.results import ComparisonResult, TrialResult
 
 Trials = Callable[..., TrialResult]

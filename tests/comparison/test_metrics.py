@@ -1,4 +1,4 @@
-"""Facts about time to a loss, and about the effective speed-up that is made of it."""
+"""Time to a loss and effective speed-up."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from litmus.comparison.metrics import seconds_difference, seconds_to_loss
+from litmus.comparison.report.summary import effective_speedup
 from litmus.comparison.results import TrialResult
-from litmus.comparison.speedup import effective_speedup
+from litmus.comparison.verdicts import seconds_difference, seconds_to_loss
 from litmus.training import CurvePoint
 
 Trials = Callable[..., TrialResult]

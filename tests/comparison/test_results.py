@@ -1,4 +1,4 @@
-"""Facts about stored results: what survives a round trip, and what is refused."""
+"""Stored results: what survives a round trip, what is refused, and files of older versions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_scores_of_a_failed_trial_may_be_nan_and_survive_saving(
     both = result({"standard": [2.3], "idea": []})
     both.model_copy(update={"trials": [*both.trials, failed]}).save(tmp_path / "comparison.json")
     [back] = ComparisonResult.load(tmp_path / "comparison.json").trials_of("idea")
-    assert math.isnan(back.bits_per_byte) and back.loss_by_position == [math.inf]
+    assert math.isnan(back.bits_per_byte) and back.evaluation.loss_by_position == [math.inf]
     assert back.failed == "diverged at step 4"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.statistics import noise_of, t_interval
+from litmus.comparison.statistics import estimate_noise, t_interval
 from litmus.comparison.verdicts import decide, judge
 
 SIMULATIONS = 4000
@@ -30,7 +30,7 @@ def words(count: int, gain: float = 0.0, retrained: bool = True, simulations: in
     ):
         baseline, arm, again = order + inits[0], order + inits[1] - gain, order + inits[2]
         every_two = [b - a for i, a in enumerate(baseline) for b in baseline[i + 1 :]]
-        noise = noise_of(again - baseline, "retrained") if retrained else noise_of(every_two, "seeds")
+        noise = estimate_noise(again - baseline, "retrained") if retrained else estimate_noise(every_two, "seeds")
         verdicts.append(decide(t_interval(arm - baseline), noise.floor(count), lower_is_better=True))
     return verdicts
 

@@ -1,4 +1,4 @@
-"""Facts about the numbers behind a verdict."""
+"""The statistics behind a verdict."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scipy import stats
 
 from litmus.comparison.statistics import (
     Noise,
+    estimate_noise,
     geometric_interval,
-    noise_of,
+    minimum_detectable_difference,
     power,
     seeds_needed,
-    smallest_difference,
     t_interval,
 )
 
@@ -53,11 +53,11 @@ def test_the_geometric_mean_of_a_ratio_and_its_inverse_is_one() -> None:
 @given(values)
 def test_noise_from_every_two_seeds_is_their_spread_times_root_two(sample: list[float]) -> None:
     every_two = [b - a for i, a in enumerate(sample) for b in sample[i + 1 :]]
-    assert noise_of(every_two, "seeds").rms == pytest.approx(math.sqrt(2) * np.std(sample, ddof=1), abs=1e-9)
+    assert estimate_noise(every_two, "seeds").rms == pytest.approx(math.sqrt(2) * np.std(sample, ddof=1), abs=1e-9)
 
 
 def test_the_noise_floor_shrinks_with_the_root_of_the_seeds() -> None:
-    noise = noise_of([0.1, -0.1], "retrained")
+    noise = estimate_noise([0.1, -0.1], "retrained")
     assert noise.floor(1) == pytest.approx(0.196, abs=1e-3)
     assert noise.floor(4) == pytest.approx(noise.floor(1) / 2)
 
@@ -80,18 +80,18 @@ def test_power_with_a_floor_is_how_often_simulated_seeds_show_the_difference() -
 
 
 @pytest.mark.parametrize("noise", [NO_FLOOR, Noise(0.02, 3, "retrained")])
-def test_the_smallest_difference_is_shown_four_times_in_five(noise: Noise) -> None:
-    smallest = smallest_difference(0.01, noise, 3)
+def test_the_minimum_detectable_difference_has_80_percent_power(noise: Noise) -> None:
+    smallest = minimum_detectable_difference(0.01, noise, 3)
     assert power(smallest, 0.01, noise, 3) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_more_seeds_show_smaller_differences() -> None:
-    shown = [smallest_difference(0.01, NO_FLOOR, count) for count in (2, 3, 5, 10, 30)]
+    shown = [minimum_detectable_difference(0.01, NO_FLOOR, count) for count in (2, 3, 5, 10, 30)]
     assert shown == sorted(shown, reverse=True)
 
 
 def test_seeds_that_never_vary_show_any_difference() -> None:
-    assert smallest_difference(0.0, NO_FLOOR, 3) == 0.0
+    assert minimum_detectable_difference(0.0, NO_FLOOR, 3) == 0.0
 
 
 def test_seeds_needed_are_the_fewest_with_enough_power() -> None:

@@ -1,4 +1,4 @@
-"""Facts about the way from paired trials to a verdict."""
+"""From paired trials to a verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.statistics import Interval
-from litmus.comparison.verdicts import decide, judge, judge_itself, measured_noise
+from litmus.comparison.verdicts import decide, judge, judge_baseline, measure_noise
 from litmus.errors import BadInput
 
 Results = Callable[..., ComparisonResult]
@@ -35,7 +35,7 @@ def test_an_interval_that_includes_zero_shows_no_difference_and_says_what_could_
     [verdict] = judge(result({"standard": STANDARD, "idea": [2.28, 2.33, 2.30]}, AGAIN))
     assert verdict.word == "no difference shown"
     assert verdict.difference is not None and not verdict.difference.excludes_zero
-    assert verdict.smallest is not None and verdict.smallest > abs(verdict.difference.mean)
+    assert verdict.minimum_detectable is not None and verdict.minimum_detectable > abs(verdict.difference.mean)
     assert verdict.seeds_needed is not None and verdict.seeds_needed > 3
 
 
@@ -80,28 +80,28 @@ def test_an_arm_that_shares_one_seed_with_the_baseline_gets_no_verdict(result: R
 
 
 def test_noise_is_measured_on_the_retrained_baseline(result: Results) -> None:
-    noise = measured_noise(result({"standard": [2.0, 2.5], "idea": [2.0, 2.5]}, again=[2.1, 2.4]))
+    noise = measure_noise(result({"standard": [2.0, 2.5], "idea": [2.0, 2.5]}, again=[2.1, 2.4]))
     assert (noise.source, noise.pairs) == ("retrained", 2)
     assert noise.rms == pytest.approx(0.1)
 
 
 def test_without_retraining_noise_is_the_spread_of_the_baselines_seeds(result: Results) -> None:
-    noise = measured_noise(result({"standard": [2.0, 2.5], "idea": [2.0, 2.5]}))
+    noise = measure_noise(result({"standard": [2.0, 2.5], "idea": [2.0, 2.5]}))
     assert noise.source == "seeds"
     assert noise.rms == pytest.approx(0.5)
 
 
 def test_the_baseline_against_itself_is_judged_by_its_interval(result: Results) -> None:
-    same = judge_itself(result({"standard": STANDARD, "idea": STANDARD}, AGAIN))
+    same = judge_baseline(result({"standard": STANDARD, "idea": STANDARD}, AGAIN))
     assert same is not None and same.word == "no difference shown"
-    called = judge_itself(result({"standard": STANDARD, "idea": STANDARD}, [2.40, 2.421, 2.409]))
+    called = judge_baseline(result({"standard": STANDARD, "idea": STANDARD}, [2.40, 2.421, 2.409]))
     assert called is not None and called.word != "no difference shown"
 
 
 def test_without_two_retrained_seeds_the_baseline_is_not_judged(result: Results) -> None:
-    assert judge_itself(result({"standard": STANDARD, "idea": STANDARD}, AGAIN[:1])) is None
+    assert judge_baseline(result({"standard": STANDARD, "idea": STANDARD}, AGAIN[:1])) is None
 
 
 def test_an_unknown_metric_is_bad_input_that_names_the_nearest(result: Results) -> None:
-    with pytest.raises(BadInput, match="'seconds'"):
+    with pytest.raises(BadInput, match="unknown metric 'second'; did you mean 'seconds'"):
         judge(result({"standard": STANDARD, "idea": STANDARD}, primary="second"))

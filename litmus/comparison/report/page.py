@@ -1,9 +1,9 @@
-"""The page around the figures: what is said, in which order, filled into the template next to this file."""
+"""The HTML report: fills the texts and plots of a comparison into the template next to this file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,25 +12,32 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from litmus.comparison.learning_rate import LearningRateChoice, learning_rate_choices
-from litmus.comparison.metrics import metric
-from litmus.comparison.report import figures
-from litmus.comparison.report.canvas import to_svg
-from litmus.comparison.report.caveats import caveats
-from litmus.comparison.report.experts import expert_load
+from litmus.comparison.plan import LearningRateChoice, learning_rate_choices
+from litmus.comparison.report import plots
+from litmus.comparison.report.formatting import (
+    format_interval,
+    format_lr,
+    format_percent,
+    format_si,
+    format_speedup,
+    verdict_sentence,
+)
+from litmus.comparison.report.plotting import to_svg
+from litmus.comparison.report.summary import ArmSummary, held_out_bytes, summarize
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.summary import ArmSummary, held_out_bytes, summarize
-from litmus.comparison.wording import rate, scaled, sentence, speedup_words, with_interval
+from litmus.comparison.verdicts import get_metric, measure_noise
 from litmus.files import write_atomically
 from litmus.nn.attention.stats import LAYER_FIGURES
 
-MOST_SAMPLE_CHARACTERS = 1200
-ALIKE = 0.02
+MAX_SAMPLE_CHARACTERS = 1200
+
+MAX_EQUAL_COST = 0.02
+"""Costs that differ by less are reported as equal."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A further part of the page, after the samples: HTML that is already safe, or a figure, with a note above it."""
+    """An additional section after the samples: trusted HTML or a figure, with a note above it."""
 
     title: str
     body: str | Figure
@@ -38,31 +45,32 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure on the page: its SVG and the sentence beneath it."""
+class PageFigure:
+    """A plot on the page: its SVG and its caption."""
 
     svg: Markup
     caption: str
 
 
 def save_report(result: ComparisonResult, path: str | Path, sections: Sequence[Section] = ()) -> Path:
-    """Write the page of a comparison to `path` in one step; BadInput where no verdict can be given (one seed)."""
+    """Write the page of a comparison to `path`; BadInput if there are too few seeds for verdicts."""
     write_atomically(Path(path), render_page(result, sections))
     return Path(path)
 
 
 def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> str:
-    """The whole page as one HTML document: style and figures inside, no script, nothing fetched."""
+    """The page as one self-contained HTML document without scripts and external resources."""
     here = resources.files("litmus.comparison.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "scaled": scaled,
-        "rate": rate,
-        "with_interval": lambda *arguments: [_minus(text) for text in with_interval(*arguments)],
-        "speedup": speedup_words,
-        "sentence": sentence,
+        "si": format_si,
+        "lr": format_lr,
+        "percent": format_percent,
+        "interval": lambda *arguments: [_minus(text) for text in format_interval(*arguments)],
+        "speedup": format_speedup,
+        "sentence": verdict_sentence,
     }
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     summaries = summarize(result)
@@ -70,41 +78,89 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
     return template.render(
         result=result,
         title=f"{result.baseline} against {', '.join(arm for arm in result.arms if arm != result.baseline)}",
-        metric=metric(result.primary),
+        metric=get_metric(result.primary),
         style=Markup((here / "page.css").read_text(encoding="utf-8")),
         summaries=summaries,
-        colours={arm: f"var(--arm-{place % 7})" for place, arm in enumerate(result.arms)},
+        colours={arm: f"var(--arm-{index % 7})" for index, arm in enumerate(result.arms)},
         seeds=max(summary.seeds for summary in summaries),
-        held_out=scaled(held_out_bytes(result), "B"),
+        held_out=format_si(held_out_bytes(result), "B"),
         costs={summary.arm: _costs(summary, summaries) for summary in summaries},
         samples=_samples(result),
-        pictures=_pictures(result, summaries, choices),
+        figures=_figures(result, summaries, choices),
         galleries=_galleries(result),
         choices=choices,
         headline=_headline(summaries, result.baseline),
-        caveats=caveats(result, summaries, choices),
+        caveats=_caveats(result, summaries, choices),
         sections=[(section.title, section.note, _body(section)) for section in sections],
         context={name: value for name, value in result.context.items() if name != "command"},
         command=result.context.get("command"),
     )
 
 
+def _caveats(
+    result: ComparisonResult, summaries: Sequence[ArmSummary], choices: Sequence[LearningRateChoice]
+) -> Iterator[tuple[str, str]]:
+    """(heading, sentence) of each caveat that applies to this comparison."""
+    verdicts = [summary.verdict for summary in summaries if not summary.is_baseline and summary.verdict]
+    judged = sum(verdict.word != "no verdict" for verdict in verdicts)
+    if judged > 1:
+        chance = 1 - result.confidence**judged
+        yield (
+            "Several verdicts",
+            f"The confidence of {format_percent(result.confidence)} applies to each verdict by itself. With {judged} "
+            f"verdicts, the probability of at least one false positive is up to about {format_percent(chance)}.",
+        )
+    yield (
+        "A small budget",
+        f"These are small models with a short training ({result.budget}). The ranking can change with model size, text "
+        f"and training length.",
+    )
+    if not choices:
+        yield (
+            "Learning rates",
+            "No arm's learning rate was tuned. An arm may score better at another rate; --lr-sweep searches for it.",
+        )
+    edges = [
+        f"{choice.arm} at {format_lr(choice.lr)}" for choice in choices if choice.at_edge and choice.lr is not None
+    ]
+    if edges:
+        yield (
+            "Learning rates at the edge",
+            f"The best learning rate was the smallest or largest tried for {', '.join(edges)}: "
+            f"a better one may lie outside the grid.",
+        )
+    yield (
+        "Effective speed-up",
+        "It depends on the schedule: the learning rate decays over the budget, so the time to reach a loss depends on "
+        "the budget. Like all times, it was measured on this machine under its load at that time.",
+    )
+    yield "Noise floor", f"Estimated from {_noise_source(result)}. A few trainings give a rough estimate."
+
+
+def _noise_source(result: ComparisonResult) -> str:
+    noise = measure_noise(result)
+    if noise.source == "retrained":
+        times = f"{noise.pairs} retraining{'s' * (noise.pairs != 1)}"
+        return f"{times} of the baseline on the same data from another initialization"
+    return "the spread of the baseline's seeds, whose data order differs as well, so it is a conservative estimate"
+
+
 def _headline(summaries: Sequence[ArmSummary], baseline: str) -> list[tuple[str, list[str]]]:
-    """(what is said, of which arms): the verdicts in one line."""
-    said = {
+    """(verdict, its arms) for the line at the top."""
+    texts = {
         "better": f"Better than {baseline}",
         "worse": f"Worse than {baseline}",
         "no difference shown": f"No difference to {baseline} shown",
         "no verdict": "No verdict",
     }
-    of = {
-        word: [s.arm for s in summaries if not s.is_baseline and s.verdict and s.verdict.word == word] for word in said
+    arms = {
+        word: [s.arm for s in summaries if not s.is_baseline and s.verdict and s.verdict.word == word] for word in texts
     }
-    return [(words, of[word]) for word, words in said.items() if of[word]]
+    return [(text, arms[word]) for word, text in texts.items() if arms[word]]
 
 
 def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
-    """What the arm costs compared with the baseline, so that a gain in one thing is not read without its price."""
+    """The arm's costs relative to the baseline's."""
     base = next(other for other in summaries if other.is_baseline)
     if summary.is_baseline:
         return ""
@@ -119,109 +175,109 @@ def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
         costs["active parameters"] = (summary.parameters_active, base.parameters_active)
     if not (summary.all_scored and base.all_scored):
         costs["FLOPs per scored token"] = (summary.flops_per_scored_token, base.flops_per_scored_token)
-    ratios = {name: mine / theirs - 1 for name, (mine, theirs) in costs.items() if mine and theirs}
-    changed = [f"{name} {change:+.0%}" for name, change in ratios.items() if abs(change) >= ALIKE]
-    alike = [name for name, change in ratios.items() if abs(change) < ALIKE]
+    changes = {name: mine / theirs - 1 for name, (mine, theirs) in costs.items() if mine and theirs}
+    equal = [name for name, change in changes.items() if abs(change) < MAX_EQUAL_COST]
+    changed = [f"{name} {format_percent(changes[name], sign=True)}" for name in changes if name not in equal]
     parts = [", ".join(changed)] if changed else []
-    if alike:
-        parts.append(f"{', '.join(alike)} within {ALIKE:.0%}")
+    if equal:
+        parts.append(f"{', '.join(equal)} within {format_percent(MAX_EQUAL_COST)}")
     return _minus("; ".join(parts))
 
 
 def _samples(result: ComparisonResult) -> list[tuple[str, str]]:
     """(arm, text) of each arm's first scored trial."""
     first = [trials[0] for arm in result.arms if (trials := result.scored(arm))]
-    return [(trial.arm, _beginning(trial.sample)) for trial in first if trial.sample.strip()]
+    return [(trial.arm, _truncate(trial.run.sample)) for trial in first if trial.run.sample.strip()]
 
 
-def _beginning(text: str) -> str:
-    return text if len(text) <= MOST_SAMPLE_CHARACTERS else text[:MOST_SAMPLE_CHARACTERS] + " …"
+def _truncate(text: str) -> str:
+    return text if len(text) <= MAX_SAMPLE_CHARACTERS else text[:MAX_SAMPLE_CHARACTERS] + " …"
 
 
-def _pictures(
+def _figures(
     result: ComparisonResult, summaries: Sequence[ArmSummary], choices: Sequence[LearningRateChoice]
-) -> dict[str, Picture]:
-    """Every figure there is something to draw for, by the name the template places it under."""
+) -> dict[str, PageFigure]:
+    """All figures for which there is data, by their name in the template."""
     judged = [summary.verdict for summary in summaries if summary.verdict and not summary.is_baseline]
     judged += [summary.verdict for summary in summaries if summary.verdict and summary.is_baseline]
     drawn = {
         "differences": (
-            figures.differences(judged, result.arms),
-            f"Each arm minus {result.baseline}, seed by seed: a dot per seed, a diamond for the mean, a bar for its "
-            f"{result.confidence:.0%} interval. Grey is the noise floor. A verdict needs the bar clear of zero and "
-            f"the diamond clear of the grey.",
+            plots.plot_differences(judged, result.arms),
+            f"Each arm minus {result.baseline} on the same seed: a dot per seed, a diamond for the mean, a bar for its "
+            f"{format_percent(result.confidence)} interval. The noise floor is grey. A difference is shown if the bar "
+            f"excludes zero and the diamond is outside the grey band.",
         ),
         "tokens": (
-            figures.curves(result, "tokens"),
-            "Loss for the same amount of text: which arm learns more from each token. Band: least to most over seeds.",
+            plots.plot_curves(result, "tokens"),
+            "Loss over training tokens: which arm learns more per token. Band: minimum to maximum over seeds.",
         ),
         "seconds": (
-            figures.curves(result, "seconds"),
-            "Loss for the same time: which arm is ahead on this machine. Only training time counts.",
+            plots.plot_curves(result, "seconds"),
+            "Loss over training seconds on this machine, without evaluation and saving.",
         ),
         "tokens_difference": (
-            figures.curve_differences(result, "tokens"),
-            f"The same, minus {result.baseline} on the same seed: below zero the arm learns more from each token.",
+            plots.plot_curve_differences(result, "tokens"),
+            f"The same, minus {result.baseline} on the same seed: below zero the arm learns more per token.",
         ),
         "seconds_difference": (
-            figures.curve_differences(result, "seconds"),
+            plots.plot_curve_differences(result, "seconds"),
             f"The same, minus {result.baseline} on the same seed: below zero the arm is ahead in time.",
         ),
         "position": (
-            figures.loss_by_position(result),
-            "Loss by position in the window: further right, more context to predict from.",
+            plots.plot_loss_by_position(result),
+            "Loss by position in the window; later positions have more context.",
         ),
         "position_difference": (
-            figures.loss_by_position_difference(result),
+            plots.plot_loss_by_position_difference(result),
             f"The same, minus {result.baseline}: below zero the arm predicts better there.",
         ),
         "entropy": (
-            figures.attention_entropy(result),
-            "How spread out attention is, layer by layer: 0 looks at one token, higher looks at many.",
+            plots.plot_attention_entropy(result),
+            "Mean entropy of the attention weights by layer: 0 attends to one token, higher values to many.",
         ),
         "learning_rates": (
-            figures.learning_rates(result, choices),
-            "Each learning rate tried on a short budget. The large dot was chosen; a cross at the top failed.",
+            plots.plot_learning_rates(result, choices),
+            "Learning-rate sweep on a short budget. A large dot marks the chosen rate, a cross at the top a failure.",
         ),
     }
-    return {name: _picture(figure, caption) for name, (figure, caption) in drawn.items() if figure is not None}
+    return {name: _page_figure(figure, caption) for name, (figure, caption) in drawn.items() if figure is not None}
 
 
-def _galleries(result: ComparisonResult) -> list[tuple[str, list[Picture]]]:
-    """(title, pictures) of what layers tell, and of what only some arms have: experts, further terms of the loss."""
+def _galleries(result: ComparisonResult) -> list[tuple[str, list[PageFigure]]]:
+    """(title, figures) of diagnostics that only some arms have: per layer, expert load, auxiliary losses."""
     loads = [
-        _picture(
+        _page_figure(
             figure,
-            f"Load in {arm} on held-out text: a row per layer of experts, by its number; in it the experts from most "
-            f"tokens to least, mean over seeds. Full colour is twice an even share or more, a cross no token at all.",
+            f"Expert load in {arm} on held-out text, mean over seeds: a row per layer, its experts sorted by load. "
+            f"Full colour is twice an even share or more; a cross marks experts without any token.",
         )
         for arm in result.arms
-        if (figure := expert_load(result, arm)) is not None
+        if (figure := plots.plot_expert_load(result, arm)) is not None
     ]
     terms = [
-        _picture(figure, f"{term} as training goes on, before its weight. Training descends it; no score contains it.")
-        for term in figures.further_terms(result)
-        if (figure := figures.training_term(result, term)) is not None
+        _page_figure(figure, f"{term} during training, before its weight. No score contains it.")
+        for term in plots.auxiliary_losses(result)
+        if (figure := plots.plot_auxiliary_loss(result, term)) is not None
     ]
     layers = [
-        _picture(figure, f"{meaning} Layer by layer, where a layer has it; on held-out text.")
+        _page_figure(figure, f"{meaning} By layer, on held-out text.")
         for name, meaning in LAYER_FIGURES.items()
-        if (figure := figures.layer_figure(result, name)) is not None
+        if (figure := plots.plot_layer_stat(result, name)) is not None
     ]
     galleries = [
         ("Inside the layers", layers),
-        ("Load of the experts", loads),
-        ("Further terms of the training loss", terms),
+        ("Expert load", loads),
+        ("Auxiliary losses", terms),
     ]
     return [(title, drawn) for title, drawn in galleries if drawn]
 
 
-def _picture(figure: Figure, caption: str) -> Picture:
-    return Picture(Markup(to_svg(figure, caption)), caption)
+def _page_figure(figure: Figure, caption: str) -> PageFigure:
+    return PageFigure(Markup(to_svg(figure, caption)), caption)
 
 
 def _minus(text: str) -> str:
-    """A hyphen before a number as a minus sign."""
+    """Replace a hyphen before a digit by a minus sign."""
     return re.sub(r"-(?=\d)", "−", text)
 
 

@@ -1,6 +1,6 @@
-"""Matplotlib figures as small inline SVG that takes its colours from the page, so that dark mode and print work.
+"""Matplotlib figures as inline SVG with the page's colours, so that dark mode and print work.
 
-Colours are drawn as placeholders and become CSS variables in the SVG: `var(--ink)`, `var(--arm-0)` and so on.
+Figures are drawn in placeholder colours, which become CSS variables in the SVG: `var(--ink)`, `var(--arm-0)`, ...
 """
 
 from __future__ import annotations
@@ -15,53 +15,53 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, SOFT, LINE = "#010101", "#010102", "#010103"
+INK, MUTED, GRID = "#010101", "#010102", "#010103"
 _ARM_COLOURS = 7
-_VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--soft", GRID: "--line"} | {
     f"#0102{n:02x}": f"--arm-{n}" for n in range(_ARM_COLOURS)
 }
-_LABEL_GAP = 11.0
+_LABEL_DISTANCE_POINTS = 11.0
 
 
 def arm_colour(index: int) -> str:
-    """The placeholder colour of the arm at this place; 0 is the baseline, and colours repeat after seven."""
+    """The placeholder colour of the arm at this index; 0 is the baseline, and colours repeat after seven."""
     return f"#0102{index % _ARM_COLOURS:02x}"
 
 
 def arm_dashes(index: int) -> str:
-    """The line style that tells apart arms whose colour repeats."""
+    """The line style, which differs between arms of the same colour."""
     return ["-", "--", ":"][index // _ARM_COLOURS % 3]
 
 
 def new_figure(
     title: str, xlabel: str, *, height: float = 2.9, left: float = 0.12, right: float = 0.75
 ) -> tuple[Figure, Axes]:
-    """An empty figure 4.3 inches wide whose title names the vertical axis; space at the right is for labels."""
+    """An empty figure 4.3 inches wide; its title names the vertical axis, and the right margin is for labels."""
     figure = Figure(figsize=(4.3, height))
     axes = figure.add_axes((left, 0.42 / height, right - left, 1 - 0.7 / height))
     axes.set_title(title, loc="left", fontsize=9.5, color=INK, x=-left / (right - left), pad=8)
-    axes.set_xlabel(xlabel, fontsize=9, color=SOFT, loc="left")
-    axes.tick_params(labelsize=9, colors=SOFT, length=0, pad=4)
-    axes.grid(True, color=LINE, linewidth=0.7)
+    axes.set_xlabel(xlabel, fontsize=9, color=MUTED, loc="left")
+    axes.tick_params(labelsize=9, colors=MUTED, length=0, pad=4)
+    axes.grid(True, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(LINE)
+    axes.spines["bottom"].set_color(GRID)
     return figure, axes
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write (y, text, colour) at the right edge of the axes, moved apart vertically where they would overlap."""
+    """Write (y, text, colour) at the right edge of the axes, moved apart vertically to avoid overlap."""
     height = axes.get_window_extent().height * 72 / axes.get_figure().dpi  # type: ignore[union-attr]
     low, high = axes.get_ylim()
-    wanted = sorted((height * (y - low) / (high - low), text, colour) for y, text, colour in ends)
-    placed: list[float] = []
-    for at, _, _ in wanted:
-        placed.append(max(at, placed[-1] + _LABEL_GAP) if placed else at)
-    shift = sum(at for at, _, _ in wanted) / max(1, len(wanted)) - sum(placed) / max(1, len(placed))
-    if placed:
-        shift = max(shift, -placed[0])
-    for at, (_, text, colour) in zip(placed, wanted, strict=True):
+    labels = sorted((height * (y - low) / (high - low), text, colour) for y, text, colour in ends)
+    positions: list[float] = []
+    for at, _, _ in labels:
+        positions.append(max(at, positions[-1] + _LABEL_DISTANCE_POINTS) if positions else at)
+    shift = sum(at for at, _, _ in labels) / max(1, len(labels)) - sum(positions) / max(1, len(positions))
+    if positions:
+        shift = max(shift, -positions[0])
+    for at, (_, text, colour) in zip(positions, labels, strict=True):
         axes.annotate(
             shorten(text), (1, 0), xycoords="axes fraction", xytext=(5, at + shift), textcoords="offset points",
             color=colour, fontsize=9, va="center", annotation_clip=False,
@@ -69,12 +69,12 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def shorten(name: str, most: int = 15) -> str:
-    """A name that fits next to a figure, in which a dollar sign is no formula."""
+    """A name cut to `most` characters, with dollar signs escaped so that matplotlib does not read a formula."""
     return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
 def to_svg(figure: Figure, description: str) -> str:
-    """The figure as an inline SVG element without fixed size, fonts or colours, described for screen readers."""
+    """The figure as an inline SVG element without fixed size, fonts or colours; `description` is its aria-label."""
     buffer = io.StringIO()
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": description}
     with matplotlib.rc_context(settings):

@@ -1,4 +1,4 @@
-"""Facts about the page: what it says, that it is whole by itself, and that nothing on it is taken for markup."""
+"""The HTML report: its contents, that it is self-contained, and that no text is taken for markup."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from litmus.comparison.report import Section, render_page, save_report
+from litmus.comparison.report.formatting import verdict_sentence
+from litmus.comparison.report.page import Section, render_page, save_report
+from litmus.comparison.report.summary import summarize
 from litmus.comparison.results import ComparisonResult, TrialResult
-from litmus.comparison.summary import summarize
-from litmus.comparison.wording import sentence
 from litmus.errors import BadInput
 from litmus.training import CurvePoint
 
@@ -84,12 +84,12 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(page: str) -> None:
         ElementTree.fromstring(figure)
 
 
-def test_the_verdicts_come_first_and_every_one_is_said_in_a_sentence(page: str, result: Results) -> None:
+def test_the_verdicts_come_first_each_with_its_sentence(page: str, result: Results) -> None:
     text = text_of(page)
     assert "Better than standard: gated. Worse than standard: nope. No verdict: leak." in text
     assert text.index("Better than standard") < text.index("Bits per byte")
     for summary in summarize(result(SCORES, AGAIN, **TERMS)):
-        assert summary.verdict is not None and sentence(summary.verdict) in text
+        assert summary.verdict is not None and verdict_sentence(summary.verdict) in text
 
 
 def test_an_arm_with_a_finding_is_in_no_figure_and_shows_no_score(page: str) -> None:
@@ -135,9 +135,9 @@ def test_a_section_of_another_part_is_shown_with_its_figure(result: Results) -> 
     assert 'aria-label="Expert load"' in page
 
 
-def test_what_makes_a_verdict_less_sure_is_said(result: Results, trial: Trials) -> None:
+def test_caveats_of_a_verdict_are_stated(result: Results, trial: Trials) -> None:
     text = text_of(render_page(result({"standard": STANDARD, "a": STANDARD, "b": STANDARD}, AGAIN)))
-    assert "up to about 10%" in text
+    assert "up to about 10 %" in text
     assert "No arm's learning rate was tuned" in text
     assert "3 retrainings of the baseline" in text
     assert "depends on the schedule" in text
@@ -145,14 +145,14 @@ def test_what_makes_a_verdict_less_sure_is_said(result: Results, trial: Trials) 
     two = result({"standard": STANDARD, "idea": STANDARD})
     sweep = [trial("idea", 0, bpb, "sweep", lr=lr) for lr, bpb in ((1e-3, 2.5), (1e-2, 2.4))]
     text = text_of(render_page(two.model_copy(update={"trials": two.trials + sweep})))
-    assert "idea at 0.01: a better one may lie beyond" in text
-    assert "the spread of the baseline's own seeds" in text
+    assert "idea at 0.01: a better one may lie outside the grid" in text
+    assert "the spread of the baseline's seeds" in text
 
 
-def test_a_price_is_named_beside_a_gain(result: Results, trial: Trials) -> None:
+def test_a_cost_is_stated_with_a_gain(result: Results, trial: Trials) -> None:
     trials = [trial("standard", seed, bpb) for seed, bpb in enumerate(STANDARD)]
     trials += [trial("idea", seed, bpb - 0.1, tokens_per_second=80.0) for seed, bpb in enumerate(STANDARD)]
-    assert "tokens per second −20%" in text_of(render_page(result({"standard": [], "idea": []}, trials=trials)))
+    assert "tokens per second −20 %" in text_of(render_page(result({"standard": [], "idea": []}, trials=trials)))
 
 
 def test_trials_without_curves_samples_or_entropy_still_make_a_page(result: Results, trial: Trials) -> None:
@@ -161,7 +161,7 @@ def test_trials_without_curves_samples_or_entropy_still_make_a_page(result: Resu
     assert len(figures_of(render_page(result({"standard": [], "idea": []}, trials=trials)))) == 1
 
 
-def test_experts_and_terms_of_the_loss_are_drawn_where_an_arm_has_them(result: Results, trial: Trials) -> None:
+def test_expert_load_and_auxiliary_losses_are_drawn_where_an_arm_has_them(result: Results, trial: Trials) -> None:
     def routing(*loads: float) -> list[dict[str, object]]:
         return [{"load": list(loads), "max_violation": 0.5, "entropy": 1.0, "dead": loads.count(0.0)}]
 
@@ -179,9 +179,9 @@ def test_experts_and_terms_of_the_loss_are_drawn_where_an_arm_has_them(result: R
     heatmap = next(figure for figure in figures_of(page) if "times an even share" in figure)
     assert "routed: 0.00 to 2.25 times an even share" in heatmap, "busiest first in each seed, whatever its number"
     text = text_of(page)
-    assert "Load of the experts" in text and "mtp_1 as training goes on" in text and "next_token as" not in text
-    assert "1.00M active" in text and "active parameters −41%" in text
-    assert "Load of the experts" not in text_of(render_page(result(SCORES, AGAIN)))
+    assert "Expert load" in text and "mtp_1 during training" in text and "next_token during" not in text
+    assert "1.00M active" in text and "active parameters −41 %" in text
+    assert "Expert load" not in text_of(render_page(result(SCORES, AGAIN)))
 
 
 def test_a_large_comparison_stays_under_two_megabytes(result: Results, trial: Trials) -> None:
@@ -211,7 +211,7 @@ def test_a_baseline_that_failed_is_not_drawn_as_zero_among_the_curves(result: Re
     assert not any("standard" in figure for figure in figures_of(page))
 
 
-def test_what_layers_tell_is_drawn_for_the_arms_that_tell_it(result: Results, trial: Trials) -> None:
+def test_layer_diagnostics_are_drawn_for_the_arms_that_have_them(result: Results, trial: Trials) -> None:
     gates = {"layer_figures": {"mean_gate": [0.4, 0.6]}}
     trials = [trial("standard", seed, 2.3 + seed / 10) for seed in range(2)]
     trials += [trial("gated", seed, 2.2 + seed / 10, **gates) for seed in range(2)]

@@ -1,15 +1,16 @@
-"""Facts about the table in the terminal and the sentences beneath it."""
+"""The table in the terminal and the sentences below it."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import pytest
 
+from litmus.comparison.report.formatting import format_lr, format_number, format_si
+from litmus.comparison.report.table import print_table
 from litmus.comparison.results import ComparisonResult, TrialResult
-from litmus.comparison.table import print_table
-from litmus.comparison.wording import plain, rate, scaled
 
 Results = Callable[..., ComparisonResult]
 Trials = Callable[..., TrialResult]
@@ -43,27 +44,32 @@ def test_every_arm_has_a_sentence_that_says_its_verdict(printed: str) -> None:
     assert "nope is worse than standard: it needs 0.1000 more bits per byte" in text
     assert "No difference shown between ssmax and standard" in text
     assert "leak gets no verdict: fails audit: sees the future." in text
-    assert "standard against itself (trained again, same data, another init): no difference shown" in text
+    assert "standard against itself (same data, another initialization): no difference shown" in text
 
 
 def test_a_finding_stands_in_place_of_the_score(printed: str) -> None:
     assert "0.300" not in printed
 
 
-def test_no_difference_shown_says_what_these_seeds_could_have_shown(printed: str) -> None:
-    assert "These 3 seeds would show, 4 times in 5, a true difference of" in " ".join(printed.split())
+def test_no_difference_shown_states_the_power(printed: str) -> None:
+    text = " ".join(printed.split())
+    assert re.search(
+        r"With 3 seeds there is 80 % power to detect a true difference of 0\.\d+ bpb or more; "
+        r"detecting one as small as observed \(0\.\d+\) would take about \d+ seeds\.",
+        text,
+    )
 
 
 def test_the_baseline_is_called_out_when_it_differs_from_itself(result: Results) -> None:
     output = io.StringIO()
     print_table(result({"standard": [2.30, 2.32, 2.31], "idea": [2.3, 2.3, 2.3]}, [2.40, 2.421, 2.409]), output)
-    assert "By chance that happens in 1 comparison of 20" in " ".join(output.getvalue().split())
+    assert "By chance this happens in 1 of 20 comparisons" in " ".join(output.getvalue().split())
 
 
 def test_a_difference_far_smaller_than_its_interval_is_not_said_to_be_zero(result: Results) -> None:
     output = io.StringIO()
     print_table(result({"standard": [2.30, 2.32, 2.31], "idea": [2.25, 2.37, 2.3091]}, AGAIN), output)
-    assert "idea needs 0.0003 fewer bits per byte, give or take 0.12" in " ".join(output.getvalue().split())
+    assert "idea needs 0.0003 fewer bits per byte (± 0.12)" in " ".join(output.getvalue().split())
 
 
 def test_seeds_that_did_not_reach_the_baselines_loss_are_counted(result: Results) -> None:
@@ -75,7 +81,7 @@ def test_seeds_that_did_not_reach_the_baselines_loss_are_counted(result: Results
 def test_identical_arms_are_said_to_be_identical(result: Results) -> None:
     output = io.StringIO()
     print_table(result({"standard": [2.30, 2.32], "same": [2.30, 2.32]}, [2.30, 2.32]), output)
-    assert "gave identical results on all 2 seeds" in " ".join(output.getvalue().split())
+    assert "their results are identical on all 2 seeds" in " ".join(output.getvalue().split())
 
 
 def test_a_failed_trial_is_counted_in_the_row(result: Results, trial: Trials) -> None:
@@ -100,20 +106,21 @@ def test_a_failed_trial_is_counted_in_the_row(result: Results, trial: Trials) ->
     ],
 )
 def test_sizes_have_three_digits_and_a_prefix(value: float | None, unit: str, text: str) -> None:
-    assert scaled(value, unit) == text
+    assert format_si(value, unit) == text
 
 
-def test_numbers_are_written_as_people_write_them() -> None:
-    assert plain(-0.001, 2, sign=True) == "0.00"
-    assert plain(12345.6, 0, sign=True) == "+12,346"
-    assert (rate(1e-3), rate(3.16e-4), rate(1e-4)) == ("0.001", "3.16e-4", "1e-4")
+def test_numbers_are_written_in_their_usual_notation() -> None:
+    assert format_number(-0.001, 2, sign=True) == "0.00"
+    assert format_number(12345.6, 0, sign=True) == "+12,346"
+    assert (format_lr(1e-3), format_lr(3.16e-4), format_lr(1e-4)) == ("0.001", "3.16e-4", "1e-4")
 
 
-def test_flops_per_scored_token_stand_beside_those_per_token_where_training_scores_some_only(
-    result: Results, printed: str
-) -> None:
+def test_flops_per_scored_token_are_shown_if_training_scores_only_some_tokens(result: Results, printed: str) -> None:
     found = result(SCORES, AGAIN, arm_notes=NOTES)
-    trials = [t.model_copy(update={"scored_share": 0.5}) if t.arm == "gated" else t for t in found.trials]
+    half = {"scored_share": 0.5}
+    trials = [
+        t.model_copy(update={"run": t.run.model_copy(update=half)}) if t.arm == "gated" else t for t in found.trials
+    ]
     output = io.StringIO()
     print_table(found.model_copy(update={"trials": trials}), output)
     drawn = output.getvalue()

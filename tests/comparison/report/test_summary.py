@@ -1,4 +1,4 @@
-"""Facts about the row of each arm."""
+"""The row of each arm."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from litmus.comparison.report.summary import summarize
 from litmus.comparison.results import ComparisonResult, TrialResult
-from litmus.comparison.summary import summarize
 
 Results = Callable[..., ComparisonResult]
 Trials = Callable[..., TrialResult]

@@ -1,0 +1,71 @@
+"""Audits before a comparison: every arm is audited, and one that fails gets a finding instead of a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from litmus.audit import AuditReport, audit, keep, kept_audit
+from litmus.comparison.report.page import Section
+from litmus.comparison.trial import AUDITS
+from litmus.errors import Failed
+from litmus.model import Recipe
+from litmus.names import folder_safe
+
+
+def audit_arms(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[str, AuditReport]:
+    """The quick audit of each arm. Audits are stored in `folder` and reused for the same recipe and plug-in code."""
+    reports = {}
+    for number, (arm, recipe) in enumerate(arms.items(), 1):
+        subfolder = folder / AUDITS / folder_safe(arm)
+        stored = kept_audit(subfolder, recipe)
+        if stored is not None:
+            reports[arm] = stored
+            continue
+        activity = f"auditing {escape(arm)} ({number} of {len(arms)})"
+        if not console.is_terminal:
+            console.print(activity, highlight=False, soft_wrap=True)
+        with console.status(activity):
+            reports[arm] = audit(recipe, quick=True)
+        keep(subfolder, reports[arm], recipe)
+        outcome = reports[arm].mark() or "passes its audit"
+        console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False, soft_wrap=True)
+    return reports
+
+
+def failure_notes(reports: Mapping[str, AuditReport]) -> dict[str, str]:
+    """For each arm that fails its audit, the finding that replaces its score."""
+    return {arm: report.mark() for arm, report in reports.items() if not report.passed}
+
+
+def untrainable(reports: Mapping[str, AuditReport]) -> dict[str, AuditReport]:
+    """The arms whose forward pass does not work."""
+    return {arm: report for arm, report in reports.items() if report.no_forward}
+
+
+def require_trainable(baseline: str, reports: Mapping[str, AuditReport]) -> None:
+    """Failed if the baseline or every other arm cannot be trained at all."""
+    broken = {arm: report.no_forward for arm, report in untrainable(reports).items()}
+    if baseline in broken or len(broken) >= len(reports) - 1:
+        found = "; ".join(f"{arm!r}: {reason}" for arm, reason in broken.items())
+        raise Failed(f"no arm is left to compare, as a model without a working forward pass cannot be trained: {found}")
+
+
+def require_passing(baseline: str, reports: Mapping[str, AuditReport]) -> None:
+    """Failed if the baseline or every other arm fails its audit."""
+    failed = failure_notes(reports)
+    if baseline in failed:
+        raise Failed(f"the baseline {baseline!r} {failed[baseline]}; for details: litmus audit {baseline}")
+    others = [arm for arm in reports if arm != baseline]
+    if all(arm in failed for arm in others):
+        found = "; ".join(f"{arm!r} {failed[arm]}" for arm in others)
+        raise Failed(f"no arm is left to compare: {found}; --keep-failed trains them anyway, without a verdict")
+
+
+def audit_section(reports: Mapping[str, AuditReport]) -> Section:
+    """The report's section on the audits."""
+    body = "".join(report.html_section() for report in reports.values())
+    return Section("Audit", body, "Every arm is audited before it is trained; one that fails gets no verdict.")

@@ -1,0 +1,325 @@
+"""A comparison from start to end: equal terms, audits, learning rates, paired trials, verdicts, report."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console, Group
+
+from litmus.comparison import DEFAULT_ARMS, DEFAULT_CONTEXT, DEFAULT_SEEDS, DEFAULT_SIZE, DEFAULT_TRAINING
+from litmus.comparison.audit_gate import (
+    audit_arms,
+    audit_section,
+    failure_notes,
+    require_passing,
+    require_trainable,
+    untrainable,
+)
+from litmus.comparison.display import ProgressDisplay
+from litmus.comparison.executors.local import run_trials
+from litmus.comparison.plan import Plan, choose_learning_rate, current_content, folder_prefix, resolve_arms
+from litmus.comparison.report.formatting import verdict_sentence
+from litmus.comparison.report.page import Section, save_report
+from litmus.comparison.report.table import print_table, render_table
+from litmus.comparison.results import ComparisonResult, TrialResult, check_is_file
+from litmus.comparison.statistics import MAX_SEEDS
+from litmus.comparison.trial import AUDITS, OUTCOME, TrialSpec
+from litmus.comparison.verdicts import Verdict, get_metric, judge
+from litmus.data import DataSettings, TokenData, prepare
+from litmus.data.windows import check_one_window
+from litmus.errors import BadInput
+from litmus.files import write_atomically, writing
+from litmus.locks import folder_lock
+from litmus.model import Source
+from litmus.model.bounds import check_trained
+from litmus.names import check_name
+from litmus.runtime.device import pick_device
+from litmus.runtime.hardware import hardware, versions
+from litmus.runtime.memory import total_bytes
+from litmus.runtime.precision import resolve_precision
+from litmus.training.evaluation import check_scorable
+from litmus.training.settings import TrainSettings
+from litmus.yaml_json import read_json
+
+PLAN, TRIALS, RESULT, REPORT = "plan.json", "trials", "comparison.json", "report.html"
+
+MAX_JOBS, BYTES_PER_JOB = 8, 2e9
+"""Limits of the default number of trials that run at the same time."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison and its folder."""
+
+    result: ComparisonResult
+    folder: Path
+    sections: tuple[Section, ...] = ()
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """One verdict per arm other than the baseline."""
+        return judge(self.result)
+
+    @property
+    def report(self) -> Path:
+        """The path of the HTML report."""
+        return self.folder / REPORT
+
+    def table(self) -> Group:
+        """The table of costs, scores and verdicts, for rich to print."""
+        return render_table(self.result)
+
+    def print(self) -> None:
+        """Print the table; as plain text if the output is not a terminal."""
+        print_table(self.result)
+
+    def save_report(self, path: str | Path) -> Path:
+        """Write the self-contained HTML report."""
+        return save_report(self.result, path, self.sections)
+
+    def to_json(self) -> str:
+        """The folder, the report's path, the verdicts and the whole result as JSON."""
+        verdicts = [
+            {
+                "arm": verdict.arm,
+                "baseline": verdict.baseline,
+                "metric": verdict.metric.name,
+                "confidence": verdict.confidence,
+                "word": verdict.word,
+                "difference": None if verdict.difference is None else verdict.difference.mean,
+                "interval": _interval(verdict),
+                "noise_floor": verdict.noise_floor,
+                "smallest_shown": verdict.minimum_detectable,
+                "seeds_needed": verdict.seeds_needed,
+                "sentence": verdict_sentence(verdict),
+            }
+            for verdict in self.verdicts
+        ]
+        content = {
+            "folder": str(self.folder),
+            "report": str(self.report),
+            "verdicts": verdicts,
+            "result": json.loads(self.result.model_dump_json()),
+        }
+        return json.dumps(content, indent=1)
+
+
+def compare(
+    arms: Sequence[Source] = DEFAULT_ARMS,
+    *,
+    data: DataSettings | str | Path = "stdlib",
+    training: TrainSettings = DEFAULT_TRAINING,
+    size: str | None = DEFAULT_SIZE,
+    overrides: Mapping[str, Any] | None = None,
+    seeds: int = DEFAULT_SEEDS,
+    lr_sweep: bool = False,
+    noise: bool = True,
+    primary: str = "bpb",
+    confidence: float = 0.95,
+    jobs: int | None = None,
+    keep_failed: bool = False,
+    prompt: str = "",
+    name: str | None = None,
+    runs: str | Path = "runs",
+    trust_plugin: bool = False,
+    command: str | None = None,
+    console: Console | None = None,
+) -> Comparison:
+    """Train `arms` (the first is the baseline) on equal terms over several seeds and judge each against the baseline.
+
+    Every arm gets the same size (`size="own"`: each recipe's own), context, tokenizer, budget, data order and held-out
+    tokens; with `lr_sweep` each gets the best of three learning rates. `noise` trains the baseline again for every seed
+    from another initialization, to measure the noise floor. Every arm is audited first; one that fails is not trained,
+    or with `keep_failed` trained without a verdict. Trials are processes, `jobs` at a time (default: one per CPU core,
+    or one on a GPU). The same call continues an interrupted comparison; finished trials are not repeated.
+    `trust_plugin` runs a plug-in that a recipe file names even if the user has never named it. Raises BadInput, if
+    possible before any training, and Failed if the audits leave nothing to compare.
+    """
+    console = console or Console(stderr=True)
+    _check_options(seeds, jobs, primary, confidence)
+    if name is not None:
+        check_name(name, "a comparison's name")
+    data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
+    context = training.context or DEFAULT_CONTEXT
+    jobs, threads = parallelism(jobs, training)
+    training = training.model_copy(update={"context": context, "threads": threads})
+    terms: dict[str, Any] = {
+        "size": size,
+        "context": context,
+        "overrides": overrides or {},
+        "trust_plugin": trust_plugin,
+    }
+    resolve_arms(arms, **terms)  # finds a misspelt name before any text is read
+    tokens = prepare(data, announce=lambda text: console.print(text, highlight=False, markup=False))
+    recipes = resolve_arms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
+    for recipe in recipes.values():
+        check_trained(recipe, training.batch, context)
+    check_one_window(tokens.train, context, "train")
+    check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
+    plan = Plan(recipes, data, tokens.fingerprint, training, seeds, noise, lr_sweep, prompt)
+    folder = Path(runs) / name if name else _default_folder(plan, Path(runs))
+    with folder_lock(folder, "comparing in"), _explain_interruption(plan, folder):
+        _claim(folder, plan)
+        reports = audit_arms(recipes, folder, console)
+        if keep_failed:
+            require_trainable(plan.baseline, reports)
+        else:
+            require_passing(plan.baseline, reports)
+        plan = replace(plan, skipped=frozenset(untrainable(reports) if keep_failed else failure_notes(reports)))
+        trials = _run_plan(plan, folder, jobs, console)
+        result = ComparisonResult(
+            name=folder.name,
+            baseline=plan.baseline,
+            arms=list(plan.arms),
+            budget=training.budget,
+            trials=trials,
+            primary=primary,
+            confidence=confidence,
+            arm_notes=failure_notes(reports),
+            context={"command": command or _as_call(arms), **_report_context(plan, tokens)},
+        )
+        result.save(folder / RESULT)
+        comparison = Comparison(result, folder, (audit_section(reports),))
+        comparison.save_report(comparison.report)
+    return comparison
+
+
+def parallelism(jobs: int | None, training: TrainSettings) -> tuple[int, int]:
+    """The number of concurrent trials and the CPU threads of each: together all cores; one trial on a GPU."""
+    cores, device = torch.get_num_threads(), pick_device(training.device)
+    if jobs is None and device.type != "cpu":
+        jobs = 1
+    if jobs is None:
+        jobs = max(1, min(cores // (training.threads or 1), MAX_JOBS, int(total_bytes() // BYTES_PER_JOB)))
+    return jobs, training.threads or max(1, cores // jobs)
+
+
+def _check_options(seeds: int, jobs: int | None, primary: str, confidence: float) -> None:
+    """BadInput for options that would fail only after the training."""
+    get_metric(primary)
+    if seeds < 2:
+        raise BadInput(f"{seeds} seed cannot give a verdict, as it has no variance; ask for --seeds 2 or more")
+    if seeds > MAX_SEEDS:
+        raise BadInput(f"{seeds} seeds are too many; ask for --seeds {MAX_SEEDS} or fewer")
+    if jobs is not None and jobs < 1:
+        raise BadInput(f"{jobs} jobs would run nothing; ask for --jobs 1 or more")
+    if not 0.5 < confidence < 1:
+        raise BadInput(f"confidence is {confidence:g}; valid are numbers above 0.5 and below 1, such as 0.95")
+
+
+def _run_plan(plan: Plan, folder: Path, jobs: int, console: Console) -> list[TrialResult]:
+    """The results of all trials: the learning-rate sweep first, then the trials to be judged."""
+
+    def run(specs: list[TrialSpec], title: str) -> list[TrialResult]:
+        concurrent = f", {min(jobs, len(specs))} at a time" if len(specs) > 1 else ""
+        budget = specs[0].training.budget
+        line = f"{len(specs)} {title} of {budget}{concurrent}, in {folder}; finished ones are kept after Ctrl-C"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        with ProgressDisplay(console, title, specs) as display:
+            return run_trials(specs, folder, jobs=jobs, on_event=display.on_event)
+
+    swept = run(plan.sweep(), "learning-rate trials") if plan.lr_sweep else []
+    rates = {arm: choose_learning_rate(arm, swept).lr or plan.training.lr for arm in plan.arms}
+    return swept + run(plan.trials(rates), "trials")
+
+
+@contextlib.contextmanager
+def _explain_interruption(plan: Plan, folder: Path) -> Iterator[None]:
+    """Add to an interruption what is kept and how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        finished = len(list((folder / TRIALS).rglob(OUTCOME)))
+        total = len(plan.sweep()) + len(plan.trials(dict.fromkeys(plan.arms, plan.training.lr)))
+        raise type(stop)(
+            f"stopped; {folder} keeps the audits, {finished} of {total} trials and the last checkpoints of the "
+            f"running ones; the same command continues from there"
+        ) from None
+
+
+def _default_folder(plan: Plan, runs: Path) -> Path:
+    """The folder of this plan: an existing one, even if an older version named it by other keys, or a new one."""
+    folder = runs / f"{folder_prefix(plan)}-{plan.identity}"
+    if not folder.exists():
+        content = json.loads(json.dumps(plan.content()))
+        for other in sorted(runs.glob(f"{glob.escape(folder_prefix(plan))}-{'[0-9a-f]' * 8}")):
+            if _stored_content(other) == content:
+                return other
+    return folder
+
+
+def _claim(folder: Path, plan: Plan) -> None:
+    """Store the plan in its folder; BadInput if the folder holds anything else or trials of another plan."""
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise BadInput(f"{folder} is a file; a comparison needs a folder of its own, so choose another --name")
+        folder.mkdir(parents=True, exist_ok=True)
+    entries = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    if entries and not entries & {PLAN, AUDITS, TRIALS}:
+        raise BadInput(f"{folder} holds something other than a comparison ({min(entries)}); choose another --name")
+    for name in (PLAN, RESULT, REPORT):
+        check_is_file(folder / name)
+    new = json.loads(json.dumps(plan.content()))
+    if next((folder / TRIALS).rglob("*.json"), None) is not None:
+        stored, given = _flatten(_stored_content(folder) or new), _flatten(new)
+        for key in [*stored, *given]:
+            if stored.get(key) != given.get(key):
+                raise BadInput(
+                    f"{folder} belongs to a comparison with {key} = {stored.get(key)!r}, and {given.get(key)!r} was "
+                    f"asked for; choose another --name, or delete the folder"
+                )
+    write_atomically(folder / PLAN, json.dumps(new, indent=1))
+
+
+def _stored_content(folder: Path) -> dict[str, Any] | None:
+    """The content of the plan in a folder; None if it is missing or damaged (every trial stores its terms, too)."""
+    try:
+        stored = read_json(folder / PLAN)
+    except BadInput:
+        return None
+    return json.loads(json.dumps(current_content(stored))) if isinstance(stored, dict) else None
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    inner = (_flatten(part, f"{prefix}.{key}" if prefix else str(key)) for key, part in value.items())
+    return {key: part for each in inner for key, part in each.items()}
+
+
+def _interval(verdict: Verdict) -> list[float] | None:
+    """The ends of a verdict's interval; None with fewer than two pairs."""
+    ends = [] if verdict.difference is None else [verdict.difference.low, verdict.difference.high]
+    return ends if ends and all(map(math.isfinite, ends)) else None
+
+
+def _as_call(arms: Sequence[Source]) -> str:
+    """The Python call of the comparison, abbreviated."""
+    names = ", ".join(repr(str(arm)) if isinstance(arm, str | Path) else "..." for arm in arms)
+    return f"litmus.compare([{names}], ...)"
+
+
+def _report_context(plan: Plan, tokens: TokenData) -> dict[str, Any]:
+    """Hardware, versions, data and settings, as shown in the report."""
+    training, device = plan.training, pick_device(plan.training.device)
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "hardware": hardware(device),
+        "device": str(device),
+        "versions": versions(),
+        "precision": resolve_precision(training.precision, device),
+        "threads": training.threads,
+        "data": tokens.provenance,
+        "fingerprint": tokens.fingerprint,
+        "training": training.model_dump(mode="json"),
+    }
