@@ -28,7 +28,7 @@ WAYS = {
 
 def decoding(model: Decoder, options: dict[str, object], batch: int, length: int, new: int) -> tuple[Engine, object]:
     """An engine whose rows all hold a prompt of `length` tokens."""
-    engine = Engine(model, rows=batch, capacity=length + new + 1, **options)  # type: ignore[arg-type]
+    engine = Engine(model, max_batch_size=batch, capacity=length + new + 1, **options)  # type: ignore[arg-type]
     for row in range(batch):
         prompt = torch.randint(model.recipe.vocab_size, (length,), generator=torch.Generator().manual_seed(row))
         engine.submit(Request(prompt.tolist(), Sampling(temperature=0), new))

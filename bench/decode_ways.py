@@ -16,7 +16,7 @@ from measure import write_table
 
 
 def rows_of(cells: list[dict[str, Any]]) -> list[tuple[object, ...]]:
-    """One row per way, prompt length and batch; a speed is against the first way of its prompt length and batch."""
+    """One row per strategy, prompt length and batch; the speed is relative to the first strategy of the group."""
     rows, first = [], {}
     for cell in cells:
         per_token = cell["per_token"]
@@ -25,7 +25,7 @@ def rows_of(cells: list[dict[str, Any]]) -> list[tuple[object, ...]]:
         rows.append(
             (
                 *group,
-                cell["way"],
+                cell["strategy"],
                 f"{1e3 * cell['first_token']['median']:,.1f}",
                 f"{1e3 * per_token['median']:,.2f} ({1e3 * per_token['low']:,.2f} to {1e3 * per_token['high']:,.2f})",
                 f"{base / per_token['median']:.1f}",
@@ -36,13 +36,13 @@ def rows_of(cells: list[dict[str, Any]]) -> list[tuple[object, ...]]:
 
 
 def flatness(cells: list[dict[str, Any]]) -> list[str]:
-    """Per way with a cache: time per token after the longest prompt against that after the shortest."""
+    """Per strategy with a cache: time per token after the longest prompt relative to the shortest."""
     lines = []
-    for way in dict.fromkeys(cell["way"] for cell in cells if cell["cache_bytes"]):
-        own = sorted((cell for cell in cells if cell["way"] == way), key=lambda cell: cell["prompt_tokens"])
+    for strategy in dict.fromkeys(cell["strategy"] for cell in cells if cell["cache_bytes"]):
+        own = sorted((cell for cell in cells if cell["strategy"] == strategy), key=lambda cell: cell["prompt_tokens"])
         grown = own[-1]["per_token"]["median"] / own[0]["per_token"]["median"]
         lengths = f"{own[-1]['prompt_tokens']:,} tokens against {own[0]['prompt_tokens']:,}"
-        lines.append(f"- {way}: a token after {lengths} takes {grown:.2f} times as long")
+        lines.append(f"- {strategy}: a token after {lengths} takes {grown:.2f} times as long")
     return lines
 
 
@@ -55,22 +55,23 @@ def main() -> None:
     name = f"decode_{measured['model'].replace('-', '_')}"
     write_table(
         name,
-        f"Decoding {measured['model']}, way by way",
+        f"Decoding {measured['model']}, strategy by strategy",
         (
             "texts",
             "prompt",
-            "way",
+            "strategy",
             "first token, ms",
             "ms per token (middle half)",
-            "times the first way's speed",
+            "times the first strategy's speed",
             "cache, MiB",
         ),
         rows_of(cells),
         [
-            f"{measured['new_tokens']} new tokens, medians of {measured['repeats']} runs of each way in turn on "
-            f"{measured['threads']} threads of {measured['hardware']['cpu']}, by `litmus bench decode` as the script's "
-            "head shows. The founding benchmark's ways come first; `litmus` has weights packed for the machine, "
-            "int8 has bf16 activations. All ways but int8, which rounds, are first checked to write the same tokens.",
+            f"{measured['new_tokens']} new tokens, medians of {measured['repeats']} interleaved runs of each strategy "
+            f"on {measured['threads']} threads of {measured['hardware']['cpu']}, by `litmus bench decode` as the script's "
+            "head shows. The founding benchmark's strategies come first; `litmus` has weights packed for the machine, "
+            "int8 has bf16 activations. All strategies but int8, which rounds, are first checked to generate the same "
+            "tokens.",
             "",
             *flatness(cells),
             "",

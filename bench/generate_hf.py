@@ -41,7 +41,7 @@ def models(context: int, size: str | None) -> dict[str, Decoder]:
 
 def ours(model: Decoder, prompts: Tokens, new: int, *, compile: bool) -> Callable[[], Tokens]:
     """The engine, made once as a model is loaded once."""
-    engine = Engine(model, rows=len(prompts), capacity=len(prompts[0]) + new, compile=compile)
+    engine = Engine(model, max_batch_size=len(prompts), capacity=len(prompts[0]) + new, compile=compile)
 
     def run() -> Tokens:
         numbers = [engine.submit(Request(prompt, Sampling(temperature=0), new)) for prompt in prompts]

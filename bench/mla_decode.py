@@ -83,7 +83,7 @@ def latent_model(absorb: str) -> Decoder:
 
 def decoding(model: Decoder, prompt: Tensor, *, compile: bool = False) -> tuple[Callable[[], object], float]:
     """One more token after `prompt` (1, T), and the bytes that the cache holds per token and layer, measured."""
-    engine = Engine(model, rows=1, capacity=model.recipe.context, compile=compile)
+    engine = Engine(model, max_batch_size=1, capacity=model.recipe.context, compile=compile)
     engine.submit(Request(prompt[0].tolist(), Sampling(temperature=0), max_new_tokens=SPARE))
     while not engine.step():  # the prompt enters in pieces
         pass

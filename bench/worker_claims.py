@@ -24,7 +24,7 @@ from rich.console import Console
 
 from litmus.data import DataSettings, TokenData, prepare
 from litmus.files import write_atomically
-from litmus.generation.bench.figure import COLOURS, save_figure
+from litmus.generation.bench.report import COLORS, save_figure
 from litmus.model import Decoder, load, resolve
 from litmus.runtime.precision import autocast, cast_parameters, matmul_precision
 from litmus.training import RunResult, TrainSettings, display_for, train
@@ -211,7 +211,7 @@ def draw(by_seconds: dict[str, RunResult], by_steps: dict[str, RunResult]) -> Fi
     figure.suptitle("held-out loss, nats per token, all tokens", x=0.01, ha="left", fontsize=12)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, results, over in zip(panels, (by_seconds, by_steps), ("seconds", "step"), strict=True):
-        for (arm, result), colour in zip(results.items(), COLOURS, strict=False):
+        for (arm, result), colour in zip(results.items(), COLORS, strict=False):
             points = [(getattr(point, over), point.held_out_loss) for point in result.curve]
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.4, label=arm)
         axes.set_xlabel({"seconds": "seconds of training", "step": "steps"}[over], loc="left")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from litmus.catalog import check_size, check_source
-from litmus.cli import sampling
+from litmus.cli import generation_options as generation
 from litmus.cli.options import Override, Size, TrustPlugin, overrides
 from litmus.cli.output import notes, results
 from litmus.cli.parsing import Command, Group
@@ -27,15 +27,16 @@ def decode(
     size: Size = None,
     change: Override = None,
     prompt_tokens: Annotated[
-        str | None, typer.Option(help="Prompt lengths, as 32,128,512 (default: those, as far as a run's context goes).")
+        str | None,
+        typer.Option(help="Prompt lengths (default 32,128,512, as far as they fit a run's context)."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, as 1,4.")] = "1,4",
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated in each run.")] = 32,
     repeats: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Timed runs of each way, in turn with the others.")
+        int, typer.Option(min=1, max=10_000, help="Timed runs of each strategy, interleaved with the others.")
     ] = 5,
-    compile: sampling.Compile = False,
-    precision: sampling.Precision = None,
+    compile: generation.Compile = False,
+    precision: generation.Precision = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=4096, help="CPU threads; torch's choice when not given.")
     ] = None,
@@ -43,14 +44,14 @@ def decode(
     json: Annotated[
         Path | None, typer.Option(help="Write everything measured to this file; - prints it, and nothing else.")
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw it: a .png or .svg file.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Plot it: a .png or .svg file.")] = None,
     trust_plugin: TrustPlugin = False,
 ) -> None:
-    """Time greedy decoding in every way a model allows, after all ways were seen to write the same text.
+    """Time greedy decoding by every strategy that a model supports, after a check that all generate the same text.
 
-    No cache, a cache, and for latent attention both with latents absorbed or expanded; then as `litmus generate` does
-    it, with weights prepared for this machine, compiled (--compile), in int8, and with the model's own drafts where it
-    has modules. Times are in milliseconds; a speed is against the first way of its group.
+    Without and with a cache, for latent attention with latents absorbed or expanded; then as `litmus generate` does,
+    with weights prepared for this machine, compiled (--compile), in int8, and with the model's own MTP modules as a
+    draft. Times are in milliseconds; the speed is relative to the first strategy of the group.
 
     Examples:
 
@@ -66,8 +67,7 @@ def decode(
 
     from litmus.audit import require_forward
     from litmus.generation.bench.bench import bench_decode
-    from litmus.generation.bench.figure import check_figure, draw, save_figure
-    from litmus.generation.bench.report import table
+    from litmus.generation.bench.report import check_figure, draw, save_figure, table
 
     if figure:
         check_figure(figure)
@@ -85,7 +85,7 @@ def decode(
             threads=threads,
             device=device,
             trust_plugin=trust_plugin,
-            told=status.update,
+            log=status.update,
             check=require_forward,
         )
     if str(json) == "-":

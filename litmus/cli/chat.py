@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from litmus.catalog import check_run
-from litmus.cli import sampling
+from litmus.cli import generation_options as generation
 from litmus.cli.options import TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import announce
 
@@ -22,12 +22,12 @@ def chat(
         Path | None,
         typer.Option(help="How messages are written, in place of the run's chat.json."),
     ] = None,
-    max_new_tokens: sampling.MaxNewTokens = 200,
-    temperature: sampling.Temperature = 0.7,
-    top_p: sampling.TopP = 0.95,
-    repetition_penalty: sampling.RepetitionPenalty = 1.0,
-    seed: sampling.Seed = 0,
-    precision: sampling.Precision = None,
+    max_new_tokens: generation.MaxNewTokens = 200,
+    temperature: generation.Temperature = 0.7,
+    top_p: generation.TopP = 0.95,
+    repetition_penalty: generation.RepetitionPenalty = 1.0,
+    seed: generation.Seed = 0,
+    precision: generation.Precision = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
     best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
     tokenizer: TokenizerOfSaved = None,
@@ -47,10 +47,10 @@ def chat(
     check_run(run)
 
     from litmus.cli.line_editing import line_editing
-    from litmus.generation.chat import FILE_NAME, Conversation, Template, read_template
-    from litmus.generation.chat_session import Session
-    from litmus.generation.defaults import generation_defaults
-    from litmus.generation.prompts import typed
+    from litmus.cli.prompts import typed
+    from litmus.generation.chat.conversation import FILE_NAME, Conversation, Template, read_template
+    from litmus.generation.chat.session import Session
+    from litmus.generation.generation_config import generation_defaults
     from litmus.model.plugins import plugin_faults
     from litmus.runtime.device import pick_device
     from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
@@ -74,7 +74,7 @@ def chat(
     }
     imported = imported_facts(run)
     if imported is not None and imported.generation_config is not None:
-        settings = sampling.as_the_model_asks(context, settings, generation_defaults(imported.generation_config))
+        settings = generation.with_model_defaults(context, settings, generation_defaults(imported.generation_config))
     conversation = Conversation(form, words, model.recipe.context, typed(system, "--system"))
     session = Session(model.to(where), words, conversation, sys.stdout, **settings)
     if with_form:

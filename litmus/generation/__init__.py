@@ -1,8 +1,18 @@
-"""Generation: continue prompts through the cache."""
+"""Generation: continue prompts through the KV cache."""
 
-from litmus.generation.engine import Engine, Event, Request
-from litmus.generation.generate import Piece, generate, sample_text, stream
+from litmus.generation.detokenizer import IncrementalDetokenizer
+from litmus.generation.engine import Engine, Request, TokenEvent
+from litmus.generation.generate import TextChunk, generate, sample_text, stream
 from litmus.generation.sampling import Sampling
-from litmus.generation.streaming import TextStream
 
-__all__ = ["Engine", "Event", "Piece", "Request", "Sampling", "TextStream", "generate", "sample_text", "stream"]
+__all__ = [
+    "Engine",
+    "IncrementalDetokenizer",
+    "Request",
+    "Sampling",
+    "TextChunk",
+    "TokenEvent",
+    "generate",
+    "sample_text",
+    "stream",
+]

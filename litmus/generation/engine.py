@@ -1,11 +1,11 @@
-"""The engine: many requests decoded together through one cache; rows join and leave between steps."""
+"""The engine: continuous batching of many requests through one KV cache."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import abc, deque
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -13,25 +13,26 @@ import torch
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.generation.filters import History
-from litmus.generation.memory import check_room
-from litmus.generation.sampling import Sampling, Settings, next_tokens
-from litmus.generation.stepping import DecodeStep
-from litmus.generation.weights import DecodePrecision, prepared
+from litmus.generation.decode_step import DecodeStep
+from litmus.generation.decode_weights import DecodePrecision, prepare
+from litmus.generation.logits_processors import TokenHistory
+from litmus.generation.sampling import BatchSampling, Sampling, next_tokens
 from litmus.model import Decoder
+from litmus.nn import Cache
+from litmus.runtime.memory import free_bytes
 
-PREFILL = 512
-"""Tokens of joining prompts that enter between two decode steps; more at once would hold up the rows that decode."""
+MAX_PREFILL_TOKENS = 512
+"""Prompt tokens processed between two decode steps; more would delay the sequences that decode."""
 
-Finish = Literal["stop", "length", "context"]
+FinishReason = Literal["stop", "length", "context"]
 Overflow = Literal["stop", "slide"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt and how to go on from it. `stop` holds the tokens that end it; they are not part of the result."""
+    """A prompt and how to continue it. `stop` are the tokens that end it; they are not part of the result."""
 
-    tokens: Sequence[int]
+    tokens: abc.Sequence[int]
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 100
     seed: int = 0
@@ -40,257 +41,279 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Event:
-    """One more token of a request, and why it ended if it did; a stop token ends it without a token.
+class TokenEvent:
+    """One more token of request `id`, and why the request finished if it did; a stop token finishes it with token None.
 
-    `logprob` (nats) is the model's own, before temperature and filters.
+    `logprob` (nats) is the model's own, before temperature and logits processors.
     """
 
     id: int
     token: int | None
     logprob: float | None = None
-    finished: Finish | None = None
+    finish_reason: FinishReason | None = None
 
 
 @dataclass
-class Row:
-    """A request in its place in the cache, which holds `held` of its tokens; `pending` ones are still to enter."""
+class Sequence:
+    """A request in a cache row, which holds `kv_len` of its tokens; those in `prompt_left` still wait for prefill."""
 
     id: int
     request: Request
-    pending: deque[int]
-    random: random.Random
+    prompt_left: deque[int]
+    rng: random.Random
     tokens: list[int]
-    held: int = 0
-    drawn: int = 0
-    ending: Finish | None = None
-    """Why the token drawn last is its last one, if it is."""
-    fresh: bool = False
-    """The logits after its last token are there, and nothing was drawn from them yet."""
-    due: bool = False
-    """A token was drawn that the model has not seen and shall see."""
+    kv_len: int = 0
+    n_generated: int = 0
+    finish_reason: FinishReason | None = None
+    """Why the last sampled token is the last one, if it is."""
+    has_logits: bool = False
+    """Logits for the next token are ready and not yet sampled from."""
+    needs_forward: bool = False
+    """The last sampled token still has to be fed to the model."""
 
 
 class Engine:
-    """Decodes the requests given to `submit`, up to `rows` at a time, in a cache of `capacity` tokens per row.
+    """Decodes the submitted requests, up to `max_batch_size` at a time, in a cache of `capacity` tokens per row.
 
-    A row's text does not depend on its neighbours, up to rounding. `capacity` defaults to the recipe's context.
-    `overflow` says what happens at its end: the row stops, or goes on from the last half of its tokens, which enter
-    a cleared place as a prompt would (a way that works for every mixer). `compile` compiles the decode step; on a
-    GPU it is also replayed as a CUDA graph. `int8` holds linear weights in 8 bits. The model is put in evaluation mode.
+    The text of a sequence does not depend on the rest of the batch, except for rounding. `capacity` defaults to the
+    recipe's context. `overflow` is what happens when it is reached: "stop" ends the sequence, "slide" clears its row
+    and prefills the last half of its tokens, which works for every mixer. `compile` compiles the decode step; on a GPU
+    it is also replayed as a CUDA graph. `int8` stores linear weights in 8 bits. The model is put in evaluation mode.
     """
 
     def __init__(
         self,
         model: Decoder,
         *,
-        rows: int = 8,
+        max_batch_size: int = 8,
         capacity: int | None = None,
         precision: DecodePrecision | None = None,
         compile: bool = False,
         int8: bool = False,
         overflow: Overflow = "stop",
-        prefill: int = PREFILL,
+        max_prefill_tokens: int = MAX_PREFILL_TOKENS,
     ) -> None:
         if overflow not in get_args(Overflow):
             raise BadInput(f"overflow {overflow!r} is unknown; stop and slide are valid")
         context = model.recipe.context
-        self.model = prepared(model, precision, int8=int8).eval()
+        self.model = prepare(model, precision, int8=int8).eval()
         self.capacity = min(capacity or context, context)
         self.overflow = overflow
-        self.prefill = prefill
+        self.max_prefill_tokens = max_prefill_tokens
         self.device = model.embedding.weight.device
-        check_room(self.model, rows, self.capacity)
+        check_cache_memory(self.model, max_batch_size, self.capacity)
         with torch.inference_mode():
-            self.cache = self.model.new_cache(rows, self.capacity)
-            self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
-            self.history = History(rows, self.capacity, self.device)
-        self._places: list[Row | None] = [None] * rows
-        self._queue: deque[Row] = deque()
+            self.cache = self.model.new_cache(max_batch_size, self.capacity)
+            self.tokens = torch.zeros(max_batch_size, dtype=torch.long, device=self.device)
+            self.history = TokenHistory(max_batch_size, self.capacity, self.device)
+        self._rows: list[Sequence | None] = [None] * max_batch_size
+        self._waiting: deque[Sequence] = deque()
         self._submitted = 0
         self._logits: Tensor | None = None
-        self._settings: Settings | None = None
-        self._ahead = self.device.type == "cuda"
+        self._sampling: BatchSampling | None = None
+        self._overlap = self.device.type == "cuda"
         self._decode_step = DecodeStep(self.model, self.cache, compile=compile)
 
     def submit(self, request: Request) -> int:
-        """Queue a request; returns its number, counted from 0."""
+        """Queue a request; returns its id, counted from 0."""
         recipe = self.model.recipe
         check_request(request, self._submitted, self.capacity, recipe.context, recipe.vocab_size)
         tokens = list(request.tokens)
-        self._queue.append(Row(self._submitted, request, deque(tokens), random.Random(request.seed), tokens))
+        self._waiting.append(Sequence(self._submitted, request, deque(tokens), random.Random(request.seed), tokens))
         self._submitted += 1
         return self._submitted - 1
 
     @torch.inference_mode()
     def cancel(self, id: int) -> None:
-        """Let a request go, wherever it is; nothing more is heard of it."""
-        self._queue = deque(row for row in self._queue if row.id != id)
-        for place, row in enumerate(self._places):
-            if row is not None and row.id == id:
-                self._leave(place)
+        """Drop a request, waiting or running; it has no further events."""
+        self._waiting = deque(sequence for sequence in self._waiting if sequence.id != id)
+        for row, sequence in enumerate(self._rows):
+            if sequence is not None and sequence.id == id:
+                self._free(row)
 
     @property
     def busy(self) -> bool:
-        """Whether any request is not done yet."""
-        return bool(self._queue) or any(row is not None for row in self._places)
+        """Whether any request is unfinished."""
+        return bool(self._waiting) or any(sequence is not None for sequence in self._rows)
 
-    def run(self) -> Iterator[Event]:
-        """Events until every request is done; more may be submitted on the way."""
+    def run(self) -> Iterator[TokenEvent]:
+        """Events until every request is finished; more may be submitted meanwhile."""
         while self.busy:
             yield from self.step()
 
     @torch.inference_mode()
-    def step(self) -> list[Event]:
-        """Some tokens of joining prompts, and one token of every other row.
+    def step(self) -> list[TokenEvent]:
+        """Prefill some prompt tokens, and generate one token of every sequence whose prompt is complete.
 
-        On a GPU the model's next pass is launched before this step's tokens are read, so that neither waits for the
-        other; a row that turns out to have ended has then been decoded once for nothing.
+        On a GPU the next forward pass is launched before this step's tokens are read, so that host and device work at
+        the same time; a sequence that turns out to be finished has then been decoded once for nothing.
         """
-        if not self._ahead:
+        if not self._overlap:
             self._decode()
-        self._join()
+        self._admit()
         self._prefill()
-        drawing = [(place, row) for place, row in enumerate(self._places) if row is not None and row.fresh]
-        if not drawing:
+        ready = [(row, sequence) for row, sequence in enumerate(self._rows) if sequence and sequence.has_logits]
+        if not ready:
             return []
-        drawn, logprobs = self._draw(drawing)
-        if self._ahead:
-            drawn, logprobs, wait = _on_the_way(drawn, logprobs)
+        tokens, logprobs = self._sample(ready)
+        if self._overlap:
+            tokens, logprobs, wait = _start_copy_to_host(tokens, logprobs)
             self._decode()
             wait()
-        return self._collect(drawing, drawn.tolist(), None if logprobs is None else logprobs.tolist())
+        return self._events(ready, tokens.tolist(), None if logprobs is None else logprobs.tolist())
 
-    def _join(self) -> None:
-        """Give free places to requests that wait."""
-        for place, row in enumerate(self._places):
-            if row is None and self._queue:
-                joining = self._places[place] = self._queue.popleft()
-                self.history.begin(place, joining.tokens)
-                self._settings = None
+    def _admit(self) -> None:
+        """Give free rows to waiting requests."""
+        for row, sequence in enumerate(self._rows):
+            if sequence is None and self._waiting:
+                admitted = self._rows[row] = self._waiting.popleft()
+                self.history.set_row(row, admitted.tokens)
+                self._sampling = None
 
-    def _leave(self, place: int) -> None:
-        self.cache.reset_rows(slice(place, place + 1))
-        self._places[place] = None
-        self._settings = None
+    def _free(self, row: int) -> None:
+        self.cache.reset_rows(slice(row, row + 1))
+        self._rows[row] = None
+        self._sampling = None
 
     def _prefill(self) -> None:
-        """Let up to `prefill` tokens of joining prompts into the cache, rows that stand side by side at once."""
-        room = self.prefill
-        while room > 0 and (group := self._joining()):
-            rows = [row for row in self._places[group.start : group.stop] if row is not None]
-            length = max(1, min(room // len(rows), *(len(row.pending) for row in rows)))
-            tokens = torch.tensor([[row.pending.popleft() for _ in range(length)] for row in rows], device=self.device)
-            part = self.cache.slice_rows(group.start, group.stop)
-            part.start = part.used = rows[0].held
-            self._keep(self.model.last_logits(tokens, part), group.start)
-            for row in rows:
-                row.held += length
-                row.fresh = not row.pending
-            room -= length * len(rows)
+        """Prefill up to `max_prefill_tokens` prompt tokens; adjacent rows of the same length share a forward pass."""
+        budget = self.max_prefill_tokens
+        while budget > 0 and (group := self._prefill_group()):
+            sequences = [sequence for sequence in self._rows[group.start : group.stop] if sequence is not None]
+            length = max(1, min(budget // len(sequences), *(len(sequence.prompt_left) for sequence in sequences)))
+            chunk = [[sequence.prompt_left.popleft() for _ in range(length)] for sequence in sequences]
+            rows = self.cache.slice_rows(group.start, group.stop)
+            rows.start = rows.used = sequences[0].kv_len
+            self._store(self.model.last_logits(torch.tensor(chunk, device=self.device), rows), group.start)
+            for sequence in sequences:
+                sequence.kv_len += length
+                sequence.has_logits = not sequence.prompt_left
+            budget -= length * len(sequences)
 
-    def _joining(self) -> range | None:
-        """The places of the row that has waited longest and of those behind it that have got as far."""
-        waiting = [(row.id, place) for place, row in enumerate(self._places) if row is not None and row.pending]
-        if not waiting:
+    def _prefill_group(self) -> range | None:
+        """The row of the oldest request that is being prefilled and the rows after it that have the same length."""
+        prefilling = [
+            (sequence.id, row)
+            for row, sequence in enumerate(self._rows)
+            if sequence is not None and sequence.prompt_left
+        ]
+        if not prefilling:
             return None
-        first = min(waiting)[1]
-        ends = itertools.takewhile(lambda row: row is not None and row.pending, self._places[first:])
-        alike = itertools.groupby(row.held for row in ends if row is not None)
-        return range(first, first + len(list(next(alike)[1])))
+        first = min(prefilling)[1]
+        adjacent = itertools.takewhile(lambda sequence: sequence and sequence.prompt_left, self._rows[first:])
+        same_length = itertools.groupby(sequence.kv_len for sequence in adjacent if sequence is not None)
+        return range(first, first + len(list(next(same_length)[1])))
 
     def _decode(self) -> None:
-        """Give the model the tokens drawn last, in all rows that go on."""
-        going = [row is not None and row.due for row in self._places]
-        if not any(going):
+        """Feed the last sampled tokens to the model, in all rows that continue."""
+        active = [sequence is not None and sequence.needs_forward for sequence in self._rows]
+        if not any(active):
             return
-        held = [0 if row is None else row.held for row in self._places]
-        self._keep(self._decode_step(self.tokens, held, going), 0)
-        for row in self._places:
-            if row is not None and row.due:
-                row.held, row.due, row.fresh = row.held + 1, False, True
+        kv_lens = [0 if sequence is None else sequence.kv_len for sequence in self._rows]
+        self._store(self._decode_step(self.tokens, kv_lens, active), 0)
+        for sequence in self._rows:
+            if sequence is not None and sequence.needs_forward:
+                sequence.kv_len, sequence.needs_forward, sequence.has_logits = sequence.kv_len + 1, False, True
 
-    def _keep(self, logits: Tensor, first: int) -> None:
+    def _store(self, logits: Tensor, first_row: int) -> None:
         if self._logits is None:
-            self._logits = logits.new_zeros(len(self._places), logits.shape[1])
-        self._logits[first : first + len(logits)] = logits
+            self._logits = logits.new_zeros(len(self._rows), logits.shape[1])
+        self._logits[first_row : first_row + len(logits)] = logits
 
-    def _draw(self, drawing: list[tuple[int, Row]]) -> tuple[Tensor, Tensor | None]:
-        """The next token of the rows with fresh logits, and the log-probabilities where somebody asked; both (n,)."""
+    def _sample(self, ready: list[tuple[int, Sequence]]) -> tuple[Tensor, Tensor | None]:
+        """The next token of the rows with logits, and log-probabilities if any request wants them; both (n,)."""
         assert self._logits is not None
-        number = 1 + drawing[-1][0]
-        logits, history = self._logits[:number], self.history.part(number)
-        settings = self._settings_of(number)
-        drawn = next_tokens(logits, settings, self._uniform(drawing, number), history)
-        self.tokens[:number] = drawn
-        if settings.looks_back:
-            real = torch.zeros(number, dtype=torch.bool)
-            real[[place for place, _ in drawing]] = True
-            history.append(drawn, real.to(self.device))
-        for _, row in drawing:
-            row.drawn, row.fresh = row.drawn + 1, False
-            if row.drawn == row.request.max_new_tokens:
-                row.ending = "length"
-            elif row.held + 1 >= self.capacity:
-                row.ending = "context"
-            row.due = row.ending is None
-        if not any(row.request.logprobs for _, row in drawing):
-            return drawn, None
+        rows = 1 + ready[-1][0]
+        logits, history = self._logits[:rows], self.history.first_rows(rows)
+        sampling = self._batch_sampling(rows)
+        tokens = next_tokens(logits, sampling, self._uniform(ready, rows), history)
+        self.tokens[:rows] = tokens
+        if sampling.needs_history:
+            active = torch.zeros(rows, dtype=torch.bool)
+            active[[row for row, _ in ready]] = True
+            history.append(tokens, active.to(self.device))
+        for _, sequence in ready:
+            sequence.n_generated, sequence.has_logits = sequence.n_generated + 1, False
+            if sequence.n_generated == sequence.request.max_new_tokens:
+                sequence.finish_reason = "length"
+            elif sequence.kv_len + 1 >= self.capacity:
+                sequence.finish_reason = "context"
+            sequence.needs_forward = sequence.finish_reason is None
+        if not any(sequence.request.logprobs for _, sequence in ready):
+            return tokens, None
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return drawn, exact.gather(1, drawn[:, None])[:, 0] - exact.logsumexp(-1)
+        return tokens, exact.gather(1, tokens[:, None])[:, 0] - exact.logsumexp(-1)
 
-    def _settings_of(self, number: int) -> Settings:
-        """The settings of the first `number` places, kept until somebody joins or leaves."""
-        if self._settings is None or self._settings.rows != number:
-            requests = [None if row is None else row.request for row in self._places[:number]]
+    def _batch_sampling(self, rows: int) -> BatchSampling:
+        """The sampling settings of the first `rows` rows, kept until the batch changes."""
+        if self._sampling is None or self._sampling.rows != rows:
+            requests = [None if sequence is None else sequence.request for sequence in self._rows[:rows]]
             sampling = [None if request is None else request.sampling for request in requests]
-            ends = [() if request is None else request.stop for request in requests]
-            self._settings = Settings(sampling, self.model.recipe.vocab_size, self.device, ends)
-        return self._settings
+            stops = [() if request is None else request.stop for request in requests]
+            self._sampling = BatchSampling(sampling, self.model.recipe.vocab_size, self.device, stops)
+        return self._sampling
 
-    def _uniform(self, drawing: list[tuple[int, Row]], number: int) -> Tensor:
-        """One number in [0, 1) for each place, from its row's own generator."""
-        numbers = [0.0] * number
-        for place, row in drawing:
-            numbers[place] = row.random.random()
+    def _uniform(self, ready: list[tuple[int, Sequence]], rows: int) -> Tensor:
+        """One number in [0, 1) for each row, from the sequence's own generator."""
+        numbers = [0.0] * rows
+        for row, sequence in ready:
+            numbers[row] = sequence.rng.random()
         uniform = torch.tensor(numbers, dtype=torch.float64)
         return uniform.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else uniform
 
-    def _collect(self, drawing: list[tuple[int, Row]], drawn: list[int], logprobs: list[float] | None) -> list[Event]:
-        """What the drawn tokens mean for their rows."""
+    def _events(
+        self, ready: list[tuple[int, Sequence]], tokens: list[int], logprobs: list[float] | None
+    ) -> list[TokenEvent]:
+        """The events of the sampled tokens; finished sequences free their rows."""
         events = []
-        for place, row in drawing:
-            token, ending = drawn[place], row.ending
-            if token in row.request.stop:
-                events.append(Event(row.id, None, finished="stop"))
-                self._leave(place)
+        for row, sequence in ready:
+            token, reason = tokens[row], sequence.finish_reason
+            if token in sequence.request.stop:
+                events.append(TokenEvent(sequence.id, None, finish_reason="stop"))
+                self._free(row)
                 continue
-            row.tokens.append(token)
-            if ending == "context" and self.overflow == "slide":
-                self._slide(place, row)
-                ending = None
-            logprob = logprobs[place] if logprobs is not None and row.request.logprobs else None
-            events.append(Event(row.id, token, logprob, ending))
-            if ending is not None:
-                self._leave(place)
+            sequence.tokens.append(token)
+            if reason == "context" and self.overflow == "slide":
+                self._slide(row, sequence)
+                reason = None
+            logprob = logprobs[row] if logprobs is not None and sequence.request.logprobs else None
+            events.append(TokenEvent(sequence.id, token, logprob, reason))
+            if reason is not None:
+                self._free(row)
         return events
 
-    def _slide(self, place: int, row: Row) -> None:
-        """Clear the row's place and let the last half of its tokens in as if they were a prompt."""
-        self.cache.reset_rows(slice(place, place + 1))
-        row.tokens = row.tokens[-(self.capacity // 2) :]
-        row.pending, row.held, row.ending = deque(row.tokens), 0, None
-        self.history.begin(place, row.tokens, row.drawn)
+    def _slide(self, row: int, sequence: Sequence) -> None:
+        """Clear the row and prefill the last half of the sequence's tokens as a prompt."""
+        self.cache.reset_rows(slice(row, row + 1))
+        sequence.tokens = sequence.tokens[-(self.capacity // 2) :]
+        sequence.prompt_left, sequence.kv_len, sequence.finish_reason = deque(sequence.tokens), 0, None
+        self.history.set_row(row, sequence.tokens, sequence.n_generated)
 
 
-def _on_the_way(drawn: Tensor, logprobs: Tensor | None) -> tuple[Tensor, Tensor | None, Callable[[], None]]:
-    """Copies on the host, and what waits until they are there; work that is launched meanwhile is not waited for."""
-    copies = drawn.to("cpu", non_blocking=True), None if logprobs is None else logprobs.to("cpu", non_blocking=True)
-    if not drawn.is_cuda:
+def _start_copy_to_host(tokens: Tensor, logprobs: Tensor | None) -> tuple[Tensor, Tensor | None, Callable[[], None]]:
+    """Copies on the host, and a function that waits for them but not for work launched after this call."""
+    copies = tokens.to("cpu", non_blocking=True), None if logprobs is None else logprobs.to("cpu", non_blocking=True)
+    if not tokens.is_cuda:
         return *copies, lambda: None
     done = torch.cuda.Event()
     done.record()
     return *copies, done.synchronize
+
+
+def start_request(model: Decoder, request: Request, rows: int = 1) -> tuple[Tensor, Cache, int, FinishReason]:
+    """Start a request outside the engine: its prompt (1, T), an empty cache of one row, and the number of new tokens
+    that it can have with the finish reason after the last of them.
+
+    `rows` is the number of rows that the cache will be expanded to. The model is put in evaluation mode.
+    """
+    context, device = model.recipe.context, model.embedding.weight.device
+    check_request(request, 0, context, context, model.recipe.vocab_size)
+    limit = min(request.max_new_tokens, context - len(request.tokens))
+    capacity = len(request.tokens) + limit
+    check_cache_memory(model, rows, capacity)
+    model.eval()
+    prompt = torch.tensor([list(request.tokens)], device=device)
+    return prompt, model.new_cache(1, capacity), limit, "length" if limit == request.max_new_tokens else "context"
 
 
 def check_length(max_new_tokens: int) -> None:
@@ -300,7 +323,7 @@ def check_length(max_new_tokens: int) -> None:
 
 
 def check_request(request: Request, number: int, capacity: int, context: int, vocabulary: int) -> None:
-    """BadInput for what cannot be continued."""
+    """BadInput for a request that cannot be continued."""
     prompt, sampling = request.tokens, request.sampling
     check_length(request.max_new_tokens)
     if not len(prompt):
@@ -319,3 +342,26 @@ def check_request(request: Request, number: int, capacity: int, context: int, vo
         for token in tokens:
             if not 0 <= token < vocabulary:
                 raise BadInput(f"{name} names token {token}, which is outside 0..{vocabulary - 1}, the vocabulary")
+
+
+def check_cache_memory(model: Decoder, rows: int, capacity: int, device: torch.device | None = None) -> None:
+    """BadInput when a KV cache of `rows` x `capacity` tokens does not fit into memory.
+
+    `device` is where the cache will be, for a model on the meta device.
+    """
+    if rows < 1:
+        raise BadInput(f"max_batch_size = {rows} decodes nothing; it must be at least 1")
+    weight = model.embedding.weight
+    row_bytes = model.kv_elements(capacity) * weight.element_size()
+    free = free_bytes(device or weight.device)
+    if row_bytes * rows > free:
+        max_rows = free // row_bytes
+        advice = f"{max_rows} rows fit" if max_rows else "not even one row fits, so shorten the context"
+        raise BadInput(
+            f"a cache of {rows} rows x {capacity} tokens needs {_size(row_bytes * rows)} and {_size(free)} are free; "
+            f"{advice}"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,4 +1,4 @@
-"""Continue prompts, given as text or as token ids: the engine with a prompt's worth of convenience around it."""
+"""Continue prompts, given as text or as token ids, by the engine or by a strategy that takes one prompt at a time."""
 
 from __future__ import annotations
 
@@ -11,31 +11,34 @@ from torch import Tensor
 
 from litmus.data import Tokenizer
 from litmus.errors import BadInput, nearest
-from litmus.generation.engine import Engine, Finish, Request
+from litmus.generation.detokenizer import IncrementalDetokenizer
+from litmus.generation.engine import Engine, FinishReason, Request, TokenEvent
 from litmus.generation.sampling import Sampling
-from litmus.generation.streaming import TextStream
 from litmus.model import Decoder
 
-ROWS = 32
-"""Prompts decoded at a time; the others wait for a place."""
+MAX_BATCH_SIZE = 32
+"""Prompts decoded at a time by default; the others wait."""
 
 OPTIONS = ("max_new_tokens", "seed", "stop", "stop_strings", "allow_special", "logprobs", "on_token")
 ONLY_WITH = {"stop_strings": "texts", "allow_special": "texts", "on_token": "token ids"}
-ENGINE = ("rows", "precision", "compile", "int8", "overflow")
+ENGINE_OPTIONS = ("max_batch_size", "precision", "compile", "int8", "overflow")
+
+Decode = Callable[[Request], Iterator[TokenEvent]]
+"""A decoding strategy that takes one prompt at a time: beam or contrastive search, speculative decoding."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One more token of prompt number `row`, the text that it makes certain, and why the row ended if it did.
+class TextChunk:
+    """One more token of prompt number `index`, the text that it makes final, and the finish reason if there is one.
 
-    A token that ends the row is not part of the text and is None here; `logprob` is there when `logprobs` is asked.
+    A stop token is not part of the text and is None here; `logprob` is present with `logprobs`.
     """
 
-    row: int
+    index: int
     text: str
     token: int | None = None
     logprob: float | None = None
-    finished: Finish | None = None
+    finish_reason: FinishReason | None = None
 
 
 @overload
@@ -47,79 +50,122 @@ def generate(model: Decoder, prompts: Sequence[Sequence[int]], **options: Any) -
 def generate(model: Decoder, prompts: Any, *, tokenizer: Tokenizer | None = None, **options: Any) -> Any:
     """Continuations of the prompts, without the prompts themselves: texts for texts, token lists for token lists.
 
-    Texts need the `tokenizer`; a text starts a new document as that says, and even an empty one has a token to go on
-    from. Options: max_new_tokens (100), seed (0; row i draws from seed + i, so its text does not depend on the rows
-    next to it), stop (token ids that end a row; the tokenizer's stops where there is one), stop_strings (with texts),
-    allow_special (with texts: the names of special tokens in a prompt become those tokens; otherwise they are text),
-    on_token (with token ids: called with the list of each step's tokens, None for rows without one); every setting
-    of `Sampling`; and of the `Engine` rows, precision, compile, int8 and overflow.
+    Texts need the `tokenizer`, which adds the tokens that begin a document; the prompt may be empty. Options:
+
+    - max_new_tokens (100);
+    - seed (0): prompt i samples with seed + i, independently of the rest of the batch;
+    - stop: token ids that end a continuation (with texts, the tokenizer's by default);
+    - stop_strings, with texts;
+    - allow_special, with texts: names of special tokens in a prompt are read as those tokens, not as text;
+    - on_token, with token ids: called with the list of each step's tokens, None for prompts without one;
+    - every setting of `Sampling`;
+    - of the `Engine`: max_batch_size, precision, compile, int8 and overflow.
     """
     if isinstance(prompts, str):
         prompts = [prompts]
     elif isinstance(prompts, Tensor):
         prompts = prompts.tolist()
     if not prompts or not isinstance(prompts[0], str):
-        return continue_tokens(model, prompts, **options)
+        return generate_tokens(model, prompts, **options)
     texts = [""] * len(prompts)
-    for piece in stream(model, prompts, tokenizer=tokenizer, **options):
-        texts[piece.row] += piece.text
+    for chunk in stream(model, prompts, tokenizer=tokenizer, **options):
+        texts[chunk.index] += chunk.text
     return texts
 
 
 def stream(
     model: Decoder,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str | Sequence[int]],
     *,
     tokenizer: Tokenizer | None,
     stop_strings: Sequence[str] = (),
     bad_words: Sequence[str] = (),
     allow_special: bool = False,
     **options: Any,
-) -> Iterator[Piece]:
-    """`generate` for texts, piece by piece as they are written; a row's pieces make up its text."""
+) -> Iterator[TextChunk]:
+    """`generate` for texts, chunk by chunk as they are generated; a prompt may also be given as token ids."""
     if tokenizer is None:
         raise BadInput("prompts given as text need tokenizer=...; without one give lists of token ids")
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    tokens = [tokenizer.prompt(prompt, allow_special=allow_special) for prompt in prompts]
-    options = {"stop": tokenizer.stops, "bad_words": word_tokens(bad_words, tokenizer), **options}
-    written = [TextStream(tokenizer, stop_strings, begins=not prompt) for prompt in prompts]
-    with _decoding(model, tokens, **options) as engine:
+    tokens = [_tokens(prompt, tokenizer, allow_special) for prompt in prompts]
+    options = {"stop": tokenizer.stops, "bad_words": bad_word_tokens(bad_words, tokenizer), **options}
+    texts = [IncrementalDetokenizer(tokenizer, stop_strings, at_start=not prompt) for prompt in prompts]
+    with _engine(model, tokens, **options) as engine:
         for event in engine.run():
-            row = written[event.id]
-            text = "" if event.token is None else row.feed(event.token)
-            finished = event.finished
-            if row.stopped and finished is None:
+            detokenizer = texts[event.id]
+            text = "" if event.token is None else detokenizer.feed(event.token)
+            reason = event.finish_reason
+            if detokenizer.stopped and reason is None:
                 engine.cancel(event.id)
-                finished = "stop"
-            if finished is not None:
-                text += row.finish()
-            yield Piece(event.id, text, event.token, event.logprob, finished)
+                reason = "stop"
+            if reason is not None:
+                text += detokenizer.finish()
+            yield TextChunk(event.id, text, event.token, event.logprob, reason)
 
 
-def continue_tokens(
+def stream_one_by_one(
+    decode: Decode,
+    prompts: Sequence[str],
+    *,
+    tokenizer: Tokenizer,
+    n: int = 1,
+    max_new_tokens: int = 100,
+    seed: int = 0,
+    stop: Iterable[int] = (),
+    stop_strings: Sequence[str] = (),
+    bad_words: Sequence[str] = (),
+    allow_special: bool = False,
+    logprobs: bool = False,
+    **settings: Any,
+) -> Iterator[TextChunk]:
+    """`stream` with a strategy that takes one prompt at a time and generates `n` continuations of it.
+
+    The ids of its events are 0 ... n - 1; continuation i of prompt p has the index p · n + i. `settings` are those of
+    `Sampling`; prompt p samples with seed + p.
+    """
+    sampling = Sampling.of({**settings, "bad_words": bad_word_tokens(bad_words, tokenizer)})
+    for number, prompt in enumerate(prompts):
+        tokens = _tokens(prompt, tokenizer, allow_special)
+        request = Request(tokens, sampling, max_new_tokens, seed + number, tuple(stop), logprobs)
+        texts = [IncrementalDetokenizer(tokenizer, stop_strings, at_start=not prompt) for _ in range(n)]
+        for event in decode(request):
+            detokenizer, reason = texts[event.id], event.finish_reason
+            if detokenizer.stopped:
+                continue
+            text = "" if event.token is None else detokenizer.feed(event.token)
+            if detokenizer.stopped:
+                reason = "stop"
+            if reason is not None:
+                text += detokenizer.finish()
+            yield TextChunk(number * n + event.id, text, event.token, event.logprob, reason)
+            if all(detokenizer.stopped for detokenizer in texts):
+                break
+
+
+def generate_tokens(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
     *,
     on_token: Callable[[list[int | None]], None] | None = None,
     **options: Any,
 ) -> list[list[int]]:
-    """`generate` on token ids: the new tokens of each row, up to a stop token (left out), the limit or the end."""
-    written: list[list[int]] = [[] for _ in prompts]
-    with _decoding(model, prompts, **options) as engine:
+    """`generate` for token ids: the new tokens of each prompt, without the stop token."""
+    generated: list[list[int]] = [[] for _ in prompts]
+    with _engine(model, prompts, **options) as engine:
         while engine.busy:
             events = engine.step()
             step: list[int | None] = [None] * len(prompts)
             for event in events:
                 if event.token is not None:
-                    written[event.id].append(event.token)
+                    generated[event.id].append(event.token)
                     step[event.id] = event.token
             if on_token and events:
                 on_token(step)
-    return written
+    return generated
 
 
 @contextlib.contextmanager
-def _decoding(
+def _engine(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
     *,
@@ -129,21 +175,22 @@ def _decoding(
     logprobs: bool = False,
     **options: Any,
 ) -> Iterator[Engine]:
-    """An engine with all prompts submitted; after it the model is back in the mode it came in."""
+    """An engine with all prompts submitted; afterwards the model is back in its original mode."""
     if not prompts:
         raise BadInput("no prompt was given; at least one is needed")
-    settings = {name: options.pop(name) for name in list(options) if name not in ENGINE}
+    settings = {name: options.pop(name) for name in list(options) if name not in ENGINE_OPTIONS}
     for name in settings:
         if name in ONLY_WITH:
             raise BadInput(f"{name} goes with prompts given as {ONLY_WITH[name]}, which these are not; leave it out")
         if name not in Sampling.model_fields:
-            raise BadInput(f"unknown option {name!r}; {nearest(name, [*OPTIONS, *ENGINE, *Sampling.model_fields])}")
+            known = [*OPTIONS, *ENGINE_OPTIONS, *Sampling.model_fields]
+            raise BadInput(f"unknown option {name!r}; {nearest(name, known)}")
     sampling = Sampling.of(settings)
     stop = () if stop is None else (stop,) if isinstance(stop, int) else tuple(stop)
     if options.get("overflow") != "slide":
         options["capacity"] = max(2, max(len(prompt) for prompt in prompts) + max_new_tokens)
-    if options.get("rows") is None:
-        options["rows"] = min(len(prompts), ROWS)
+    if options.get("max_batch_size") is None:
+        options["max_batch_size"] = min(len(prompts), MAX_BATCH_SIZE)
     training = model.training
     try:
         engine = Engine(model, **options)
@@ -154,13 +201,17 @@ def _decoding(
         model.train(training)
 
 
-def word_tokens(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Each word as the tokens it has at the beginning of a line and after a space."""
+def bad_word_tokens(words: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens of each word, both at the beginning of a line and after a space."""
     forms = [form for word in words for form in (word, " " + word.lstrip())]
     return [tokens for form in dict.fromkeys(forms) if (tokens := tokenizer.encode(form))]
 
 
 def sample_text(model: Decoder, tokenizer: Tokenizer, prompt: str = "", *, seed: int = 0) -> str:
-    """A short text for a person to judge a model by: the prompt and how the model goes on."""
-    written = generate(model, [prompt], tokenizer=tokenizer, max_new_tokens=60, temperature=0.8, top_p=0.95, seed=seed)
-    return prompt + written[0]
+    """A short sample for a person to judge a model by: the prompt and a continuation."""
+    text = generate(model, [prompt], tokenizer=tokenizer, max_new_tokens=60, temperature=0.8, top_p=0.95, seed=seed)
+    return prompt + text[0]
+
+
+def _tokens(prompt: str | Sequence[int], tokenizer: Tokenizer, allow_special: bool) -> Sequence[int]:
+    return tokenizer.prompt(prompt, allow_special=allow_special) if isinstance(prompt, str) else prompt

@@ -17,7 +17,7 @@ from litmus.data.tokenizer_json import GENERATION_CONFIG
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically
-from litmus.generation.defaults import generation_defaults, not_followed
+from litmus.generation.generation_config import generation_defaults, not_followed
 from litmus.interop.folder import dtypes_of, read_config, read_tensors
 from litmus.interop.formats import blank, format_named
 from litmus.interop.layout import to_ours

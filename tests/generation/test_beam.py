@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from litmus.errors import BadInput
 from litmus.generation import generate
-from litmus.generation.beam import Hypothesis, beam_events, beam_search
 from litmus.generation.engine import Request
+from litmus.generation.search.beam import Hypothesis, beam_search, hypothesis_events
 from litmus.model import Decoder, build
 
 VOCABULARY, CONTEXT = 11, 16
@@ -88,12 +88,12 @@ def test_one_beam_is_greedy(model: Decoder) -> None:
 
 def test_a_beam_ends_at_the_context(model: Decoder) -> None:
     found = beam_search(model, Request([1] * (CONTEXT - 2), max_new_tokens=9), beams=2)
-    assert [(len(hypothesis.tokens), hypothesis.finished) for hypothesis in found] == [(2, "context")] * 2
+    assert [(len(hypothesis.tokens), hypothesis.finish_reason) for hypothesis in found] == [(2, "context")] * 2
 
 
 def test_hypotheses_are_told_token_by_token() -> None:
-    events = list(beam_events([Hypothesis([5, 6], -1.0, "stop"), Hypothesis([], -2.0, "length")]))
-    assert [(event.id, event.token, event.finished) for event in events] == [
+    events = list(hypothesis_events([Hypothesis([5, 6], -1.0, "stop"), Hypothesis([], -2.0, "length")]))
+    assert [(event.id, event.token, event.finish_reason) for event in events] == [
         (0, 5, None),
         (0, 6, None),
         (0, None, "stop"),

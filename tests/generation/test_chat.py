@@ -23,10 +23,11 @@ from litmus.cli import main
 from litmus.cli.app import app
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
-from litmus.generation import chat_session, generate
-from litmus.generation.chat import Conversation, Template, read_template
-from litmus.generation.chat_session import Session
-from litmus.generation.generate import Piece
+from litmus.generation import generate
+from litmus.generation.chat import session as chat_session
+from litmus.generation.chat.conversation import Conversation, Template, read_template
+from litmus.generation.chat.session import Session
+from litmus.generation.generate import TextChunk
 from litmus.interop import export_model, import_run
 from litmus.model import Decoder
 
@@ -135,9 +136,9 @@ def test_a_reply_is_the_continuation_of_the_conversation_and_becomes_part_of_it(
 
 
 def test_a_reply_that_is_interrupted_is_kept(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: Any, **options: Any) -> Iterator[Piece]:
-        yield Piece(0, " so")
-        yield Piece(0, " far")
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[TextChunk]:
+        yield TextChunk(0, " so")
+        yield TextChunk(0, " far")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(chat_session, "stream", interrupted)
@@ -228,9 +229,9 @@ def test_what_no_chat_can_be_held_with_is_one_sentence_and_exit_code_2(
 def test_the_template_in_the_run_folder_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[str] = []
 
-    def noting(model: Decoder, prompt: str, **options: Any) -> Iterator[Piece]:
+    def noting(model: Decoder, prompt: str, **options: Any) -> Iterator[TextChunk]:
         given.append(prompt)
-        yield Piece(0, "yes")
+        yield TextChunk(0, "yes")
 
     monkeypatch.setattr(chat_session, "stream", noting)
     (folder / "chat.json").write_text(MARKED.model_dump_json(), encoding="utf-8")

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from litmus.errors import BadInput
 from litmus.generation import generate
-from litmus.generation.contrastive import contrastive_search
 from litmus.generation.engine import Request
+from litmus.generation.search.contrastive import contrastive_search
 from litmus.model import Decoder, build
 
 VOCABULARY, CONTEXT = 11, 16
@@ -70,7 +70,7 @@ def test_contrastive_search_stops_at_a_stop_token_and_says_why(model: Decoder) -
     assert isinstance(stop, int)
     events = list(contrastive_search(model, Request(PROMPT, max_new_tokens=8, stop=[stop])))
     assert [event.token for event in events] == [*whole[: whole.index(stop)], None]
-    assert events[-1].finished == "stop"
+    assert events[-1].finish_reason == "stop"
 
 
 @pytest.mark.parametrize(("alpha", "candidates"), [(1.5, 4), (-0.1, 4), (0.5, 0)])

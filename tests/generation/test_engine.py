@@ -11,7 +11,7 @@ import torch
 
 import litmus
 from litmus.errors import BadInput
-from litmus.generation import Engine, Event, Request, Sampling
+from litmus.generation import Engine, Request, Sampling, TokenEvent
 from litmus.model import Decoder
 
 VOCABULARY, CONTEXT = 61, 30
@@ -50,7 +50,7 @@ def decoded(engine: Engine, wanted: list[Request], late: int = 0) -> list[list[i
 
 
 def alone(model: Decoder, request: Request, **options: Any) -> list[int]:
-    return decoded(Engine(model, rows=1, **options), [request])[0]
+    return decoded(Engine(model, max_batch_size=1, **options), [request])[0]
 
 
 @torch.no_grad()
@@ -63,12 +63,12 @@ def without_cache(model: Decoder, request: Request) -> list[int]:
 
 def test_greedy_decoding_is_the_argmax_without_a_cache(any_model: Decoder) -> None:
     greedy = requests(sampling=Sampling(temperature=0))
-    found = decoded(Engine(any_model, rows=4, prefill=5), greedy)
+    found = decoded(Engine(any_model, max_batch_size=4, max_prefill_tokens=5), greedy)
     assert found == [without_cache(any_model, request) for request in greedy]
 
 
 def test_a_row_that_joins_in_a_gap_brings_its_own_settings(model: Decoder) -> None:
-    engine = Engine(model, rows=2)
+    engine = Engine(model, max_batch_size=2)
     engine.submit(Request([1], Sampling(temperature=0), 1))
     engine.submit(Request([2], Sampling(temperature=0), 12))
     for _ in range(4):
@@ -91,20 +91,20 @@ DIFFERENT = [
 def test_a_row_is_the_same_alone_beside_others_and_after_them(any_model: Decoder) -> None:
     wanted = [replace(request, sampling=own) for request, own in zip(requests(), DIFFERENT, strict=True)]
     expected = [alone(any_model, request) for request in wanted]
-    assert decoded(Engine(any_model, rows=6), wanted) == expected
-    assert decoded(Engine(any_model, rows=3, prefill=2), wanted, late=3) == expected
-    ahead = Engine(any_model, rows=4, prefill=3)
-    ahead._ahead = True  # the order of a GPU: the next step is launched before this one is read
+    assert decoded(Engine(any_model, max_batch_size=6), wanted) == expected
+    assert decoded(Engine(any_model, max_batch_size=3, max_prefill_tokens=2), wanted, late=3) == expected
+    ahead = Engine(any_model, max_batch_size=4, max_prefill_tokens=3)
+    ahead._overlap = True  # the order of a GPU: the next step is launched before this one is read
     assert decoded(ahead, wanted, late=2) == expected
 
 
 def test_a_stop_token_ends_its_row_and_no_other(any_model: Decoder) -> None:
     wanted = requests(sampling=Sampling(temperature=2.0))
-    whole = decoded(Engine(any_model, rows=3), wanted)
+    whole = decoded(Engine(any_model, max_batch_size=3), wanted)
     stop = whole[0][4]
     for ahead in (False, True):
-        engine = Engine(any_model, rows=3)
-        engine._ahead = ahead
+        engine = Engine(any_model, max_batch_size=3)
+        engine._overlap = ahead
         found = decoded(engine, requests(sampling=Sampling(temperature=2.0), stop=[stop]))
         assert found == [row[: row.index(stop)] if stop in row else row for row in whole]
 
@@ -121,7 +121,7 @@ def test_a_slid_row_goes_on_from_the_last_half_of_its_tokens(any_model: Decoder)
 
 
 def test_after_a_slide_filters_look_back_on_what_the_model_still_sees(model: Decoder) -> None:
-    engine = Engine(model, rows=1, overflow="slide")
+    engine = Engine(model, max_batch_size=1, overflow="slide")
     engine.submit(Request(PROMPTS[2], Sampling(frequency_penalty=0.3), 50))
     tokens = list(PROMPTS[2])
     for count, event in enumerate(engine.run(), start=1):
@@ -137,13 +137,13 @@ def test_a_slid_row_does_not_disturb_its_neighbours(model: Decoder) -> None:
     wanted = requests(sampling=Sampling(temperature=1, frequency_penalty=0.3, min_new_tokens=30), max_new_tokens=60)
     expected = [alone(model, request, overflow="slide") for request in wanted]
     for ahead in (False, True):
-        engine = Engine(model, rows=3, prefill=4, overflow="slide")
-        engine._ahead = ahead
+        engine = Engine(model, max_batch_size=3, max_prefill_tokens=4, overflow="slide")
+        engine._overlap = ahead
         assert decoded(engine, wanted) == expected
 
 
 def test_a_long_prompt_lets_the_others_go_on(model: Decoder) -> None:
-    engine = Engine(model, rows=2, prefill=3)
+    engine = Engine(model, max_batch_size=2, max_prefill_tokens=3)
     engine.submit(Request([1], max_new_tokens=12))
     engine.step()
     engine.submit(Request([2] * 20, max_new_tokens=2))
@@ -153,25 +153,25 @@ def test_a_long_prompt_lets_the_others_go_on(model: Decoder) -> None:
 
 
 def test_the_last_event_says_why_a_row_ended(model: Decoder) -> None:
-    engine = Engine(model, rows=3, capacity=12)
+    engine = Engine(model, max_batch_size=3, capacity=12)
     greedy = Sampling(temperature=0)
     first = alone(model, Request([4], greedy, 1))[0]
     engine.submit(Request([4], greedy, stop=[first]))
     engine.submit(Request([4], greedy, 3))
     engine.submit(Request([1] * 10, greedy, 50))
-    last: dict[int, Event] = {}
+    last: dict[int, TokenEvent] = {}
     counts = [0, 0, 0]
     for event in engine.run():
         last[event.id] = event
         counts[event.id] += event.token is not None
-    assert [last[number].finished for number in range(3)] == ["stop", "length", "context"]
+    assert [last[number].finish_reason for number in range(3)] == ["stop", "length", "context"]
     assert counts == [0, 3, 2]
     assert last[0].token is None
 
 
 @torch.no_grad()
 def test_log_probabilities_are_the_models_own(model: Decoder) -> None:
-    engine = Engine(model, rows=2)
+    engine = Engine(model, max_batch_size=2)
     engine.submit(Request([3, 1], Sampling(temperature=2.0, top_k=5), 6, logprobs=True))
     engine.submit(Request([3], max_new_tokens=6))
     events = list(engine.run())
@@ -184,7 +184,7 @@ def test_log_probabilities_are_the_models_own(model: Decoder) -> None:
 
 def test_a_cancelled_request_is_not_heard_of_again(model: Decoder) -> None:
     wanted = requests()
-    engine = Engine(model, rows=2)
+    engine = Engine(model, max_batch_size=2)
     for request in wanted:
         engine.submit(request)
     engine.step()
@@ -198,7 +198,7 @@ def test_a_cancelled_request_is_not_heard_of_again(model: Decoder) -> None:
 
 
 def test_the_cache_is_sized_once(model: Decoder) -> None:
-    engine = Engine(model, rows=2)
+    engine = Engine(model, max_batch_size=2)
     buffers = [buffer.data_ptr() for layer in engine.cache.layers for buffer in layer.values()]
     decoded(engine, requests())
     assert [buffer.data_ptr() for layer in engine.cache.layers for buffer in layer.values()] == buffers
@@ -215,7 +215,7 @@ def test_the_cache_is_sized_once(model: Decoder) -> None:
         (Request([1], stop=[99]), f"stop names token 99, which is outside 0..{VOCABULARY - 1}"),
         (Request([1], Sampling(logit_bias={-1: 2.0})), "logit_bias names token -1"),
         (Request([1], Sampling(bad_words=[(1, 70)])), "bad_words names token 70"),
-        ({"rows": 0}, "rows = 0 decodes nothing"),
+        ({"max_batch_size": 0}, "max_batch_size = 0 decodes nothing"),
         ({"overflow": "wrap"}, "overflow 'wrap' is unknown; stop and slide are valid"),
         ({"precision": "fp8"}, "precision 'fp8' is unknown; fp32 and bf16 are valid"),
     ],
@@ -236,10 +236,10 @@ def test_a_cache_that_does_not_fit_names_its_size_and_the_rows_that_do(
     model: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each = model.kv_elements(CONTEXT) * 8
-    monkeypatch.setattr("litmus.generation.memory.free_bytes", lambda device: 5 * each + 1)
-    Engine(model, rows=5)
+    monkeypatch.setattr("litmus.generation.engine.free_bytes", lambda device: 5 * each + 1)
+    Engine(model, max_batch_size=5)
     with pytest.raises(BadInput, match=rf"a cache of 6 rows x {CONTEXT} tokens needs .* are free; 5 rows fit$"):
-        Engine(model, rows=6)
-    monkeypatch.setattr("litmus.generation.memory.free_bytes", lambda device: each - 1)
+        Engine(model, max_batch_size=6)
+    monkeypatch.setattr("litmus.generation.engine.free_bytes", lambda device: each - 1)
     with pytest.raises(BadInput, match="not even one row fits"):
-        Engine(model, rows=1)
+        Engine(model, max_batch_size=1)

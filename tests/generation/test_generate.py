@@ -194,10 +194,10 @@ def test_the_pieces_of_a_stream_make_up_the_texts(model: Decoder) -> None:
     letters = Letters()
     options: dict[str, Any] = {"max_new_tokens": 9, "temperature": 1.5, "logprobs": True}
     texts, last = ["", ""], {}
-    for piece in stream(model, ["hello", "a"], tokenizer=letters, **options):
-        texts[piece.row] += piece.text
-        last[piece.row] = piece.finished
-        assert (piece.token is None) == (piece.logprob is None)
+    for chunk in stream(model, ["hello", "a"], tokenizer=letters, **options):
+        texts[chunk.index] += chunk.text
+        last[chunk.index] = chunk.finish_reason
+        assert (chunk.token is None) == (chunk.logprob is None)
     assert texts == generate(model, ["hello", "a"], tokenizer=letters, **options)
     assert set(last.values()) <= {"stop", "length"}
 
@@ -228,7 +228,7 @@ def test_more_prompts_than_rows_wait_for_a_place(model: Decoder) -> None:
     prompts = [[n % VOCABULARY] for n in range(70)]
     expected = [generate(model, [prompt], max_new_tokens=4, seed=n)[0] for n, prompt in enumerate(prompts)]
     assert generate(model, prompts, max_new_tokens=4) == expected
-    assert generate(model, prompts, max_new_tokens=4, rows=3) == expected
+    assert generate(model, prompts, max_new_tokens=4, max_batch_size=3) == expected
 
 
 @pytest.mark.parametrize(

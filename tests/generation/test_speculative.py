@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
-from scipy import stats
 
 from litmus.errors import BadInput
 from litmus.generation import Sampling, generate
-from litmus.generation.drafts import Draft, OwnModules, SmallerModel
 from litmus.generation.engine import Request
 from litmus.generation.sampling import probabilities
-from litmus.generation.speculative import Tally, speculate
+from litmus.generation.speculative.decode import AcceptanceStats, speculate
+from litmus.generation.speculative.drafts import Draft, ModelDraft, MtpDraft
 from litmus.model import Decoder, build
 
 CONTEXT = 32
@@ -29,15 +29,15 @@ def make(rough: Callable[..., Decoder]) -> Callable[..., Decoder]:
     return lambda recipe, **changes: rough(build(recipe, **{**SHAPE, **changes})).eval()
 
 
-def written(model: Decoder, draft: Draft, request: Request, tally: Tally | None = None) -> list[int]:
-    events = speculate(model, request, draft, tally or Tally())
+def written(model: Decoder, draft: Draft, request: Request, stats: AcceptanceStats | None = None) -> list[int]:
+    events = speculate(model, request, draft, stats or AcceptanceStats())
     return [event.token for event in events if event.token is not None]
 
 
 def drafts_of(make: Callable[..., Decoder], model: Decoder) -> dict[str, Draft]:
     """A draft that is always right, one that is hardly ever, and the model's own modules."""
-    drafts = {"itself": SmallerModel(model, ahead=3), "another": SmallerModel(make("gpt2", seed=5, depth=1))}
-    return {**drafts, "modules": OwnModules(model)}
+    drafts = {"itself": ModelDraft(model, max_tokens=3), "another": ModelDraft(make("gpt2", seed=5, depth=1))}
+    return {**drafts, "modules": MtpDraft(model)}
 
 
 @pytest.mark.parametrize("draft", ["itself", "another", "modules"])
@@ -73,7 +73,7 @@ def test_drawn_text_has_the_distribution_of_the_model(make: Callable[..., Decode
     tiny = {"vocab_size": 5, "dim": 8, "depth": 1, "heads": 2}
     model = make("mtp", **tiny, **{"objective.depth": 2})
     sampling = Sampling(temperature=0.9, top_k=3)
-    drafting: Draft = OwnModules(model) if draft == "modules" else SmallerModel(make("gpt2", **tiny))
+    drafting: Draft = MtpDraft(model) if draft == "modules" else ModelDraft(make("gpt2", **tiny))
     expected: dict[tuple[int, ...], float] = {(): 1.0}
     with torch.no_grad():
         for _ in range(4):
@@ -82,18 +82,18 @@ def test_drawn_text_has_the_distribution_of_the_model(make: Callable[..., Decode
                 p = probabilities(model(torch.tensor([[*PROMPT, *text]]))[:, -1], sampling)[0].tolist()
                 longer |= {(*text, token): share * each for token, each in enumerate(p) if each}
             expected = longer
-    draws, tally = 700, Tally()
+    draws, stats = 700, AcceptanceStats()
     texts = (
-        written(model, drafting, Request(PROMPT, sampling, max_new_tokens=4, seed=seed), tally) for seed in range(draws)
+        written(model, drafting, Request(PROMPT, sampling, max_new_tokens=4, seed=seed), stats) for seed in range(draws)
     )
     counts = Counter(map(tuple, texts))
     assert set(counts) <= set(expected)
-    assert 0.2 < tally.accepted / tally.drafted < 0.95, "both ways out of a check are taken"
+    assert 0.2 < stats.accepted / stats.drafted < 0.95, "both ways out of a check are taken"
     likely = [text for text, share in expected.items() if share * draws >= 5]
     rest = draws - sum(counts[text] for text in likely)
     observed = [*(counts[text] for text in likely), rest]
     shares = [expected[text] for text in likely]
-    assert stats.chisquare(observed, [draws * share for share in (*shares, 1 - sum(shares))]).pvalue > 1e-3
+    assert scipy.stats.chisquare(observed, [draws * share for share in (*shares, 1 - sum(shares))]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_modules_draft_what_they_predict_without_a_cache(
     model = make(recipe, **(changes or {"objective.depth": 3}))
     seen: list[tuple[int, list[int], torch.Tensor]] = []
 
-    class Watched(OwnModules):
+    class Watched(MtpDraft):
         def propose(self, tokens: Any, number: int, draw: Any) -> None:
             text = list(tokens)
 
@@ -117,9 +117,9 @@ def test_modules_draft_what_they_predict_without_a_cache(
 
             super().propose(tokens, number, watching)
 
-    tally = Tally()
-    written(model, Watched(model), Request(PROMPT, Sampling(temperature=2.0), max_new_tokens=25), tally)
-    assert 0 < tally.accepted < tally.drafted
+    stats = AcceptanceStats()
+    written(model, Watched(model), Request(PROMPT, Sampling(temperature=2.0), max_new_tokens=25), stats)
+    assert 0 < stats.accepted < stats.drafted
     for known, text, logits in seen:
         place = known - 2  # the last token whose vector the model has made
         with torch.no_grad():
@@ -132,16 +132,16 @@ def test_modules_draft_what_they_predict_without_a_cache(
 
 
 def test_a_draft_that_is_always_right_is_always_accepted(make: Callable[..., Decoder]) -> None:
-    model, tally = make("standard"), Tally()
-    written(model, SmallerModel(model, ahead=4), Request(PROMPT, GREEDY, max_new_tokens=21), tally)
-    assert (tally.drafted, tally.accepted, tally.passes) == (16, 16, 4)
-    assert str(tally) == "accepted 100% of 16 drafted tokens; 5.00 tokens per pass of the model"
+    model, stats = make("standard"), AcceptanceStats()
+    written(model, ModelDraft(model, max_tokens=4), Request(PROMPT, GREEDY, max_new_tokens=21), stats)
+    assert (stats.drafted, stats.accepted, stats.passes) == (16, 16, 4)
+    assert str(stats) == "accepted 100% of 16 drafted tokens; 5.00 tokens per pass of the model"
 
 
 def test_drawing_also_accepts_all_of_a_draft_with_the_same_distribution(make: Callable[..., Decoder]) -> None:
-    model, tally = make("standard"), Tally()
-    written(model, SmallerModel(model), Request(PROMPT, Sampling(temperature=1.3), max_new_tokens=21), tally)
-    assert tally.accepted == tally.drafted > 0
+    model, stats = make("standard"), AcceptanceStats()
+    written(model, ModelDraft(model), Request(PROMPT, Sampling(temperature=1.3), max_new_tokens=21), stats)
+    assert stats.accepted == stats.drafted > 0
 
 
 @pytest.mark.parametrize("draft", ["itself", "another", "modules"])
@@ -150,9 +150,9 @@ def test_a_stop_token_ends_the_text_wherever_it_was_drafted(make: Callable[..., 
     whole = generate(model, [PROMPT], max_new_tokens=20, temperature=0)[0]
     for stop in set(whole):
         request = Request(PROMPT, GREEDY, max_new_tokens=20, stop=[stop])
-        events = list(speculate(model, request, drafts_of(make, model)[draft], Tally()))
+        events = list(speculate(model, request, drafts_of(make, model)[draft], AcceptanceStats()))
         assert [event.token for event in events] == [*whole[: whole.index(stop)], None]
-        assert events[-1].finished == "stop"
+        assert events[-1].finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -163,15 +163,15 @@ def test_a_text_ends_at_its_limit_or_at_the_context(
 ) -> None:
     model = make("mtp", **{"objective.depth": 3})
     for draft in drafts_of(make, model).values():
-        events = list(speculate(model, Request([1] * prompt, GREEDY, max_new_tokens=limit), draft, Tally()))
+        events = list(speculate(model, Request([1] * prompt, GREEDY, max_new_tokens=limit), draft, AcceptanceStats()))
         assert len(events) == min(limit, CONTEXT - prompt)
-        assert [event.finished for event in events] == [*[None] * (len(events) - 1), ending]
+        assert [event.finish_reason for event in events] == [*[None] * (len(events) - 1), ending]
 
 
 def test_log_probabilities_are_those_of_the_model(make: Callable[..., Decoder]) -> None:
     model = make("mtp")
     request = Request(PROMPT, Sampling(temperature=2.0), max_new_tokens=12, logprobs=True)
-    events = list(speculate(model, request, OwnModules(model), Tally()))
+    events = list(speculate(model, request, MtpDraft(model), AcceptanceStats()))
     text = [*PROMPT, *(event.token for event in events if event.token is not None)]
     with torch.no_grad():
         exact = model(torch.tensor([text]))[0].log_softmax(-1)
@@ -186,19 +186,19 @@ def test_a_cache_that_cannot_go_back_is_refused_by_the_name_of_its_mixer(
     model = make(recipe)
     parts = model.recipe.layer_parts()[-1]
     with pytest.raises(
-        BadInput, match=f"mixer '{parts['mixer'].kind}' in block '{parts['block'].kind}' does not go back"
+        BadInput, match=f"mixer '{parts['mixer'].kind}' in block '{parts['block'].kind}' cannot be truncated"
     ):
-        next(speculate(model, Request(PROMPT), SmallerModel(make("standard")), Tally()))
+        next(speculate(model, Request(PROMPT), ModelDraft(make("standard")), AcceptanceStats()))
     with pytest.raises(BadInput, match="the draft"):
-        SmallerModel(model)
+        ModelDraft(model)
 
 
 def test_a_model_without_modules_cannot_draft_for_itself(make: Callable[..., Decoder]) -> None:
     with pytest.raises(BadInput, match=r"standard has no multi-token modules .*'next_token'"):
-        OwnModules(make("standard"))
+        MtpDraft(make("standard"))
 
 
 def test_a_draft_of_too_short_a_context_is_refused(make: Callable[..., Decoder]) -> None:
-    draft = SmallerModel(make("standard", context=8))
+    draft = ModelDraft(make("standard", context=8))
     with pytest.raises(BadInput, match="the draft's context is 8 tokens and the text may grow to 23"):
-        next(speculate(make("standard"), Request(PROMPT, max_new_tokens=20), draft, Tally()))
+        next(speculate(make("standard"), Request(PROMPT, max_new_tokens=20), draft, AcceptanceStats()))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from litmus.errors import BadInput
-from litmus.generation.weights import prepared
+from litmus.generation.decode_weights import prepare
 from litmus.model import Decoder, build, scored_share
 from litmus.nn import ForwardContext
 from litmus.nn.worker.block import WorkerBlock, workers
@@ -245,7 +245,7 @@ def test_options_that_cannot_be_used_are_refused_in_one_sentence(changes: dict[s
 @torch.no_grad()
 def test_weights_prepared_for_decoding_say_nearly_the_same(rough: Callable[..., Decoder]) -> None:
     model, tokens = rough(small(), torch.float32).eval(), text(2, 17)
-    for changed, tolerance in ((prepared(model), 1e-4), (prepared(model, "bf16", int8=True), 0.5)):
+    for changed, tolerance in ((prepare(model), 1e-4), (prepare(model, "bf16", int8=True), 0.5)):
         cache = changed.new_cache(2, 17)
         parts = [changed(part, cache) for part in tokens.split([9, *[1] * 8], dim=1)]
         assert_close(torch.cat(parts, dim=1).float(), model(tokens), rtol=tolerance, atol=tolerance)

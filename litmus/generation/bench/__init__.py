@@ -1,6 +1,6 @@
-"""What decoding costs, way by way: measured side by side, after all ways were seen to write the same."""
+"""The decode benchmark: decoding strategies measured side by side, after a check that all generate the same text."""
 
 from litmus.generation.bench.measure import Cell, measure
-from litmus.generation.bench.ways import Way, ways_of
+from litmus.generation.bench.strategies import DecodeStrategy, decode_strategies
 
-__all__ = ["Cell", "Way", "measure", "ways_of"]
+__all__ = ["Cell", "DecodeStrategy", "decode_strategies", "measure"]

@@ -1,9 +1,9 @@
-"""The whole benchmark: from the name of a recipe or run to measured cells."""
+"""The whole decode benchmark: from the name of a recipe or run to measured cells."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ import torch
 from litmus.bounds import MAX_INT
 from litmus.errors import BadInput, shown
 from litmus.files import write_atomically
-from litmus.generation.bench.measure import Cell, measure, own_prompts, random_prompts
-from litmus.generation.bench.report import plain_data
-from litmus.generation.bench.ways import ways_of
-from litmus.generation.memory import check_room
+from litmus.generation.bench.measure import Cell, measure, quartiles, random_prompts, self_generated_prompts
+from litmus.generation.bench.strategies import decode_strategies
+from litmus.generation.engine import check_cache_memory
 from litmus.model import Recipe, build, recipes, resolve
 from litmus.model.costs import meta_model
 from litmus.model.plugins import plugin_faults
@@ -24,16 +23,16 @@ from litmus.runtime.device import pick_device
 from litmus.runtime.hardware import hardware, versions
 from litmus.training.loading import load
 
-PROMPTS = (32, 128, 512)
+PROMPT_LENGTHS = (32, 128, 512)
 
-WAYS = 6
-MOST_FLOPS = {False: 1e14, True: 1e18}
-"""Work that a benchmark may take on a CPU and on a GPU: an hour, at what a small machine of its kind does."""
+TYPICAL_STRATEGIES = 6
+MAX_FLOPS = {"cpu": 1e14, "cuda": 1e18}
+"""FLOPs that a benchmark may take: an hour on a small machine of that kind."""
 
 
 @dataclass
 class BenchResult:
-    """The cells, what they are of, and what should be read with them."""
+    """The measured cells, notes on how to read them, and the settings and machine that they were measured with."""
 
     title: str
     cells: list[Cell]
@@ -42,7 +41,9 @@ class BenchResult:
 
     def to_json(self) -> str:
         """Everything as JSON; times are in seconds."""
-        return json.dumps({**self.about, "notes": self.notes, "cells": plain_data(self.cells)}, indent=1)
+        return json.dumps(
+            {**self.about, "notes": self.notes, "cells": [cell_data(cell) for cell in self.cells]}, indent=1
+        )
 
     def save(self, path: Path) -> None:
         """Write everything as JSON."""
@@ -63,16 +64,16 @@ def bench_decode(
     threads: int | None = None,
     device: str = "auto",
     trust_plugin: bool = False,
-    told: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     check: Callable[[Recipe], None] = lambda recipe: None,
 ) -> BenchResult:
-    """Measure a recipe with random weights, on random tokens, or a run, on text that it writes itself.
+    """Measure a recipe with random weights on random tokens, or a run on text that it generates itself.
 
-    A recipe's context grows to hold what is asked for; a run's is what it is. `told` hears what is going on; `check` is
-    given the recipe before its model is first used. Failed when a plug-in's code fails.
+    A recipe's context is extended to the longest text; a run's is fixed. `log` receives progress messages; `check` is
+    called with the recipe before its model is first used. Failed when a plug-in's code fails.
     """
     batches = _numbers(batch, "--batch")
-    lengths = _numbers(prompt_tokens, "--prompt-tokens") if prompt_tokens else list(PROMPTS)
+    lengths = _numbers(prompt_tokens, "--prompt-tokens") if prompt_tokens else list(PROMPT_LENGTHS)
     where = pick_device(device)
     usual_threads = torch.get_num_threads()
     if threads:
@@ -84,7 +85,7 @@ def bench_decode(
             model = load(name, trust_plugin=trust_plugin)
             if not prompt_tokens:
                 lengths = [length for length in lengths if length + new_tokens <= model.recipe.context] or lengths[:1]
-            make = own_prompts
+            make = self_generated_prompts
         else:
             recipe = resolve(name, size=size, overrides=overrides, trust_plugin=trust_plugin)
             recipe = recipe.model_copy(update={"context": max(max(lengths) + new_tokens, recipe.context)})
@@ -99,19 +100,20 @@ def bench_decode(
         check(model.recipe)
         _check_work(model.recipe, batches, lengths, new_tokens, repeats, where)
         model = model.to(where).eval()
-        told("writing prompts")
+        log("generating prompts")
         with plugin_faults(model.recipe, "decoding"):
             prompts = [make(model, rows, length) for rows in batches for length in lengths]
-            ways = ways_of(model, precision=precision, compile=compile)
-            cells = measure(ways, prompts, new_tokens=new_tokens, repeats=repeats, told=told)
+            strategies = decode_strategies(model, precision=precision, compile=compile)
+            cells = measure(strategies, prompts, new_tokens=new_tokens, repeats=repeats, log=log)
         about = {"model": name, "recipe": model.recipe.to_dict(), "new_tokens": new_tokens, "repeats": repeats}
         machine = {"hardware": hardware(where), "versions": versions(), "threads": torch.get_num_threads()}
     finally:
         torch.set_num_threads(usual_threads)
     notes = [
-        f"{way.name}: {way.tally}" + (" (untrained: its drafts are guesses)" if make is random_prompts else "")
-        for way in ways
-        if way.tally.passes
+        f"{strategy.name}: {strategy.stats}"
+        + (" (untrained: its drafts are guesses)" if make is random_prompts else "")
+        for strategy in strategies
+        if strategy.stats.passes
     ]
     parameters = model.parameter_counts()["total"]
     title = (
@@ -131,19 +133,39 @@ def _numbers(text: str, option: str) -> list[int]:
     return sorted({int(part) for part in digits})
 
 
+def cell_data(cell: Cell) -> dict[str, Any]:
+    """A cell in seconds and bytes, for JSON."""
+
+    def spread(values: Sequence[float]) -> dict[str, float]:
+        return dict(zip(("median", "low", "high"), quartiles(values), strict=True))
+
+    return {
+        "strategy": cell.strategy,
+        "prompt_tokens": cell.prompt,
+        "batch": cell.batch,
+        "cache_bytes": cell.cache_bytes,
+        "first_token": spread(cell.first),
+        "per_token": spread(cell.per_token),
+        "total": spread(cell.total),
+        "tokens_per_second": spread(cell.tokens_per_second),
+        "by_position": cell.by_position,
+        "runs": cell.runs,
+    }
+
+
 def _check_work(
     recipe: Recipe, batches: list[int], lengths: list[int], new_tokens: int, repeats: int, device: torch.device
 ) -> None:
-    """BadInput, before anything is allocated, for what memory does not hold or no one waits for."""
+    """BadInput, before anything is allocated, for what exceeds the memory or `MAX_FLOPS`."""
     model = meta_model(recipe)
-    check_room(model, max(batches), max(lengths) + new_tokens, device)
+    check_cache_memory(model, max(batches), max(lengths) + new_tokens, device)
     weights = 2 * model.parameter_counts()["active"]
     attention = 2 * recipe.dim * recipe.depth  # per token and token before it; half of them are before it
     tokens = max(lengths) + new_tokens
     once = max(batches) * tokens * (weights + attention * tokens)
-    total, most = once * repeats * WAYS, MOST_FLOPS[device.type == "cuda"]
+    total, most = once * repeats * TYPICAL_STRATEGIES, MAX_FLOPS[device.type]
     if total > most:
         raise BadInput(
-            f"{max(batches)} x {tokens:,} tokens take about {once:.1e} FLOPs, and {repeats} times each way "
+            f"{max(batches)} x {tokens:,} tokens take about {once:.1e} FLOPs, and {repeats} times each strategy "
             f"{total:.1e}; at most {most:.0e} are spent on {device.type}: ask for less"
         )

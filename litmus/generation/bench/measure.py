@@ -1,7 +1,8 @@
-"""The measurement: first whether all ways write the same, then their times, in turn."""
+"""The measurement: a check that all strategies generate the same text, then their times, interleaved."""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,28 +14,28 @@ from torch import Tensor
 
 from litmus.errors import BadInput, Failed
 from litmus.generation import generate
-from litmus.generation.bench.ways import Way
-from litmus.generation.memory import check_room
+from litmus.generation.bench.strategies import DecodeStrategy
+from litmus.generation.engine import check_cache_memory
 from litmus.model import Decoder
 from litmus.model.plugins import plugin_faults
 
-SLACK = 1e-3
-"""How far below the largest logit, in standard deviations of the logits, rounding may put the token that is chosen."""
+MAX_LOGIT_GAP_STD = 1e-3
+"""Largest gap between the top logit and that of the generated token, in standard deviations of the logits, that
+rounding explains."""
 
-LIMIT = 600.0
-"""Seconds that one text may take."""
+MAX_SECONDS_PER_TEXT = 600.0
 
 ADVICE = "ask for less with --prompt-tokens, --batch or --new-tokens"
 
 
 @dataclass
 class Cell:
-    """The times of one way at one prompt length and batch size.
+    """The times of one strategy at one prompt length and batch size.
 
-    `runs` holds, for each repeat, the seconds from the start at which each token was there.
+    `runs` holds, for each repeat, the seconds from the start to each token.
     """
 
-    way: str
+    strategy: str
     prompt: int
     batch: int
     cache_bytes: int
@@ -50,12 +51,12 @@ class Cell:
 
     @property
     def per_token(self) -> list[float]:
-        """Mean seconds of a token after the first, in each run."""
+        """Mean seconds per token after the first, of each run."""
         return [(run[-1] - run[0]) / max(1, len(run) - 1) for run in self.runs]
 
     @property
     def by_position(self) -> list[float]:
-        """Seconds of each token after the first, the median of the runs."""
+        """Median over the runs of the seconds of each token after the first."""
         steps = [[later - earlier for earlier, later in pairwise(run)] for run in self.runs]
         return [statistics.median(times) for times in zip(*steps, strict=True)]
 
@@ -65,79 +66,97 @@ class Cell:
 
 
 def measure(
-    ways: Sequence[Way],
+    strategies: Sequence[DecodeStrategy],
     prompts: Sequence[Tensor],
     *,
     new_tokens: int,
     repeats: int,
-    told: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> list[Cell]:
-    """The times of all ways on each of `prompts` (B, T), each run of a way followed by one of the next: A B C A B C ...
+    """The times of all strategies on each of `prompts` (B, T), with interleaved runs: A B C A B C ...
 
-    Failed, before anything is timed, when a way writes another text than the plain forward pass of its weights would.
+    Failed, before anything is timed, when a strategy generates another text than the plain forward pass.
     """
     if new_tokens < 2 or repeats < 1:
         raise BadInput(f"{repeats} repeats of {new_tokens} tokens measure nothing; at least 1 of 2 are needed")
-    fitting = [[way for way in ways if len(batch) <= (way.most_rows or len(batch))] for batch in prompts]
-    for batch, chosen in zip(prompts, fitting, strict=True):
-        for way in chosen:
-            told(f"checking {way.name}, {_shape(batch)}")
-            check_room(way.model, len(batch), batch.shape[1] + new_tokens)
-            with plugin_faults(way.model.recipe, "decoding", seconds=LIMIT, advice=ADVICE):
-                check_equal(way, batch, new_tokens)
+
+    def applicable(batch: Tensor) -> list[DecodeStrategy]:
+        return [one for one in strategies if len(batch) <= (one.max_batch_size or len(batch))]
+
+    def guarded(strategy: DecodeStrategy) -> contextlib.AbstractContextManager[None]:
+        return plugin_faults(strategy.model.recipe, "decoding", seconds=MAX_SECONDS_PER_TEXT, advice=ADVICE)
+
+    for batch in prompts:
+        for strategy in applicable(batch):
+            log(f"checking {strategy.name}, {_shape(batch)}")
+            check_cache_memory(strategy.model, len(batch), batch.shape[1] + new_tokens)
+            with guarded(strategy):
+                check_equal(strategy, batch, new_tokens)
     cells = []
-    for batch, chosen in zip(prompts, fitting, strict=True):
+    for batch in prompts:
         rows, length = batch.shape
-        group = [Cell(way.name, length, rows, way.cache_bytes(rows, length + new_tokens), []) for way in chosen]
+        pairs = [
+            (strategy, Cell(strategy.name, length, rows, strategy.cache_bytes(rows, length + new_tokens), []))
+            for strategy in applicable(batch)
+        ]
         for repeat in range(repeats):
-            for way, cell in zip(chosen, group, strict=True):
-                told(f"timing {way.name}, {_shape(batch)}, {repeat + 1} of {repeats}")
-                with plugin_faults(way.model.recipe, "decoding", seconds=LIMIT, advice=ADVICE):
-                    cell.runs.append(timed(way, batch, new_tokens))
-        cells += group
+            for strategy, cell in pairs:
+                log(f"timing {strategy.name}, {_shape(batch)}, {repeat + 1} of {repeats}")
+                with guarded(strategy):
+                    cell.runs.append(timed(strategy, batch, new_tokens))
+        cells += [cell for _, cell in pairs]
     return cells
 
 
-def timed(way: Way, prompts: Tensor, number: int) -> list[float]:
+def timed(strategy: DecodeStrategy, prompts: Tensor, number: int) -> list[float]:
     """Seconds from the start to each token; reading the tokens waits for the device."""
     prompts[0, 0].item()
     start, times = time.perf_counter(), []
-    for tokens in way.tokens(prompts, number):
+    for tokens in strategy.tokens(prompts, number):
         tokens.tolist()
         times.append(time.perf_counter() - start)
     return times
 
 
 @torch.inference_mode()
-def check_equal(way: Way, prompts: Tensor, number: int) -> None:
-    """Failed unless, in fp32, each token is the likeliest by the plain forward pass over the text before it."""
-    written = torch.stack(list(way.tokens(prompts, number, exact=True)), dim=1).to(prompts.device)
-    text = torch.cat((prompts, written), dim=1)
-    logits = way.exact.head(way.exact.hidden(text, fast=False)[:, prompts.shape[1] - 1 : -1])
-    lacking = (logits.amax(-1) - logits.gather(-1, written[..., None])[..., 0]) / logits.std(-1)
-    if bool((lacking > SLACK).any()):
-        row, place = divmod(int(lacking.argmax()), number)
-        found, likelier = int(written[row, place]), int(logits[row, place].argmax())
+def check_equal(strategy: DecodeStrategy, prompts: Tensor, number: int) -> None:
+    """Failed unless, in fp32, each token has the top logit of the plain forward pass over the text before it."""
+    new = torch.stack(list(strategy.tokens(prompts, number, exact=True)), dim=1).to(prompts.device)
+    text = torch.cat((prompts, new), dim=1)
+    logits = strategy.exact.head(strategy.exact.hidden(text, fast=False)[:, prompts.shape[1] - 1 : -1])
+    gap = (logits.amax(-1) - logits.gather(-1, new[..., None])[..., 0]) / logits.std(-1)
+    if bool((gap > MAX_LOGIT_GAP_STD).any()):
+        row, step = divmod(int(gap.argmax()), number)
+        found, expected = int(new[row, step]), int(logits[row, step].argmax())
         raise Failed(
-            f"{way.name} is not equal to the plain forward pass: row {row} has {found} as its new token {place}, where "
-            f"{likelier} is likelier by {float(lacking[row, place]):.3g} standard deviations; nothing was timed"
+            f"{strategy.name} is not equal to the plain forward pass: row {row} has {found} as its new token {step}, "
+            f"where the logit of {expected} is larger by {float(gap[row, step]):.3g} standard deviations; nothing was "
+            f"timed"
         )
 
 
 def random_prompts(model: Decoder, rows: int, length: int, seed: int = 0) -> Tensor:
-    """Prompts (B, T) of random tokens, for models that have learned nothing."""
+    """Prompts (B, T) of random tokens, for untrained models."""
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(model.recipe.vocab_size, (rows, length), generator=generator)
     return prompts.to(model.embedding.weight.device)
 
 
-def own_prompts(model: Decoder, rows: int, length: int, seed: int = 0) -> Tensor:
-    """Prompts (B, T) that the model writes itself, from a random token on."""
-    begun = random_prompts(model, rows, 1, seed).tolist()
+def self_generated_prompts(model: Decoder, rows: int, length: int, seed: int = 0) -> Tensor:
+    """Prompts (B, T) that the model generates from a random token."""
+    prompts = random_prompts(model, rows, 1, seed).tolist()
     if length > 1:
-        written = generate(model, begun, max_new_tokens=length - 1, temperature=1.0, seed=seed)
-        begun = [[*first, *rest] for first, rest in zip(begun, written, strict=True)]
-    return torch.tensor(begun, device=model.embedding.weight.device)
+        new = generate(model, prompts, max_new_tokens=length - 1, temperature=1.0, seed=seed)
+        prompts = [[*first, *rest] for first, rest in zip(prompts, new, strict=True)]
+    return torch.tensor(prompts, device=model.embedding.weight.device)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(median, lower quartile, upper quartile)."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return median, low, high
 
 
 def _shape(batch: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""`litmus bench decode`: which ways there are, that they must agree, and what is told of their times."""
+"""`litmus bench decode`: which strategies there are, that they must agree, and what is told of their times."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from litmus.cli import main
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput, Failed
-from litmus.generation.bench import Cell, measure, ways_of
-from litmus.generation.bench.figure import draw, save_figure
-from litmus.generation.bench.measure import check_equal, own_prompts, random_prompts
-from litmus.generation.bench.report import plain_data, table
-from litmus.generation.bench.ways import recomputed
+from litmus.generation.bench import Cell, decode_strategies, measure
+from litmus.generation.bench.bench import cell_data
+from litmus.generation.bench.measure import check_equal, random_prompts, self_generated_prompts
+from litmus.generation.bench.report import draw, save_figure, table
+from litmus.generation.bench.strategies import recompute
 from litmus.interop import export_model, import_run
 from litmus.model import Decoder, build
 
@@ -40,45 +40,45 @@ def cells() -> list[Cell]:
     ]
 
 
-def test_latent_attention_is_measured_in_the_four_ways_of_the_founding_benchmark(make: Any) -> None:
-    names = [way.name for way in ways_of(make("mla"))]
+def test_latent_attention_is_measured_in_the_four_decode_strategies_the_founding_benchmark(make: Any) -> None:
+    names = [strategy.name for strategy in decode_strategies(make("mla"))]
     assert names[:5] == ["no cache", "absorbed", "cache", "cache + absorbed", "litmus"]
-    assert [way.name for way in ways_of(make("standard"))][:3] == ["no cache", "cache", "litmus"]
+    assert [strategy.name for strategy in decode_strategies(make("standard"))][:3] == ["no cache", "cache", "litmus"]
 
 
 def test_a_model_with_modules_also_drafts_for_itself_and_one_whose_cache_keeps_all_is_asked(make: Any) -> None:
-    assert "speculative" in [way.name for way in ways_of(make("deepseek"))]
-    assert "speculative" not in [way.name for way in ways_of(make("mla"))]
+    assert "speculative" in [strategy.name for strategy in decode_strategies(make("deepseek"))]
+    assert "speculative" not in [strategy.name for strategy in decode_strategies(make("mla"))]
 
 
 @pytest.mark.parametrize("recipe", ["standard", "deepseek", "window-sinks", "worker"])
 def test_all_ways_write_the_same(make: Any, recipe: str) -> None:
     model = make(recipe)
-    for way in ways_of(model):
+    for strategy in decode_strategies(model):
         for rows in (1, 3):
-            if rows <= (way.most_rows or rows):
-                check_equal(way, random_prompts(model, rows, 9), 6)
+            if rows <= (strategy.max_batch_size or rows):
+                check_equal(strategy, random_prompts(model, rows, 9), 6)
 
 
 def test_a_way_that_writes_something_else_is_told_before_anything_is_timed(make: Any) -> None:
     model = make("standard")
 
     def wrong(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
-        for place, tokens in enumerate(recomputed(model, prompts, number)):
+        for place, tokens in enumerate(recompute(model, prompts, number)):
             yield tokens if place < 2 else (tokens + 1) % 257
 
-    plain = ways_of(model)[0]
+    plain = decode_strategies(model)[0]
     heard: list[str] = []
     with pytest.raises(Failed, match=r"broken is not equal to the plain forward pass: .* nothing was timed"):
-        ways = [plain, replace(plain, name="broken", decode=wrong)]
-        measure(ways, [random_prompts(model, 2, 5)], new_tokens=4, repeats=1, told=heard.append)
+        strategies = [plain, replace(plain, name="broken", decode=wrong)]
+        measure(strategies, [random_prompts(model, 2, 5)], new_tokens=4, repeats=1, log=heard.append)
     assert not [text for text in heard if text.startswith("timing")]
 
 
 def test_the_ways_take_turns(make: Any) -> None:
     model, heard = make("standard"), []
-    ways = ways_of(model)[:2]
-    found = measure(ways, [random_prompts(model, 1, 5)], new_tokens=3, repeats=2, told=heard.append)
+    strategies = decode_strategies(model)[:2]
+    found = measure(strategies, [random_prompts(model, 1, 5)], new_tokens=3, repeats=2, log=heard.append)
     timed = [text.split(",")[0] for text in heard if text.startswith("timing")]
     assert timed == ["timing no cache", "timing cache"] * 2
     assert [[len(run) for run in cell.runs] for cell in found] == [[3, 3]] * 2
@@ -93,15 +93,15 @@ def test_a_cell_tells_its_times_apart(cells: list[Cell]) -> None:
 
 
 def test_without_a_cache_none_is_held(make: Any) -> None:
-    plain, cached = ways_of(make("standard"))[:2]
+    plain, cached = decode_strategies(make("standard"))[:2]
     assert plain.cache_bytes(2, 10) == 0
     assert cached.cache_bytes(2, 10) == 2 * 10 * 2 * 32 * 2 * 4
 
 
 def test_a_model_writes_its_own_prompts_at_the_length_asked_for(make: Any) -> None:
     model = make("standard")
-    assert own_prompts(model, 2, 7).shape == (2, 7)
-    assert own_prompts(model, 2, 1).shape == (2, 1)
+    assert self_generated_prompts(model, 2, 7).shape == (2, 7)
+    assert self_generated_prompts(model, 2, 1).shape == (2, 1)
 
 
 @pytest.mark.parametrize("kind", [".png", ".svg"])
@@ -119,8 +119,8 @@ def test_the_figure_has_four_panels_and_is_written_by_its_name(cells: list[Cell]
 
 def test_the_table_and_the_data_hold_every_way(cells: list[Cell]) -> None:
     assert table(cells, "title").row_count == 3
-    data = plain_data(cells)
-    assert [entry["way"] for entry in data] == ["no cache", "cache"]
+    data = [cell_data(cell) for cell in cells]
+    assert [entry["strategy"] for entry in data] == ["no cache", "cache"]
     assert data[1]["per_token"] == {"median": 0.5, "low": 0.5, "high": 0.5}
     assert data[1]["runs"] == cells[1].runs
 

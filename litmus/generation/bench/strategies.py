@@ -1,4 +1,4 @@
-"""The ways of decoding that are measured: with and without a cache, latents absorbed or not, and Litmus's own."""
+"""The decoding strategies that are measured: with and without a cache, latents absorbed or not, and Litmus's own."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from litmus.generation.drafts import OwnModules
+from litmus.errors import BadInput
+from litmus.generation.decode_step import DecodeStep
+from litmus.generation.decode_weights import check_int8, prepare
 from litmus.generation.engine import Request
 from litmus.generation.sampling import Sampling
-from litmus.generation.speculative import Tally, speculate
-from litmus.generation.stepping import DecodeStep
-from litmus.generation.weights import check_int8, prepared
+from litmus.generation.speculative.decode import AcceptanceStats, speculate
+from litmus.generation.speculative.drafts import MtpDraft
 from litmus.model import Decoder
 from litmus.nn import Mla
 from litmus.nn.objectives.mtp import MtpObjective
 
 Decode = Callable[[Decoder, Tensor, int], Iterator[Tensor]]
-"""(model, prompts (B, T), n) -> the likeliest next tokens (B,), n times."""
+"""(model, prompts (B, T), n) -> the greedy next tokens (B,), n times."""
 
 
 @dataclass
-class Way:
-    """A name, the weights it reads, how it decodes, and what latent attention does in it (`absorb` of Mla).
+class DecodeStrategy:
+    """A name, the weights, how they are decoded, and `absorb` of the model's MLA layers.
 
-    `exact` has the same weights in fp32: rounding to bf16 may route a token to other experts, in fp32 ways must agree.
+    `exact` has the same weights in fp32: rounding to bf16 may route a token to other experts, while in fp32 all
+    strategies must agree.
     """
 
     name: str
@@ -36,8 +38,8 @@ class Way:
     decode: Decode
     absorb: Literal["auto", "on", "off"] = "auto"
     caches: bool = True
-    most_rows: int | None = None
-    tally: Tally = field(default_factory=Tally)
+    max_batch_size: int | None = None
+    stats: AcceptanceStats = field(default_factory=AcceptanceStats)
 
     @torch.inference_mode()
     def tokens(self, prompts: Tensor, number: int, *, exact: bool = False) -> Iterator[Tensor]:
@@ -49,41 +51,44 @@ class Way:
         yield from self.decode(model, prompts, number)
 
     def cache_bytes(self, rows: int, capacity: int) -> int:
-        """Bytes of the buffers that this way keeps for so many rows of so many tokens."""
+        """Bytes of the cache buffers for `rows` x `capacity` tokens."""
         return self.model.new_cache(rows, capacity).bytes() if self.caches else 0
 
 
-def ways_of(model: Decoder, *, precision: str | None = None, compile: bool = False) -> list[Way]:
-    """The ways that this model can be decoded in; the first is the plainest, to which the others are compared.
+def decode_strategies(model: Decoder, *, precision: str | None = None, compile: bool = False) -> list[DecodeStrategy]:
+    """The strategies that this model supports; the first is the plainest, to which the others are compared.
 
     The first ones read the model's weights as they are. "litmus" is what `litmus generate` does, with weights prepared
-    for this machine; so do the ones after it, each with one thing more.
+    for this machine; each one after it adds one feature.
     """
     weights: dict[str, Any] = {"precision": precision}
-    own = prepared(model, **weights)
+    own = prepare(model, **weights)
     plain = model if own.embedding.weight.dtype == model.embedding.weight.dtype else own
-    latent = any(isinstance(module, Mla) for module in model.modules())
-    ways = [Way("no cache", plain, model, recomputed, "off", caches=False), Way("cache", plain, model, cached, "off")]
-    if latent:
-        ways.insert(1, Way("absorbed", plain, model, recomputed, "on", caches=False))
-        ways.append(Way("cache + absorbed", plain, model, cached, "on"))
+    strategies = [
+        DecodeStrategy("no cache", plain, model, recompute, "off", caches=False),
+        DecodeStrategy("cache", plain, model, with_cache, "off"),
+    ]
+    if any(isinstance(module, Mla) for module in model.modules()):
+        strategies.insert(1, DecodeStrategy("absorbed", plain, model, recompute, "on", caches=False))
+        strategies.append(DecodeStrategy("cache + absorbed", plain, model, with_cache, "on"))
     exact = own if own.embedding.weight.dtype == torch.float32 else model
-    ways.append(Way("litmus", own, exact, cached))
+    strategies.append(DecodeStrategy("litmus", own, exact, with_cache))
     if compile:
-        ways.append(Way("compiled", own, exact, compiled_steps()))
+        strategies.append(DecodeStrategy("compiled", own, exact, compiled_steps()))
     if _has_int8(model):
-        ways.append(Way("int8", prepared(model, **weights, int8=True), prepared(model, "fp32", int8=True), cached))
+        int8, exact_int8 = prepare(model, **weights, int8=True), prepare(model, "fp32", int8=True)
+        strategies.append(DecodeStrategy("int8", int8, exact_int8, with_cache))
     if isinstance(model.objective, MtpObjective) and all(layer.supports_rollback for layer in model.layers):
-        tally = Tally()
-        ways.append(Way("speculative", own, exact, speculated(tally), most_rows=1, tally=tally))
-    for way in ways:
-        way.model.eval()
-        way.exact.eval()
-    return ways
+        stats = AcceptanceStats()
+        strategies.append(DecodeStrategy("speculative", own, exact, speculative(stats), max_batch_size=1, stats=stats))
+    for strategy in strategies:
+        strategy.model.eval()
+        strategy.exact.eval()
+    return strategies
 
 
-def recomputed(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
-    """Without a cache: the whole text again for each token."""
+def recompute(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
+    """Without a cache: a forward pass over the whole text for each token."""
     text = prompts
     for _ in range(number):
         tokens = model.last_logits(text).argmax(-1)
@@ -91,8 +96,8 @@ def recomputed(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]
         text = torch.cat((text, tokens[:, None]), dim=1)
 
 
-def cached(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
-    """With a cache: the prompt once, then each token once."""
+def with_cache(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
+    """With a cache: prefill, then one token per forward pass."""
     cache = model.new_cache(len(prompts), prompts.shape[1] + number)
     tokens = model.last_logits(prompts, cache).argmax(-1)
     yield tokens
@@ -102,7 +107,7 @@ def cached(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
 
 
 def compiled_steps() -> Decode:
-    """With a cache and a compiled step, which is kept from one text to the next, as its compiled code is."""
+    """With a cache and a compiled step, which is kept from one text to the next."""
     steps: dict[tuple[Decoder, int, int], DecodeStep] = {}
 
     def decode(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
@@ -121,12 +126,12 @@ def compiled_steps() -> Decode:
     return decode
 
 
-def speculated(tally: Tally) -> Decode:
-    """Drafted by the model's own modules and checked, for one row."""
+def speculative(stats: AcceptanceStats) -> Decode:
+    """Drafted by the model's MTP modules and verified, for one row."""
 
     def decode(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
         request = Request(prompts[0].tolist(), Sampling(temperature=0), max_new_tokens=number)
-        for event in speculate(model, request, OwnModules(model), tally):
+        for event in speculate(model, request, MtpDraft(model), stats):
             yield torch.tensor([event.token])
 
     return decode
@@ -135,6 +140,6 @@ def speculated(tally: Tally) -> Decode:
 def _has_int8(model: Decoder) -> bool:
     try:
         check_int8(model.embedding.weight.device)
-    except ValueError:
+    except BadInput:
         return False
     return True

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from litmus.generation.filters import History
-from litmus.generation.sampling import Sampling, Settings, next_tokens, probabilities
+from litmus.generation.logits_processors import TokenHistory
+from litmus.generation.sampling import BatchSampling, Sampling, next_tokens, probabilities
 
 VOCABULARY = 7
 # Few values, so that ties are common; -inf marks a token that can never be drawn.
@@ -30,10 +30,10 @@ def drawn_rows(setting: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[
     return st.lists(rows.map(lambda r: (r[0], r[1], min(r[2], len(r[1])), r[3])), min_size=1, max_size=4)
 
 
-def history_of(rows: list[tuple[list[float], list[int], int, Any]]) -> History:
-    history = History(len(rows), 10, torch.device("cpu"))
+def history_of(rows: list[tuple[list[float], list[int], int, Any]]) -> TokenHistory:
+    history = TokenHistory(len(rows), 10, torch.device("cpu"))
     for place, (_, tokens, given_tokens, _) in enumerate(rows):
-        history.begin(place, tokens[:given_tokens])
+        history.set_row(place, tokens[:given_tokens])
     for column in range(10):
         late = [r[1][r[2] + column] if r[2] + column < len(r[1]) else 0 for r in rows]
         real = [r[2] + column < len(r[1]) for r in rows]
@@ -47,10 +47,10 @@ def check(
     definition: Callable[[list[float], list[int], int, Any], list[float]],
     stops: list[list[int]] | None = None,
 ) -> None:
-    """The batch's adjusted scores are those that the definition gives for each row."""
+    """The batch's processed scores are those that the definition gives for each row."""
     logits = torch.tensor([r[0] for r in rows], dtype=torch.float64)
-    settings = Settings([sampling(r[3]) for r in rows], VOCABULARY, ends=stops)
-    found = settings.adjusted(logits, history_of(rows)).tolist()
+    settings = BatchSampling([sampling(r[3]) for r in rows], VOCABULARY, stops=stops)
+    found = settings.penalized(logits, history_of(rows)).tolist()
     for scores, (plain, tokens, given_tokens, setting) in zip(found, rows, strict=True):
         expected = definition(plain, tokens, given_tokens, setting)
         assert scores == pytest.approx(plain if max(expected) == -math.inf else expected)
@@ -99,7 +99,7 @@ def test_the_last_token_of_a_bad_word_is_forbidden_after_its_others(rows: Any) -
 
 def test_a_bad_word_longer_than_the_text_does_not_match_the_text_twice() -> None:
     scores = [0.0] * VOCABULARY
-    found = Settings([Sampling(bad_words=[(4, 4, 1)])], VOCABULARY).adjusted(
+    found = BatchSampling([Sampling(bad_words=[(4, 4, 1)])], VOCABULARY).penalized(
         torch.tensor([scores]), history_of([(scores, [4], 1, None)])
     )
     assert found.tolist() == [scores]
@@ -121,7 +121,7 @@ def test_a_bias_is_added(rows: Any) -> None:
         return [s + bias.get(i, 0) for i, s in enumerate(scores)]
 
     logits = torch.tensor([r[0] for r in rows], dtype=torch.float64)
-    found = Settings([Sampling(logit_bias=r[3]) for r in rows], VOCABULARY).adjusted(logits, None)
+    found = BatchSampling([Sampling(logit_bias=r[3]) for r in rows], VOCABULARY).penalized(logits, None)
     for scores, r in zip(found.tolist(), rows, strict=True):
         assert scores == pytest.approx(definition(*r), abs=1e-5)
 
@@ -132,7 +132,7 @@ def softmax(scores: list[float]) -> list[float]:
 
 
 def kept(rows: list[list[float]], settings: list[Sampling]) -> list[set[int]]:
-    p = probabilities(torch.tensor(rows, dtype=torch.float64), Settings(settings, VOCABULARY))
+    p = probabilities(torch.tensor(rows, dtype=torch.float64), BatchSampling(settings, VOCABULARY))
     assert p.sum(-1).tolist() == pytest.approx([1] * len(rows))
     return [{i for i, share in enumerate(row) if share > 0} for row in p.tolist()]
 
@@ -177,10 +177,10 @@ def test_filters_compose_row_by_row_as_alone() -> None:
     rows = [(torch.randn(VOCABULARY).tolist(), [1, 2, 1, 2, 2][: 1 + n % 5], 1, None) for n in range(len(different))]
     logits, uniform = torch.tensor([r[0] for r in rows]), torch.rand(len(rows), dtype=torch.float64)
     stops = [[0]] * len(rows)
-    together = next_tokens(logits, Settings(different, VOCABULARY, ends=stops), uniform, history_of(rows))
+    together = next_tokens(logits, BatchSampling(different, VOCABULARY, stops=stops), uniform, history_of(rows))
     for n, sampling in enumerate(different):
         one = slice(n, n + 1)
-        settings = Settings([sampling], VOCABULARY, ends=stops[:1])
+        settings = BatchSampling([sampling], VOCABULARY, stops=stops[:1])
         assert next_tokens(logits[one], settings, uniform[one], history_of(rows[one])) == together[n]
         p = probabilities(logits[one], settings, history_of(rows[one]))
         assert p[0, together[n]] > 0
@@ -195,11 +195,11 @@ def test_a_row_whose_every_token_is_forbidden_goes_on_without_the_bans() -> None
 
 def test_settings_that_filter_nothing_build_nothing() -> None:
     off = Sampling(temperature=1, top_k=VOCABULARY, top_p=1, min_p=0, typical_p=1)
-    settings = Settings([off, None, Sampling(temperature=1)], VOCABULARY, ends=[(1,), (), ()])
+    settings = BatchSampling([off, None, Sampling(temperature=1)], VOCABULARY, stops=[(1,), (), ()])
     assert not any(isinstance(value, Tensor) for value in vars(settings).values())
-    assert not settings.looks_back and not settings.ngrams
+    assert not settings.needs_history and not settings.ngrams
     logits = torch.randn(3, VOCABULARY)
-    assert settings.adjusted(logits, None) is logits
+    assert settings.penalized(logits, None) is logits
 
 
 @pytest.mark.parametrize(

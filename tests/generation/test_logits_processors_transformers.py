@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from litmus.generation.filters import History
-from litmus.generation.sampling import Sampling, Settings
+from litmus.generation.logits_processors import TokenHistory
+from litmus.generation.sampling import BatchSampling, Sampling
 
 VOCABULARY = 8
 # Multiples of 1/8, so that temperature and sums are exact and ties are ties in both libraries.
@@ -29,17 +29,17 @@ token = st.integers(0, VOCABULARY - 1)
 def warped(logits: list[list[float]], **setting: Any) -> tuple[Tensor, Tensor]:
     """Scores in fp64, and the distribution that is left of them at temperature 1 unless told otherwise."""
     scores = torch.tensor(logits, dtype=torch.float64)
-    settings = Settings([Sampling(**{"temperature": 1, **setting})] * len(logits), VOCABULARY)
-    return scores, settings.filtered(scores)
+    settings = BatchSampling([Sampling(**{"temperature": 1, **setting})] * len(logits), VOCABULARY)
+    return scores, settings.truncated(scores)
 
 
 def adjusted(logits: list[list[float]], tokens: list[int], prompt: int, stop: Any = (), **setting: Any) -> Tensor:
     """Scores after the filters that look back on `tokens`, the first `prompt` of which were given."""
-    history = History(len(logits), 12, torch.device("cpu"))
+    history = TokenHistory(len(logits), 12, torch.device("cpu"))
     for place in range(len(logits)):
-        history.begin(place, tokens, len(tokens) - prompt)
-    settings = Settings([Sampling(**setting)] * len(logits), VOCABULARY, ends=[stop] * len(logits))
-    return settings.adjusted(torch.tensor(logits, dtype=torch.float64), history)
+        history.set_row(place, tokens, len(tokens) - prompt)
+    settings = BatchSampling([Sampling(**setting)] * len(logits), VOCABULARY, stops=[stop] * len(logits))
+    return settings.penalized(torch.tensor(logits, dtype=torch.float64), history)
 
 
 def ids(tokens: list[int], logits: list[list[float]]) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
 from litmus.errors import BadInput
-from litmus.generation import TextStream
+from litmus.generation import IncrementalDetokenizer
 
 BYTES = ByteTokenizer()
 PAIRS = BytePairTokenizer("toy", ["Ġ t", "h e", "Ġt he", "Ã ¤", "a n", "an d", "ð Ł", "ðŁ ĺ"])
@@ -18,13 +18,13 @@ tokenizers = st.sampled_from([BYTES, PAIRS])
 texts = st.text(st.sampled_from("abn dthe\n äöß€😀漢"), max_size=20)
 
 
-def pieces(stream: TextStream, tokens: list[int]) -> list[str]:
+def pieces(stream: IncrementalDetokenizer, tokens: list[int]) -> list[str]:
     return [stream.feed(token) for token in tokens] + [stream.finish()]
 
 
 @given(tokenizers, texts)
 def test_the_pieces_of_a_text_make_up_the_text(tokenizer: BytePairTokenizer, text: str) -> None:
-    found = pieces(TextStream(tokenizer), tokenizer.encode(text))
+    found = pieces(IncrementalDetokenizer(tokenizer), tokenizer.encode(text))
     assert "".join(found) == text
     assert "\ufffd" not in "".join(found[:-1])
 
@@ -32,19 +32,19 @@ def test_the_pieces_of_a_text_make_up_the_text(tokenizer: BytePairTokenizer, tex
 @given(st.data(), tokenizers)
 def test_the_pieces_of_any_tokens_make_up_what_decode_gives(data: st.DataObject, tokenizer: BytePairTokenizer) -> None:
     tokens = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=30))
-    assert "".join(pieces(TextStream(tokenizer), tokens)) == tokenizer.decode(tokens)
+    assert "".join(pieces(IncrementalDetokenizer(tokenizer), tokens)) == tokenizer.decode(tokens)
 
 
 def test_a_character_appears_when_its_last_byte_has_come() -> None:
-    assert pieces(TextStream(BYTES), BYTES.encode("a😀b")) == ["a", "", "", "", "😀", "b", ""]
-    assert pieces(TextStream(BYTES), BYTES.encode("ä")[:1]) == ["", "\ufffd"]
+    assert pieces(IncrementalDetokenizer(BYTES), BYTES.encode("a😀b")) == ["a", "", "", "", "😀", "b", ""]
+    assert pieces(IncrementalDetokenizer(BYTES), BYTES.encode("ä")[:1]) == ["", "\ufffd"]
 
 
 @given(tokenizers, texts, st.lists(texts.filter(bool).map(lambda text: text[:4]), max_size=3))
 @example(BYTES, "aab", ["ab"])
 @example(BYTES, "abab!", ["abac", "bab!"])
 def test_a_text_ends_before_the_first_stop_string(tokenizer: BytePairTokenizer, text: str, stop: list[str]) -> None:
-    stream, shown = TextStream(tokenizer, stop), [""]
+    stream, shown = IncrementalDetokenizer(tokenizer, stop), [""]
     for token in tokenizer.encode(text):
         shown.append(shown[-1] + stream.feed(token))
         if stream.stopped:
@@ -64,21 +64,21 @@ def test_a_text_ends_before_the_first_stop_string(tokenizer: BytePairTokenizer, 
 
 
 def test_an_end_that_may_begin_a_stop_string_is_held_back_and_no_more() -> None:
-    assert pieces(TextStream(BYTES, ["END"]), BYTES.encode("xENxE")) == ["x", "", "", "ENx", "", "E"]
+    assert pieces(IncrementalDetokenizer(BYTES, ["END"]), BYTES.encode("xENxE")) == ["x", "", "", "ENx", "", "E"]
 
 
 def test_of_several_stop_strings_in_one_token_the_first_ends_the_text() -> None:
     tokens = PAIRS.encode("band")
     assert [PAIRS.pieces[token] for token in tokens] == [b"b", b"and"]
-    assert pieces(TextStream(PAIRS, ["d", "nd"]), tokens) == ["b", "a", ""]
+    assert pieces(IncrementalDetokenizer(PAIRS, ["d", "nd"]), tokens) == ["b", "a", ""]
 
 
 def test_nothing_comes_after_the_stop_string() -> None:
-    stream = TextStream(BYTES, ["."])
+    stream = IncrementalDetokenizer(BYTES, ["."])
     assert pieces(stream, BYTES.encode("a.b")) == ["a", "", "", ""]
     assert stream.stopped
 
 
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(BadInput, match="an empty stop string would stop everything"):
-        TextStream(BYTES, ["a", ""])
+        IncrementalDetokenizer(BYTES, ["a", ""])

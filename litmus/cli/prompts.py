@@ -1,4 +1,4 @@
-"""Prompts and tokens as a user names them."""
+"""Prompts and tokens from the command line."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import BinaryIO
 from litmus.data import Tokenizer
 from litmus.errors import BadInput
 
-MOST_BYTES = 2**26
-"""Bytes of the prompts in a file or on standard input."""
+MAX_PROMPT_BYTES = 2**26
+"""Of the prompts in a file or on standard input."""
 
-MOST_TEXTS, MOST_TOKENS = 10_000, 10_000_000
-"""Continuations of one command, and their tokens: a small model takes hours for these on a CPU."""
+MAX_CONTINUATIONS, MAX_TOKENS = 10_000, 10_000_000
+"""Of one command; a small model takes hours for these on a CPU."""
 
 
 def check_amount(texts: int, tokens: int) -> None:
-    """BadInput when `texts` continuations of up to `tokens` new tokens are more than one command should begin."""
-    if texts > MOST_TEXTS or texts * tokens > MOST_TOKENS:
+    """BadInput when `texts` continuations of up to `tokens` new tokens each exceed the limits of one command."""
+    if texts > MAX_CONTINUATIONS or texts * tokens > MAX_TOKENS:
         raise BadInput(
             f"{texts:,} continuations of up to {tokens:,} tokens are {texts * tokens:,} tokens; one command writes at "
-            f"most {MOST_TEXTS:,} continuations and {MOST_TOKENS:,} tokens, so lower --n or --max-new-tokens, or give "
-            f"fewer prompts at a time"
+            f"most {MAX_CONTINUATIONS:,} continuations and {MAX_TOKENS:,} tokens, so lower --n or --max-new-tokens, or "
+            f"give fewer prompts at a time"
         )
 
 
 def read_prompts(prompt: str | None, file: Path | None, stdin: BinaryIO | None) -> list[str]:
-    """The prompts that were given: one text, the lines of a file, or all of standard input; if none, an empty one."""
+    """The prompts: one text, the lines of a file, or all of standard input; an empty one when none was given."""
     given = [
         name for name, source in (("--prompt", prompt), ("--file", file), ("--stdin", stdin)) if source is not None
     ]
     if len(given) > 1:
         raise BadInput(f"{' and '.join(given)} were given together; choose one of them")
     if stdin is not None:
-        return [_text(stdin.read(MOST_BYTES + 1), "standard input")]
+        return [_text(stdin.read(MAX_PROMPT_BYTES + 1), "standard input")]
     if file is not None:
         try:
             with file.open("rb") as opened:
-                text = _text(opened.read(MOST_BYTES + 1), str(file))
+                text = _text(opened.read(MAX_PROMPT_BYTES + 1), str(file))
         except OSError as error:
             raise BadInput(
                 f"{file} cannot be read: {error.strerror}; give a text file with one prompt a line"
@@ -51,12 +51,12 @@ def read_prompts(prompt: str | None, file: Path | None, stdin: BinaryIO | None) 
 
 
 def typed(words: str, source: str) -> str:
-    """A text from the command line; what a shell passes on that is no UTF-8 arrives as lone surrogates."""
+    """A text from the command line, checked; bytes that are not UTF-8 arrive from the shell as lone surrogates."""
     return _text(words.encode(errors="surrogateescape"), source)
 
 
 def token_named(name: str, tokenizer: Tokenizer, purpose: str) -> int:
-    """The token that `name` stands for: an id in decimal digits, or the text of exactly one token."""
+    """The token with that name: an id in decimal digits, or the text of exactly one token."""
     if name.isascii() and name.isdigit():
         if int(name) < tokenizer.vocab_size:
             return int(name)
@@ -84,8 +84,8 @@ def biases_named(settings: Sequence[str], tokenizer: Tokenizer) -> dict[int, flo
 
 
 def _text(data: bytes, source: str) -> str:
-    if len(data) > MOST_BYTES:
-        raise BadInput(f"{source} has more than {MOST_BYTES / 2**20:.0f} MiB; give fewer or shorter prompts")
+    if len(data) > MAX_PROMPT_BYTES:
+        raise BadInput(f"{source} has more than {MAX_PROMPT_BYTES / 2**20:.0f} MiB; give fewer or shorter prompts")
     if b"\0" in data:
         raise BadInput(f"{source} is no text: byte {data.index(0)} is NUL; give UTF-8 text")
     try:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import litmus
-from litmus.generation import Engine, Request, Sampling, stepping
+from litmus.generation import Engine, Request, Sampling, decode_step
 from litmus.model import Decoder
 
 
@@ -24,13 +24,13 @@ def test_a_compiled_step_decodes_the_same_from_few_graphs(
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(stepping, "SMALLEST", 16)
+    monkeypatch.setattr(decode_step, "MIN_GRAPH_KV_LEN", 16)
     monkeypatch.setattr(
-        stepping, "compiled", lambda call, device: torch.compile(call, dynamic=False, backend=count, fullgraph=True)
+        decode_step, "compiled", lambda call, device: torch.compile(call, dynamic=False, backend=count, fullgraph=True)
     )
     found = []
     for compile in (False, True):
-        engine = Engine(model, rows=3, prefill=8, compile=compile)
+        engine = Engine(model, max_batch_size=3, max_prefill_tokens=8, compile=compile)
         for n, prompt in enumerate([[1, 2, 3], [4] * 17, [5], [6, 7]]):
             engine.submit(Request(prompt, Sampling(), 50, seed=n))
         found.append([(event.id, event.token) for event in engine.run()])
@@ -39,5 +39,5 @@ def test_a_compiled_step_decodes_the_same_from_few_graphs(
 
 
 @pytest.mark.parametrize(("number", "size"), [(1, 128), (128, 128), (129, 256), (1000, 1024), (1025, 1500)])
-def test_cache_slots_are_rounded_up_to_powers_of_two_within_the_capacity(number: int, size: int) -> None:
-    assert stepping._rounded(number, 1500) == size
+def test_cache_slots_are_round_up_up_to_powers_of_two_within_the_capacity(number: int, size: int) -> None:
+    assert decode_step._round_up(number, 1500) == size

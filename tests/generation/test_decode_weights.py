@@ -16,7 +16,7 @@ from torch import nn
 import litmus
 from litmus.errors import BadInput
 from litmus.generation import Engine, Request, Sampling
-from litmus.generation.weights import FEW, Int8Linear, int8_product, prepared
+from litmus.generation.decode_weights import INT8_KERNEL_MAX_TOKENS, Int8Linear, int8_product, prepare
 from litmus.model import Decoder
 
 SHAPE: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 30}
@@ -26,7 +26,7 @@ def model(name: str = "standard") -> Decoder:
     return litmus.build(name, vocab_size=61, overrides=SHAPE).eval()
 
 
-@given(st.integers(1, 40), st.integers(1, 24), st.integers(1, 3 * FEW), st.booleans())
+@given(st.integers(1, 40), st.integers(1, 24), st.integers(1, 3 * INT8_KERNEL_MAX_TOKENS), st.booleans())
 @torch.no_grad()
 def test_a_row_of_8_bit_weights_is_off_by_half_a_step_of_its_own_scale_at_most(
     inputs: int, outputs: int, tokens: int, bias: bool
@@ -41,7 +41,7 @@ def test_a_row_of_8_bit_weights_is_off_by_half_a_step_of_its_own_scale_at_most(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tokens", [1, FEW, FEW + 1])
+@pytest.mark.parametrize("tokens", [1, INT8_KERNEL_MAX_TOKENS, INT8_KERNEL_MAX_TOKENS + 1])
 def test_the_kernel_gives_what_the_reference_gives(tokens: int) -> None:
     linear = nn.Linear(64, 48, bias=True).bfloat16()
     x = torch.randn(1, tokens, 64).bfloat16()
@@ -53,7 +53,7 @@ def test_the_kernel_gives_what_the_reference_gives(tokens: int) -> None:
 WIDTHS = """
 import torch
 from torch import nn
-from litmus.generation.weights import Int8Linear
+from litmus.generation.decode_weights import Int8Linear
 torch.set_num_threads(1)
 with torch.no_grad():
     for dtype in (torch.bfloat16, torch.float32):
@@ -77,7 +77,7 @@ def test_8_bit_weights_of_every_width_give_the_product_of_the_dequantized_matrix
 SLICES = """
 import torch
 from torch import nn
-from litmus.generation.weights import Int8Linear
+from litmus.generation.decode_weights import Int8Linear
 with torch.no_grad():
     rounded = Int8Linear(nn.Linear(32, 5, bias=False).bfloat16())
     exact = rounded.weight_int8.double() * rounded.scale.double()[:, None]
@@ -114,7 +114,7 @@ def test_a_matrix_of_zeros_stays_one() -> None:
 def test_a_rounded_copy_predicts_almost_the_same_and_leaves_the_model_alone(name: str, options: Any) -> None:
     exact = model(name)
     before = {key: tensor.clone() for key, tensor in exact.state_dict().items()}
-    copied = prepared(exact, **options)
+    copied = prepare(exact, **options)
     tokens = torch.randint(61, (2, 12))
     logits = exact(tokens)
     assert (copied(tokens) - logits).std() < 0.1 * logits.std()
@@ -125,14 +125,14 @@ def test_a_rounded_copy_predicts_almost_the_same_and_leaves_the_model_alone(name
 
 def test_nothing_is_copied_where_nothing_changes() -> None:
     exact = model().bfloat16().to("meta")
-    assert prepared(exact) is exact
-    assert prepared(exact, "bf16") is exact
+    assert prepare(exact) is exact
+    assert prepare(exact, "bf16") is exact
 
 
 def test_the_engine_decodes_with_rounded_weights(rough: Callable[..., Decoder]) -> None:
     exact = rough(model(), torch.float32)
     for options in ({"precision": "bf16"}, {"int8": True}):
-        engine = Engine(exact, rows=2, **options)
+        engine = Engine(exact, max_batch_size=2, **options)
         for prompt in ([1, 2, 3], [4]):
             engine.submit(Request(prompt, Sampling(temperature=0), 5))
         assert sum(event.token is not None for event in engine.run()) == 10
@@ -141,7 +141,7 @@ def test_the_engine_decodes_with_rounded_weights(rough: Callable[..., Decoder]) 
 
 def test_8_bits_without_a_kernel_are_refused() -> None:
     with pytest.raises(BadInput, match="int8 decoding has a kernel for CPUs only, not for 'meta'; decode in bf16"):
-        prepared(model().to("meta"), int8=True)
+        prepare(model().to("meta"), int8=True)
 
 
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"int8": True}])
@@ -155,7 +155,7 @@ def test_linear_layers_that_a_module_reads_as_matrices_stay_as_they_are(options:
 
     exact = model("mla")
     exact.layers[0].added = Reads()
-    copied = prepared(exact, **options)
+    copied = prepare(exact, **options)
     mixer, added = copied.layers[0].mixer, copied.layers[0].added
     assert isinstance(mixer, nn.Module) and isinstance(added, nn.Module)
     assert type(mixer.kv_up) is nn.Linear and type(added.read) is nn.Linear

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import litmus
-from litmus.generation.packed import PackedLinear, can_pack, packed_product
-from litmus.generation.weights import prepared
+from litmus.generation.decode_weights import PackedLinear, can_pack, packed_product, prepare
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.empty(0)), reason="this build of PyTorch has no packed kernels")
 DTYPES = [dtype for dtype in (torch.float32, torch.bfloat16) if can_pack(torch.empty(0, dtype=dtype))]
@@ -36,7 +35,7 @@ def test_a_prepared_model_predicts_the_same_and_leaves_the_model_as_it_was() -> 
     tokens = torch.randint(64, (2, 20))
     with torch.inference_mode():
         before = model(tokens)
-        ready = prepared(model)
+        ready = prepare(model)
         assert any(isinstance(module, PackedLinear) for module in ready.modules())
         torch.testing.assert_close(ready(tokens), before, atol=1e-4, rtol=1e-4)
         assert torch.equal(model(tokens), before)

@@ -10,11 +10,11 @@ from typing import Any, TextIO
 from litmus.data import Tokenizer
 from litmus.errors import BadInput, nearest
 from litmus.files import write_atomically
-from litmus.generation.chat import Conversation
+from litmus.generation.chat.conversation import Conversation
+from litmus.generation.decode_weights import DecodePrecision, prepare
 from litmus.generation.engine import check_length
 from litmus.generation.generate import stream
 from litmus.generation.sampling import Sampling
-from litmus.generation.weights import DecodePrecision, prepared
 from litmus.model import Decoder
 
 HELP = """\
@@ -42,7 +42,7 @@ class Session:
     ) -> None:
         Sampling.of(sampling)
         check_length(max_new_tokens)
-        self.model = prepared(model, precision)
+        self.model = prepare(model, precision)
         self.tokenizer, self.conversation, self.out = tokenizer, conversation, out
         self.room = min(max_new_tokens, conversation.context // 2)
         self.seed = seed

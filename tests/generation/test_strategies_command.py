@@ -14,8 +14,8 @@ import litmus
 from litmus.cli import main
 from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
 from litmus.generation import generate
-from litmus.generation.beam import beam_search
 from litmus.generation.engine import Request
+from litmus.generation.search.beam import beam_search
 from litmus.interop import export_model, import_run
 from litmus.model import Decoder
 from litmus.training import load_run
@@ -67,7 +67,7 @@ def test_contrastive_search_with_one_candidate_is_greedy(call: Any, runs: Path) 
 
 def test_a_draft_changes_no_greedy_text_and_its_acceptance_is_told(call: Any, runs: Path) -> None:
     plain = call("--temperature", "0")
-    drafted = call("--temperature", "0", "--draft", str(runs / "small"), "--ahead", "2")
+    drafted = call("--temperature", "0", "--draft", str(runs / "small"), "--draft-tokens", "2")
     assert drafted[:2] == plain[:2]
     assert "drafted tokens" in drafted[2] and "per pass of the model" in drafted[2]
 
@@ -85,7 +85,7 @@ def test_a_stop_string_ends_a_text_that_is_written_alone(call: Any) -> None:
         (("--beams", "3", "--temperature", "0.5"), "--temperature has no effect together with --beams"),
         (("--contrastive", "0.5", "--n", "3"), "--n has no effect together with --contrastive"),
         (("--length-penalty", "2"), "--length-penalty does nothing without --beams"),
-        (("--ahead", "2"), "--ahead does nothing without --draft"),
+        (("--draft-tokens", "2"), "--draft-tokens does nothing without --draft"),
         (("--beams", "2", "--n", "3"), "3 texts of 2 beams are too many"),
         (("--draft", "self"), "large has no multi-token modules"),
         (("--draft", "nowhere"), "nowhere is not a run folder"),

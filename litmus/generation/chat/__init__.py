@@ -1,0 +1,1 @@
+"""Chat: conversations with a model in the terminal."""

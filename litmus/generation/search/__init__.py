@@ -1,0 +1,1 @@
+"""Search: continuations that maximize a score instead of being sampled."""

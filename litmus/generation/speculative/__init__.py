@@ -1,0 +1,1 @@
+"""Speculative decoding: a cheap draft proposes tokens, and the model verifies several of them in one pass."""
