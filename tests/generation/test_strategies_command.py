@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 
 import litmus
 from litmus.cli import main
+from litmus.cli.generate import generate as command
 from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
-from litmus.generation import generate
+from litmus.generation import Sampling, generate
 from litmus.generation.engine import Request
 from litmus.generation.search.beam import beam_search
 from litmus.interop import export_model, import_run
@@ -98,3 +99,16 @@ def test_what_would_do_nothing_or_cannot_be_done_is_refused(
     code, out, err = call(*(argument.replace("FOREIGN", str(runs / "foreign")) for argument in arguments))
     assert (code, out) == (2, "")
     assert sentence in err and err.count("\n") == 1
+
+
+def test_the_former_name_of_draft_tokens_is_still_read_and_not_shown(call: Any, runs: Path) -> None:
+    draft = ("--temperature", "0", "--draft", str(runs / "small"))
+    assert call(*draft, "--ahead", "2") == call(*draft, "--draft-tokens", "2")
+    assert "--ahead" not in call("--help")[1]
+
+
+def test_the_command_describes_sampling_as_the_settings_do() -> None:
+    hints = get_type_hints(command, include_extras=True)
+    for name, field in Sampling.model_fields.items():
+        if name not in ("logit_bias", "bad_words"):  # given there as text
+            assert hints[name].__metadata__[0].help == field.description
