@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litmus.audit.audit import audit
+    from litmus.auditing.audit import audit
     from litmus.comparison.compare import compare
     from litmus.generation.generate import generate
     from litmus.model import Decoder, build, recipes, save
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Decoder": "litmus.model",
-    "audit": "litmus.audit",
+    "audit": "litmus.auditing",
     "build": "litmus.model",
     "compare": "litmus.comparison.compare",
     "generate": "litmus.generation",

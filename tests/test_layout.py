@@ -34,7 +34,7 @@ FLOORS = (
     "interop",
     "compression",
     "probes",
-    "audit",
+    "auditing",
     "claims",
     "comparison",
     "serving",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from litmus.audit import kept_audit
+from litmus.auditing import AuditReport
 from litmus.comparison.results import TrialResult, read_record
 from litmus.errors import BadInput
 from litmus.files import read_regular_file
@@ -51,7 +51,7 @@ def test_an_audit_a_result_and_an_outcome_that_are_no_files_are_not_waited_for(
 ) -> None:
     for name in ("audit.json", "result.json", "outcome.json"):
         made(tmp_path / name)
-    assert kept_audit(tmp_path, build("standard", size="tiny", vocab_size=300).recipe) is None
+    assert AuditReport.load(tmp_path, build("standard", size="tiny", vocab_size=300).recipe) is None
     try:
         assert read_result(tmp_path) is None
     except BadInput as error:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from litmus.catalog import check_size, check_source, recipes
 from litmus.cli.options import Override, Size, TrustPlugin, overrides
 from litmus.cli.output import notes, results
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+    from rich.table import Table
+
+    from litmus.auditing import AuditReport, Finding
 
 
 def audit(
@@ -51,15 +60,16 @@ def audit(
     check_size(size)
     changes = overrides(change)
 
-    from litmus.audit import audit as audited
-    from litmus.audit.display import Progress, tables
+    from litmus.auditing import audit as run_audit
+    from litmus.auditing.checks import CHECKS, FORWARD
     from litmus.errors import Failed
 
+    steps = [FORWARD.name, *(name for name in CHECKS if name in (only or CHECKS))]
     reports = []
     for name in [name for given in subject for name in (recipes() if given == "all" else [given])]:
-        with Progress(name, only or (), console=notes()) as watch:
+        with Progress(name, steps, notes()) as progress:
             reports.append(
-                audited(
+                run_audit(
                     name,
                     quick=quick,
                     size=size,
@@ -67,7 +77,7 @@ def audit(
                     only=only or (),
                     limit=limit,
                     trust_plugin=trust_plugin,
-                    watch=watch,
+                    on_finding=progress.on_finding,
                 )
             )
     if json:
@@ -79,3 +89,53 @@ def audit(
     failed = [f"{report.subject} {report.mark()}" for report in reports if not report.passed]
     if failed:
         raise Failed("; ".join(failed))
+
+
+class Progress:
+    """Shows the running check on the console, or one line per finished check if that is not a terminal."""
+
+    def __init__(self, subject: str, checks: Sequence[str], console: Console) -> None:
+        self.console = console
+        self.subject = subject
+        self.left = list(checks)
+        self.status: Status | None = self.console.status("") if self.console.is_terminal else None
+
+    def __enter__(self) -> Progress:
+        if self.status:
+            self.status.start()
+        self._show()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.status:
+            self.status.stop()
+
+    def on_finding(self, finding: Finding) -> None:
+        if finding.name in self.left:
+            self.left.remove(finding.name)
+        if self.status is None:
+            self.console.print(f"{self.subject}: {finding.name}: {finding.status}", markup=False, highlight=False)
+        self._show()
+
+    def _show(self) -> None:
+        if self.status and self.left:
+            self.status.update(f"audit of {self.subject}: {self.left[0]} ({len(self.left)} left)")
+
+
+def tables(reports: Sequence[AuditReport]) -> list[Table]:
+    """The table of a single report; of several, those that failed and an overview with one row per report."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from litmus.auditing.report import STYLES
+
+    shown = [report.table() for report in reports if len(reports) == 1 or not report.passed]
+    if len(reports) == 1:
+        return shown
+    overview = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("subject", "result", "seconds", "note"):
+        overview.add_column(column, justify="right" if column == "seconds" else "left")
+    for report in reports:
+        result = Text("passes", STYLES["pass"]) if report.passed else Text(report.mark(), STYLES["fail"])
+        overview.add_row(report.subject, result, f"{report.seconds:.0f}", Text(report.note))
+    return [*shown, overview]

@@ -65,7 +65,7 @@ def decode(
     check_size(size)
     changes = overrides(change)
 
-    from litmus.audit import require_forward
+    from litmus.auditing import require_forward
     from litmus.generation.bench.bench import bench_decode
     from litmus.generation.bench.report import check_figure, draw, save_figure, table
 

@@ -40,7 +40,7 @@ def evaluate(
 
     from rich.console import Console
 
-    from litmus.audit import kept_audit
+    from litmus.auditing import AuditReport
     from litmus.training.evaluation_table import evaluation_table
     from litmus.training.run import read_description
     from litmus.training.scoring import score_run
@@ -56,7 +56,7 @@ def evaluate(
         trust_plugin=trust_plugin,
         announce=announce,
     )
-    report = kept_audit(run, read_description(run).recipe)
+    report = AuditReport.load(run, read_description(run).recipe)
     if report is not None and not report.passed:
         Console(stderr=True).print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
     if json:

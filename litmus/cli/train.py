@@ -93,7 +93,7 @@ def train(
     check_source(recipe)
     check_size(size)
 
-    from litmus.audit import AuditReport, audit, keep, kept_audit, require_forward
+    from litmus.auditing import AuditReport, audit, require_forward
     from litmus.data import DataSettings
     from litmus.errors import Failed
     from litmus.generation import sample_text
@@ -134,10 +134,10 @@ def train(
 
     def audited(resolved: Recipe, run: Path) -> None:
         """Audit what is to be trained, unless the run has its audit, and keep it before the training begins."""
-        report = kept_audit(run, resolved)
+        report = AuditReport.load(run, resolved)
         if report is None:
             report = audit(resolved, quick=True)
-            keep(run, report, resolved)
+            report.save(run, resolved)
         if not report.passed and not keep_failed:
             raise Failed(
                 f"{resolved.name} {report.mark()}; see: litmus audit {recipe}, or train it all the same: --keep-failed"

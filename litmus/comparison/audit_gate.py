@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from litmus.audit import AuditReport, audit, keep, kept_audit
+from litmus.auditing import AuditReport, audit
 from litmus.comparison.report.page import Section
 from litmus.comparison.trial import AUDITS
 from litmus.errors import Failed
@@ -21,7 +21,7 @@ def audit_arms(arms: Mapping[str, Recipe], folder: Path, console: Console) -> di
     reports = {}
     for number, (arm, recipe) in enumerate(arms.items(), 1):
         subfolder = folder / AUDITS / folder_safe(arm)
-        stored = kept_audit(subfolder, recipe)
+        stored = AuditReport.load(subfolder, recipe)
         if stored is not None:
             reports[arm] = stored
             continue
@@ -30,7 +30,7 @@ def audit_arms(arms: Mapping[str, Recipe], folder: Path, console: Console) -> di
             console.print(activity, highlight=False, soft_wrap=True)
         with console.status(activity):
             reports[arm] = audit(recipe, quick=True)
-        keep(subfolder, reports[arm], recipe)
+        reports[arm].save(subfolder, recipe)
         outcome = reports[arm].mark() or "passes its audit"
         console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False, soft_wrap=True)
     return reports

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from litmus import process
-from litmus.audit import keep, kept_audit
+from litmus.auditing import AuditReport
 from litmus.comparison.results import Role, TrialResult, read_record
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
@@ -113,8 +113,8 @@ def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: boo
     audits = folder.parents[len(Path(spec.subfolder).parts) - 1] / AUDITS
 
     def copy_audit(recipe: Recipe, run: Path) -> None:
-        if (report := kept_audit(audits / folder_safe(spec.arm), recipe)) is not None:
-            keep(run, report, recipe)
+        if (report := AuditReport.load(audits / folder_safe(spec.arm), recipe)) is not None:
+            report.save(run, recipe)
 
     with folder_lock(folder, "training in", on_wait=display.note):  # an interrupted trial may still be saving
         failed = None

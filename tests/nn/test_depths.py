@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from litmus.audit import audit
+from litmus.auditing import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
 from litmus.nn import DepthBlock, DepthConfig, ForwardContext, LayerContext, PreNormBlock

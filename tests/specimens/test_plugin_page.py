@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from litmus.audit import audit
+from litmus.auditing import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
 from litmus.nn import ForwardContext

@@ -1,0 +1,65 @@
+"""`litmus.audit`: the report on one recipe or model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from litmus.auditing.checks import CHECKS
+from litmus.auditing.report import AuditReport, Finding
+from litmus.auditing.runner import Request, TargetInfo, run, run_in_subprocess
+from litmus.errors import BadInput, Failed, nearest
+from litmus.model import Decoder, Recipe, Source
+
+
+def audit(
+    source: Source | Decoder,
+    *,
+    quick: bool = False,
+    size: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
+    limit: float | None = None,
+    trust_plugin: bool = False,
+    on_finding: Callable[[Finding], None] | None = None,
+) -> AuditReport:
+    """Check that a model is what it claims to be, before anything is scored.
+
+    source: a recipe's name, a path to a .yaml or .py file or to the folder of a run or a saved model, a mapping, a
+    Recipe, or a live model (which is copied, not modified). quick: fewer cases, seconds instead of a minute.
+    size, overrides: as for `litmus.build`. only: names of checks to run. limit: time limit per check in seconds.
+    on_finding: called with each finding as soon as it exists.
+
+    A fault of the model is a finding; BadInput is raised when there is nothing to audit. Code from a file is audited
+    in a subprocess, which may crash or hang.
+    """
+    for name in only:
+        if name not in CHECKS:
+            raise BadInput(f"unknown check {name!r}; {nearest(name, CHECKS)}")
+    checks = tuple(name for name in CHECKS if name in (only or CHECKS))
+    request = Request(source, checks, quick, size, overrides or {}, limit, trust_plugin)
+    started = time.perf_counter()
+    info, findings = TargetInfo(name=request.name, limit=0), []
+    for item in run_in_subprocess(request) if request.runs_foreign_code else run(request):
+        if isinstance(item, TargetInfo):
+            info = item
+        else:
+            findings.append(item)
+            if on_finding:
+                on_finding(item)
+    seconds = round(time.perf_counter() - started, 2)
+    return AuditReport(subject=info.name, quick=quick, findings=findings, note=info.note, seconds=seconds)
+
+
+def require_forward(recipe: Recipe) -> None:
+    """Failed if a plug-in's forward pass does not work, tried in a subprocess; other recipes are not tried.
+
+    For commands that run a plug-in without auditing it: its code may crash, hang, exit or exhaust memory.
+    """
+    if recipe.plugin is None:
+        return
+    first, *_ = (item for item in run_in_subprocess(Request(recipe, (), quick=True)) if isinstance(item, Finding))
+    report = AuditReport(subject=recipe.name, quick=True, findings=[first])
+    if report.no_forward:
+        raise Failed(f"the plug-in {recipe.plugin.path} has no working forward pass: {report.no_forward}")

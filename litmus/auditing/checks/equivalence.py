@@ -1,0 +1,98 @@
+"""Equivalence: every fast path computes what its plain reference defines."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litmus.auditing.check import Check, Evidence, max_difference, plural
+from litmus.auditing.target import AuditTarget, generator
+from litmus.model import Decoder
+
+SHAPES = (4, 16)
+GRADIENT = 1e-8
+"""How far gradients may lie apart, relative to the largest of each parameter: a sum over all tokens, so ten times
+the tolerance of logits."""
+
+
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    worst, worst_gradient, shapes = 0.0, 0.0, list(random_shapes(target))
+    model = copy.deepcopy(target.model)
+    for batch, length, packed in shapes:
+        forward, gradient, name = compared(model, target, batch, length, packed)
+        worst, worst_gradient = max(worst, forward), max(worst_gradient, gradient)
+        if forward > target.loss_rounding or gradient > limit(target):
+            yield Evidence(
+                f"the fast path differs from its plain reference in {'its gradients' if name else 'what it computes'} "
+                f"for {plural(batch, 'row')} of {plural(length, 'token')}{' in packed documents' if packed else ''}",
+                fault=True,
+                measured=gradient if name else forward,
+                tolerance=limit(target) if name else target.loss_rounding,
+                where=name or "model(tokens, fast=True) against fast=False",
+            )
+            return
+    yield Evidence(
+        f"fast paths equal their references, gradients to {worst_gradient:.1g} ({len(shapes)} random shapes)",
+        measured=worst,
+        tolerance=target.loss_rounding,
+    )
+
+
+def limit(target: AuditTarget) -> float:
+    return max(GRADIENT, target.loss_rounding)
+
+
+def random_shapes(target: AuditTarget) -> Iterator[tuple[int, int, bool]]:
+    """(batch, length, packed documents or not)."""
+    source = generator(60)
+    for number in range(target.pick(*SHAPES)):
+        longest = min(target.longest, 150 if number % 4 == 3 else 40)
+        length = int(torch.randint(1, longest + 1, (), generator=source))
+        yield int(torch.randint(1, 5, (), generator=source)), length, number % 3 == 2
+
+
+def compared(model: Decoder, target: AuditTarget, batch: int, length: int, packed: bool) -> tuple[float, float, str]:
+    """Difference of logits and losses, of gradients, and the parameter where the latter is too large ("" if none)."""
+    tokens, targets = target.tokens(batch, length, seed=61), target.tokens(batch, length, seed=62)
+    documents = (torch.arange(length) // max(1, length // 3)).expand(batch, -1) if packed else None
+    fast, plain = (passed(model, tokens, targets, documents, fast=fast) for fast in (True, False))
+    forward = max(
+        max_difference(fast[0], plain[0]), float((fast[1] - plain[1]).abs()) / max(1.0, float(plain[1].abs()))
+    )
+    worst, place = 0.0, ""
+    for name, reference in plain[2].items():
+        scale = reference.abs().max().clamp(min=1e-12 * max(1.0, float(plain[3])))
+        moved = float(((fast[2][name] - reference).abs().max() / scale).nan_to_num(torch.inf))
+        if moved > max(worst, 0.0):
+            worst, place = moved, name
+    return forward, worst, place if forward <= target.loss_rounding and worst > limit(target) else ""
+
+
+def passed(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | None, *, fast: bool) -> Any:
+    """Logits, training loss, its gradients by parameter, and the largest of those."""
+    model.train().zero_grad()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loss = model.loss(tokens, targets, documents=documents, fast=fast).total
+    loss.backward()
+    gradients = {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        logits = model.eval()(tokens, documents=documents, fast=fast)
+    largest = max((float(gradient.abs().max()) for gradient in gradients.values()), default=0.0)
+    return logits, loss.detach(), gradients, largest
+
+
+CHECK = Check(
+    name="equivalence",
+    asserts="Every fast path computes what its plain reference defines, forward and gradient.",
+    how="model(tokens) and model.loss with fast=True against fast=False at random shapes, some with packed documents.",
+    tolerance="1e-9 standard deviations of the logits and 1e-8 of each parameter's largest gradient, in fp64: the same "
+    "formula in another order.",
+    means="The model that trains fast is not the one that is described.",
+    mark="computes something else on its fast path",
+    gather=gather,
+)

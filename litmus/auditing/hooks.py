@@ -1,0 +1,124 @@
+"""Hooks into a model under audit: module outputs, the module where two passes begin to differ, the training loss."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from litmus.model import Decoder, Loss
+
+ModuleRecord = tuple[str, Tensor, Tensor]
+"""A module's name, its first input and its output, both (B, T, ...)."""
+
+
+@contextlib.contextmanager
+def captured(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect the output tensors of `module` within the block; each retains its gradient."""
+    outputs: list[Tensor] = []
+
+    def hook(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            if output.requires_grad:
+                output.retain_grad()
+            outputs.append(output)
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def recorded(model: Decoder) -> Iterator[list[ModuleRecord]]:
+    """Collect input and output of every module within the block, in the order in which modules finish."""
+    seen: list[ModuleRecord] = []
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            given = inputs[0] if inputs else None
+            if isinstance(given, Tensor) and isinstance(output, Tensor) and given.shape[:2] == output.shape[:2]:
+                seen.append((name, given.detach(), output.detach()))
+
+        return hook
+
+    handles = [module.register_forward_hook(hook_for(name)) for name, module in model.named_modules() if name]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_difference(model: Decoder, one: Tensor, other: Tensor, until: int, tolerance: float) -> str:
+    """The module where positions below `until` begin to differ between tokens (B, T) `one` and `other`; "" if none."""
+    return first_differing_module(model, full_pass(model, one), full_pass(model, other), until, tolerance)
+
+
+def first_difference_in_decoding(model: Decoder, tokens: Tensor, until: int, tolerance: float) -> str:
+    """The module where positions below `until` begin to differ when tokens (B, T) are decoded one by one."""
+    cache = model.new_cache(*tokens.shape)
+    steps = []
+    with torch.no_grad():
+        for token in tokens.split(1, dim=1):
+            with recorded(model) as seen:
+                model(token, cache)
+            steps.append(seen)
+    decoded = [
+        (name, torch.cat([step[i][1] for step in steps], 1), torch.cat([step[i][2] for step in steps], 1))
+        for i, (name, _, _) in enumerate(steps[0])
+    ]
+    return first_differing_module(model, full_pass(model, tokens), decoded, until, tolerance)
+
+
+def full_pass(model: Decoder, tokens: Tensor) -> list[ModuleRecord]:
+    with torch.no_grad(), recorded(model) as seen:
+        model(tokens)
+    return seen
+
+
+def first_differing_module(
+    model: Decoder, first: list[ModuleRecord], second: list[ModuleRecord], until: int, tolerance: float
+) -> str:
+    """The first (innermost) module with equal inputs but different outputs at positions below `until`."""
+    for (name, *one), (_, *other) in zip(first, second, strict=False):
+        (input_1, output_1), (input_2, output_2) = ([t[:, :until] for t in record] for record in (one, other))
+        if input_1.shape != input_2.shape or output_1.shape != output_2.shape:
+            continue
+        if close(input_1, input_2, tolerance) and not close(output_1, output_2, tolerance):
+            return describe_module(model, name)
+    return ""
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two tensors differ by at most `tolerance` times the largest magnitude in `b`."""
+    largest = float(b.abs().max()) if b.numel() else 0.0
+    return bool(((a - b).abs() <= tolerance * max(largest, 1e-30)).all())
+
+
+def describe_module(model: Decoder, name: str) -> str:
+    """ "layer 3 of 0..4, mixer (PhraseAttention)" for the module "layers.3.mixer"."""
+    kind = type(model.get_submodule(name)).__name__
+    root, _, rest = name.partition(".")
+    if root != "layers":
+        return f"{name} ({kind})"
+    number, _, inside = rest.partition(".")
+    layer = f"layer {number} of 0..{len(model.layers) - 1}"
+    return f"{layer}, {inside} ({kind})" if inside else f"{layer} ({kind})"
+
+
+def training_loss(model: Decoder, tokens: Tensor, targets: Tensor, *, seed: int) -> Loss:
+    """`model.loss` in training mode, with all randomness from `seed`; the model's buffers are restored afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loss = model.loss(tokens, targets)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+    return loss

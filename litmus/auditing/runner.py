@@ -1,0 +1,272 @@
+"""Open the target of a request and run its checks, in this process or in a subprocess that may hang or crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from litmus import process
+from litmus.auditing.check import Evidence, crash_evidence, run_check, to_finding
+from litmus.auditing.checks import CHECKS, FORWARD
+from litmus.auditing.report import Finding
+from litmus.auditing.target import AuditTarget
+from litmus.errors import BadInput, Failed
+from litmus.fork_server import start_process
+from litmus.limits import TimeLimitExceeded, timeout
+from litmus.model import Decoder, Recipe, Source, resolve
+from litmus.model.plugins import expendable, plugin_code, run_plugin
+from litmus.model.recipe import validated
+from litmus.runtime.memory import limit_memory
+from litmus.training.loading import load
+
+LIMIT_SECONDS = (60.0, 240.0)
+"""Time limit of one check (quick, full), unless the model is so slow that `MIN_FORWARD_PASSES` take longer."""
+
+MIN_FORWARD_PASSES = 1500
+"""The time limit of a check is at least the time of this many forward passes of 32 tokens."""
+
+STARTUP_SECONDS = 30.0
+"""Added to a check's time limit before its subprocess is killed: the subprocess first has to import torch."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to audit and how; `limit` is in seconds per check, None for a limit that fits the model."""
+
+    source: Source | Decoder
+    checks: tuple[str, ...]
+    quick: bool = False
+    size: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    limit: float | None = None
+    trust_plugin: bool = False
+
+    @property
+    def name(self) -> str:
+        """A name for the target before it is open."""
+        if isinstance(self.source, Recipe):
+            return self.source.name
+        if isinstance(self.source, Mapping):
+            return str(self.source.get("name", "unnamed"))
+        if isinstance(self.source, (str, Path)):
+            return Path(self.source).stem
+        return self.source.recipe.name
+
+    @property
+    def runs_foreign_code(self) -> bool:
+        """Whether opening the target may run code from a file, as opposed to code that this process already has."""
+        if isinstance(self.source, Recipe):
+            return self.source.plugin is not None
+        if isinstance(self.source, (str, Path)):
+            return Path(self.source).suffix in (".py", ".yaml", ".yml") or Path(self.source).is_dir()
+        return False
+
+    @property
+    def default_limit(self) -> float:
+        return self.limit or LIMIT_SECONDS[not self.quick]
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON-serializable form for the subprocess, with a recipe's plug-in source; not for live models."""
+        plain = {**vars(self), "source": str(self.source), "overrides": dict(self.overrides)}
+        if isinstance(self.source, Recipe):
+            plugin = self.source.plugin
+            code = None if plugin is None else plugin_code(plugin).decode("latin-1")
+            plain |= {"source": self.source.to_dict(), "code": code}
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Request:
+        """Inverse of `to_plain`; runs the plug-in code that came with the request."""
+        source, code = plain["source"], plain.get("code")
+        if isinstance(source, dict):
+            if code is not None:
+                run_plugin(code.encode("latin-1"), Path(source["plugin"]["path"]))
+            source = validated(source)
+        own = {key: value for key, value in plain.items() if key != "code"}
+        return cls(**{**own, "source": source, "checks": tuple(plain["checks"])})
+
+
+class TargetInfo(BaseModel):
+    """First item of the stream: the target's name, how it was changed for the audit, and seconds per check."""
+
+    name: str
+    note: str = ""
+    limit: float
+
+
+def open_target(request: Request) -> AuditTarget:
+    """Build or load the requested model; BadInput if there is nothing that can be audited."""
+    source, quick = request.source, request.quick
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        folder = Path(source)
+        if request.size or request.overrides:
+            raise BadInput(f"{folder} holds a model that is already built; audit its recipe to change size or keys")
+        return AuditTarget(load(folder, trust_plugin=request.trust_plugin), quick=quick)
+    if isinstance(source, (str, Path, Mapping, Recipe)):
+        trusted = request.trust_plugin
+        recipe = resolve(source, size=request.size, overrides=request.overrides, trust_plugin=trusted)
+        return AuditTarget(recipe, quick=quick)
+    return AuditTarget(source, quick=quick)
+
+
+def run(request: Request) -> Iterator[TargetInfo | Finding]:
+    """Open the target and run each check in this process; every exception but BadInput becomes a finding."""
+    limit = request.default_limit
+    try:
+        with timeout(limit):
+            target = open_target(request)
+            limit = request.limit or max(limit, time_limit(target))
+    except BadInput as error:
+        if error.__cause__ is None:
+            raise
+        # A plug-in file that does not run: its own error is a finding about it.
+        yield from build_failure(request, limit, error.__cause__)
+        return
+    except (TimeLimitExceeded, Exception, SystemExit) as error:
+        own = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
+        yield from build_failure(request, limit, own)
+        return
+    yield TargetInfo(name=target.name, note=target.note, limit=limit)
+    threads = torch.get_num_threads()
+    if target.live is None:
+        torch.set_num_threads(1)  # matrices this small are slower with more, much slower next to other work
+    try:
+        forward = run_check(FORWARD, target, limit)
+        yield forward
+        for name in request.checks:
+            yield run_check(CHECKS[name], target, limit) if forward.status == "pass" else skipped(name)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def time_limit(target: AuditTarget) -> float:
+    """Seconds that `MIN_FORWARD_PASSES` take for this model on this machine."""
+    tokens = target.tokens(1, min(32, target.recipe.context))
+    with torch.no_grad():
+        started = time.perf_counter()
+        target.model(tokens)
+    return MIN_FORWARD_PASSES * (time.perf_counter() - started)
+
+
+def build_failure(request: Request, limit: float, error: BaseException) -> Iterator[TargetInfo | Finding]:
+    """Findings when the model cannot be built: the forward-pass check fails, all others are skipped."""
+    yield TargetInfo(name=request.name, limit=limit)
+    yield to_finding(FORWARD, [crash_evidence(error, limit, "the model cannot be built")])
+    yield from (skipped(name) for name in request.checks)
+
+
+def skipped(name: str) -> Finding:
+    return Finding(name=name, status="not applicable", detail="not run, because the forward pass fails")
+
+
+def run_in_subprocess(request: Request) -> Iterator[TargetInfo | Finding]:
+    """The items of `run`, from a subprocess; if it dies, a finding says so and a new one runs the remaining checks."""
+    left = [FORWARD.name, *request.checks]
+    opened = False
+    while left:
+        worker = Worker(replace(request, checks=tuple(name for name in left if name != FORWARD.name)))
+        for item in worker:
+            if isinstance(item, TargetInfo):
+                if not opened:
+                    yield item
+                opened = True
+            elif item.name == left[0]:  # each new process repeats the forward pass
+                del left[0]
+                yield item
+        if not left:
+            return
+        if not opened:
+            yield TargetInfo(name=request.name, limit=worker.limit)
+        opened = True
+        broken = left.pop(0)
+        yield to_finding({FORWARD.name: FORWARD, **CHECKS}[broken], [worker.exit_evidence()])
+        if broken == FORWARD.name:
+            yield from (skipped(name) for name in left)
+            return
+
+
+class Worker:
+    """A subprocess that audits one request; iterating yields its items until it ends or exceeds the time limit."""
+
+    def __init__(self, request: Request) -> None:
+        self.limit = request.default_limit
+        self.timed_out = False
+        self.process = start_process("litmus.auditing.runner", "worker_main", encoding="utf-8")
+        assert self.process.stdin is not None
+        with self.process.stdin as stdin:
+            json.dump(request.to_plain(), stdin)
+
+    def __iter__(self) -> Iterator[TargetInfo | Finding]:
+        try:
+            while line := self._line():
+                kind, _, content = line.partition(" ")
+                if kind == "bad_input":
+                    raise BadInput(json.loads(content))
+                item = (TargetInfo if kind == "info" else Finding).model_validate_json(content)
+                if isinstance(item, TargetInfo):
+                    self.limit = item.limit
+                yield item
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def _line(self) -> str:
+        """The next line of output; "" when the process has ended or was killed because of the time limit."""
+        assert self.process.stdout is not None
+        timer = threading.Timer(self.limit + STARTUP_SECONDS, self._kill)
+        timer.start()
+        try:
+            return self.process.stdout.readline()
+        finally:
+            timer.cancel()
+
+    def _kill(self) -> None:
+        self.timed_out = True
+        self.process.kill()
+
+    def exit_evidence(self) -> Evidence:
+        """How the process ended before it sent all of its findings."""
+        code = self.process.wait()
+        if self.timed_out:
+            what, mark = f"no result within {self.limit:.0f} s, and it could not be interrupted", "hangs"
+        elif code < 0:
+            what, mark = f"its process was ended by {process.signal_name(-code)}", "kills its process"
+        else:
+            what, mark = f"its process ended by itself with exit code {code}", "kills its process"
+        return Evidence(
+            what, fault=True, mark=mark, meaning="It will end the process of a training or an evaluation, too."
+        )
+
+
+def worker_main() -> None:
+    """Entry point of the subprocess: read a request from stdin, write items to stdout, one JSON line each.
+
+    Output of the audited code goes to stderr.
+    """
+    process.begin()
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    torch.set_num_threads(1)  # other threads would receive the signals of the time limits
+    limit_memory()
+    expendable()
+
+    def work() -> None:
+        try:
+            for item in run(Request.from_plain(json.load(sys.stdin))):
+                kind = "info" if isinstance(item, TargetInfo) else "finding"
+                print(kind, item.model_dump_json(), file=out, flush=True)
+        except BadInput as error:
+            print("bad_input", json.dumps(str(error)), file=out, flush=True)
+
+    process.end(process.run(work))

@@ -1,0 +1,127 @@
+"""Costs as declared: caches, matrices and parameters that are larger than they say."""
+
+import pytest
+import torch
+from torch import nn
+
+from litmus.auditing import audit
+from litmus.model import build
+from litmus.nn import Attention, attend, update_kv
+from litmus.nn.core.forward_context import ForwardContext
+
+ONLY = ("costs as declared",)
+
+
+class Modest(Attention):
+    """Declares a tenth of what it caches."""
+
+    def kv_elements(self, capacity):
+        return super().kv_elements(capacity) // 10
+
+
+def test_a_cache_larger_than_declared_fails_this_check_alone(small, mixer):
+    report = small(mixer=mixer(Modest))
+    assert [finding.name for finding in report.failed] == ["costs as declared"]
+    assert report.mark() == "fails audit: caches more than it declares"
+    assert report["costs as declared"].where.endswith("buffers k (1, 1, 2, 16), v (1, 1, 2, 16)")
+
+
+class KeysOfRankFour(Attention):
+    """Keys and values come from four numbers per token, and are cached in full."""
+
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
+        self.down = nn.Linear(layer_context.dim, 4, bias=False)
+        self.up = nn.Linear(4, 2 * layer_context.dim, bias=False)
+
+    def forward(self, x, ctx):
+        q = self.qkv(x).unflatten(-1, (-1, self.head_dim))[:, :, : self.heads]
+        k, v = self.up(self.down(x)).unflatten(-1, (-1, self.head_dim)).chunk(2, dim=2)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
+
+
+class Merged(KeysOfRankFour):
+    def forward(self, x, ctx):
+        full = self.up.weight @ self.down.weight
+        q = self.qkv(x).unflatten(-1, (-1, self.head_dim))[:, :, : self.heads]
+        k, v = (x @ full.T).unflatten(-1, (-1, self.head_dim)).chunk(2, dim=2)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
+
+
+def test_cached_numbers_of_low_rank_are_found_whatever_is_declared(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(KeysOfRankFour))["costs as declared"]
+    assert finding.mark == "caches more than it needs"
+    assert finding.detail == "'k' caches 32 numbers per token that lie in 4 dimensions"
+    assert finding.measured == 8 and finding.where.startswith("layer 0")
+
+
+def test_low_rank_weights_that_are_multiplied_out_are_found(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(Merged))["costs as declared"]
+    assert finding.mark == "merges low-rank weights into full ones"
+    assert "32 x 64 matrix of rank 4" in finding.detail
+
+
+class Window(Attention):
+    """Reads the last 16 tokens and keeps all."""
+
+    def forward(self, x, ctx):
+        class Near(ForwardContext):
+            def attention_mask(self, window=None):
+                return ForwardContext.attention_mask(self, 16)
+
+        near = Near(**{name: getattr(ctx, name) for name in ForwardContext.__dataclass_fields__})
+        return super().forward(x, near)
+
+
+def test_slots_that_are_never_read_again_are_found(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(Window))["costs as declared"]
+    assert finding.mark == "caches more than it needs" and "oldest 20 of 80 slots of 'k'" in finding.detail
+
+
+class KeepsAside(Attention):
+    """Remembers what it decoded outside the cache."""
+
+    def __init__(self, config, layer_context):
+        super().__init__(config, layer_context)
+        self.kept = []
+
+    def forward(self, x, ctx):
+        if ctx.cache is not None:
+            self.kept.append(x.detach())
+        return super().forward(x, ctx)
+
+
+def test_numbers_kept_outside_the_cache_are_found(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(KeepsAside))["costs as declared"]
+    assert "outside the cache" in finding.detail and finding.measured == 2 * 32
+
+
+def test_parameters_that_the_recipe_does_not_imply_are_found():
+    model = build("standard", dim=32, heads=2, depth=1, vocab_size=61)
+    model.layers[0].extra = nn.Parameter(torch.zeros(5))
+    finding = audit(model, quick=True, only=ONLY)["costs as declared"]
+    assert finding.mark == "has other parameters than it declares"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"mixer": {"kind": "attention", "kv_heads": 1}},
+        {"mixer": {"kind": "attention", "head_dim": 32}},
+        {"mixer": {"kind": "mla", "kv_rank": 8}},
+        {"feedforward": {"kind": "moe", "experts": 4}},
+        {"norm": {"kind": "layernorm"}, "positions": {"kind": "none"}},
+        {"vocab_size": 7},
+    ],
+)
+def test_no_honest_architecture_is_called_wasteful(small, parts):
+    assert small(only=ONLY, **parts).failed == []
+
+
+def test_a_cache_of_fewer_slots_than_tokens_is_judged_by_its_slots(small):
+    report = small(mixer={"kind": "window", "window": 20, "sinks": 2}, only=("costs as declared",))
+    assert report.passed

@@ -1,0 +1,183 @@
+"""Coverage: what training, evaluation or the model itself leaves out."""
+
+import pytest
+import torch
+from torch import nn
+
+from litmus.auditing.checks.coverage import evaluate_exact
+from litmus.auditing.target import AuditTarget
+from litmus.model import resolve
+from litmus.nn import Attention, Loss, Objective
+from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
+from litmus.nn.objectives.cross_entropy import IGNORED
+from litmus.training.evaluation import evaluate
+
+ONLY = ("coverage",)
+
+
+def every_fourth(targets, phase):
+    return targets.masked_fill(torch.arange(targets.shape[1]) % 4 != phase, IGNORED)
+
+
+class OnePhase(Objective):
+    """Trains every fourth position, uses all."""
+
+    def forward(self, model, tokens, targets, **options):
+        return super().forward(model, tokens, every_fourth(targets, 3), **options)
+
+
+class AllPhases(Objective):
+    """Trains every fourth position, at a phase drawn anew each time: sound."""
+
+    def forward(self, model, tokens, targets, **options):
+        phase = int(torch.randint(4, ()))
+        return super().forward(model, tokens, every_fourth(targets, phase), **options)
+
+
+def test_positions_that_never_get_a_loss_are_counted_and_named(small, objective):
+    finding = small(only=ONLY, objective=objective(OnePhase))["coverage"]
+    assert finding.mark == "predicts at positions it never trained" and finding.measured == 0.75
+    assert finding.detail.startswith("training puts a loss on 5 of 20 positions: positions 3, 7, 11, ..., every 4th")
+
+
+def test_positions_that_are_drawn_at_random_are_covered_in_expectation(small, objective):
+    report = small(only=ONLY, objective=objective(AllPhases))
+    assert report.passed and "in some random pass" in report["coverage"].detail
+
+
+class OftenAtOnePhase(Objective):
+    """Trains every fourth position in each pass, and one of the three others beside it."""
+
+    def forward(self, model, tokens, targets, **options):
+        phase = int(torch.randint(3, ()))
+        chosen = torch.isin(torch.arange(targets.shape[1]) % 4, torch.tensor([phase, 3]))
+        return super().forward(model, tokens, targets.masked_fill(~chosen, IGNORED), **options)
+
+
+def test_positions_trained_much_more_often_than_their_neighbours_are_a_warning(small, objective):
+    report = small(only=ONLY, objective=objective(OftenAtOnePhase))
+    assert report.passed and report["coverage"].status == "warning"
+    assert "training scores position 15 in all of 12 passes and position" in report["coverage"].detail
+    assert "of 20" in report["coverage"].where
+
+
+class OtherOffsets(Attention):
+    """What training computes at a position reads the memory at one offset, what is used reads it at another."""
+
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) * (2.0 if self.training else 1.0)
+
+
+def test_predictions_that_training_never_scores_are_caught(small, mixer):
+    assert small(only=ONLY, mixer=mixer(OtherOffsets)).mark() == "fails audit: predicts in ways it never trained"
+
+
+class Weighted(Objective):
+    """Half the loss, and a term that no target enters: the predictions it trains are the ones that are used."""
+
+    def forward(self, model, tokens, targets, **options):
+        loss = super().forward(model, tokens, targets, **options)
+        size = model.hidden(tokens).square().mean()
+        return Loss(0.5 * loss.total + 0.01 * size, {"half": 0.5 * loss.total, "size": size})
+
+
+def test_weights_and_terms_without_targets_are_no_fault(small, objective):
+    assert small(only=ONLY, objective=objective(Weighted)).passed
+
+
+class TwiceTheSame(Objective):
+    def forward(self, model, tokens, targets, **options):
+        loss = super().forward(model, tokens, targets, **options)
+        return Loss(1.3 * loss.total, {**loss.parts, "ahead": super().forward(model, tokens, targets, **options).total})
+
+
+def test_a_term_that_repeats_the_main_one_is_caught(small, objective):
+    finding = small(only=ONLY, objective=objective(TwiceTheSame))["coverage"]
+    assert finding.mark == "counts the next-token loss twice" and "'ahead'" in finding.detail
+
+
+def test_tokens_predicted_further_ahead_are_no_repetition(small):
+    assert small(only=ONLY, objective={"kind": "mtp", "depth": 2}).passed
+    assert small(only=ONLY, objective={"kind": "mtp_parallel", "depth": 2}).passed
+
+
+class Flattering(Objective):
+    """Scores at a lower temperature than the model predicts with."""
+
+    def token_losses(self, model, tokens, targets, **options):
+        return 0.9 * super().token_losses(model, tokens, targets, **options)
+
+
+class ForgetsTheEnd(Objective):
+    """Leaves out the last position of each row."""
+
+    def token_losses(self, model, tokens, targets, **options):
+        return super().token_losses(model, tokens, targets, **options) * (torch.arange(tokens.shape[1]) < 49)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "mark"),
+    [
+        (Flattering, "is scored on something other than its predictions"),
+        (ForgetsTheEnd, "is scored on some tokens only"),
+    ],
+)
+def test_a_score_that_is_not_the_models_own_over_all_targets_is_caught(small, objective, wrong, mark):
+    assert small(objective=objective(wrong))["coverage"].mark == mark
+
+
+def test_an_evaluation_of_a_part_of_the_held_out_text_is_caught():
+    target = AuditTarget(
+        resolve("standard", overrides={"dim": 32, "heads": 2, "depth": 1, "vocab_size": 61}), quick=True
+    )
+
+    def sliver(model, data, **options):
+        return evaluate(model, data, **options, limit_tokens=60)
+
+    (whole,), (part,) = evaluate_exact(target), evaluate_exact(target, sliver)
+    assert not whole.fault
+    assert part.fault and part.what == "evaluation counts 60 of 126 held-out tokens"
+
+
+class IdlePart(Swiglu):
+    def __init__(self, config, layer_context):
+        super().__init__(config, 64, layer_context)
+        self.spare = nn.Linear(layer_context.dim, layer_context.dim)
+
+
+class DeadUnits(Swiglu):
+    """A quarter of the hidden units is masked out."""
+
+    def __init__(self, config, layer_context):
+        super().__init__(config, 64, layer_context)
+
+    def forward(self, x, ctx):
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate) * up * (torch.arange(64) < 48))
+
+
+def test_a_model_with_a_parameter_that_nothing_uses_fails_this_check_alone(small, feedforward):
+    report = small(feedforward=feedforward(lambda config, layer_context: IdlePart(SwigluConfig(), layer_context)))
+    assert [finding.name for finding in report.failed] == ["coverage"]
+    assert report.mark() == "fails audit: has parameters that never train"
+    assert report["coverage"].where == "layers.0.feedforward.spare.weight"
+
+
+def test_dead_units_are_counted(small, feedforward):
+    finding = small(
+        only=ONLY, feedforward=feedforward(lambda config, layer_context: DeadUnits(SwigluConfig(), layer_context))
+    )["coverage"]
+    assert finding.mark == "has dead units"
+    assert finding.detail.startswith("32 of 128 units (experts, rows) of layers.0.feedforward.gate_up.weight")
+
+
+def test_experts_that_never_get_a_token_are_named(small, monkeypatch):
+    from litmus.nn.moe.routers import SoftmaxRouter
+
+    monkeypatch.setattr(
+        SoftmaxRouter,
+        "scores",
+        lambda self, x: (x @ self.weight.T) - 1e3 * (torch.arange(len(self.weight)) == 2),
+    )
+    finding = small(only=ONLY, feedforward={"kind": "moe", "experts": 4, "top_k": 2})["coverage"]
+    assert finding.mark == "has dead units" and finding.where.endswith("units 2")

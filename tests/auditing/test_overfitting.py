@@ -1,0 +1,45 @@
+"""Can it learn: models that cannot, though nothing else is wrong with them."""
+
+import torch
+
+from litmus.auditing.checks.overfitting import LEARNED, batch
+from litmus.auditing.target import AuditTarget
+from litmus.model import resolve
+from litmus.nn import Attention, Loss, Objective
+
+ONLY = ("overfits one batch",)
+
+
+class HeldBack(Objective):
+    """A penalty on all weights that outweighs what there is to learn."""
+
+    def forward(self, model, tokens, targets, **options):
+        loss = super().forward(model, tokens, targets, **options)
+        penalty = 30.0 * sum(parameter.square().sum() for parameter in model.parameters())
+        return Loss(loss.total + penalty, loss.parts)
+
+
+def test_a_model_that_cannot_learn_fails_this_check_alone(small, objective):
+    report = small(objective=objective(HeldBack))
+    assert [finding.name for finding in report.failed] == ["overfits one batch"]
+    assert report.mark() == "fails audit: cannot learn a single batch"
+    assert report["overfits one batch"].measured > LEARNED
+
+
+class NoContext(Attention):
+    def forward(self, x, ctx):
+        return torch.zeros_like(x)
+
+
+def test_a_model_without_context_cannot_learn_the_batch(small, mixer):
+    assert not small(only=ONLY, mixer=mixer(NoContext)).passed
+
+
+def test_no_token_of_the_batch_tells_the_next_one_by_itself():
+    target = AuditTarget(resolve("standard", overrides={"vocab_size": 61}), quick=True)
+    tokens, targets = batch(target)
+    followers: dict[int, set[int]] = {}
+    for token, target in zip(tokens[:, 1:].flatten().tolist(), targets[:, 1:].flatten().tolist(), strict=True):
+        followers.setdefault(token, set()).add(target)
+    assert all(len(found) > 1 for found in followers.values())
+    assert len(set(tokens[:, 0].tolist())) == len(tokens)  # but the first token of a row tells which row it is

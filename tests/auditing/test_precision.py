@@ -1,0 +1,49 @@
+"""Precision: models that need more digits or more room than bf16 has."""
+
+import torch
+from torch.nn import functional as F
+
+from litmus.auditing.checks.precision import bound
+from litmus.nn import Attention, RMSNorm
+
+ONLY = ("precision",)
+
+
+class FarFromZero(RMSNorm):
+    """Adds and takes away a large number: nothing in fp64, all digits in bf16."""
+
+    def forward(self, x):
+        return (super().forward(x) + 300.0) - 300.0
+
+
+def test_a_model_that_needs_more_digits_than_bf16_has_fails_this_check_alone(small, norm):
+    report = small(norm=norm(FarFromZero))
+    assert [finding.name for finding in report.failed] == ["precision"]
+    assert report.mark() == "fails audit: loses its precision in bf16"
+    assert report["precision"].measured > report["precision"].tolerance == bound(2)
+
+
+class PlainExponentials(Attention):
+    """Softmax without taking the largest score away first."""
+
+    def forward(self, x, ctx):
+        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).chunk(3, dim=2)
+        weights = torch.einsum("bthd,bshd->bhts", q, k).exp().tril()
+        return self.out((weights / weights.sum(-1, keepdim=True) @ v.transpose(1, 2)).transpose(1, 2).flatten(-2))
+
+
+def test_an_overflow_at_larger_activations_is_caught(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(PlainExponentials))["precision"]
+    assert finding.mark == "overflows" and "10 times larger activations" in finding.detail
+
+
+class OneWrongToken(Attention):
+    """A router at a near tie: in bf16 one token of many goes elsewhere."""
+
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        return y if y.dtype == torch.float64 else F.pad(y[:, 1:], (0, 0, 1, 0), value=3.0)
+
+
+def test_one_token_that_goes_elsewhere_is_no_loss_of_precision(small, mixer):
+    assert small(only=ONLY, mixer=mixer(OneWrongToken), depth=1).failed == []

@@ -1,0 +1,87 @@
+"""A plug-in file is audited in a process of its own, which it may hang or kill."""
+
+from pathlib import Path
+
+import pytest
+
+from litmus.auditing import audit, runner
+from litmus.errors import BadInput
+from litmus.model import build, resolve, save
+
+PLUGIN = """
+import os, signal, time
+from typing import Literal
+from litmus.nn import Attention, AttentionConfig
+
+class Config(AttentionConfig):
+    kind: Literal["{kind}"] = "{kind}"
+
+    def build(self, layer):
+        return Mixer(self, layer)
+
+class Mixer(Attention):
+    def forward(self, x, ctx):
+        print("forward")
+        {fault}
+        return super().forward(x, ctx)
+
+recipe = {{"base": "standard", "dim": 32, "heads": 2, "depth": 1, "vocab_size": 61, "mixer": {{"kind": "{kind}"}}}}
+"""
+CHECKS = ("prefix consistency", "cache parity", "position parity")
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    def written(fault: str) -> Path:
+        path = tmp_path / "my_idea.py"
+        path.write_text(PLUGIN.format(kind=f"isolated_{abs(hash(fault))}", fault=fault))
+        return path
+
+    return written
+
+
+def test_a_process_that_dies_in_one_check_costs_that_check_alone(plugin):
+    path = plugin("ctx.cache is not None and x.shape[1] == 3 and os.kill(os.getpid(), signal.SIGSEGV)")
+    report = audit(path, quick=True, only=CHECKS)
+    assert [finding.status for finding in report.findings] == ["pass", "pass", "fail", "pass"]
+    assert report.mark() == "fails audit: kills its process"
+    assert report["cache parity"].detail == "its process was ended by SIGSEGV"
+
+
+def test_code_that_cannot_be_interrupted_is_stopped_from_outside(plugin, monkeypatch):
+    monkeypatch.setattr(runner, "STARTUP_SECONDS", 8.0)
+    report = audit(
+        plugin("signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM});  time.sleep(99)"),
+        quick=True,
+        only=CHECKS,
+        limit=1,
+    )
+    assert report.mark() == "fails audit: hangs"
+    assert {finding.status for finding in report.findings[1:]} == {"not applicable"}
+
+
+def test_a_file_that_does_not_run_gets_a_finding(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import litmus\n1 / 0\n")
+    report = audit(path, quick=True, only=CHECKS)
+    assert report.subject == "broken"
+    assert report.failed[0].detail == "the model cannot be built: ZeroDivisionError: division by zero"
+    assert report.failed[0].where == "<module>, broken.py line 2"
+
+
+def test_a_file_that_is_no_plug_in_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match="there is no plug-in file"):
+        audit(tmp_path / "missing.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(BadInput, match="defines no recipe"):
+        audit(tmp_path / "empty.py")
+
+
+def test_a_resolved_recipe_and_a_saved_model_of_a_plug_in_are_audited_apart_too(plugin, tmp_path, capfd):
+    path = plugin("x.shape[1] == 7 and os._exit(5)")
+    assert audit(resolve(path), quick=True, only=CHECKS)["forward pass"].detail == (
+        "its process ended by itself with exit code 5"
+    )
+    save(build(path), tmp_path / "saved")
+    assert audit(tmp_path / "saved", quick=True, only=CHECKS).mark() == "fails audit: kills its process"
+    assert capfd.readouterr().out == ""  # what the plug-in prints never mixes with the answers
