@@ -121,20 +121,22 @@ def open_target(request: Request) -> AuditTarget:
 
 def run(request: Request) -> Iterator[TargetInfo | Finding]:
     """Open the target and run each check in this process; every exception but BadInput becomes a finding."""
-    limit = request.default_limit
+    limit, doing = request.default_limit, "the model cannot be built"
     try:
         with timeout(limit):
             target = open_target(request)
+            _ = target.model
+            doing = "it crashed"
             limit = request.limit or max(limit, time_limit(target))
     except BadInput as error:
         if error.__cause__ is None:
             raise
         # A plug-in file that does not run: its own error is a finding about it.
-        yield from build_failure(request, limit, error.__cause__)
+        yield from opening_failure(request, crash_evidence(error.__cause__, limit, doing))
         return
     except (TimeLimitExceeded, Exception, SystemExit) as error:
         own = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
-        yield from build_failure(request, limit, own)
+        yield from opening_failure(request, crash_evidence(own, limit, doing))
         return
     yield TargetInfo(name=target.name, note=target.note, limit=limit)
     threads = torch.get_num_threads()
@@ -158,10 +160,10 @@ def time_limit(target: AuditTarget) -> float:
     return MIN_FORWARD_PASSES * (time.perf_counter() - started)
 
 
-def build_failure(request: Request, limit: float, error: BaseException) -> Iterator[TargetInfo | Finding]:
-    """Findings when the model cannot be built: the forward-pass check fails, all others are skipped."""
-    yield TargetInfo(name=request.name, limit=limit)
-    yield to_finding(FORWARD, [crash_evidence(error, limit, "the model cannot be built")])
+def opening_failure(request: Request, evidence: Evidence) -> Iterator[TargetInfo | Finding]:
+    """Findings when the model cannot be built or run: the forward-pass check fails, all others are skipped."""
+    yield TargetInfo(name=request.name, limit=request.default_limit)
+    yield to_finding(FORWARD, [evidence])
     yield from (skipped(name) for name in request.checks)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from litmus.auditing.checks.overfitting import LEARNED, batch
+from litmus.auditing.checks.overfitting import MAX_NATS, batch
 from litmus.auditing.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention, Loss, Objective
@@ -23,7 +23,7 @@ def test_a_model_that_cannot_learn_fails_this_check_alone(small, objective):
     report = small(objective=objective(HeldBack))
     assert [finding.name for finding in report.failed] == ["overfits one batch"]
     assert report.mark() == "fails audit: cannot learn a single batch"
-    assert report["overfits one batch"].measured > LEARNED
+    assert report["overfits one batch"].measured > MAX_NATS
 
 
 class NoContext(Attention):

@@ -1,4 +1,4 @@
-"""Cache parity: decoding through the cache gives what the full forward pass gives, however the tokens come in."""
+"""Cache parity: decoding with the cache computes the logits of the full forward pass, for any chunking."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from litmus.auditing.hooks import first_difference_in_decoding
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
 
-LENGTHS = (41, 70)
-EDGE = 131
-"""Long enough to decode past block edges at 64, 100 and 128."""
+TEXT_TOKENS = (41, 70)
+BLOCK_EDGE_TOKENS = 131
+"""Long enough for decoding across block edges at 64, 100 and 128."""
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
-    prompt = prompt_matters(target)
+    prompt = prompt_changes_continuation(target)
     yield prompt
-    worst, faults, ways = 0.0, 0, 0
-    for way, logits, expected, positions in passes(target):
-        moved = differences(logits, expected)
-        worst, ways = max(worst, float(moved.max())), ways + 1
-        if float(moved.max()) > target.rounding:
-            position = int(positions[int((moved > target.rounding).nonzero()[0, -1])])
-            part = "" if faults else layer_at_fault(target, position)
+    worst, faults, count = 0.0, 0, 0
+    for how, logits, expected, positions in decodings(target):
+        difference = differences(logits, expected)
+        worst, count = max(worst, float(difference.max())), count + 1
+        if float(difference.max()) > target.rounding:
+            position = int(positions[int((difference > target.rounding).nonzero()[0, -1])])
+            module = "" if faults else faulty_module(target, position)
             faults += 1
             yield Evidence(
-                f"{way} differs from the full forward pass",
+                f"{how} differs from the full forward pass",
                 fault=True,
-                measured=float(moved.max()),
+                measured=float(difference.max()),
                 tolerance=target.rounding,
-                where=f"first at position {position}{part and f', {part}'}",
+                where=f"first at position {position}{module and f', {module}'}",
             )
         if faults >= 3:
             return
     if not faults:
-        yield Evidence(f"{ways} ways of decoding equal the full pass", measured=worst, tolerance=target.rounding)
+        yield Evidence(f"{count} ways of decoding equal the full pass", measured=worst, tolerance=target.rounding)
 
 
-def layer_at_fault(target: AuditTarget, position: int) -> str:
-    """The part that begins to differ when tokens up to `position` are decoded one by one, if that shows it."""
+def faulty_module(target: AuditTarget, position: int) -> str:
+    """The module that begins to differ when tokens up to `position` are decoded one by one; "" if none does."""
     tokens = target.tokens(1, position + 1, seed=9)
     return first_difference_in_decoding(target.model, tokens, position + 1, target.rounding)
 
 
-def prompt_matters(target: AuditTarget) -> Evidence:
-    """Two prompts, then the same token twice: the predictions must differ."""
+def prompt_changes_continuation(target: AuditTarget) -> Evidence:
+    """Two prompts followed by the same tokens must give different predictions."""
     length = target.length(12)
     one = target.tokens(1, length, seed=3)
     other = target.other_tokens(one)
@@ -62,53 +62,52 @@ def prompt_matters(target: AuditTarget) -> Evidence:
             logits.append(torch.cat([target.model(token, cache) for token in same.split(1, dim=1)], 1))
     changed = float(differences(*logits).min())
     if changed > target.rounding:
-        return Evidence("two prompts give two continuations")
+        return Evidence("the prompt changes the continuation")
     return Evidence(
-        "after two different prompts the same decoded token gets the same logits: the prompt is not in the cache",
+        "after two different prompts the same token has the same logits: the prompt is not in the cache",
         fault=True,
         measured=changed,
         mark="decoding ignores the prompt",
-        meaning="Generated text does not depend on the question; every figure of decoding describes another model "
-        "than the one that was trained.",
+        meaning="Generated text does not depend on the prompt; decoding uses another model than training.",
     )
 
 
-Pass = tuple[str, Tensor, Tensor, Tensor]
-"""What was done, the logits it gave (..., V), the expected ones, and the position of each."""
+Decoding = tuple[str, Tensor, Tensor, Tensor]
+"""A description, logits (..., V), expected logits, and the position of each."""
 
 
-def passes(target: AuditTarget) -> Iterator[Pass]:
-    """Every way in which tokens may come in."""
+def decodings(target: AuditTarget) -> Iterator[Decoding]:
+    """All ways of decoding: chunk sizes, ragged batches, rows that start and end at different times."""
     model = target.model
     with torch.no_grad():
-        length = target.length(target.pick(*LENGTHS))
+        length = target.length(target.pick(*TEXT_TOKENS))
         tokens = target.tokens(2, length, seed=9)
         full, positions = model(tokens), torch.arange(length)
-        yield "decoding token by token", in_chunks(model, tokens, [1] * length), full, positions
+        yield "decoding token by token", decode(model, tokens, [1] * length), full, positions
         for size in target.pick((3,), (2, 3, 7, 16)):
-            yield f"prefill in chunks of {size}", in_chunks(model, tokens, chunks(length, [size])), full, positions
-        mixed = chunks(length, [1, 2, 3, 7])
-        yield "decoding in chunks of 1, 2, 3 and 7", in_chunks(model, tokens, mixed), full, positions
+            yield f"prefill in chunks of {size}", decode(model, tokens, chunk_sizes(length, [size])), full, positions
+        mixed = chunk_sizes(length, [1, 2, 3, 7])
+        yield "decoding in chunks of 1, 2, 3 and 7", decode(model, tokens, mixed), full, positions
         for prefill in target.pick((length // 2,), (1, 16, length // 2, length - 1)):
             sizes = [prefill, *[1] * (length - prefill)]
-            yield f"a prefill of {prefill} tokens, then single ones", in_chunks(model, tokens, sizes), full, positions
-        yield from ragged(target)
-        yield from joining(target)
-        yield from reused(target)
-        longer = target.length(EDGE)
+            yield f"a prefill of {prefill} tokens, then single ones", decode(model, tokens, sizes), full, positions
+        yield from ragged_batch(target)
+        yield from rows_come_and_go(target)
+        yield from row_reused(target)
+        longer = target.length(BLOCK_EDGE_TOKENS)
         if longer > length:
             tokens = target.tokens(1, longer, seed=10)
-            sizes = chunks(longer, [longer // 2 - 4, *[1] * 6, 29, *[1] * 8, longer])
+            sizes = chunk_sizes(longer, [longer // 2 - 4, *[1] * 6, 29, *[1] * 8, longer])
             yield (
                 "prefill, decoding and prefill again past block edges",
-                in_chunks(model, tokens, sizes),
+                decode(model, tokens, sizes),
                 model(tokens),
                 torch.arange(longer),
             )
 
 
-def chunks(length: int, sizes: list[int]) -> list[int]:
-    """`sizes` over and over, until they make `length`."""
+def chunk_sizes(length: int, sizes: list[int]) -> list[int]:
+    """`sizes` repeated until they add up to `length`."""
     taken: list[int] = []
     for size in cycle(sizes):
         if sum(taken) >= length:
@@ -117,26 +116,26 @@ def chunks(length: int, sizes: list[int]) -> list[int]:
     return taken
 
 
-def in_chunks(model: Decoder, tokens: Tensor, sizes: list[int]) -> Tensor:
-    """Logits of all tokens, given to the cache in chunks; the cache has room to spare."""
+def decode(model: Decoder, tokens: Tensor, sizes: list[int]) -> Tensor:
+    """Logits of all tokens, decoded in chunks with a cache that has spare capacity."""
     cache = model.new_cache(len(tokens), tokens.shape[1] + 5)
     return torch.cat([model(chunk, cache) for chunk in tokens.split(sizes, dim=1)], dim=1)
 
 
-def ragged(target: AuditTarget) -> Iterator[Pass]:
-    """Rows of different lengths, padded on either side, prefilled together and then decoded together."""
+def ragged_batch(target: AuditTarget) -> Iterator[Decoding]:
+    """Rows of different lengths, padded left or right, prefilled together and then decoded together."""
     model = target.model
     lengths = [target.length(n) for n in (19, 3, 12, 1)]
     width, extra = max(lengths), min(6, target.longest - max(lengths))
     rows = [target.tokens(1, length + extra, seed=11 + row)[0] for row, length in enumerate(lengths)]
     expected = [model(row[None])[0] for row in rows]
     for side in ("left", "right"):
-        tokens = target.tokens(len(rows), width, seed=12)  # padding is random: nothing may read it
+        tokens = target.tokens(len(rows), width, seed=12)  # random padding, which must have no effect
         valid = torch.zeros(len(rows), width, dtype=torch.bool)
         for row, length in enumerate(lengths):
-            place = slice(width - length, width) if side == "left" else slice(0, length)
-            tokens[row, place] = rows[row][:length]
-            valid[row, place] = True
+            text_slice = slice(width - length, width) if side == "left" else slice(0, length)
+            tokens[row, text_slice] = rows[row][:length]
+            valid[row, text_slice] = True
         cache = model.new_cache(len(rows), width + extra)
         prefilled = model(tokens, cache, valid=valid)
         yield (
@@ -146,7 +145,7 @@ def ragged(target: AuditTarget) -> Iterator[Pass]:
             torch.cat([torch.arange(length) for length in lengths]),
         )
         following = torch.stack([row[length:] for row, length in zip(rows, lengths, strict=True)])
-        sizes = chunks(extra, [1, 2])
+        sizes = chunk_sizes(extra, [1, 2])
         if extra:
             decoded = torch.cat([model(chunk, cache) for chunk in following.split(sizes, dim=1)], dim=1)
             yield (
@@ -157,8 +156,8 @@ def ragged(target: AuditTarget) -> Iterator[Pass]:
             )
 
 
-def joining(target: AuditTarget) -> Iterator[Pass]:
-    """Rows that join the batch late, pause and leave early: at each step some rows have a token and some none."""
+def rows_come_and_go(target: AuditTarget) -> Iterator[Decoding]:
+    """Rows that start late, pause and end early: at each step only some rows have a token."""
     model, steps = target.model, target.length(24)
     present = torch.rand(3, steps, generator=generator(13)) < 0.6
     present[0, :5], present[1, -6:], present[2, :] = False, False, True
@@ -167,11 +166,11 @@ def joining(target: AuditTarget) -> Iterator[Pass]:
     logits = torch.cat([model(tokens[:, t : t + 1], cache, valid=present[:, t : t + 1]) for t in range(steps)], dim=1)
     expected = torch.cat([model(tokens[row][present[row]][None])[0] for row in range(3)])
     positions = torch.cat([torch.arange(int(present[row].sum())) for row in range(3)])
-    yield "decoding rows that join, pause and leave", logits[present], expected, positions
+    yield "decoding rows that start late, pause and end early", logits[present], expected, positions
 
 
-def reused(target: AuditTarget) -> Iterator[Pass]:
-    """A row's place is taken over by a new text while its neighbour goes on."""
+def row_reused(target: AuditTarget) -> Iterator[Decoding]:
+    """A row is reset and continues with a new text while another row goes on."""
     model, length = target.model, target.length(20)
     tokens = target.tokens(3, length, seed=15)
     half = length // 2
@@ -179,19 +178,21 @@ def reused(target: AuditTarget) -> Iterator[Pass]:
     model(tokens[:2, :half], cache)
     cache.reset_rows(torch.tensor([False, True]))
     following = torch.stack((tokens[0, half:], tokens[2, : length - half]))
-    logits = torch.cat([model(chunk, cache) for chunk in following.split(chunks(length - half, [1, 3]), dim=1)], dim=1)
+    logits = torch.cat(
+        [model(chunk, cache) for chunk in following.split(chunk_sizes(length - half, [1, 3]), dim=1)], dim=1
+    )
     expected = torch.cat((model(tokens[:1])[0, half:], model(tokens[2:, : length - half])[0]))
     positions = torch.cat((torch.arange(half, length), torch.arange(length - half)))
-    yield "a row that takes the place of another", logits.flatten(0, 1), expected, positions
+    yield "reusing a row for another text", logits.flatten(0, 1), expected, positions
 
 
 CHECK = Check(
     name="cache parity",
-    asserts="Decoding through the cache gives the logits of the full forward pass, and the prompt matters.",
+    asserts="Decoding with the cache computes the logits of the full forward pass, and the prompt matters.",
     how="Token by token, in chunks of several sizes, prefill then decoding, ragged rows padded left and right, rows "
-    "that join, pause, leave and take a place over; two prompts before the same token.",
+    "that start late, pause, end early and are reused; two prompts before the same tokens.",
     tolerance="1e-9 standard deviations of the logits in fp64: the same sums in another order.",
-    means="What generates text is another model than the one that was trained and scored.",
+    means="Text is generated by another model than the one that was trained and scored.",
     mark="decodes differently than it was trained",
     gather=gather,
 )

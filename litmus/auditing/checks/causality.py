@@ -1,4 +1,4 @@
-"""Causality: no later token, no other row and no other document reaches a position's prediction."""
+"""Causality: a prediction depends on no later token, no other row and no other document."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ from litmus.auditing.hooks import captured, first_difference, training_loss
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
 
-SHORT = (12, 24)
-"""Up to this length (quick, full) every cut of every length is tried."""
+ALL_CUTS_UP_TO = (12, 24)
+"""Up to this length (quick, full), every cut of every length is tried."""
 
-EDGES = (32, 33, 64, 65, 100, 101, 128, 129)
-FAR_EDGES = (31, 63, 99, 127, 255, 256, 257, 300, 383, 511, 512, 513, 777, 1023, 1024)
-QUICK_FAR = 512
-SCANNED, FAR_SCANNED = 200, 1025
-"""At these lengths the cuts are close together: a leak over one block edge shows only at the cut on that edge."""
+EDGE_LENGTHS = (32, 33, 64, 65, 100, 101, 128, 129)
+FULL_AUDIT_EDGE_LENGTHS = (31, 63, 99, 127, 255, 256, 257, 300, 383, 511, 512, 513, 777, 1023, 1024)
+QUICK_MAX_CONTEXT = 512
+DENSE_CUTS_LENGTH, FULL_AUDIT_DENSE_CUTS_LENGTH = 200, 1025
+"""Lengths with densely spaced cuts: a leak across one block edge is visible only at the cut on that edge."""
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     faults = 0
-    for step in (between_rows, of_later_tokens, by_gradient, between_documents, in_training):
-        for evidence in step(target):
+    for part in (
+        rows_independent,
+        later_tokens_no_effect,
+        no_gradient_from_later,
+        documents_independent,
+        training_loss_causal,
+    ):
+        for evidence in part(target):
             faults += evidence.fault
             yield evidence
         if faults:
-            return  # what follows would only repeat it: a leak shows in many ways
+            return  # the same leak would appear in all later parts
 
 
-def between_rows(target: AuditTarget) -> Iterator[Evidence]:
-    """A row gets the same logits alone as together with others."""
+def rows_independent(target: AuditTarget) -> Iterator[Evidence]:
+    """A row has the same logits alone as in a batch."""
     worst = 0.0
     for batch, length in ((3, 17), (5, target.length(70))):
         tokens = target.tokens(batch, length)
@@ -43,29 +49,29 @@ def between_rows(target: AuditTarget) -> Iterator[Evidence]:
         worst = max(worst, max_difference(together, alone))
     if worst > target.rounding:
         yield Evidence(
-            "a row's logits change with the other rows of its batch",
+            "a row's logits depend on the other rows of its batch",
             fault=True,
             measured=worst,
             tolerance=target.rounding,
             mark="rows of a batch see each other",
-            meaning="A score depends on which texts happen to share a batch, and decoding one text differs from many.",
+            meaning="A score depends on which texts share a batch, and decoding one text differs from decoding many.",
         )
     else:
-        yield Evidence("rows of a batch do not see each other", measured=worst, tolerance=target.rounding)
+        yield Evidence("rows of a batch are independent", measured=worst, tolerance=target.rounding)
 
 
-def of_later_tokens(target: AuditTarget) -> Iterator[Evidence]:
-    """Replacing all tokens from a cut on changes nothing before the cut."""
+def later_tokens_no_effect(target: AuditTarget) -> Iterator[Evidence]:
+    """Replacing all tokens from a cut on does not change the logits before the cut."""
     worst, lengths = 0.0, 0
-    for model, length, cuts in trials(target):
+    for model, length, cuts in cases(target):
         tokens = target.tokens(1, length, seed=length)[0]
         rows = replaced_from(tokens, cuts, target)
-        moved = differences(target.logits(model, rows)[1:], target.logits(model, tokens[None]))  # (cuts, T)
-        moved = moved.masked_fill(torch.arange(length) >= cuts[:, None], 0.0)
+        difference = differences(target.logits(model, rows)[1:], target.logits(model, tokens[None]))  # (cuts, T)
+        difference = difference.masked_fill(torch.arange(length) >= cuts[:, None], 0.0)
         lengths += 1
-        worst = max(worst, float(moved.max()))
+        worst = max(worst, float(difference.max()))
         if worst > target.rounding:
-            yield leak(target, model, tokens, rows, cuts, moved)
+            yield leak(target, model, tokens, rows, cuts, difference)
             return
     yield Evidence(
         f"replaced tokens change nothing before them ({plural(lengths, 'sequence')} of up to {length} tokens)",
@@ -74,54 +80,56 @@ def of_later_tokens(target: AuditTarget) -> Iterator[Evidence]:
     )
 
 
-def trials(target: AuditTarget) -> Iterator[tuple[Decoder, int, Tensor]]:
-    """(model, length, cuts): every cut of short sequences, some at longer ones, and long ones with cuts close by."""
-    for length in range(2, target.pick(*SHORT) + 1):
+def cases(target: AuditTarget) -> Iterator[tuple[Decoder, int, Tensor]]:
+    """(model, length, cuts): every cut of short sequences, random cuts of longer ones, dense cuts at two lengths."""
+    for length in range(2, target.pick(*ALL_CUTS_UP_TO) + 1):
         yield target.model, length, torch.arange(1, length)
     length = target.length(70)
     yield target.unperturbed, length, torch.tensor([1, length - 1])
     context = target.recipe.context
-    beyond = {*FAR_EDGES, context - 1, context, context + 1, 2 * context}
-    for length in sorted({*EDGES, *target.pick({min(context, QUICK_FAR)}, beyond)}):
-        if 2 <= length <= min(target.longest, FAR_SCANNED):
-            chance = torch.randint(1, length, (target.cases(3, 8),), generator=generator(length)).tolist()
-            yield target.model, length, torch.tensor(sorted({1, length - 1, *chance}))
-    length = target.length(SCANNED)
-    yield target.model, length, target.pick(beside_edges(length, 32, 50), torch.arange(1, length))
-    if not target.quick and target.longest >= FAR_SCANNED:
-        yield target.model, FAR_SCANNED, beside_edges(FAR_SCANNED, 128, 500)
+    long_lengths = {*FULL_AUDIT_EDGE_LENGTHS, context - 1, context, context + 1, 2 * context}
+    for length in sorted({*EDGE_LENGTHS, *target.pick({min(context, QUICK_MAX_CONTEXT)}, long_lengths)}):
+        if 2 <= length <= min(target.longest, FULL_AUDIT_DENSE_CUTS_LENGTH):
+            random_cuts = torch.randint(1, length, (target.cases(3, 8),), generator=generator(length)).tolist()
+            yield target.model, length, torch.tensor(sorted({1, length - 1, *random_cuts}))
+    length = target.length(DENSE_CUTS_LENGTH)
+    yield target.model, length, target.pick(cuts_at_edges(length, 32, 50), torch.arange(1, length))
+    if not target.quick and target.longest >= FULL_AUDIT_DENSE_CUTS_LENGTH:
+        yield target.model, FULL_AUDIT_DENSE_CUTS_LENGTH, cuts_at_edges(FULL_AUDIT_DENSE_CUTS_LENGTH, 128, 500)
 
 
-def beside_edges(length: int, *blocks: int) -> Tensor:
+def cuts_at_edges(length: int, *blocks: int) -> Tensor:
     """The cuts at, just before and just after every multiple of the given block sizes."""
     edges = {edge + offset for block in blocks for edge in range(0, length + 1, block) for offset in (-1, 0, 1)}
     return torch.tensor(sorted(cut for cut in edges if 0 < cut < length))
 
 
 def replaced_from(tokens: Tensor, cuts: Tensor, target: AuditTarget) -> Tensor:
-    """(1 + cuts, T): the tokens (T,) themselves, then one row per cut with everything from there on replaced."""
+    """(1 + cuts, T): the tokens (T,), then one row per cut with all tokens from the cut on replaced."""
     later = torch.arange(len(tokens)) >= cuts[:, None]
     other_tokens = target.other_tokens(tokens.expand(len(cuts), -1))
     return torch.cat((tokens[None], torch.where(later, other_tokens, tokens)))
 
 
-def leak(target: AuditTarget, model: Decoder, tokens: Tensor, rows: Tensor, cuts: Tensor, moved: Tensor) -> Evidence:
-    """The fault in full: which position moves, by how much, which token it sees, and where it comes in."""
-    row = int(moved.amax(1).argmax())
-    cut, position = int(cuts[row]), int(moved[row].argmax())
-    place = first_difference(model, tokens[None], rows[row + 1][None], cut, target.rounding)
+def leak(
+    target: AuditTarget, model: Decoder, tokens: Tensor, rows: Tensor, cuts: Tensor, difference: Tensor
+) -> Evidence:
+    """The leak with the largest effect: the position, the cut, and the module where the difference begins."""
+    row = int(difference.amax(1).argmax())
+    cut, position = int(cuts[row]), int(difference[row].argmax())
+    module = first_difference(model, tokens[None], rows[row + 1][None], cut, target.rounding)
     return Evidence(
-        f"replacing the tokens from position {cut} on moves the logits at position {position}, "
+        f"replacing the tokens from position {cut} on changes the logits at position {position}, "
         f"in a sequence of {len(tokens)}",
         fault=True,
-        measured=float(moved.max()),
+        measured=float(difference.max()),
         tolerance=target.rounding,
-        where=", ".join(part for part in (place, f"position {position}") if part),
+        where=", ".join(part for part in (module, f"position {position}") if part),
     )
 
 
-def by_gradient(target: AuditTarget) -> Iterator[Evidence]:
-    """No gradient flows from a position's logits to the vectors of later tokens: a leak that cancels shows here."""
+def no_gradient_from_later(target: AuditTarget) -> Iterator[Evidence]:
+    """The gradient of a position's logits to later embeddings is 0; finds leaks whose effects cancel in the logits."""
     worst = 0.0
     lengths = target.lengths([11, 37, 66, 130, *target.pick((), (260, 515))])
     for length in lengths:
@@ -132,18 +140,18 @@ def by_gradient(target: AuditTarget) -> Iterator[Evidence]:
             for cut in gradient_cuts(target, length):
                 earlier = (logits[0, :cut] * weights[0, :cut]).sum()
                 (gradient,) = torch.autograd.grad(earlier, vectors[0], retain_graph=True)
-                reached = gradient.abs().amax(-1)  # (2, T)
-                scale = reached[0, :cut].max().clamp(min=1e-30)
-                allowed = torch.zeros_like(reached, dtype=torch.bool)
+                magnitude = gradient.abs().amax(-1)  # (2, T)
+                scale = magnitude[0, :cut].max().clamp(min=1e-30)
+                allowed = torch.zeros_like(magnitude, dtype=torch.bool)
                 allowed[0, :cut] = True
-                leaked = (reached / scale).masked_fill(allowed, 0)
+                leaked = (magnitude / scale).masked_fill(allowed, 0)
                 worst = max(worst, float(leaked.nan_to_num(torch.inf).max()))
                 if worst > target.rounding:
                     row, source = divmod(int(leaked.argmax()), length)
-                    kind = "an earlier position's logits" if row == 0 else "another row's logits"
+                    reader = "an earlier position's logits" if row == 0 else "another row's logits"
                     yield Evidence(
-                        f"{kind} depend on the vector of token {source}, in a sequence of {length}: "
-                        f"their gradient is {worst:.2g} of that of the tokens they may read",
+                        f"{reader} depend on the embedding of token {source}, in a sequence of {length}: "
+                        f"its gradient is {worst:.2g} of the largest one of a visible token",
                         fault=True,
                         measured=worst,
                         tolerance=target.rounding,
@@ -163,8 +171,8 @@ def gradient_cuts(target: AuditTarget, length: int) -> list[int]:
     return sorted({1, length // 2, length - 1, min(64, length - 1), *([] if target.quick else [length // 3, 16])})
 
 
-def between_documents(target: AuditTarget) -> Iterator[Evidence]:
-    """Changing one of three packed documents changes nothing in the other two."""
+def documents_independent(target: AuditTarget) -> Iterator[Evidence]:
+    """Changing one of three packed documents does not change the logits of the other two."""
     worst = 0.0
     for edges in ((5, 12), (17, 18)):
         length = target.length(30)
@@ -176,25 +184,25 @@ def between_documents(target: AuditTarget) -> Iterator[Evidence]:
             for changed in range(3):
                 inside = documents == changed
                 after = target.model(torch.where(inside, target.other_tokens(tokens), tokens), documents=documents)
-                moved = differences(after, before).masked_fill(inside, 0)
-                worst = max(worst, float(moved.max()))
+                difference = differences(after, before).masked_fill(inside, 0)
+                worst = max(worst, float(difference.max()))
                 if worst > target.rounding:
-                    position = int(moved.argmax())
+                    position = int(difference.argmax())
                     yield Evidence(
-                        f"changing document {changed} moves the logits of document {int(documents[0, position])}",
+                        f"changing document {changed} changes the logits of document {int(documents[0, position])}",
                         fault=True,
                         measured=worst,
                         tolerance=target.rounding,
                         where=f"position {position}; documents begin at 0, {edges[0]} and {edges[1]}",
                         mark="packed documents see each other",
-                        meaning="With documents packed into one row, a text is scored with unrelated text in sight.",
+                        meaning="With packed documents, a text is scored with unrelated text as its context.",
                     )
                     return
-    yield Evidence("packed documents do not see each other", measured=worst, tolerance=target.rounding)
+    yield Evidence("packed documents are independent", measured=worst, tolerance=target.rounding)
 
 
-def in_training(target: AuditTarget) -> Iterator[Evidence]:
-    """What training takes from a target does not depend on the tokens after it."""
+def training_loss_causal(target: AuditTarget) -> Iterator[Evidence]:
+    """The training loss of a target does not depend on the tokens after it."""
     model = copy.deepcopy(target.model).train()
     worst = 0.0
     for length, cuts in ((35, (1, 17, 34)), (target.length(131), (64, target.length(131) - 1))):
@@ -205,11 +213,11 @@ def in_training(target: AuditTarget) -> Iterator[Evidence]:
             scale = float(model(tokens).std(-1).mean())
         for cut in cuts:
             changed = torch.where(torch.arange(length) >= cut, later, tokens)
-            # The difference between two sets of targets leaves out what does not depend on targets, such as a
-            # balance loss, which may well be taken over the whole batch.
-            seen = [preference(model, x, targets, target.other_tokens(targets), cut) for x in (tokens, changed)]
-            moved = abs(seen[0] - seen[1]) / scale
-            worst = max(worst, moved if moved == moved else torch.inf)
+            # The difference between two sets of targets is free of terms that do not depend on targets, such as a
+            # balance loss, which may use the whole batch.
+            seen = [target_contrast(model, x, targets, target.other_tokens(targets), cut) for x in (tokens, changed)]
+            difference = abs(seen[0] - seen[1]) / scale
+            worst = max(worst, difference if difference == difference else torch.inf)
             if worst > target.loss_rounding:
                 yield Evidence(
                     f"in training mode, the loss of the targets before position {cut} changes with the tokens from "
@@ -219,14 +227,18 @@ def in_training(target: AuditTarget) -> Iterator[Evidence]:
                     tolerance=target.loss_rounding,
                     where=f"model.loss, positions before {cut}",
                     mark="sees the future in training",
-                    meaning="The training loss is too good, and what it taught is missing when the model is used.",
+                    meaning="The training loss is too low, and what the model learns from it does not help in use.",
                 )
                 return
-    yield Evidence("nor does the training loss of earlier targets", measured=worst, tolerance=target.loss_rounding)
+    yield Evidence(
+        "the training loss of earlier targets does not depend on later tokens",
+        measured=worst,
+        tolerance=target.loss_rounding,
+    )
 
 
-def preference(model: Decoder, tokens: Tensor, targets: Tensor, other_tokens: Tensor, cut: int) -> float:
-    """How much more the loss of the first `cut` positions is with one set of targets than with the other."""
+def target_contrast(model: Decoder, tokens: Tensor, targets: Tensor, other_tokens: Tensor, cut: int) -> float:
+    """Loss of the first `cut` positions with one set of targets minus that with the other."""
     unscored = torch.arange(tokens.shape[1]) >= cut
     one, other = (
         training_loss(model, tokens, t.masked_fill(unscored, -100), seed=0).total.item()
@@ -239,10 +251,10 @@ CHECK = Check(
     name="causality",
     asserts="Changing token j never changes the logits at positions before j, in other rows or in other documents.",
     how="Tokens from a cut on are replaced, at all cuts of short sequences and around block edges of long ones; the "
-    "gradient of earlier logits to later vectors is taken; the same for batch-mates, packed documents and the loss.",
-    tolerance="1e-9 standard deviations of the logits in fp64: rounding stays below 1e-13, leaks lie above 1e-6.",
-    means="The model reads the token it is asked to predict: its scores are too good to be true, and text that it "
-    "generates will not live up to them.",
+    "gradient of earlier logits to later embeddings; the same for rows, packed documents and the training loss.",
+    tolerance="1e-9 standard deviations of the logits in fp64: rounding is below 1e-13, leaks are above 1e-6.",
+    means="The model reads the token that it should predict: its scores are too good to be true, and its generated "
+    "text will be worse than they suggest.",
     mark="sees the future",
     gather=gather,
 )

@@ -1,4 +1,4 @@
-"""Costs as declared: parameters, FLOPs and cache, what the recipe implies against what live tensors hold."""
+"""Costs as declared: parameters, FLOPs and cache elements, declared values against measured ones."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from litmus.auditing.target import AuditTarget, generator, meta_model
 from litmus.model import Decoder, training_flops_per_token
 from litmus.nn import Cache
 
-AGREE = 0.01
-"""Share by which a measured cost may exceed the declared one: rounding a buffer's size up, for alignment."""
+CACHE_TOLERANCE = 0.01
+"""Relative tolerance of cache elements, because buffer sizes may be rounded up for alignment."""
 
-WASTE = 1.1
-"""A matrix of low rank is a fault where applying it costs more than this times its two thin factors."""
+MAX_REDUNDANCY = 1.1
+"""A low-rank matrix or buffer is a fault if it costs more than this times its factors."""
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
@@ -30,12 +30,12 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from flops(target)
     yield from merged_matrices(target)
     yield from cache_as_declared(target)
-    yield from cache_as_needed(target)
-    yield from kept_outside(target)
+    yield from cache_without_redundancy(target)
+    yield from no_hidden_state(target)
 
 
 def parameters(target: AuditTarget) -> Iterator[Evidence]:
-    """The live model's parameters against those of a model built anew from its recipe, and against its own count."""
+    """Parameters of the model against those of a model built from its recipe, and against its own count."""
     implied = sum(parameter.numel() for parameter in meta_model(target.recipe).parameters())
     model = target.unperturbed
     live = sum(parameter.numel() for parameter in model.parameters())
@@ -54,31 +54,31 @@ def parameters(target: AuditTarget) -> Iterator[Evidence]:
 
 
 def flops(target: AuditTarget) -> Iterator[Evidence]:
-    """Training FLOPs per token as reported (counted on the meta device) against a real forward and backward pass."""
+    """Reported training FLOPs per token (counted on the meta device) against a real forward and backward pass."""
     length = target.length(target.pick(32, 64))
     reported = training_flops_per_token(target.recipe, length)
     model = target.build_model().train()
     tokens = target.tokens(1, length, seed=110)
-    # fp64 and plain attention, since torch does not count what the CPU's fused kernels do in fp32.
+    # fp64 and math attention, because torch does not count the FLOPs of the CPU's fused fp32 kernels.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.loss(tokens, tokens).total.backward()
     measured = counter.get_total_flops() / length
-    # What is routed or drawn at random differs a little from pass to pass.
+    # Routing and random objectives differ a little from pass to pass.
     if abs(measured - reported) > 0.1 * reported:
         yield Evidence(
-            f"a trained token costs {measured:,.0f} FLOPs where {reported:,.0f} are reported",
+            f"training takes {measured:,.0f} FLOPs per token where {reported:,.0f} are reported",
             fault=True,
             measured=measured / max(reported, 1e-9),
             tolerance=1.1,
             where="forward and backward pass",
-            mark="costs other FLOPs than are reported",
+            mark="takes other FLOPs than reported",
         )
     else:
         yield Evidence(f"{measured:,.0f} FLOPs per trained token of {length}")
 
 
-class _Matmuls(TorchDispatchMode):
-    """Keeps the two-dimensional operands of every matrix product."""
+class _MatmulRecorder(TorchDispatchMode):
+    """Records the two-dimensional operands of every matrix product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,36 +92,36 @@ class _Matmuls(TorchDispatchMode):
 
 
 def merged_matrices(target: AuditTarget) -> Iterator[Evidence]:
-    """Matrices that tokens are multiplied by, whatever the tokens, and whose rank two thin factors would do."""
+    """No activation is multiplied by a product of weights whose low rank two thin factors would use."""
     model, length = target.model, target.length(24)
     seen = []
     for seed in (111, 112):
-        with torch.no_grad(), _Matmuls() as products:
+        with torch.no_grad(), _MatmulRecorder() as products:
             model(target.tokens(1, length, seed=seed))
         seen.append(products.operands)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     for one, other in zip(*seen, strict=False):
-        # Equal for different tokens, so made of weights; a parameter itself has the rank that it was given.
+        # Equal for different tokens, hence computed from weights; parameters themselves may have any rank.
         if one.shape != other.shape or not torch.equal(one, other) or one.untyped_storage().data_ptr() in own:
             continue
         rows, columns = one.shape
         rank = int(torch.linalg.matrix_rank(one.double(), rtol=1e-9))
-        if rows * columns > WASTE * rank * (rows + columns):
+        if rows * columns > MAX_REDUNDANCY * rank * (rows + columns):
             yield Evidence(
-                f"tokens are multiplied by a {rows} x {columns} matrix of rank {rank}: {rows * columns:,} "
+                f"activations are multiplied by a {rows} x {columns} matrix of rank {rank}: {rows * columns:,} "
                 f"multiply-adds where two thin matrices take {rank * (rows + columns):,}",
                 fault=True,
                 measured=rows * columns / max(1, rank * (rows + columns)),
-                tolerance=WASTE,
+                tolerance=MAX_REDUNDANCY,
                 where="forward pass, a product of weights",
                 mark="merges low-rank weights into full ones",
-                meaning="The low rank is paid for and not used: its saving in FLOPs and cache does not exist.",
+                meaning="The low rank is not used: its saving in FLOPs and cache does not exist.",
             )
             return
 
 
 def cache_as_declared(target: AuditTarget) -> Iterator[Evidence]:
-    """Live cache buffers, empty and after decoding, against what the mixers declare to need."""
+    """Elements of the cache buffers after decoding against those that the mixers declare."""
     model = target.model
     for rows, capacity in ((1, 1), (1, 100), (3, 40), (1, target.recipe.context)):
         declared = rows * model.kv_elements(capacity)
@@ -129,25 +129,25 @@ def cache_as_declared(target: AuditTarget) -> Iterator[Evidence]:
         with torch.no_grad():
             model(target.tokens(rows, min(capacity, 30, target.longest)), cache)
         held = sum(buffer.numel() for layer in cache.layers for buffer in layer.values())
-        if held > (1 + AGREE) * declared:
-            layer, names = heaviest(cache.layers)
+        if held > (1 + CACHE_TOLERANCE) * declared:
+            layer, names = largest_layer(cache.layers)
             yield Evidence(
-                f"the cache holds {held / rows / capacity:,.0f} numbers per token where the mixers declare "
+                f"the cache holds {held / rows / capacity:,.0f} elements per token where the mixers declare "
                 f"{declared / rows / capacity:,.0f}",
                 fault=True,
                 measured=held / max(declared, 1),
-                tolerance=1 + AGREE,
+                tolerance=1 + CACHE_TOLERANCE,
                 where=f"{describe_module(model, f'layers.{layer}')}, buffers {names}",
                 mark="caches more than it declares",
-                meaning="The memory that decoding is said to take is not the memory it takes.",
+                meaning="Decoding takes another amount of memory than reported.",
             )
             return
-        if held < (1 - AGREE) * declared:
+        if held < (1 - CACHE_TOLERANCE) * declared:
             yield Evidence(
                 f"the mixers declare {declared:,} cache elements and hold {held:,}",
                 fault=True,
                 measured=held / declared,
-                tolerance=1 - AGREE,
+                tolerance=1 - CACHE_TOLERANCE,
                 where="kv_elements",
                 mark="declares another cache than it holds",
             )
@@ -156,31 +156,31 @@ def cache_as_declared(target: AuditTarget) -> Iterator[Evidence]:
     yield Evidence(f"{per_token:,.0f} cache elements per token, as declared")
 
 
-def heaviest(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
+def largest_layer(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
     sizes = [sum(buffer.numel() for buffer in layer.values()) for layer in layers]
     number = sizes.index(max(sizes))
     return number, ", ".join(f"{name} {tuple(buffer.shape)}" for name, buffer in layers[number].items())
 
 
-def cache_as_needed(target: AuditTarget) -> Iterator[Evidence]:
-    """What is cached against what it says: numbers of low rank, and slots that nothing reads."""
-    wasteful = [*low_rank_buffers(target), *idle_slots(target)]
-    for what, where, ratio in wasteful[:2]:
+def cache_without_redundancy(target: AuditTarget) -> Iterator[Evidence]:
+    """No cached vectors of low rank, and no slots that are never read."""
+    redundant = [*low_rank_buffers(target), *unused_slots(target)]
+    for what, where, ratio in redundant[:2]:
         yield Evidence(
             what,
             fault=True,
             measured=ratio,
-            tolerance=WASTE,
+            tolerance=MAX_REDUNDANCY,
             where=where,
             mark="caches more than it needs",
-            meaning="Decoding takes more memory, and reads more of it per token, than the mechanism calls for.",
+            meaning="Decoding takes more memory, and reads more of it per token, than the mechanism needs.",
         )
-    if not wasteful:
+    if not redundant:
         yield Evidence("no cache element is redundant")
 
 
-def kept_outside(target: AuditTarget) -> Iterator[Evidence]:
-    """Tensors that modules keep to themselves and that grow with the tokens decoded."""
+def no_hidden_state(target: AuditTarget) -> Iterator[Evidence]:
+    """No tensors outside the cache that grow with the number of decoded tokens."""
     held = []
     for length in (8, target.length(40)):
         model = target.build_model()
@@ -188,23 +188,23 @@ def kept_outside(target: AuditTarget) -> Iterator[Evidence]:
         with torch.no_grad():
             for token in target.tokens(1, length, seed=113).split(1, dim=1):
                 model(token, cache)
-        held.append({name: numbers_kept(module) for name, module in model.named_modules()})
+        held.append({name: hidden_elements(module) for name, module in model.named_modules()})
     grown = {name: held[1][name] - held[0][name] for name in held[0] if held[1][name] > held[0][name]}
     if grown:
         worst = max(grown, key=lambda name: grown[name])
         yield Evidence(
-            f"{plural(len(grown), 'part')} keep numbers outside the cache, and more with every decoded token",
+            f"{plural(len(grown), 'module')} store tensors outside the cache that grow with every decoded token",
             fault=True,
             measured=sum(grown.values()) / max(1, target.length(40) - 8),
             tolerance=0.0,
             where=describe_module(model, worst) if worst else "model",
             mark="caches more than it declares",
-            meaning="Memory that no figure shows, and that the texts of one batch leave to the next.",
+            meaning="Memory that no measurement includes, and state that one batch leaves to the next.",
         )
 
 
-def numbers_kept(module: nn.Module) -> int:
-    """Numbers in tensors that are plain attributes of a module, or in its lists and dicts."""
+def hidden_elements(module: nn.Module) -> int:
+    """Elements of tensors that are plain attributes of a module or entries of its lists and dicts."""
     found = 0
     for value in vars(module).values():
         values = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
@@ -214,24 +214,24 @@ def numbers_kept(module: nn.Module) -> int:
     return found
 
 
-FULL = 0.9
-"""Share of the possible rank that counts as full: norms that subtract a mean take one dimension away."""
+FULL_RANK = 0.9
+"""Fraction of the possible rank that counts as full: norms that subtract a mean remove one dimension."""
 
-MOST_TOKENS = 700
-Waste = tuple[str, str, float]
-"""What is wasted, where, and how many times more is held than needed."""
+MAX_RANK_TOKENS = 700
+Redundancy = tuple[str, str, float]
+"""A description, the module, and the ratio of elements cached to elements needed."""
 
 
-def low_rank_buffers(target: AuditTarget) -> Iterator[Waste]:
-    """Buffers whose numbers per token lie in far fewer dimensions than they could, over many random tokens.
+def low_rank_buffers(target: AuditTarget) -> Iterator[Redundancy]:
+    """Buffers whose vectors span far fewer dimensions than they could, over many random tokens.
 
-    A cached vector of N numbers that comes from a vector of `dim` numbers can have min(N, dim) dimensions. If keys of N
-    numbers keep to r of them, r numbers per token would do (as latent attention does), for every text.
+    Cached vectors of N elements, computed from vectors of `dim` elements, can span min(N, dim) dimensions. If they span
+    only r, r elements per token suffice for every text (as in MLA).
     """
     model = target.model
     empty = model.new_cache(1, 8), model.new_cache(1, 9)
     widest = max((buffer[0].numel() // 8 for layer in empty[0].layers for buffer in layer.values()), default=0)
-    tokens = min(target.longest, MOST_TOKENS, int(1.3 * min(widest, target.recipe.dim)) + 16)
+    tokens = min(target.longest, MAX_RANK_TOKENS, int(1.3 * min(widest, target.recipe.dim)) + 16)
     if widest == 0 or tokens < 8:
         return
     cache = model.new_cache(1, tokens)
@@ -241,15 +241,15 @@ def low_rank_buffers(target: AuditTarget) -> Iterator[Waste]:
         for name, buffer in layer.items():
             if not per_token(empty[0].layers[number][name], empty[1].layers[number][name]):
                 continue
-            content = buffer[0].flatten(1).double()  # a row per slot: a bounded cache has fewer than tokens
+            content = buffer[0].flatten(1).double()  # one row per slot; a bounded cache has fewer slots than tokens
             content = content[content.any(1)]
             possible = min(content.shape[1], target.recipe.dim, target.recipe.vocab_size)
             if content.shape[0] < 1.2 * possible:
-                continue  # too few tokens to tell
+                continue  # too few tokens to determine the rank
             rank = int(torch.linalg.matrix_rank(content, rtol=1e-9))
-            if rank < FULL * possible:
+            if rank < FULL_RANK * possible:
                 yield (
-                    f"{name!r} caches {content.shape[1]} numbers per token that lie in {rank} dimensions",
+                    f"{name!r} caches {content.shape[1]} elements per token that span {rank} dimensions",
                     describe_module(model, f"layers.{number}"),
                     content.shape[1] / max(rank, 1),
                 )
@@ -257,35 +257,35 @@ def low_rank_buffers(target: AuditTarget) -> Iterator[Waste]:
 
 
 def per_token(at_8: Tensor, at_9: Tensor) -> bool:
-    """Whether a buffer has one slot per token of capacity, in its second dimension."""
+    """Whether a buffer's second dimension is the capacity in tokens."""
     return at_8.ndim >= 2 and at_8.shape[1] == 8 and at_9.shape[1] == 9 and at_8[0].numel() * 9 == at_9[0].numel() * 8
 
 
-def idle_slots(target: AuditTarget) -> Iterator[Waste]:
-    """Slots of old tokens that can be overwritten without any effect on the tokens that follow."""
+def unused_slots(target: AuditTarget) -> Iterator[Redundancy]:
+    """Slots of old tokens that can be overwritten without any effect on the following tokens."""
     tokens = min(target.longest - 4, max(target.recipe.context, 64), target.pick(300, 1100))
     if tokens < 16:
         return
     text = target.tokens(1, tokens + 4, seed=121)
-    # In both models: where attention is very sharp, a weight may be too small to change anything.
-    idle = unread(target.model, text)
-    idle = [place for place in idle if place in unread(target.unperturbed, text)] if idle else []
-    for number, name in idle[:1]:
+    # In both models: if attention is very sharp, a weight may be too small to have an effect.
+    unused = unread_buffers(target.model, text)
+    unused = [place for place in unused if place in unread_buffers(target.unperturbed, text)] if unused else []
+    for number, name in unused[:1]:
         yield (
-            f"the oldest {tokens // 4} of {tokens} slots of {name!r} are never read again, and still held",
+            f"the oldest {tokens // 4} of {tokens} slots of {name!r} are never read again, but stay allocated",
             describe_module(target.model, f"layers.{number}"),
             4 / 3,
         )
 
 
-def unread(model: Decoder, text: Tensor) -> list[tuple[int, str]]:
-    """The (layer, buffer) of which the oldest quarter of slots does not matter for the last four tokens of `text`."""
+def unread_buffers(model: Decoder, text: Tensor) -> list[tuple[int, str]]:
+    """(layer, buffer) pairs whose oldest quarter of slots has no effect on the last four tokens of `text`."""
     prompt, following = text[:, :-4], text[:, -4:]
     cache = model.new_cache(1, text.shape[1])
     found = []
     with torch.no_grad():
         model(prompt, cache)
-        expected = continued(model, following, cache)
+        expected = decode_copy(model, following, cache)
         for number, layer in enumerate(cache.layers):
             for name, buffer in layer.items():
                 if buffer.ndim < 2 or buffer.shape[1] != cache.capacity or not buffer.numel():
@@ -293,13 +293,13 @@ def unread(model: Decoder, text: Tensor) -> list[tuple[int, str]]:
                 changed = copy.deepcopy(cache)
                 slots = changed.layers[number][name][:, : prompt.shape[1] // 4]
                 slots += torch.randn(slots.shape, generator=generator(122), dtype=slots.dtype)
-                if torch.equal(continued(model, following, changed), expected):
+                if torch.equal(decode_copy(model, following, changed), expected):
                     found.append((number, name))
     return found
 
 
-def continued(model: Decoder, following: Tensor, cache: Cache) -> Tensor:
-    """Logits of the tokens that follow, decoded one by one from a copy of the cache."""
+def decode_copy(model: Decoder, following: Tensor, cache: Cache) -> Tensor:
+    """Logits of the following tokens, decoded one by one with a copy of the cache."""
     cache = copy.deepcopy(cache)
     return torch.cat([model(token, cache) for token in following.split(1, dim=1)], dim=1)
 
@@ -307,10 +307,10 @@ def continued(model: Decoder, following: Tensor, cache: Cache) -> Tensor:
 CHECK = Check(
     name="costs as declared",
     asserts="Parameters, FLOPs and cache are what the recipe implies, and the cache holds no more than is needed.",
-    how="Live tensors are counted; matrices that tokens meet are checked for wasted rank, cache elements for rank and "
-    "for slots that no prediction depends on, modules for tensors that grow while decoding.",
+    how="Elements of live tensors are counted; matrices that multiply activations are checked for wasted rank, cache "
+    "buffers for rank and for slots without effect, modules for tensors that grow while decoding.",
     tolerance="1 % for buffers (alignment), 10 % for FLOPs (routing) and for wasted rank; ranks in fp64 at 1e-9 of the "
-    "largest singular value, where random weights leave no doubt.",
+    "largest singular value, which is unambiguous for random weights.",
     means="The cost column of a comparison would be wrong.",
     mark="costs more than it declares",
     gather=gather,

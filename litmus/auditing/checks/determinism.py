@@ -1,4 +1,4 @@
-"""Determinism: the same seed gives the same model, a saved model comes back, and evaluation throws no dice."""
+"""Determinism: the same seed gives the same model and loss, evaluation is deterministic, saving preserves the model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from litmus.model import Decoder, load, save
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
-    yield from seeded(target)
-    yield from evaluated(target)
-    yield from stored(target)
+    yield from same_seed(target)
+    yield from evaluation_deterministic(target)
+    yield from survives_saving(target)
 
 
-def seeded(target: AuditTarget) -> Iterator[Evidence]:
-    """Building twice from one seed gives one model; the training loss repeats under one seed."""
+def same_seed(target: AuditTarget) -> Iterator[Evidence]:
+    """The same seed gives the same weights and training loss, another seed gives other weights."""
     if target.live is None:
         one, same, other = (dict(target.build_model(seed).named_parameters()) for seed in (0, 0, 1))
         changed = [name for name in one if not torch.equal(one[name], same[name])]
@@ -35,10 +35,10 @@ def seeded(target: AuditTarget) -> Iterator[Evidence]:
             return
         if all(torch.equal(one[name], other[name]) for name in one):
             yield Evidence(
-                "models built from different seeds are identical: their seeds show nothing about chance",
+                "models built from different seeds are identical",
                 fault=True,
                 mark="ignores its seed",
-                meaning="Several seeds of it are one trial repeated; an interval over them means nothing.",
+                meaning="Several seeds repeat one trial; an interval over them means nothing.",
             )
             return
     tokens, targets = target.tokens(2, target.length(24), seed=70), target.tokens(2, target.length(24), seed=71)
@@ -58,8 +58,8 @@ def seeded(target: AuditTarget) -> Iterator[Evidence]:
         yield Evidence("same seed, same weights and same loss")
 
 
-def evaluated(target: AuditTarget) -> Iterator[Evidence]:
-    """In evaluation mode, the same tokens get the same logits whatever the dice and whatever came before."""
+def evaluation_deterministic(target: AuditTarget) -> Iterator[Evidence]:
+    """In evaluation mode, logits depend neither on the random seed nor on earlier inputs."""
     model = target.build_model(dtype=torch.float32)
     tokens = target.tokens(2, target.length(24), seed=72)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -71,35 +71,37 @@ def evaluated(target: AuditTarget) -> Iterator[Evidence]:
         model.loss(target.other_tokens(tokens), tokens)
         after = model(tokens)
     if torch.equal(first, again) and torch.equal(first, after):
-        yield Evidence("evaluation mode draws nothing and keeps nothing")
+        yield Evidence("evaluation is deterministic and keeps no state")
         return
-    drawn = not torch.equal(first, again)
+    random = not torch.equal(first, again)
     yield Evidence(
-        "in evaluation mode the logits change with the random seed"
-        if drawn
-        else "in evaluation mode the logits change with what the model saw before",
+        "in evaluation mode the logits depend on the random seed"
+        if random
+        else "in evaluation mode the logits depend on earlier inputs",
         fault=True,
-        measured=float((first - (again if drawn else after)).abs().max()),
+        measured=float((first - (again if random else after)).abs().max()),
         tolerance=0.0,
         where="model(tokens)",
         mark="gives other scores each time",
     )
 
 
-def stored(target: AuditTarget) -> Iterator[Evidence]:
-    """A saved and loaded model gives the same logits, bit for bit."""
+def survives_saving(target: AuditTarget) -> Iterator[Evidence]:
+    """A saved and loaded model computes the same logits, bit for bit."""
     model = target.build_model(dtype=torch.float32)
     tokens = target.tokens(2, target.length(24), seed=74)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(4)  # what is drawn anew on loading must not happen to come out the same
+        torch.manual_seed(4)  # state that is initialized again on loading must not be equal by chance
         save(model, Path(folder) / "model")
-        back: Decoder = load(Path(folder) / "model", trust_plugin=True).eval()  # the code that has just been run
-        before, after = model(tokens), back(tokens)
+        loaded: Decoder = load(
+            Path(folder) / "model", trust_plugin=True
+        ).eval()  # its code runs in this process already
+        before, after = model(tokens), loaded(tokens)
     if torch.equal(before, after):
-        yield Evidence("saved and loaded, the logits are the same")
+        yield Evidence("a saved and loaded model has the same logits")
         return
     yield Evidence(
-        "saved and loaded, the model gives other logits: it keeps something that is no parameter or buffer",
+        "a saved and loaded model has other logits: it has state that is neither parameter nor buffer",
         fault=True,
         measured=float((before - after).abs().max()),
         tolerance=0.0,
@@ -111,11 +113,11 @@ def stored(target: AuditTarget) -> Iterator[Evidence]:
 
 CHECK = Check(
     name="determinism",
-    asserts="The same seed gives the same model and loss, a saved model comes back, evaluation draws nothing.",
+    asserts="The same seed gives the same model and loss, saving preserves the model, evaluation is deterministic.",
     how="Two builds from one seed, one from another; two losses under one seed; logits under two seeds and after other "
     "inputs; a save and a load.",
     tolerance="None: bit for bit, on one machine with one thread count.",
-    means="Its results cannot be repeated, so no difference to it can be trusted.",
+    means="Its results cannot be repeated, so no comparison with it can be trusted.",
     mark="is not reproducible",
     gather=gather,
 )

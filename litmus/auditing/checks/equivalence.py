@@ -1,4 +1,4 @@
-"""Equivalence: every fast path computes what its plain reference defines."""
+"""Equivalence: every fast path computes the same as its reference implementation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
 
 SHAPES = (4, 16)
-GRADIENT = 1e-8
-"""How far gradients may lie apart, relative to the largest of each parameter: a sum over all tokens, so ten times
-the tolerance of logits."""
+GRADIENT_ROUNDING = 1e-8
+"""Tolerance of gradients relative to the largest of each parameter; ten times that of logits, because they are sums
+over all tokens."""
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
@@ -25,13 +25,13 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     for batch, length, packed in shapes:
         forward, gradient, name = compared(model, target, batch, length, packed)
         worst, worst_gradient = max(worst, forward), max(worst_gradient, gradient)
-        if forward > target.loss_rounding or gradient > limit(target):
+        if forward > target.loss_rounding or gradient > gradient_limit(target):
             yield Evidence(
-                f"the fast path differs from its plain reference in {'its gradients' if name else 'what it computes'} "
+                f"the fast path differs from its reference in {'its gradients' if name else 'what it computes'} "
                 f"for {plural(batch, 'row')} of {plural(length, 'token')}{' in packed documents' if packed else ''}",
                 fault=True,
                 measured=gradient if name else forward,
-                tolerance=limit(target) if name else target.loss_rounding,
+                tolerance=gradient_limit(target) if name else target.loss_rounding,
                 where=name or "model(tokens, fast=True) against fast=False",
             )
             return
@@ -42,38 +42,38 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     )
 
 
-def limit(target: AuditTarget) -> float:
-    return max(GRADIENT, target.loss_rounding)
+def gradient_limit(target: AuditTarget) -> float:
+    return max(GRADIENT_ROUNDING, target.loss_rounding)
 
 
 def random_shapes(target: AuditTarget) -> Iterator[tuple[int, int, bool]]:
-    """(batch, length, packed documents or not)."""
-    source = generator(60)
+    """(batch, length, whether documents are packed)."""
+    random = generator(60)
     for number in range(target.pick(*SHAPES)):
         longest = min(target.longest, 150 if number % 4 == 3 else 40)
-        length = int(torch.randint(1, longest + 1, (), generator=source))
-        yield int(torch.randint(1, 5, (), generator=source)), length, number % 3 == 2
+        length = int(torch.randint(1, longest + 1, (), generator=random))
+        yield int(torch.randint(1, 5, (), generator=random)), length, number % 3 == 2
 
 
 def compared(model: Decoder, target: AuditTarget, batch: int, length: int, packed: bool) -> tuple[float, float, str]:
-    """Difference of logits and losses, of gradients, and the parameter where the latter is too large ("" if none)."""
+    """Differences of logits or losses and of gradients, and the parameter whose gradient is wrong ("" if none)."""
     tokens, targets = target.tokens(batch, length, seed=61), target.tokens(batch, length, seed=62)
     documents = (torch.arange(length) // max(1, length // 3)).expand(batch, -1) if packed else None
-    fast, plain = (passed(model, tokens, targets, documents, fast=fast) for fast in (True, False))
+    fast, plain = (forward_backward(model, tokens, targets, documents, fast=fast) for fast in (True, False))
     forward = max(
         max_difference(fast[0], plain[0]), float((fast[1] - plain[1]).abs()) / max(1.0, float(plain[1].abs()))
     )
-    worst, place = 0.0, ""
+    worst, worst_name = 0.0, ""
     for name, reference in plain[2].items():
         scale = reference.abs().max().clamp(min=1e-12 * max(1.0, float(plain[3])))
-        moved = float(((fast[2][name] - reference).abs().max() / scale).nan_to_num(torch.inf))
-        if moved > max(worst, 0.0):
-            worst, place = moved, name
-    return forward, worst, place if forward <= target.loss_rounding and worst > limit(target) else ""
+        difference = float(((fast[2][name] - reference).abs().max() / scale).nan_to_num(torch.inf))
+        if difference > max(worst, 0.0):
+            worst, worst_name = difference, name
+    return forward, worst, worst_name if forward <= target.loss_rounding and worst > gradient_limit(target) else ""
 
 
-def passed(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | None, *, fast: bool) -> Any:
-    """Logits, training loss, its gradients by parameter, and the largest of those."""
+def forward_backward(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | None, *, fast: bool) -> Any:
+    """Logits, training loss, its gradients by parameter, and the largest gradient."""
     model.train().zero_grad()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,11 +88,11 @@ def passed(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | 
 
 CHECK = Check(
     name="equivalence",
-    asserts="Every fast path computes what its plain reference defines, forward and gradient.",
+    asserts="Every fast path computes the same as its reference implementation, forward and gradient.",
     how="model(tokens) and model.loss with fast=True against fast=False at random shapes, some with packed documents.",
     tolerance="1e-9 standard deviations of the logits and 1e-8 of each parameter's largest gradient, in fp64: the same "
     "formula in another order.",
-    means="The model that trains fast is not the one that is described.",
+    means="The model that is trained is not the one that the reference describes.",
     mark="computes something else on its fast path",
     gather=gather,
 )

@@ -1,4 +1,4 @@
-"""Forward pass: the model builds and gives finite logits of the right shape; without it nothing can be asked."""
+"""Forward pass: the model builds and its logits are finite and of the right shape; all other checks need that."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
         tokens = target.tokens(batch, length)
         expected = (batch, length, target.recipe.vocab_size)
         with torch.no_grad():
-            for model, weights in ((target.unperturbed, ""), (target.model, ", with weights away from their start")):
+            for model, weights in ((target.unperturbed, ""), (target.model, ", with perturbed weights")):
                 logits = model(tokens)
                 shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
                 if shape != expected:
                     yield fault(
-                        f"model(tokens) gives {shape} for tokens {tuple(tokens.shape)}, not {expected}",
+                        f"model(tokens) returns {shape} for tokens {tuple(tokens.shape)}, not {expected}",
                         "gives logits of the wrong shape",
                     )
                     return
                 if not logits.isfinite().all():
                     position = int((~logits.isfinite()).any(-1).any(0).nonzero()[0])
                     yield fault(
-                        f"model(tokens) gives NaN or infinite logits for {length} random tokens{weights}",
+                        f"model(tokens) returns NaN or infinite logits for {length} random tokens{weights}",
                         "gives logits that are not finite",
                         f"position {position}",
                     )
@@ -36,7 +36,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     loss = training_loss(target.build_model(), tokens, tokens, seed=0).total
     if loss.shape != () or not loss.isfinite():
         yield fault(
-            f"model.loss gives {loss.tolist()} for {plural(length, 'token')}, not one finite number",
+            f"model.loss returns {loss.tolist()} for {plural(length, 'token')}, not one finite number",
             "gives a loss that is not finite",
         )
         return
@@ -52,7 +52,7 @@ CHECK = Check(
     asserts="The model builds, model(tokens) is finite and of shape (batch, time, vocabulary), and its loss is finite.",
     how="One token, a small batch, and one sequence as long as the context (up to 300 tokens).",
     tolerance="None.",
-    means="It is not a model that can be audited or scored; the other checks were not made.",
+    means="It can be neither audited nor scored; the other checks were skipped.",
     mark="has no working forward pass",
     gather=gather,
 )

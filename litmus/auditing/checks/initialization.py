@@ -1,7 +1,8 @@
-"""Loss at initialization: a new model guesses evenly, and neither signals nor gradients fade or grow with depth."""
+"""Loss at initialization: near ln V, with signals and gradients of similar size in all layers."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -10,95 +11,89 @@ from torch import Tensor
 
 from litmus.auditing.check import Check, Evidence, NotApplicable
 from litmus.auditing.checks.coverage import nats_per_target
+from litmus.auditing.hooks import captured
 from litmus.auditing.target import AuditTarget, generator, meta_model
 from litmus.model import Decoder
 
-LOW, HIGH = -0.1, 0.5
-"""The band around ln V, in nats.
+MIN_EXCESS_NATS, MAX_EXCESS_NATS = -0.1, 0.5
+"""Valid range of the loss minus ln V, in nats.
 
-Logits that spread by s at initialization cost s²/2 nats above ln V; 0.5 is reached at s = 1, where a model that knows
-nothing already prefers some tokens tenfold. Below ln V lies only chance, about 0.03 on these targets.
+Logits with standard deviation s cost s²/2 nats above ln V; 0.5 is reached at s = 1, where an untrained model already
+prefers some tokens tenfold. Below ln V there is only chance, about 0.03 on these targets.
 """
 
-GROWTH = 100.0
-"""How much larger or smaller signals and gradients may become from the first layer to the last.
+MAX_RATIO = 100.0
+"""Largest valid ratio between the layers with the largest and the smallest signals or gradients.
 
-A residual stream grows by sums, which tens of layers make tenfold; faults multiply at every layer.
+A residual stream grows by addition, about tenfold over tens of layers; faults multiply at every layer.
 """
 
-LARGEST = (20_000_000, 300_000_000)
-"""Models with up to so many parameters (quick, full) are born at their full width for this."""
+MAX_PARAMETERS = (20_000_000, 300_000_000)
+"""Models with at most this many parameters (quick, full) are initialized at full width for this check."""
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     if target.live is not None:
-        raise NotApplicable("a live model may be trained; audit its recipe to see it at initialization")
+        raise NotApplicable("a live model may be trained; audit its recipe to check the initialization")
     model, width = at_init(target)
     vocabulary = model.recipe.vocab_size
-    source = generator(90)
-    tokens, targets = (torch.randint(vocabulary, (4, min(64, target.longest)), generator=source) for _ in range(2))
-    yield from even(model, tokens, targets, width)
-    yield from steady(model, tokens, targets)
+    random = generator(90)
+    tokens, targets = (torch.randint(vocabulary, (4, min(64, target.longest)), generator=random) for _ in range(2))
+    yield from loss_near_uniform(model, tokens, targets, width)
+    yield from scales_over_depth(model, tokens, targets)
 
 
 def at_init(target: AuditTarget) -> tuple[Decoder, str]:
-    """The model as the recipe says it, fp32, evaluation mode; narrowed only if it is very large."""
+    """The recipe's model in fp32 and evaluation mode, shrunk only if it is very large; and a note on its width."""
     parameters = sum(parameter.numel() for parameter in meta_model(target.given).parameters())
-    large = parameters > target.pick(*LARGEST)
+    large = parameters > target.pick(*MAX_PARAMETERS)
     recipe = target.recipe if large else target.given
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Decoder(recipe).eval(), f", at width {recipe.dim}" if large else ""
 
 
-def even(model: Decoder, tokens: Tensor, targets: Tensor, width: str) -> Iterator[Evidence]:
+def loss_near_uniform(model: Decoder, tokens: Tensor, targets: Tensor, width: str) -> Iterator[Evidence]:
     """The loss on random targets is near ln V."""
     expected = math.log(model.recipe.vocab_size)
     loss = float(nats_per_target(model, tokens, targets).mean())
     excess = loss - expected
     yield Evidence(
         f"the loss at initialization is {loss:.3f} nats, {excess:+.3f} from ln V = {expected:.3f}{width}",
-        fault=not LOW <= excess <= HIGH,
+        fault=not MIN_EXCESS_NATS <= excess <= MAX_EXCESS_NATS,
         measured=excess,
-        tolerance=HIGH if excess > 0 else LOW,
+        tolerance=MAX_EXCESS_NATS if excess > 0 else MIN_EXCESS_NATS,
         mark="is miscalibrated at initialization",
-        meaning="It starts out sure of tokens it knows nothing about and spends its first steps unlearning that.",
+        meaning="It starts with confident predictions and spends its first steps unlearning them.",
     )
 
 
-def steady(model: Decoder, tokens: Tensor, targets: Tensor) -> Iterator[Evidence]:
-    """The sizes of the layers' outputs, and of the gradients that arrive there."""
-    outputs: list[Tensor] = []
-
-    def keep(module: object, inputs: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.requires_grad:
-            output.retain_grad()
-            outputs.append(output)
-
-    handles = [layer.register_forward_hook(keep) for layer in model.layers]
-    model.loss(tokens, targets).total.backward()
-    for handle in handles:
-        handle.remove()
-    signals = [size(output.detach()) for output in outputs]
-    gradients = [size(output.grad) for output in outputs if output.grad is not None]
+def scales_over_depth(model: Decoder, tokens: Tensor, targets: Tensor) -> Iterator[Evidence]:
+    """The RMS of each layer's output and of its gradient differs by at most `MAX_RATIO` between layers."""
+    with contextlib.ExitStack() as stack:
+        per_layer = [stack.enter_context(captured(layer)) for layer in model.layers]
+        model.loss(tokens, targets).total.backward()
+    outputs = [output for outputs in per_layer for output in outputs if output.requires_grad]
+    signals = [rms(output.detach()) for output in outputs]
+    gradients = [rms(output.grad) for output in outputs if output.grad is not None]
     for what, sizes in (("signals", signals), ("gradients", gradients)):
         if not sizes:
             continue
         ratio = max(sizes) / max(min(sizes), 1e-300)
-        broken = not all(math.isfinite(value) for value in sizes) or not ratio <= GROWTH
+        broken = not all(math.isfinite(value) for value in sizes) or not ratio <= MAX_RATIO
         smallest, largest = sizes.index(min(sizes)), sizes.index(max(sizes))
         yield Evidence(
             f"{what} differ {ratio:.3g}-fold over {len(sizes)} layers",
             fault=broken,
             measured=ratio,
-            tolerance=GROWTH,
+            tolerance=MAX_RATIO,
             where=f"layer {smallest} smallest, layer {largest} largest" if broken else "",
-            mark=f"has {what} that fade or explode with depth",
+            mark=f"has {what} that vanish or explode with depth",
             meaning="Some layers learn much faster than others or not at all; a deeper model will not train.",
         )
 
 
-def size(tensor: Tensor) -> float:
+def rms(tensor: Tensor) -> float:
     return float(tensor.double().square().mean().sqrt())
 
 
@@ -106,9 +101,9 @@ CHECK = Check(
     name="loss at initialization",
     asserts="A new model's loss is near ln V, and signals and gradients keep their size from layer to layer.",
     how="Random tokens and random targets through the recipe at its full width, forward and backward.",
-    tolerance="-0.1 to +0.5 nats around ln V (logits that spread by 1 cost 0.5); sizes within 100-fold over all layers "
-    "(sums make them tenfold, faults multiply).",
-    means="Training starts from a bad place, and a comparison measures how well each arm recovers from it.",
+    tolerance="-0.1 to +0.5 nats around ln V (logits with standard deviation 1 cost 0.5); sizes within 100-fold over "
+    "all layers (residual sums make them tenfold, faults multiply).",
+    means="Training starts badly, and a comparison measures how well each arm recovers from that.",
     mark="is miscalibrated at initialization",
     gather=gather,
 )

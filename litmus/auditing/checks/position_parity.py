@@ -1,4 +1,4 @@
-"""Position parity: what should not matter for a token's place changes nothing, and what should does."""
+"""Position parity: padding and other documents do not change predictions, the order of tokens does."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from litmus.auditing.check import Check, Evidence, differences, max_difference
 from litmus.auditing.target import AuditTarget
 
-NOTICED = 1e-6
-"""The least change, in standard deviations of the logits, that counts as an effect: far above rounding."""
+MIN_EFFECT = 1e-6
+"""Smallest change that counts as an effect, in standard deviations of the logits: far above rounding."""
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     worst = 0.0
     with torch.no_grad():
-        for what, logits, expected in placements(target):
-            moved = differences(logits, expected)
-            worst = max(worst, float(moved.max()))
-            if float(moved.max()) > target.rounding:
+        for what, logits, expected in shifted_texts(target):
+            difference = differences(logits, expected)
+            worst = max(worst, float(difference.max()))
+            if float(difference.max()) > target.rounding:
                 yield Evidence(
                     f"{what} changes the logits of the text itself",
                     fault=True,
-                    measured=float(moved.max()),
+                    measured=float(difference.max()),
                     tolerance=target.rounding,
-                    where=f"position {int(moved.argmax())} of the text",
+                    where=f"position {int(difference.argmax())} of the text",
                 )
                 break
         else:
@@ -34,8 +34,8 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
         yield order_matters(target)
 
 
-def placements(target: AuditTarget) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """A text alone, against the same text shifted by padding or by other documents before it in the row."""
+def shifted_texts(target: AuditTarget) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What was added to the text, the logits of the text in that row, and those of the text alone."""
     model = target.model
     for length in target.lengths(target.pick([9, 33], [1, 9, 33, 64, 101])):
         text = target.tokens(1, length, seed=20)
@@ -44,17 +44,17 @@ def placements(target: AuditTarget) -> Iterator[tuple[str, Tensor, Tensor]]:
             if length + padding > target.longest:
                 continue
             for side in ("left", "right"):
-                row, place = padded(target, text, padding, side)
+                row, text_slice = padded(target, text, padding, side)
                 valid = torch.zeros_like(row, dtype=torch.bool)
-                valid[:, place] = True
-                yield f"padding of {padding} on the {side}", model(row, valid=valid)[:, place], alone
+                valid[:, text_slice] = True
+                yield f"padding of {padding} on the {side}", model(row, valid=valid)[:, text_slice], alone
                 documents = (~valid).long() if side == "left" else 1 - valid.long()
-                packed = model(row, documents=documents)[:, place]
+                packed = model(row, documents=documents)[:, text_slice]
                 yield f"a document of {padding} tokens {'before' if side == 'left' else 'after'} it", packed, alone
 
 
 def padded(target: AuditTarget, text: Tensor, padding: int, side: str) -> tuple[Tensor, slice]:
-    """A row with random tokens next to the text, and where the text stands."""
+    """A row of the text and random tokens before or after it, and the slice of the text."""
     length = text.shape[1]
     neighbour = target.tokens(1, padding, seed=21)
     if side == "left":
@@ -63,36 +63,36 @@ def padded(target: AuditTarget, text: Tensor, padding: int, side: str) -> tuple[
 
 
 def order_matters(target: AuditTarget) -> Evidence:
-    """Exchanging two earlier tokens changes the prediction, unless nothing in the model can tell places apart."""
+    """Swapping two earlier tokens changes the prediction, except in one layer without position encoding."""
     length = target.length(12)
     text = target.tokens(1, length, seed=22)
-    exchanged = text.clone()
-    exchanged[0, 1], exchanged[0, length - 3] = text[0, length - 3], text[0, 1]
-    # Both models: sharp attention may look at one token only, whichever way the others are ordered.
-    moved = max(
-        max_difference(model(exchanged)[:, -1], model(text)[:, -1]) for model in (target.model, target.unperturbed)
+    swapped = text.clone()
+    swapped[0, 1], swapped[0, length - 3] = text[0, length - 3], text[0, 1]
+    # Both models: sharp attention may look at one token only, in whatever order the others are.
+    difference = max(
+        max_difference(model(swapped)[:, -1], model(text)[:, -1]) for model in (target.model, target.unperturbed)
     )
-    if moved > NOTICED:
+    if difference > MIN_EFFECT:
         return Evidence("the order of earlier tokens matters")
     if target.recipe.positions.kind == "none" and target.recipe.depth == 1:
-        return Evidence("one layer without positions sees a bag of words, as it must")
+        return Evidence("one layer without positions cannot see the order of tokens")
     return Evidence(
-        "exchanging two earlier tokens changes nothing: the model cannot tell their order",
+        "swapping two earlier tokens changes nothing: the model does not see their order",
         fault=True,
-        measured=moved,
-        tolerance=NOTICED,
+        measured=difference,
+        tolerance=MIN_EFFECT,
         mark="ignores the order of tokens",
-        meaning="It sees a bag of words; what it scores says nothing about a language model.",
+        meaning="It is a bag-of-words model; its scores say nothing about a language model.",
     )
 
 
 CHECK = Check(
     name="position parity",
     asserts="Padding and packed neighbours, which should not matter, change nothing; the order of tokens does.",
-    how="A text alone against the same text behind or before padding and other documents; two tokens exchanged.",
+    how="A text alone against the same text after or before padding and other documents; two tokens swapped.",
     tolerance="1e-9 standard deviations of the logits in fp64 for what must not matter, at least 1e-6 for what must.",
-    means="A token's place is taken from the tensor instead of from its own text: batched, packed and padded texts "
-    "get other predictions than single ones.",
+    means="Positions are taken from the tensor instead of the text: batched, packed and padded texts have other "
+    "predictions than single ones.",
     mark="mistakes padding or packing for position",
     gather=gather,
 )
