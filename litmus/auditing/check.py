@@ -14,8 +14,8 @@ from torch import Tensor
 
 from litmus.auditing.report import Finding
 from litmus.auditing.target import AuditTarget
-from litmus.errors import message
 from litmus.limits import TimeLimitExceeded, timeout
+from litmus.model.renamed import explained
 
 MAX_FAULTS_SHOWN = 3
 
@@ -139,7 +139,7 @@ def crash_evidence(error: BaseException, limit: float, what: str = "it crashed")
             mark="hangs or is too slow to check",
             meaning="The check has no result; raise the limit if the model is merely large.",
         )
-    said = " ".join(message(error).split())[:300]
+    said = " ".join(explained(error).split())[:300]
     return Evidence(
         f"{what}: {type(error).__name__}{f': {said}' if said else ''}",
         fault=True,

@@ -14,10 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from litmus.errors import BadInput, Failed, message, shown
+from litmus.errors import BadInput, Failed, shown
 from litmus.fork_server import communicate, start_process
 from litmus.limits import TimeLimitExceeded, timeout
 from litmus.model.recipe import PluginSource, Recipe
+from litmus.model.renamed import explained, old_overrides
 from litmus.model.trust import is_trusted, trust
 from litmus.nn.core.registry import Part
 from litmus.process import is_out_of_memory, signal_name
@@ -197,6 +198,8 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
     try:
         with staying(), timeout(limit):
             exec(compile(code, str(found), "exec"), vars(module))
+        if stale := old_overrides(module):
+            raise BadInput(f"the plug-in {found} {stale}")
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, (KeyboardInterrupt, BadInput)):
@@ -249,7 +252,7 @@ def first_run() -> None:
 
 def _what(error: BaseException) -> str:
     """What was raised and, where that is in a plug-in, its line."""
-    said = shown(message(error), quoted=False, limit=300)
+    said = shown(explained(error), quoted=False, limit=300)
     return f"{type(error).__name__}{f': {said}' if said else ''}{_line(error)}"
 
 

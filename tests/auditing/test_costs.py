@@ -55,7 +55,7 @@ class Merged(KeysOfRankFour):
 def test_cached_numbers_of_low_rank_are_found_whatever_is_declared(small, mixer):
     finding = small(only=ONLY, mixer=mixer(KeysOfRankFour))["costs as declared"]
     assert finding.mark == "caches more than it needs"
-    assert finding.detail == "'k' caches 32 numbers per token that lie in 4 dimensions"
+    assert finding.detail == "'k' caches 32 elements per token that span 4 dimensions"
     assert finding.measured == 8 and finding.where.startswith("layer 0")
 
 

@@ -40,7 +40,7 @@ class Growing(Attention):
 @pytest.mark.parametrize("depth", [4, 12])
 def test_layers_that_multiply_their_signal_are_caught(small, mixer, depth):
     finding = small(only=ONLY, mixer=mixer(Growing), depth=depth)["loss at initialization"]
-    assert finding.mark.endswith("fade or explode with depth")
+    assert finding.mark.endswith("vanish or explode with depth")
     assert f"layer {depth - 1} largest" in finding.where
 
 

@@ -44,7 +44,7 @@ class BagOfWords(Attention):
 
 
 def test_a_bag_of_words_is_caught(small, mixer):
-    assert "cannot tell their order" in small(only=ONLY, depth=1, mixer=mixer(BagOfWords))["position parity"].detail
+    assert "does not see their order" in small(only=ONLY, depth=1, mixer=mixer(BagOfWords))["position parity"].detail
 
 
 def test_one_layer_without_positions_may_ignore_the_order(small):

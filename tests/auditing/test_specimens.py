@@ -18,9 +18,9 @@ CHECKS = ("causality", "prefix consistency", "cache parity", "position parity", 
 
 FAULTS = {
     "f1_linformer_over_time": ("causality", ["sees the future", "LinformerOverTime", "position 0"]),
-    "f2_mtp_same_target": ("coverage", ["'mtp'", "already predicts"]),
+    "f2_mtp_same_target": ("coverage", ["'mtp'", "same token as the main head"]),
     "f3_forgetful_cache": ("cache parity", ["two different prompts", "same logits"]),
-    "f4_full_rank_absorption": ("costs as declared", ["32 x 32 matrix of rank 8", "numbers per token"]),
+    "f4_full_rank_absorption": ("costs as declared", ["32 x 32 matrix of rank 8", "elements per token"]),
     "f5_ssmax_tensor_length": ("prefix consistency", ["length"]),
     "f6_worker_only_loss": ("coverage", ["training puts a loss on", "every 4th", "evaluation scores"]),
     "f7_sliver_evaluation": ("coverage", ["evaluation scores", "targets"]),
