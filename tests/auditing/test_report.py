@@ -6,7 +6,9 @@ import pytest
 from rich.console import Console
 
 from litmus.auditing import AuditReport, Finding
+from litmus.auditing.report import recipe_digest
 from litmus.errors import BadInput
+from litmus.model import resolve
 
 LEAK = Finding(
     name="causality",
@@ -72,3 +74,30 @@ def test_the_section_of_a_page_escapes_what_plug_ins_say():
     html = REPORT.html_section()
     assert "&lt;token&gt;" in html and "<token>" not in html
     assert "fails audit: sees the future" in html
+
+
+KEPT_BY_0_1 = """{
+ "recipe_sha256": "%s",
+ "subject": "standard",
+ "quick": true,
+ "findings": [
+  {"name": "forward pass", "status": "pass", "detail": "finite logits of shape (B, T, V), a finite loss",
+   "measured": null, "tolerance": null, "where": "", "meaning": "", "mark": "", "seconds": 0.083},
+  {"name": "calibration at birth", "status": "fail", "detail": "the loss at birth is 9.1 nats", "measured": 4.2,
+   "tolerance": 0.5, "where": "", "meaning": "It starts out sure.", "mark": "is miscalibrated at birth", "seconds": 0.1}
+ ],
+ "note": "",
+ "seconds": 7.27,
+ "passed": false
+}"""
+
+
+def test_a_report_kept_by_an_earlier_version_is_read_for_its_recipe_only(tmp_path):
+    recipe, other = (resolve("standard", overrides={"dim": dim, "heads": 2, "vocab_size": 61}) for dim in (32, 64))
+    (tmp_path / "audit.json").write_text(KEPT_BY_0_1 % recipe_digest(recipe))
+    report = AuditReport.load(tmp_path, recipe)
+    assert report is not None and not report.passed
+    assert report.mark() == "fails audit: is miscalibrated at birth" and report.seconds == 7.27
+    assert AuditReport.load(tmp_path, other) is None
+    report.save(tmp_path, other)
+    assert AuditReport.load(tmp_path, other) == report and AuditReport.load(tmp_path, recipe) is None
