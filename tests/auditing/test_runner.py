@@ -74,7 +74,7 @@ def test_a_model_without_a_working_forward_pass_gets_one_finding(small, mixer, f
 
 
 def test_a_crash_names_the_line_of_the_users_code(small, mixer):
-    assert small(mixer=mixer(Crashes))["forward pass"].where.startswith("forward, test_running.py line ")
+    assert small(mixer=mixer(Crashes))["forward pass"].where.startswith("forward, test_runner.py line ")
 
 
 class NoLoss(Objective):
