@@ -68,10 +68,10 @@ def main() -> None:
         rows_of(cells),
         [
             f"{measured['new_tokens']} new tokens, medians of {measured['repeats']} interleaved runs of each strategy "
-            f"on {measured['threads']} threads of {measured['hardware']['cpu']}, by `litmus bench decode` as the script's "
-            "head shows. The founding benchmark's strategies come first; `litmus` has weights packed for the machine, "
-            "int8 has bf16 activations. All strategies but int8, which rounds, are first checked to generate the same "
-            "tokens.",
+            f"on {measured['threads']} threads of {measured['hardware']['cpu']}, by `litmus bench decode` as the "
+            "script's head shows. The founding benchmark's strategies come first; `litmus` has weights packed for the "
+            "machine, int8 has bf16 activations. All strategies but int8, which rounds, are first checked to "
+            "generate the same tokens.",
             "",
             *flatness(cells),
             "",

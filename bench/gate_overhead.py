@@ -15,7 +15,7 @@ import litmus
 from litmus.data import Sampler
 from litmus.model import training_flops_per_token
 from litmus.training.settings import TrainSettings
-from litmus.training.step import Stepper
+from litmus.training.train_step import TrainStep
 
 VOCABULARY, CONTEXT, BATCH = 8192, 256, 8
 SHAPE = {"dim": 384, "depth": 6, "heads": 6}
@@ -30,7 +30,7 @@ def training(gate: dict[str, Any] | None, precision: str, shape: dict[str, int])
     """One training step, and its FLOPs per token."""
     overrides = {} if gate is None else {"mixer.gate": gate}
     model = litmus.build("standard", vocab_size=VOCABULARY, context=CONTEXT, overrides=overrides, **shape)
-    stepper = Stepper(model, TrainSettings(batch=BATCH, context=CONTEXT), precision, document_end=0)
+    stepper = TrainStep(model, TrainSettings(batch=BATCH, context=CONTEXT), precision, document_start=0)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 200_000).astype(np.uint16)
     sampler = Sampler(tokens, context=CONTEXT, batch=BATCH, seed=0)
     number = iter(range(10**9))

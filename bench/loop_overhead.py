@@ -13,8 +13,9 @@ from measure import write_table
 
 from litmus.data import Batch, DataSettings
 from litmus.model import resolve
-from litmus.training import TrainSettings, train
-from litmus.training.step import StepFigures, Stepper
+from litmus.training import TrainSettings
+from litmus.training.train_step import StepStats, TrainStep
+from litmus.training.trainer import train_run
 
 SHAPE = {"dim": 384, "depth": 6, "heads": 6, "context": 256}
 
@@ -26,16 +27,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     inside = 0.0
-    plain_step = Stepper.step
+    plain_step = TrainStep.step
 
-    def timed_step(self: Stepper, batches: Sequence[Batch], lr: float) -> StepFigures:
+    def timed_step(self: TrainStep, batches: Sequence[Batch], lr: float) -> StepStats:
         nonlocal inside
         start = time.perf_counter()
-        figures = plain_step(self, batches, lr)
+        stats = plain_step(self, batches, lr)
         inside += time.perf_counter() - start
-        return figures
+        return stats
 
-    Stepper.step = timed_step  # type: ignore[method-assign]
+    TrainStep.step = timed_step  # type: ignore[method-assign]
     rows = []
     for precision in ("fp32", "bf16"):
         inside = 0.0
@@ -48,7 +49,7 @@ def main() -> None:
         )
         recipe = resolve("standard", overrides=SHAPE)
         with tempfile.TemporaryDirectory() as folder:
-            result = train(recipe, DataSettings(tokenizer="bpe-8192"), settings, Path(folder) / "run")
+            result = train_run(recipe, DataSettings(tokenizer="bpe-8192"), settings, Path(folder) / "run")
         overhead = 100 * (result.train_seconds - inside) / result.train_seconds
         rows.append((precision, result.steps, f"{1e3 * result.train_seconds / result.steps:,.1f}", f"{overhead:.2f} %"))
     torch.set_num_threads(arguments.threads)

@@ -18,7 +18,7 @@ from litmus.data import Sampler
 from litmus.model import training_flops_per_token
 from litmus.runtime.memory import process_peak_bytes
 from litmus.training.settings import TrainSettings
-from litmus.training.step import Stepper
+from litmus.training.train_step import TrainStep
 
 VOCABULARY, CONTEXT, BATCH = 8192, 256, 8
 SPEED = {"dim": 384, "depth": 6, "heads": 6}
@@ -30,7 +30,7 @@ def training(objective: dict[str, str], shape: dict[str, int], rows: int = BATCH
     """One training step of `rows` sequences in bf16, and its FLOPs per token."""
     model = litmus.build("standard", vocab_size=VOCABULARY, context=CONTEXT, objective=objective, **shape)
     flops = training_flops_per_token(model.recipe)
-    stepper = Stepper(model, TrainSettings(batch=rows, context=CONTEXT), "bf16", document_end=0)
+    stepper = TrainStep(model, TrainSettings(batch=rows, context=CONTEXT), "bf16", document_start=0)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 200_000).astype(np.uint16)
     sampler = Sampler(tokens, context=CONTEXT, batch=rows, seed=0)
     number = iter(range(10**9))

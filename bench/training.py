@@ -24,7 +24,7 @@ from litmus.data import Sampler
 from litmus.model import resolve, training_flops_per_token
 from litmus.runtime.precision import Precision, matmul_precision
 from litmus.training.settings import TrainSettings
-from litmus.training.step import Stepper
+from litmus.training.train_step import TrainStep
 
 VOCABULARY, CONTEXT, BATCH, DIM, DEPTH, HEADS = 8192, 256, 8, 384, 6, 6
 SHAPE = {"context": CONTEXT, "dim": DIM, "depth": DEPTH, "heads": HEADS, "dropout": 0.0}
@@ -55,7 +55,7 @@ def ours(recipe: str, precision: Precision, tokens: np.ndarray, **changes: objec
     """One step of Litmus: its sampler, loss, clipping, fused AdamW and precision."""
     model = litmus.build(recipe, vocab_size=VOCABULARY, overrides={**SHAPE, **changes})
     settings = TrainSettings(lr=LR, batch=BATCH, context=CONTEXT)
-    stepper = Stepper(model, settings, precision, document_end=0)
+    stepper = TrainStep(model, settings, precision, document_start=0)
     sampler = Sampler(tokens, context=CONTEXT, batch=BATCH, seed=0)
     number = iter(range(10**9))
 

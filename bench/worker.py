@@ -14,7 +14,7 @@ from litmus.data import Sampler
 from litmus.model import Decoder, build, resolve, scored_share, training_flops_per_token
 from litmus.runtime.precision import matmul_precision
 from litmus.training import TrainSettings
-from litmus.training.step import Stepper
+from litmus.training.train_step import TrainStep
 
 BASE = "worker-baseline"
 SIDES = {
@@ -33,7 +33,7 @@ def step_of(side: str, precision: str, rows: int, context: int) -> Callable[[], 
     name, changes = SIDES[side]
     model = build(name, overrides={**changes, "context": context})
     settings = TrainSettings(batch=rows, context=context)
-    stepper = Stepper(model, settings, precision, document_end=0)  # type: ignore[arg-type]
+    stepper = TrainStep(model, settings, precision, document_start=0)  # type: ignore[arg-type]
     tokens = np.random.default_rng(0).integers(0, model.recipe.vocab_size, 200_000).astype(np.uint16)
     sampler = Sampler(tokens, context=context, batch=rows, seed=0)
     number = iter(range(10**9))

@@ -27,7 +27,10 @@ from litmus.files import write_atomically
 from litmus.generation.bench.report import COLORS, save_figure
 from litmus.model import Decoder, load, resolve
 from litmus.runtime.precision import autocast, cast_parameters, matmul_precision
-from litmus.training import RunResult, TrainSettings, display_for, train
+from litmus.training import TrainSettings
+from litmus.training.display import display_for
+from litmus.training.run.result import RunResult
+from litmus.training.trainer import train_run
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "baseline": ("worker-baseline", {}),
@@ -122,7 +125,7 @@ def trained(arm: str, budget: str, data: DataSettings, options: argparse.Namespa
         threads=options.threads,
     )
     recipe = resolve(name, overrides={**shape, **changes})
-    return train(recipe, data, settings, run_folder(arm, budget, options), display=display_for(Console()))
+    return train_run(recipe, data, settings, run_folder(arm, budget, options), display=display_for(Console()))
 
 
 def step_rows(results: dict[str, RunResult], data: TokenData, options: argparse.Namespace) -> list[list[str]]:
@@ -156,7 +159,7 @@ def second_table(
             )
             for arm, point in zip(results, reached, strict=True)
         ]
-        fair = compared([point.held_out_loss for point in reached])
+        fair = compared([point.val_loss for point in reached])
         steps = [f"{loss} [{point.step}]" for loss, point in zip(fair, reached, strict=True)]
         rows.append([f"{due:g}", *steps, *compared(published)])
     return columns, rows
@@ -212,7 +215,7 @@ def draw(by_seconds: dict[str, RunResult], by_steps: dict[str, RunResult]) -> Fi
     panels = figure.subplots(1, 2, sharey=True)
     for axes, results, over in zip(panels, (by_seconds, by_steps), ("seconds", "step"), strict=True):
         for (arm, result), colour in zip(results.items(), COLORS, strict=False):
-            points = [(getattr(point, over), point.held_out_loss) for point in result.curve]
+            points = [(getattr(point, over), point.val_loss) for point in result.curve]
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, linewidth=1.4, label=arm)
         axes.set_xlabel({"seconds": "seconds of training", "step": "steps"}[over], loc="left")
         axes.grid(True, linewidth=0.4, alpha=0.4)

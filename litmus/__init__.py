@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from litmus.comparison.compare import compare
     from litmus.generation.generate import generate
     from litmus.model import Decoder, build, recipes, save
-    from litmus.training.loading import load
+    from litmus.training.run.loading import load
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ _PUBLIC = {
     "build": "litmus.model",
     "compare": "litmus.comparison.compare",
     "generate": "litmus.generation",
-    "load": "litmus.training.loading",
+    "load": "litmus.training.run.loading",
     "recipes": "litmus.model",
     "save": "litmus.model",
 }

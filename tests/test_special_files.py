@@ -14,7 +14,7 @@ from litmus.comparison.results import TrialResult, read_record
 from litmus.errors import BadInput
 from litmus.files import read_regular_file
 from litmus.model import build, trust
-from litmus.training.result import read_result
+from litmus.training.run.result import read_result
 
 
 def pipe(path: Path) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from litmus.errors import BadInput, first_fault, nearest
 from litmus.files import read_regular_file, write_atomically
 from litmus.model import Recipe
-from litmus.training.run import AUDIT
+from litmus.training.run.config import AUDIT
 from litmus.yaml_json import parse_json
 
 RECIPE_DIGEST = "recipe_sha256"

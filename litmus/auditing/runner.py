@@ -27,7 +27,7 @@ from litmus.model import Decoder, Recipe, Source, resolve
 from litmus.model.plugins import expendable, plugin_code, run_plugin
 from litmus.model.recipe import validated
 from litmus.runtime.memory import limit_memory
-from litmus.training.loading import load
+from litmus.training.run.loading import load
 
 LIMIT_SECONDS = (60.0, 240.0)
 """Time limit of one check (quick, full), unless the model is so slow that `MIN_FORWARD_PASSES` take longer."""

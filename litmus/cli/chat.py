@@ -11,7 +11,7 @@ import typer
 from litmus.catalog import check_run
 from litmus.cli import generation_options as generation
 from litmus.cli.options import TokenizerOfSaved, TrustPlugin
-from litmus.cli.output import announce
+from litmus.cli.output import log
 
 
 def chat(
@@ -53,12 +53,10 @@ def chat(
     from litmus.generation.generation_config import generation_defaults
     from litmus.model.plugins import plugin_faults
     from litmus.runtime.device import pick_device
-    from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
+    from litmus.training.run.loading import imported_facts, load_with_tokenizer, needs_tokenizer
 
     where = pick_device(device)
-    model, words = load_with_tokenizer(
-        run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, announce=announce
-    )
+    model, words = load_with_tokenizer(run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, log=log)
     if words is None:
         raise needs_tokenizer(run)
     own = template or run / FILE_NAME

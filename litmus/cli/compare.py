@@ -20,7 +20,7 @@ from litmus.cli.options import (
     TrustPlugin,
     overrides,
 )
-from litmus.cli.output import announce, notes
+from litmus.cli.output import log, notes
 from litmus.comparison import DEFAULT_ARMS, DEFAULT_SEEDS, DEFAULT_SIZE, DEFAULT_TRAINING
 from litmus.process import defer_output_errors
 from litmus.training.settings import TrainSettings, settings_from
@@ -110,7 +110,7 @@ def compare(
     given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
     changes = {key: value for key, value in given.items() if value is not None} | overrides(option, "--option")
     training = settings_from({**DEFAULT_TRAINING.model_dump(exclude_unset=True), **changes})
-    announce(f"comparing {', '.join(names)} on {data}: loading PyTorch")
+    log(f"comparing {', '.join(names)} on {data}: loading PyTorch")
 
     from litmus.comparison.compare import compare as run_comparison
     from litmus.data import DataSettings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from litmus.cli.options import CORPUS, HeldOut, SampleBytes, TokenizerName
-from litmus.cli.output import announce
+from litmus.cli.output import log
 from litmus.cli.parsing import Command, Group
 from litmus.process import defer_output_errors
 
@@ -99,4 +99,4 @@ def _prepared(corpus: str, tokenizer: str, held_out: float, sample_bytes: int | 
     from litmus.data import DataSettings, prepare
 
     settings = DataSettings(corpus=corpus, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
-    return prepare(settings, announce=announce)
+    return prepare(settings, announce=log)

@@ -10,7 +10,7 @@ import typer
 from litmus.bounds import MAX_FILE_BYTES
 from litmus.catalog import check_run
 from litmus.cli.options import TrustPlugin
-from litmus.cli.output import announce, results
+from litmus.cli.output import log, results
 
 
 def evaluate(
@@ -41,11 +41,11 @@ def evaluate(
     from rich.console import Console
 
     from litmus.auditing import AuditReport
-    from litmus.training.evaluation_table import evaluation_table
-    from litmus.training.run import read_description
-    from litmus.training.scoring import score_run
+    from litmus.training.display import evaluation_table
+    from litmus.training.evaluation import evaluate_run
+    from litmus.training.run.config import read_config
 
-    score = score_run(
+    score = evaluate_run(
         run,
         corpus=data,
         limit_bytes=limit_bytes,
@@ -54,9 +54,9 @@ def evaluate(
         best=best,
         device=device,
         trust_plugin=trust_plugin,
-        announce=announce,
+        log=log,
     )
-    report = AuditReport.load(run, read_description(run).recipe)
+    report = AuditReport.load(run, read_config(run).recipe)
     if report is not None and not report.passed:
         Console(stderr=True).print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
     if json:

@@ -9,7 +9,7 @@ import typer
 
 from litmus.catalog import check_run
 from litmus.cli.options import TokenizerOfSaved, TrustPlugin
-from litmus.cli.output import announce
+from litmus.cli.output import log
 from litmus.process import defer_output_errors
 
 
@@ -52,6 +52,6 @@ def export(
         best=best,
         tokenizer=tokenizer,
         trust_plugin=trust_plugin,
-        announce=announce,
+        announce=log,
     )
     print(f"{folder}: {architecture}")

@@ -14,7 +14,7 @@ import typer
 from litmus.catalog import check_run
 from litmus.cli import generation_options as generation
 from litmus.cli.options import TokenizerOfSaved, TrustPlugin
-from litmus.cli.output import announce
+from litmus.cli.output import log
 from litmus.errors import BadInput
 
 if TYPE_CHECKING:
@@ -131,15 +131,13 @@ def generate(
     from litmus.generation.speculative.drafts import load_draft
     from litmus.model.plugins import plugin_faults
     from litmus.runtime.device import pick_device
-    from litmus.training.loading import imported_facts, load_with_tokenizer, needs_tokenizer
+    from litmus.training.run.loading import imported_facts, load_with_tokenizer, needs_tokenizer
 
     texts = read_prompts(prompt, file, sys.stdin.buffer if stdin else None)
     check_amount(n * len(texts), 1)
     prompts = [text for text in texts for _ in range(n)]
     where = pick_device(device)
-    model, tokenizer = load_with_tokenizer(
-        run, tokenizer=tokenizer_name, best=best, trust_plugin=trust_plugin, announce=announce
-    )
+    model, tokenizer = load_with_tokenizer(run, tokenizer=tokenizer_name, best=best, trust_plugin=trust_plugin, log=log)
     if tokenizer is None:
         raise needs_tokenizer(run)
     room = max_new_tokens if overflow == "slide" else min(max_new_tokens, model.recipe.context)
@@ -199,7 +197,7 @@ def generate(
         interrupted = error
     printer.close()
     if draft is not None:
-        announce(str(stats))
+        log(str(stats))
     if interrupted is not None:
         raise interrupted
 

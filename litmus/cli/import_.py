@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from litmus.catalog import check_run
-from litmus.cli.output import announce
+from litmus.cli.output import log
 from litmus.process import defer_output_errors
 
 
@@ -39,5 +39,5 @@ def import_run(
 
     run = Path("runs") / check_name(folder.resolve().name if name is None else name, "a run's name")
 
-    make_run(folder, run, use_bytes=bytes, announce=announce)
+    make_run(folder, run, use_bytes=bytes, announce=log)
     print(f"{run}; try: litmus generate {run}, or litmus train {run} --data shakespeare --lr 0.0003")

@@ -32,6 +32,6 @@ def progress(json: bool) -> Console:
     return notes() if json or QUIET.get() else Console()
 
 
-def announce(line: str) -> None:
-    """Say what is going on in one line on stderr."""
+def log(line: str) -> None:
+    """Print a message on stderr, unless --quiet."""
     notes().print(line, markup=False, highlight=False, soft_wrap=True)

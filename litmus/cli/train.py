@@ -100,11 +100,10 @@ def train(
     from litmus.model import Recipe, recipes, resolve
     from litmus.model.bounds import check_trained
     from litmus.runtime.device import pick_device
-    from litmus.training.evaluation_table import evaluation_table
-    from litmus.training.loop import train as run_training
+    from litmus.training.display import display_for, evaluation_table
     from litmus.training.plan import make_plan
-    from litmus.training.progress import display_for
-    from litmus.training.run import data_to_go_on, load_run
+    from litmus.training.run.loading import data_to_continue, load_run
+    from litmus.training.trainer import train_run
 
     console = progress(json)
     data_settings = DataSettings(
@@ -117,7 +116,7 @@ def train(
                 f"{recipe} is a run, whose weights fix its size, recipe and tokenizer; leave those options out"
             )
         start = load_run(Path(recipe), trust_plugin=trust_plugin)
-        data_settings = data_to_go_on(start, data_settings if data else None)
+        data_settings = data_to_continue(start, data_settings if data else None)
         whole = start.model.recipe
         name = name or f"{Path(recipe).resolve().name}-tuned"
     else:
@@ -149,7 +148,7 @@ def train(
         console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
         reports.append(report)
 
-    result = run_training(
+    result = train_run(
         whole,
         data_settings,
         settings,

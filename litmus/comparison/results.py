@@ -19,7 +19,7 @@ from pydantic import (
 from litmus.errors import BadInput, nearest
 from litmus.files import read_regular_file, write_atomically
 from litmus.training.evaluation import Evaluation
-from litmus.training.result import RunResult
+from litmus.training.run.result import RunResult
 
 Role = Literal["arm", "noise", "sweep"]
 M = TypeVar("M", bound=BaseModel)
@@ -98,6 +98,8 @@ class TrialResult(Record):
     def _unflatten(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or "run" in raw:
             return raw
+        if "layer_figures" in raw:  # the key of version 0.1.0
+            raw = {("layer_stats" if key == "layer_figures" else key): value for key, value in raw.items()}
         own = {key: value for key, value in raw.items() if key in cls.model_fields}
         evaluation = {name: raw[key] for key, name in _EVALUATION_KEYS.items() if key in raw}
         run = {key: value for key, value in raw.items() if key not in own and key not in _EVALUATION_KEYS}

@@ -34,9 +34,11 @@ from litmus.model.plugins import plugin_faults
 from litmus.model.recipe import validated
 from litmus.model.storage import recipe_from
 from litmus.names import folder_safe
-from litmus.training import Display, RunResult, TrainSettings, train
+from litmus.training import TrainSettings
+from litmus.training.display import Display, Status
 from litmus.training.evaluation import Evaluation
-from litmus.training.progress import Status
+from litmus.training.run.result import RunResult
+from litmus.training.trainer import train_run
 
 SPEC, OUTCOME, RUN = "trial.json", "outcome.json", "run"
 AUDITS = "audits"
@@ -116,10 +118,10 @@ def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: boo
         if (report := AuditReport.load(audits / folder_safe(spec.arm), recipe)) is not None:
             report.save(run, recipe)
 
-    with folder_lock(folder, "training in", on_wait=display.note):  # an interrupted trial may still be saving
+    with folder_lock(folder, "training in", on_wait=display.log):  # an interrupted trial may still be saving
         failed = None
         try:
-            run = train(
+            run = train_run(
                 recipe,
                 spec.data,
                 spec.training,
@@ -169,9 +171,9 @@ class _PipeDisplay(Display):
         self._parent = parent
 
     def step(self, status: Status) -> None:
-        self.send(fraction=status.share, loss=status.loss)
+        self.send(fraction=status.fraction, loss=status.loss)
 
-    def note(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.send(note=text)
 
     def send(self, **event: object) -> None:

@@ -20,7 +20,7 @@ from litmus.comparison.statistics import (
     t_interval,
 )
 from litmus.errors import BadInput, nearest
-from litmus.training.result import CurvePoint
+from litmus.training.run.result import CurvePoint
 
 Word = Literal["better", "worse", "no difference shown", "no verdict"]
 Pair = tuple[TrialResult, TrialResult]
@@ -49,10 +49,10 @@ def seconds_to_loss(curve: Sequence[CurvePoint], loss: float) -> float | None:
     The curve is interpolated linearly over seconds between two evaluations.
     """
     for before, point in zip([None, *curve], curve, strict=False):
-        if point.held_out_bpb <= loss:
-            if before is None or before.held_out_bpb == point.held_out_bpb:
+        if point.val_bpb <= loss:
+            if before is None or before.val_bpb == point.val_bpb:
                 return point.seconds
-            fraction = (before.held_out_bpb - loss) / (before.held_out_bpb - point.held_out_bpb)
+            fraction = (before.val_bpb - loss) / (before.val_bpb - point.val_bpb)
             return before.seconds + fraction * (point.seconds - before.seconds)
     return None
 
@@ -63,7 +63,7 @@ def final_loss(trial: TrialResult) -> float:
         raise BadInput(
             f"{trial.arm} seed {trial.seed} has no held-out curve; the time to a loss needs evaluations during training"
         )
-    return trial.run.curve[-1].held_out_bpb
+    return trial.run.curve[-1].val_bpb
 
 
 def seconds_difference(baseline: TrialResult, arm: TrialResult) -> float:

@@ -17,8 +17,8 @@ from litmus.interop.tokenizer_files import write_tokenizer
 from litmus.locks import folder_replaced
 from litmus.model import Decoder
 from litmus.model.storage import weights, without_objective
-from litmus.training.imported import Imported
-from litmus.training.loading import imported_facts, load_with_tokenizer
+from litmus.training.run.config import Imported
+from litmus.training.run.loading import imported_facts, load_with_tokenizer
 
 Announce = Callable[[str], None]
 KIND = "exported model"
@@ -40,9 +40,7 @@ def export_run(
     `remote_code` writes a modelling file next to the weights, for what transformers has no class for; `drop_mtp` leaves
     out modules of multi-token prediction. BadInput where the recipe has no equivalent, with what would have to change.
     """
-    model, words = load_with_tokenizer(
-        run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, announce=announce
-    )
+    model, words = load_with_tokenizer(run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, log=announce)
     if words is None:
         announce(f"{run} is a saved model, which keeps no tokenizer: none is written; --tokenizer names one")
     model = without_objective(model) if drop_mtp else model

@@ -24,10 +24,9 @@ from litmus.interop.layout import to_ours
 from litmus.model import Recipe
 from litmus.model.recipe import validated
 from litmus.model.storage import RECIPE, weights
-from litmus.training.budget import Spent
-from litmus.training.checkpoints import State, save_checkpoint
-from litmus.training.imported import Imported
-from litmus.training.run import CHECKPOINTS, RUN, TOKENIZER, UNKNOWN, Description, describe
+from litmus.training.budget import Usage
+from litmus.training.run.checkpoints import State, save_checkpoint
+from litmus.training.run.config import CHECKPOINTS, RUN, TOKENIZER, UNKNOWN_CORPUS, Imported, RunConfig, make_config
 from litmus.training.settings import TrainSettings
 from litmus.yaml_json import parse_yaml
 
@@ -42,7 +41,7 @@ Announce = Callable[[str], None]
 
 def import_run(
     folder: str | Path, run: str | Path, *, use_bytes: bool = False, announce: Announce = lambda text: None
-) -> Description:
+) -> RunConfig:
     """Make the run folder `run` from a model folder, with the model's weights at step 0 and its tokenizer.
 
     It can be generated from, scored on any corpus, and trained on by `litmus train`. `use_bytes` takes one token per
@@ -63,16 +62,16 @@ def import_run(
     nothing = np.empty(0, dtype=np.uint32)
     data = TokenData(nothing, nothing, tokenizer, "", {"imported_from": str(folder)})
     settings = TrainSettings(context=min(recipe.context, WINDOW))
-    named = DataSettings(corpus=UNKNOWN, tokenizer=tokenizer.name)
-    description = describe(recipe, data, named, settings, imported=imported)
-    text = yaml.safe_dump(description.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    named = DataSettings(corpus=UNKNOWN_CORPUS, tokenizer=tokenizer.name)
+    config = make_config(recipe, data, named, settings, imported=imported)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
     parse_yaml(text, f"{RUN} of this model")  # what could not be read back is better refused now
     with folder_written_atomically(run) as fresh:
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         tokenizer.save(fresh / TOKENIZER)
         (fresh / RUN).write_text(text, encoding="utf-8")
-        save_checkpoint(fresh / CHECKPOINTS, recipe, tensors, {}, State(spent=Spent(), peak_memory_bytes=0))
-    return description
+        save_checkpoint(fresh / CHECKPOINTS, recipe, tensors, {}, State(usage=Usage(), peak_memory_bytes=0))
+    return config
 
 
 def read_model(folder: Path, *, name: str) -> tuple[Recipe, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""How much training is paid for, and which share of it is spent."""
+"""The budget of a training and the fraction of it that is used."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _SECONDS = {
     **dict.fromkeys(("min", "minute", "minutes"), 60.0),
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
-_FORM = re.compile(r"(?P<number>[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?P<unit>[a-z ]*)", re.IGNORECASE)
-_COUNTED = re.compile(r"(?P<scale>[kmbgtpe]?)\s*(?P<unit>steps?|tokens?|flops?)")
+_AMOUNT = re.compile(r"(?P<number>[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?P<unit>[a-z ]*)", re.IGNORECASE)
+_COUNT_UNIT = re.compile(r"(?P<scale>[kmbgtpe]?)\s*(?P<unit>steps?|tokens?|flops?)")
 _VALID = "'300 steps', '2M tokens', '60s', '5min', '1e15 flops' or '1 PFLOP' are valid"
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a training has used so far; seconds count training only, not validation, sampling or saving."""
+class Usage:
+    """What a training has used so far; seconds are those of training steps, without validation, sampling or saving."""
 
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
     flops: float = 0.0
 
-    def __add__(self, more: Spent) -> Spent:
-        return Spent(
+    def __add__(self, more: Usage) -> Usage:
+        return Usage(
             self.steps + more.steps, self.tokens + more.tokens, self.seconds + more.seconds, self.flops + more.flops
         )
 
@@ -47,16 +47,16 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> Budget:
         """Read '300 steps', '2M tokens', '60s', '5min', '1.5h', '1e15 flops', '1 PFLOP'; BadInput for anything else."""
-        form = _FORM.fullmatch(text.strip())
-        if form is None:
+        match = _AMOUNT.fullmatch(text.strip())
+        if match is None:
             raise BadInput(f"budget {shown(text)} cannot be read; {_VALID}")
-        number, written = float(form["number"]), form["unit"].strip()
+        number, written = float(match["number"]), match["unit"].strip()
         name = written.lower()
         if number <= 0 or not math.isfinite(number):
             raise BadInput(f"budget {shown(text)} is not a positive amount, so nothing would be trained; {_VALID}")
         if name in _SECONDS:
             return cls(number * _SECONDS[name], "seconds")
-        counted = _COUNTED.fullmatch(name)
+        counted = _COUNT_UNIT.fullmatch(name)
         if counted is None:
             found = f"the unit {shown(written)}, which is unknown" if name else "no unit"
             raise BadInput(f"budget {shown(text)} has {found}; {_VALID}")
@@ -66,16 +66,16 @@ class Budget:
             raise BadInput(f"budget {shown(text)} is not a whole number of {unit}; {_VALID}")
         return cls(amount, unit)
 
-    def share(self, spent: Spent) -> float:
-        """The share of the budget that is used up, between 0 and 1."""
-        return min(1.0, getattr(spent, self.unit) / self.amount)
+    def fraction(self, usage: Usage) -> float:
+        """The fraction of the budget that is used, between 0 and 1."""
+        return min(1.0, getattr(usage, self.unit) / self.amount)
 
-    def share_amid(self, spent: Spent, step: Spent) -> float:
-        """The share used up in the middle of a step of that cost, where its learning rate is read."""
-        return min(1.0, (getattr(spent, self.unit) + getattr(step, self.unit) / 2) / self.amount)
+    def fraction_mid_step(self, usage: Usage, step: Usage) -> float:
+        """The fraction used in the middle of a step of cost `step`, at which the learning rate is evaluated."""
+        return min(1.0, (getattr(usage, self.unit) + getattr(step, self.unit) / 2) / self.amount)
 
-    def steps(self, step: Spent) -> int | None:
-        """The number of steps of that cost this budget pays for (the last may overrun it); None for seconds."""
+    def steps(self, step: Usage) -> int | None:
+        """Number of steps of cost `step` in this budget (the last may exceed it); None for seconds."""
         return None if self.unit == "seconds" else math.ceil(self.amount / getattr(step, self.unit))
 
     def __str__(self) -> str:

@@ -1,44 +1,51 @@
-"""The score of a model: bits per byte and nats per token over held-out tokens, each scored exactly once."""
+"""Evaluation of a model or a run: bits per byte and nats per token over held-out tokens, each scored exactly once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
-from litmus.data import TokenData, document_ids, held_out_windows
+from litmus.data import DataSettings, TokenData, document_ids, held_out_windows, prepare
+from litmus.data.corpora import resolve
+from litmus.data.documents import read_pieces
+from litmus.data.splits import decide_split
 from litmus.data.windows import check_one_window
 from litmus.errors import BadInput
+from litmus.model.plugins import plugin_faults
 from litmus.nn import RouterStats
+from litmus.runtime.device import pick_device
+from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
+from litmus.training.run.loading import load_run
 
-FIGURE_TOKENS = 4096
-"""About how many tokens the figures of layers and routers are over."""
+STATS_TOKENS = 4096
+"""Approximate number of tokens that the statistics of layers and routers are over."""
 
 
 def _by_layer(raw: Any) -> Any:
-    """Older files have a list, which can only be read as that of the layers from 0 on."""
+    """Version 0.1.0 wrote lists, whose entries are those of the layers from 0 on."""
     return dict(enumerate(raw)) if isinstance(raw, list) else raw
 
 
 T = TypeVar("T")
 ByLayer = Annotated[dict[int, T], BeforeValidator(_by_layer)]
-"""One figure for each layer that has it, by the layer's number from 0."""
+"""One value for each layer that has it, by the layer's number from 0."""
 
 
 class Evaluation(BaseModel):
-    """What a model scored on the first `tokens` tokens of the held-out split, `bytes` bytes of text.
+    """The score of a model on the first `tokens` tokens of the held-out split, which are `bytes` bytes of text.
 
     nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
-    can be compared between tokenizers. loss_by_position: mean nats at each place of a window; later places have
-    more context. attention_entropy: mean entropy of the attention weights in nats, by layer. layer_figures: what else
-    layers tell of themselves, by the names in litmus.nn.attention.stats. routing: how evenly the router of each layer
-    of experts spread its tokens. These three have a figure for each layer, from 0, that has one, over about 4096
-    tokens, in windows from all over the held-out split.
+    can be compared between tokenizers. loss_by_position: mean nats at each position of a window; later positions have
+    more context. attention_entropy: mean entropy of the attention weights in nats. layer_stats: other statistics of
+    layers, by name. routing: load balance of the routers of experts. These three are by layer, from 0, for layers that
+    have them, over about 4096 tokens in windows spread over the held-out split. Version 0.1.0 wrote `layer_figures`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -50,7 +57,9 @@ class Evaluation(BaseModel):
     bytes: int
     loss_by_position: list[float]
     attention_entropy: ByLayer[float] | None = None
-    layer_figures: dict[str, ByLayer[float]] = {}
+    layer_stats: dict[str, ByLayer[float]] = Field(
+        default={}, validation_alias=AliasChoices("layer_stats", "layer_figures")
+    )
     routing: ByLayer[RouterStats] | None = None
 
 
@@ -67,14 +76,14 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` in evaluation mode over the held-out split in non-overlapping windows of `context` tokens.
 
-    `limit_tokens` or `limit_bytes` end it early; otherwise every held-out token counts. Neither the model's mode nor
-    its parameters are changed.
+    `limit_tokens` or `limit_bytes` score only the first part of the split. The model's mode and parameters stay as
+    they are.
     """
     if limit_bytes is not None:
         limit_tokens = tokens_within(data, limit_bytes)
     device = next(model.parameters()).device
     tokenizer = data.tokenizer
-    given = () if tokenizer.prefix == (tokenizer.end,) else tokenizer.prefix
+    unscored = () if tokenizer.prefix == (tokenizer.end,) else tokenizer.prefix
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
@@ -87,19 +96,19 @@ def evaluate(
             batch=batch,
             limit_tokens=limit_tokens,
             prefix=tokenizer.window_prefix,
-            given=given,
+            given=unscored,
         )
         for inputs, targets in windows:
-            counted = targets != -100
-            text_bytes += int(data.text_bytes(targets[counted].numpy(), inputs[counted].numpy()).sum())
+            is_scored = targets != -100
+            text_bytes += int(data.text_bytes(targets[is_scored].numpy(), inputs[is_scored].numpy()).sum())
             inputs, targets = inputs.to(device), targets.to(device)
             documents = document_ids(inputs, tokenizer.prefix[0]) if isolate_documents else None
             losses = model.token_losses(inputs, targets, documents=documents).cpu()  # (B, T)
             width = losses.shape[1]
             nats[:width] += losses.double().sum(0)
-            scored[:width] += counted.sum(0)
+            scored[:width] += is_scored.sum(0)
         sample = _sample(data.held_out, context, int(scored.sum())).to(device)
-        figures, routing = model.observe(sample)
+        stats, routing = model.observe(sample)
     finally:
         model.train(was_training)
     tokens = int(scored.sum())
@@ -108,22 +117,91 @@ def evaluate(
             f"the held-out split holds {tokens} tokens of text to score; give a larger corpus or held_out share"
         )
     total = float(nats.sum())
-    reached = scored > 0
+    occupied = scored > 0
     return Evaluation(
         nats_per_token=total / tokens,
         bits_per_byte=total / (math.log(2) * text_bytes),
         perplexity=math.exp(min(total / tokens, 700.0)),
         tokens=tokens,
         bytes=text_bytes,
-        loss_by_position=(nats[reached] / scored[reached]).tolist(),
-        attention_entropy=figures.pop("attention_entropy", None),
-        layer_figures=figures,
+        loss_by_position=(nats[occupied] / scored[occupied]).tolist(),
+        attention_entropy=stats.pop("attention_entropy", None),
+        layer_stats=stats,
         routing=routing or None,
     )
 
 
+def evaluate_run(
+    folder: str | Path,
+    *,
+    corpus: str | None = None,
+    limit_tokens: int | None = None,
+    limit_bytes: int | None = None,
+    context: int | None = None,
+    best: bool = False,
+    precision: Precision | None = None,
+    device: str = "auto",
+    trust_plugin: bool = False,
+    log: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Score the newest (or best) checkpoint of a run on all held-out tokens, or the first `limit_tokens`.
+
+    Corpus, context and precision are those of the training unless given. Another corpus is split and tokenized as the
+    run's was, and its held-out split is scored.
+    """
+    folder = Path(folder)
+    run = load_run(folder, best=best, trust_plugin=trust_plugin, log=log)
+    config = run.config
+    if corpus is None or corpus == config.data.corpus:
+        data = prepare(_own_tokenizer(config.data, folder), announce=log)
+        if data.fingerprint != config.data_fingerprint:
+            log(f"the corpus {config.data.corpus!r} is not what the run was trained on: its text has changed since")
+    else:
+        data = _held_out_of(corpus, config.data, run.tokenizer, log)
+    precision = precision or config.resolved.precision
+    where = pick_device(device)
+    run.model.to(where)
+    cast_parameters(run.model, precision)
+    with plugin_faults(run.model.recipe, "scoring"), matmul_precision(precision), autocast(precision, where):
+        return evaluate(
+            run.model,
+            data,
+            context=context or config.resolved.context,
+            batch=config.training.batch,
+            limit_tokens=limit_tokens,
+            limit_bytes=limit_bytes,
+            isolate_documents=config.training.isolate_documents,
+        )
+
+
+def _own_tokenizer(settings: DataSettings, folder: Path) -> DataSettings:
+    """The settings, in which a tokenizer named by its file is replaced by the run's own copy of it."""
+    named_by_file = Path(settings.tokenizer).exists() or "/" in settings.tokenizer
+    return settings.model_copy(update={"tokenizer": str(folder)}) if named_by_file else settings
+
+
+def _held_out_of(corpus: str, like: DataSettings, tokenizer: Any, log: Callable[[str], None]) -> TokenData:
+    """The held-out split of another corpus in the tokens of a run, in memory."""
+    files = resolve(corpus, sample_bytes=None, announce=log).files
+    split = decide_split(read_pieces(files), like.held_out)
+    stream: list[np.ndarray] = [np.array(tokenizer.prefix)]
+    document = None
+    for half, piece in split.place(read_pieces(files)):
+        if half != "held_out":
+            continue
+        same = document == piece.document
+        if document is not None and not same:
+            stream.append(np.array(tokenizer.between))
+        document = piece.document
+        stream.append(np.array(tokenizer.encode_batch([piece.text.decode()], [same])[0]))
+    if document is None:
+        raise BadInput(f"the corpus {corpus!r} is too short to hold out {like.held_out:g} of it")
+    tokens = np.concatenate([*stream, [tokenizer.end]]).astype(np.uint32)
+    return TokenData(tokens, tokens, tokenizer, "", {"corpus": corpus})
+
+
 def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) -> None:
-    """BadInput unless the held-out split has a window of `context` tokens, and text to score within each limit."""
+    """BadInput unless the held-out split has a window of `context` tokens, and text within each token limit."""
     check_one_window(data.held_out, context, "held-out")
     for limit in limits:
         # Only the end token has no bytes, and there is text between any two of them.
@@ -136,7 +214,7 @@ def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) 
 
 
 def tokens_within(data: TokenData, limit_bytes: int) -> int:
-    """How many held-out targets it takes to score at most `limit_bytes` bytes of text."""
+    """Number of held-out targets that make up at most `limit_bytes` bytes of text."""
     # There is text between any two documents, and only the tokens that separate them have no bytes.
     reach = 2 + (1 + len(data.tokenizer.between)) * limit_bytes
     targets = np.asarray(data.held_out[1:reach], dtype=np.int64)
@@ -148,8 +226,8 @@ def tokens_within(data: TokenData, limit_bytes: int) -> int:
 
 
 def _sample(tokens: np.ndarray, context: int, scored: int) -> Tensor:
-    """(B, T) of the windows without padding that were scored, about FIGURE_TOKENS tokens spread evenly over them."""
+    """Scored windows without padding (B, T), about STATS_TOKENS tokens spread evenly over them."""
     width = min(context, scored)
     windows = np.asarray(tokens[: scored - scored % width]).reshape(-1, width)
-    rows = min(len(windows), max(1, FIGURE_TOKENS // width))
+    rows = min(len(windows), max(1, STATS_TOKENS // width))
     return torch.from_numpy(windows[np.linspace(0, len(windows) - 1, rows).round().astype(int)].astype(np.int64))

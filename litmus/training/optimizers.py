@@ -1,10 +1,11 @@
-"""The optimizers: fused AdamW for everything, or Muon for the matrices inside layers and AdamW for the rest.
+"""Optimizers and learning-rate schedules: fused AdamW, or Muon for the matrices inside layers and AdamW for the rest.
 
-What those matrices are, modules declare (`hidden_matrices`).
+Modules declare which of their parameters are such matrices (`hidden_matrices`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +19,14 @@ from litmus.training.settings import TrainSettings
 
 
 class Optimizers:
-    """One or two optimizers over named fp32 parameters, driven as one.
+    """One or two optimizers over named fp32 parameters, used as one.
 
     AdamW: Loshchilov & Hutter 2019 (arXiv 1711.05101). Muon: Jordan et al. 2024, with its updates scaled to the
     size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
     """
 
     def __init__(self, named: Mapping[str, nn.Parameter], hidden: set[str], settings: TrainSettings) -> None:
-        """`hidden` names the matrices that Muon takes when `settings` ask for it."""
+        """`hidden`: names of the matrices that Muon updates if `settings` ask for it."""
         self._named = named
         by_muon = hidden if settings.optimizer == "muon" else set()
         rest = [p for name, p in named.items() if name not in by_muon]
@@ -47,7 +48,7 @@ class Optimizers:
                 self._all.append(StackedMuon(stacked, **options))
 
     def step(self, lr: float) -> None:
-        """Update the parameters by their gradients at this learning rate, then drop the gradients."""
+        """Update the parameters at this learning rate and free the gradients."""
         for optimizer in self._all:
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -55,29 +56,29 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the optimizers remember, as '<figure>/<parameter>'."""
+        """The state of the optimizers, by '<state>/<parameter>'."""
         return {
-            f"{figure}/{name}": value
+            f"{key}/{name}": value
             for name, parameter in self._named.items()
             for optimizer in self._all
-            for figure, value in optimizer.state.get(parameter, {}).items()
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Remember again what `state()` returned."""
-        for key, value in state.items():
-            figure, name = key.split("/", 1)
+        """Load what `state()` returned."""
+        for full_name, value in state.items():
+            key, name = full_name.split("/", 1)
             parameter = self._named[name]
             for optimizer in self._all:
                 if any(parameter is p for group in optimizer.param_groups for p in group["params"]):
-                    optimizer.state[parameter][figure] = value.clone().to(parameter.device)
+                    optimizer.state[parameter][key] = value.clone().to(parameter.device)
 
 
 class StackedMuon(Optimizer):
-    """Muon over stacks of matrices (E, out, in), such as those of experts: each is orthogonalized by itself.
+    """Muon over stacks of matrices (E, out, in), such as those of experts: each matrix is orthogonalized by itself.
 
-    For each matrix what `torch.optim.Muon` does with it alone, updates scaled to the size of AdamW's; all of a stack at
-    once.
+    Computes for each matrix what `torch.optim.Muon` computes, with updates scaled to the size of AdamW's, for a whole
+    stack at once.
     """
 
     MOMENTUM, STEPS, COEFFICIENTS = 0.95, 5, (3.4445, -4.775, 2.0315)
@@ -101,7 +102,7 @@ class StackedMuon(Optimizer):
                 stack.add_(update, alpha=-group["lr"] * 0.2 * max(stack.shape[1:]) ** 0.5)
 
     def _orthogonal(self, stack: Tensor) -> Tensor:
-        """Newton-Schulz steps towards the nearest orthogonal matrix of each in (E, out, in), in bf16."""
+        """Newton-Schulz steps towards the nearest orthogonal matrix of each matrix of (E, out, in), in bf16."""
         a, b, c = self.COEFFICIENTS
         tall = stack.shape[1] > stack.shape[2]
         x = (stack.mT if tall else stack).bfloat16()
@@ -113,10 +114,10 @@ class StackedMuon(Optimizer):
 
 
 def hidden_matrices(model: Decoder) -> set[str]:
-    """The names of the matrices inside layers, the model's own and its objective's, and of stacks of them.
+    """The names of the matrices, and stacks of matrices, inside layers: the model's own and those of its objective.
 
-    A layer's matrices are its parameters of two dimensions, unless the module that owns them declares in `matrices`
-    which of its parameters are: routers none, experts their stacks. Embeddings, positions and heads are no layers.
+    These are the two-dimensional parameters, unless the module that owns them lists the names of its matrices in
+    `matrices`: routers list none, experts their stacks. Embeddings, positions and heads are not layers.
     """
     further = [module for module in model.objective.modules() if isinstance(module, Mixer)]
     found: set[int] = set()
@@ -134,8 +135,33 @@ def gradient_norm(gradients: Mapping[str, Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients.values(), foreach=True)
 
 
-def clip_gradients(parameters: Mapping[str, nn.Parameter], norm: float, largest: float | None) -> None:
-    """Scale the gradients, of total norm `norm`, down to the norm `largest`; smaller ones stay as they are."""
-    if largest is not None and norm > largest:
+def clip_gradients(parameters: Mapping[str, nn.Parameter], norm: float, max_norm: float | None) -> None:
+    """Scale the gradients, of total norm `norm`, down to the norm `max_norm` if it is larger."""
+    if max_norm is not None and norm > max_norm:
         total = torch.tensor(norm, device=next(iter(parameters.values())).device)
-        torch.nn.utils.clip_grads_with_norm_(parameters.values(), largest, total, foreach=True)
+        torch.nn.utils.clip_grads_with_norm_(parameters.values(), max_norm, total, foreach=True)
+
+
+def lr_factor(fraction: float, settings: TrainSettings) -> float:
+    """The learning rate at `fraction` (0 to 1) of the budget, as a multiple of the peak.
+
+    A function of the budget, so that a budget in seconds anneals too. It rises linearly over `warmup`, then falls to
+    `final_lr`: along half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983), linearly, not at all, or linearly over
+    the last `decay` only (wsd: Hu et al. 2024, arXiv 2404.06395).
+    """
+    if fraction < settings.warmup:
+        return fraction / settings.warmup
+    return settings.final_lr + (1 - settings.final_lr) * (1 - _decayed(fraction, settings))
+
+
+def _decayed(fraction: float, settings: TrainSettings) -> float:
+    """Progress from the peak to the final learning rate, 0 to 1."""
+    if settings.schedule == "constant":
+        return 0.0
+    start = settings.warmup
+    if settings.schedule == "wsd":
+        start = max(start, 1 - settings.decay)
+    linear = min(1.0, max(0.0, (fraction - start) / (1 - start)))
+    if settings.schedule == "cosine":
+        return (1 - math.cos(math.pi * linear)) / 2
+    return linear

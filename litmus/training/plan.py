@@ -1,4 +1,4 @@
-"""What a training would be: sizes, FLOPs, memory and schedule, without data, weights or a single step."""
+"""The plan of a training (sizes, FLOPs, memory, schedule), made without data, weights or a training step."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from litmus.model.bounds import check_memory, check_trained
 from litmus.model.plugins import plugin_faults
 from litmus.runtime.device import pick_device
 from litmus.runtime.precision import DESCRIPTIONS, Precision, autocast, cast_parameters, resolve_precision
-from litmus.training.budget import Budget, Spent
-from litmus.training.optimizers import hidden_matrices
-from litmus.training.run import LoadedRun
-from litmus.training.schedule import lr_factor
+from litmus.training.budget import Budget, Usage
+from litmus.training.optimizers import hidden_matrices, lr_factor
+from litmus.training.run.config import LoadedRun
 from litmus.training.settings import TrainSettings
 
 FIXED_VOCABULARIES = {"bytes": 257, "gpt2": 50_257}
-LIMIT = 120.0
-"""Seconds that planning may take; a few are usual."""
+TIMEOUT_SECONDS = 120.0
+"""Of planning, which usually takes a few seconds."""
 
-SHOWN_SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 1.0)
+SHOWN_FRACTIONS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training that has not been started. FLOPs and memory are those of the architecture as torch would run it.
+    """A training that has not started. FLOPs and memory are those of the architecture as torch would run it.
 
-    memory_bytes: peak by what holds it, without the interpreter and its libraries.
+    memory_bytes: peak memory of weights, gradients, optimizer and activations, without the interpreter and libraries.
     """
 
     recipe: Recipe
@@ -58,7 +57,7 @@ class Plan:
     def table(self) -> RenderableType:
         """The plan for a terminal."""
         recipe, settings = self.recipe, self.settings
-        figures = _two_columns()
+        table = _two_columns()
         rows = {
             "recipe": f"{recipe.name}: {recipe.depth} layers, {recipe.dim} wide, {recipe.heads} heads",
             "vocabulary": f"{recipe.vocab_size:,} tokens",
@@ -72,16 +71,16 @@ class Plan:
             "budget": str(Budget.parse(settings.budget)) + self._budget_in_full(),
             "device": f"{self.device}, precision {self.precision} ({DESCRIPTIONS[self.precision]})",
             "memory": f"about {_mega(sum(self.memory_bytes.values()))}: "
-            + ", ".join(f"{name} {_mega(held)}" for name, held in self.memory_bytes.items()),
+            + ", ".join(f"{name} {_mega(size)}" for name, size in self.memory_bytes.items()),
             "optimizer": f"{settings.optimizer}, peak learning rate {settings.lr:g}, schedule {settings.schedule}",
         }
         for name, value in rows.items():
-            figures.add_row(name, value)
+            table.add_row(name, value)
         schedule = Table(title="learning rate over the budget", title_justify="left", box=None)
-        for share in SHOWN_SHARES:
-            schedule.add_column(f"{share:.0%}", justify="right")
-        schedule.add_row(*(f"{settings.lr * lr_factor(share, settings):.2e}" for share in SHOWN_SHARES))
-        return Group(figures, "", schedule)
+        for fraction in SHOWN_FRACTIONS:
+            schedule.add_column(f"{fraction:.0%}", justify="right")
+        schedule.add_row(*(f"{settings.lr * lr_factor(fraction, settings):.2e}" for fraction in SHOWN_FRACTIONS))
+        return Group(table, "", schedule)
 
     def _per_scored_token(self) -> str:
         share = scored_share(self.recipe)
@@ -102,19 +101,19 @@ def make_plan(
     start: LoadedRun | None = None,
     trust_plugin: bool = False,
 ) -> Plan:
-    """Plan the training of `recipe`: its model is built and run once on fake tensors, which hold no numbers.
+    """Plan the training of `recipe`: its model is built and run once on fake tensors, which have no data.
 
-    Failed when that takes longer than LIMIT, or when a plug-in's code fails.
+    Failed when that takes longer than TIMEOUT_SECONDS, or when a plug-in's code fails.
     """
     vocabulary = None if start else _vocabulary(data_settings.tokenizer)
     whole = resolve(recipe, vocab_size=vocabulary, trust_plugin=trust_plugin)
-    with plugin_faults(whole, "planning the training of", seconds=LIMIT):
+    with plugin_faults(whole, "planning the training of", seconds=TIMEOUT_SECONDS):
         return _planned(whole, settings, start)
 
 
 def _planned(whole: Recipe, settings: TrainSettings, start: LoadedRun | None) -> Plan:
     if start and settings.context is None:
-        settings = settings.model_copy(update={"context": start.description.resolved.context})
+        settings = settings.model_copy(update={"context": start.config.resolved.context})
     check_trained(whole, settings.batch, settings.context)
     device = pick_device(settings.device)
     precision = resolve_precision(settings.precision, device)
@@ -136,7 +135,7 @@ def _planned(whole: Recipe, settings: TrainSettings, start: LoadedRun | None) ->
         parameters_active=counts["active"],
         flops_per_token=flops,
         tokens_per_step=tokens,
-        steps=Budget.parse(settings.budget).steps(Spent(1, tokens, 0.0, tokens * flops)),
+        steps=Budget.parse(settings.budget).steps(Usage(1, tokens, 0.0, tokens * flops)),
         memory_bytes=memory,
     )
 
@@ -144,38 +143,38 @@ def _planned(whole: Recipe, settings: TrainSettings, start: LoadedRun | None) ->
 def _memory(model: Decoder, settings: TrainSettings, precision: Precision, context: int) -> dict[str, int]:
     count = sum(p.numel() for p in model.parameters())
     by_muon = hidden_matrices(model) if settings.optimizer == "muon" else set()
-    numbers = sum(p.numel() * (1 if name in by_muon else 2) for name, p in model.named_parameters())
+    optimizer_elements = sum(p.numel() * (1 if name in by_muon else 2) for name, p in model.named_parameters())
     cast_parameters(model, precision)
-    held = 4 + 2 if precision == "bf16" else 4  # bytes for one weight, and again for its gradient
+    weight_bytes = 4 + 2 if precision == "bf16" else 4  # bytes for one weight, and again for its gradient
     return {
-        "weights": count * held,
-        "gradients": count * held,
-        "optimizer": numbers * 4,
+        "weights": count * weight_bytes,
+        "gradients": count * weight_bytes,
+        "optimizer": optimizer_elements * 4,
         "activations": _activations(model, settings.batch, context, precision),
     }
 
 
 def _activations(model: Decoder, batch: int, context: int, precision: Precision) -> int:
-    """Bytes that one forward pass keeps for its backward pass: those of one sequence, and of each further one."""
-    one, two = (_kept(model, torch.zeros(rows, context, dtype=torch.long), precision) for rows in (1, 2))
+    """Bytes that one forward pass saves for its backward pass, extrapolated from one and two sequences."""
+    one, two = (_saved_bytes(model, torch.zeros(rows, context, dtype=torch.long), precision) for rows in (1, 2))
     return one + (batch - 1) * (two - one)
 
 
-def _kept(model: Decoder, tokens: Tensor, precision: Precision) -> int:
-    """Bytes that the forward pass of tokens (B, T) keeps."""
+def _saved_bytes(model: Decoder, tokens: Tensor, precision: Precision) -> int:
+    """Bytes that the forward pass of tokens (B, T) saves."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, tuple[int, Tensor]] = {}
+    saved: dict[int, tuple[int, Tensor]] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own and not isinstance(tensor, nn.Parameter):
-            kept[storage._cdata] = storage.nbytes(), tensor  # holding the tensor keeps its address from being reused
+            saved[storage._cdata] = storage.nbytes(), tensor  # keep the tensor, so that its address is not reused
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision, tokens.device):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor), autocast(precision, tokens.device):
         loss = model.loss(tokens, tokens).total
     del loss
-    return sum(size for size, _ in kept.values())
+    return sum(size for size, _ in saved.values())
 
 
 def _vocabulary(tokenizer: str) -> int:

@@ -1,4 +1,4 @@
-"""Every option of a training, documented where it is declared."""
+"""The options of a training, each documented where it is declared."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ class TrainSettings(Bounded):
     """How the learning rate falls after the warmup; wsd is warmup, stable, decay."""
 
     warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the budget over which the learning rate rises linearly from 0."""
+    """Fraction of the budget over which the learning rate rises linearly from 0."""
 
     decay: float = Field(0.2, gt=0, le=1)
-    """Share of the budget over which wsd decays at the end; the other schedules do not use it."""
+    """Fraction of the budget over which wsd decays at the end; the other schedules do not use it."""
 
     final_lr: float = Field(0.1, ge=0, le=1)
-    """Learning rate at the end of the budget, as a share of the peak."""
+    """Learning rate at the end of the budget, as a fraction of the peak."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the training target spread over the whole vocabulary; validation is never smoothed."""
+    """Fraction of the training target spread over the whole vocabulary; validation is never smoothed."""
 
     precision: Literal["auto", "fp32", "medium", "bf16-autocast", "bf16"] = "auto"
-    """How numbers are held and multiplied (docs/training.md); auto takes the fastest that suits the device."""
+    """Number formats of weights and matrix products (docs/training.md); auto takes the fastest for the device."""
 
     compile: bool = False
     """Whether the training loss is compiled with torch.compile; the first step then takes much longer."""
@@ -93,10 +93,10 @@ class TrainSettings(Bounded):
     """Steps between checkpoints; after each validation when not given."""
 
     checkpoint_minutes: float | None = Field(3.0, gt=0)
-    """Minutes after which a checkpoint is written besides, whatever the steps; null turns that off."""
+    """Minutes after which a further checkpoint is written, whatever the steps; null turns that off."""
 
     keep_last: int = Field(2, ge=1, le=MAX_INT)
-    """Newest checkpoints that are kept; the one with the lowest validation loss is kept besides."""
+    """Number of newest checkpoints to keep; the one with the lowest validation loss is kept too."""
 
     device: str = "auto"
     """Where to train: cpu, cuda, cuda:1, ...; auto takes a CUDA device when there is one."""
@@ -105,17 +105,17 @@ class TrainSettings(Bounded):
     """CPU threads; PyTorch's own choice when not given."""
 
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Where figures go besides metrics.jsonl; each needs the extra of its name."""
+    """Where metrics go besides metrics.jsonl; each needs the extra of its name."""
 
     @field_validator("budget")
     @classmethod
-    def _budget_can_be_read(cls, text: str) -> str:
+    def _check_budget(cls, text: str) -> str:
         Budget.parse(text)
         return text
 
     @field_validator("betas")
     @classmethod
-    def _betas_are_shares(cls, betas: tuple[float, float]) -> tuple[float, float]:
+    def _check_betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be at least 0 and below 1, found {betas}")
         return betas

@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from litmus.comparison.results import ComparisonResult, TrialResult
-from litmus.training import CurvePoint
+from litmus.training.run.result import CurvePoint
 
 
 def a_trial(arm: str, seed: int, bpb: float, role: str = "arm", **changes: object) -> TrialResult:
     """A trial that ends at `bpb` after 10 seconds, on a straight curve from 1 bit above; `changes` are JSON keys."""
     curve = [
-        CurvePoint(
-            step=s, tokens=100 * s, seconds=float(s), train_loss=2.0, held_out_loss=2.0, held_out_bpb=bpb + 1 - s / 10
-        )
+        CurvePoint(step=s, tokens=100 * s, seconds=float(s), train_loss=2.0, val_loss=2.0, val_bpb=bpb + 1 - s / 10)
         for s in range(11)
     ]
     facts: dict[str, object] = {

@@ -18,7 +18,8 @@ from litmus.comparison.results import ComparisonResult
 from litmus.comparison.trial import TrialSpec, stored_result
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
-from litmus.training import TrainSettings, load_run
+from litmus.training import TrainSettings
+from litmus.training.run.loading import load_run
 
 TRAINING = {
     "budget": "8 steps", "batch": 4, "context": 16, "lr": 0.01, "precision": "fp32", "threads": 1,
@@ -293,7 +294,14 @@ def test_trials_of_version_0_1_are_read_and_not_repeated(old, name):
         assert trial.bits_per_byte == stored["bits_per_byte"]
         assert trial.run.tokens == stored["tokens"] and trial.evaluation.tokens == stored["held_out_tokens"]
         assert trial.evaluation.loss_by_position == stored["loss_by_position"]
-        assert [point.seconds for point in trial.run.curve] == [point["seconds"] for point in stored["curve"]]
+        layers = {name: list(values.values()) for name, values in trial.evaluation.layer_stats.items()}
+        assert layers == {name: list(values.values()) for name, values in stored["layer_figures"].items()}
+        for point, before in zip(trial.run.curve, stored["curve"], strict=True):
+            assert (point.seconds, point.val_loss, point.val_bpb) == (
+                before["seconds"],
+                before["held_out_loss"],
+                before["held_out_bpb"],
+            )
     assert len(comparison.result.trials) == 6
 
 

@@ -10,7 +10,7 @@ import pytest
 from litmus.comparison.report.summary import effective_speedup
 from litmus.comparison.results import TrialResult
 from litmus.comparison.verdicts import seconds_difference, seconds_to_loss
-from litmus.training import CurvePoint
+from litmus.training.run.result import CurvePoint
 
 Trials = Callable[..., TrialResult]
 
@@ -18,9 +18,7 @@ Trials = Callable[..., TrialResult]
 def falling(slope: float, start: float = 3.0, end: int = 10) -> list[CurvePoint]:
     """A held-out curve that loses `slope` bits per byte a second."""
     return [
-        CurvePoint(
-            step=s, tokens=s, seconds=float(s), train_loss=2.0, held_out_loss=2.0, held_out_bpb=start - slope * s
-        )
+        CurvePoint(step=s, tokens=s, seconds=float(s), train_loss=2.0, val_loss=2.0, val_bpb=start - slope * s)
         for s in range(1, end + 1)
     ]
 

@@ -209,8 +209,8 @@ def _stopped(work: Path) -> None:
     from litmus.generation import sample_text
     from litmus.model import resolve
     from litmus.training import TrainSettings
-    from litmus.training.loop import train
-    from litmus.training.progress import Display
+    from litmus.training.display import Display
+    from litmus.training.trainer import train_run
 
     class Stop(Display):
         def step(self, status: Any) -> None:
@@ -221,7 +221,7 @@ def _stopped(work: Path) -> None:
     settings = TrainSettings(budget="4 steps", batch=2, context=16, threads=1, checkpoint_every=1, keep_last=10)
     data = DataSettings(corpus="corpus.txt", tokenizer="bytes")
     try:
-        train(resolve("tiny.yaml"), data, settings, Path("runs/stopped"), sample=sample_text, display=Stop())
+        train_run(resolve("tiny.yaml"), data, settings, Path("runs/stopped"), sample=sample_text, display=Stop())
     except KeyboardInterrupt:
         return
     raise RuntimeError("the training was not stopped")
@@ -238,11 +238,13 @@ def _foreign(work: Path) -> None:
     from litmus.data import DataSettings
     from litmus.model import build, resolve, save
     from litmus.training import TrainSettings
-    from litmus.training.loop import train
+    from litmus.training.trainer import train_run
 
     (work / "theirs.py").write_text(plugin(at_import="open('hacked', 'w').write('x')"))
     settings = TrainSettings(budget="2 steps", batch=2, context=16, threads=1)
-    train(resolve("theirs.py"), DataSettings(corpus="corpus.txt", tokenizer="bytes"), settings, Path("runs/foreign"))
+    train_run(
+        resolve("theirs.py"), DataSettings(corpus="corpus.txt", tokenizer="bytes"), settings, Path("runs/foreign")
+    )
     save(build("theirs.py", vocab_size=300), "foreign")
     (work / "based.yaml").write_text("base: theirs.py\n")
     (work / "hacked").unlink()

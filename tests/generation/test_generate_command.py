@@ -17,7 +17,7 @@ from litmus.cli import main
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.generation import Engine, generate
 from litmus.interop import export_model, import_run
-from litmus.training import load_run
+from litmus.training.run.loading import load_run
 
 Result = tuple[int, str, str]
 Call = Callable[..., Result]

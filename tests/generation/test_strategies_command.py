@@ -19,7 +19,7 @@ from litmus.generation.engine import Request
 from litmus.generation.search.beam import beam_search
 from litmus.interop import export_model, import_run
 from litmus.model import Decoder
-from litmus.training import load_run
+from litmus.training.run.loading import load_run
 
 SHAPE: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 64}
 LENGTH = ("--max-new-tokens", "12")

@@ -16,8 +16,10 @@ from litmus.data import DataSettings, load_tokenizer
 from litmus.errors import BadInput
 from litmus.generation import generate
 from litmus.interop import export_run, import_run
-from litmus.training import TrainSettings, load_run, score_run, train
-from litmus.training.run import data_to_go_on
+from litmus.training import TrainSettings
+from litmus.training.evaluation import evaluate_run
+from litmus.training.run.loading import data_to_continue, load_run
+from litmus.training.trainer import train_run
 from tests.interop.published import (
     ARCHITECTURES,
     BEGINS,
@@ -151,7 +153,7 @@ def test_a_score_is_that_of_transformers_over_windows_begun_as_the_model_expects
     model = write_model(tmp_path / "theirs", "llama", 330).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
     import_run(tmp_path / "theirs", tmp_path / "run")
-    score = score_run(tmp_path / "run", corpus=str(corpus), context=24, device="cpu", precision="fp32")
+    score = evaluate_run(tmp_path / "run", corpus=str(corpus), context=24, device="cpu", precision="fp32")
     run = load_run(tmp_path / "run")
     settings_of_data = DataSettings(corpus=str(corpus), tokenizer=str(tmp_path / "run"))
     held_out = data_of(settings_of_data).held_out.tolist()
@@ -198,8 +200,8 @@ def test_a_tuned_run_keeps_what_its_start_was_imported_with(corpus: Path, tmp_pa
     import_run(tmp_path / "theirs", tmp_path / "run")
     start = load_run(tmp_path / "run")
     settings = TrainSettings(budget="2 steps", batch=2, context=16, lr=1e-2, device="cpu", precision="fp32", threads=1)
-    data = data_to_go_on(start, DataSettings(corpus=str(corpus)))
-    train(start.model.recipe, data, settings, tmp_path / "tuned", start=start)
+    data = data_to_continue(start, DataSettings(corpus=str(corpus)))
+    train_run(start.model.recipe, data, settings, tmp_path / "tuned", start=start)
     export_run(tmp_path / "tuned", tmp_path / "back")
     for file in (tmp_path / "theirs").glob("*.json"):
         assert json.loads((tmp_path / "back" / file.name).read_text()) == json.loads(file.read_text()), file.name

@@ -17,8 +17,10 @@ from litmus.generation import generate
 from litmus.interop import export_model, import_run
 from litmus.interop.tokenizer_files import write_tokenizer
 from litmus.model import Decoder, build
-from litmus.training import TrainSettings, load_run, score_run, train
-from litmus.training.run import data_to_go_on
+from litmus.training import TrainSettings
+from litmus.training.evaluation import evaluate_run
+from litmus.training.run.loading import data_to_continue, load_run
+from litmus.training.trainer import train_run
 
 SETTINGS = TrainSettings(budget="3 steps", batch=2, lr=1e-4, device="cpu", precision="fp32", threads=1)
 
@@ -43,7 +45,7 @@ def folder(rough: Callable[..., Decoder], tmp_path: Path) -> Path:
 
 def test_an_imported_run_is_scored_and_generated_from(folder: Path, corpus: str, tmp_path: Path) -> None:
     import_run(folder, tmp_path / "runs" / "mine")
-    score = score_run(tmp_path / "runs" / "mine", corpus=corpus, device="cpu", precision="fp32")
+    score = evaluate_run(tmp_path / "runs" / "mine", corpus=corpus, device="cpu", precision="fp32")
     assert score.tokens > 100 and score.nats_per_token > 0
     run = load_run(tmp_path / "runs" / "mine")
     assert len(generate(run.model, ["The"], tokenizer=run.tokenizer, max_new_tokens=5)) == 1
@@ -58,12 +60,12 @@ def test_training_from_an_imported_run_begins_at_its_weights_in_its_tokens(
     export_model(model, tokenizer, tmp_path / "hf")
     import_run(tmp_path / "hf", tmp_path / "mine")
     start = load_run(tmp_path / "mine")
-    before = score_run(tmp_path / "mine", corpus=corpus, device="cpu", precision="fp32")
-    settings = data_to_go_on(start, DataSettings(corpus=corpus))
-    result = train(start.model.recipe, settings, SETTINGS, tmp_path / "tuned", start=start)
+    before = evaluate_run(tmp_path / "mine", corpus=corpus, device="cpu", precision="fp32")
+    settings = data_to_continue(start, DataSettings(corpus=corpus))
+    result = train_run(start.model.recipe, settings, SETTINGS, tmp_path / "tuned", start=start)
     tuned = load_run(tmp_path / "tuned")
     assert (tuned.step, tuned.tokenizer.pieces) == (3, tokenizer.pieces)
-    assert tuned.description.start is not None and tuned.description.start.run == str(tmp_path / "mine")
+    assert tuned.config.start is not None and tuned.config.start.run == str(tmp_path / "mine")
     assert result.evaluation.tokens == before.tokens and result.evaluation.nats_per_token < before.nats_per_token
     original = load_run(tmp_path / "mine").model
     moved = max(
@@ -71,7 +73,7 @@ def test_training_from_an_imported_run_begins_at_its_weights_in_its_tokens(
     )
     assert 0 < moved < 0.01  # three small steps from the imported weights, not a new start
     shutil.rmtree(tmp_path / "mine")
-    assert score_run(tmp_path / "tuned", device="cpu", precision="fp32").tokens == result.evaluation.tokens
+    assert evaluate_run(tmp_path / "tuned", device="cpu", precision="fp32").tokens == result.evaluation.tokens
 
 
 def test_a_run_goes_on_in_its_own_corpus_and_an_imported_one_has_none(
@@ -80,10 +82,10 @@ def test_a_run_goes_on_in_its_own_corpus_and_an_imported_one_has_none(
     import_run(folder, tmp_path / "mine")
     start = load_run(tmp_path / "mine")
     with pytest.raises(BadInput, match="has no corpus of its own; name one"):
-        data_to_go_on(start, None)
+        data_to_continue(start, None)
     split = DataSettings(corpus=corpus, held_out=0.3, sample_bytes=5000)
-    train(start.model.recipe, data_to_go_on(start, split), SETTINGS, tmp_path / "tuned", start=start)
-    again = data_to_go_on(load_run(tmp_path / "tuned"), None)
+    train_run(start.model.recipe, data_to_continue(start, split), SETTINGS, tmp_path / "tuned", start=start)
+    again = data_to_continue(load_run(tmp_path / "tuned"), None)
     assert again == split.model_copy(update={"tokenizer": str(tmp_path / "tuned")})
 
 
@@ -92,9 +94,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(corpus: str, tmp
     import_run(tmp_path / "hf", tmp_path / "mine")
     start = load_run(tmp_path / "mine")
     with pytest.raises(BadInput, match="has 257 tokens and the model takes 100"):
-        train(
+        train_run(
             start.model.recipe,
-            data_to_go_on(start, DataSettings(corpus=corpus)),
+            data_to_continue(start, DataSettings(corpus=corpus)),
             SETTINGS,
             tmp_path / "tuned",
             start=start,
@@ -105,7 +107,7 @@ def test_an_imported_run_is_not_taken_for_one_that_never_began(folder: Path, cor
     import_run(folder, tmp_path / "runs" / "mine")
     settings = DataSettings(corpus=corpus, tokenizer="bytes")
     with pytest.raises(BadInput, match="belongs to a run"):
-        train("standard", settings, SETTINGS, tmp_path / "runs" / "mine")
+        train_run("standard", settings, SETTINGS, tmp_path / "runs" / "mine")
     assert load_run(tmp_path / "runs" / "mine").step == 0
 
 

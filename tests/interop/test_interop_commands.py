@@ -16,7 +16,9 @@ from litmus.data import DataSettings
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.interop import export_model
 from litmus.model import build
-from litmus.training import TrainSettings, load_run, train
+from litmus.training import TrainSettings
+from litmus.training.run.loading import load_run
+from litmus.training.trainer import train_run
 from tests.interop.published import BEGINS, byte_level, write_model, write_tokenizer
 
 SMALL = {"dim": 32, "depth": 2, "heads": 4, "context": 64}
@@ -143,7 +145,7 @@ def test_the_best_checkpoint_is_exported_on_request(tmp_path: Path, call: Call) 
         threads=1, validate_every=2, validate_tokens=64, evaluate_tokens=64, clip=None,
     )  # fmt: skip
     data = DataSettings(corpus=str(tmp_path / "text.txt"), tokenizer="bytes")
-    train({"base": "standard", **SMALL}, data, settings, tmp_path / "runs" / "mine")
+    train_run({"base": "standard", **SMALL}, data, settings, tmp_path / "runs" / "mine")
     newest, best = (load_run(tmp_path / "runs" / "mine", best=best).model for best in (False, True))
     for name, options, model in (("newest", [], newest), ("best", ["--best"], best)):
         assert call("export", "runs/mine", "--out", name, *options)[0] == 0

@@ -16,7 +16,7 @@ from litmus.interop import export_model, export_run, read_model
 from litmus.interop.importing import import_run
 from litmus.model import Decoder
 from litmus.model.storage import load_weights, weights
-from litmus.training import load_run
+from litmus.training.run.loading import load_run
 
 
 def test_weights_and_logits_come_back_bit_for_bit(model: Decoder, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
 from litmus.generation import generate
 from litmus.interop import export_model, import_run
 from litmus.model import Decoder
-from litmus.training import load_run
+from litmus.training.run.loading import load_run
 
 TOKENS = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(3))
 SMALL = {

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from litmus.data import DataSettings, TokenData, prepare
-from litmus.training import RunResult, TrainSettings, train
+from litmus.training import TrainSettings
+from litmus.training.run.result import RunResult
+from litmus.training.trainer import train_run
 
 QUICK = {
     "budget": "20 steps",
@@ -69,7 +71,7 @@ def quick(recipe: dict[str, Any], data_settings: DataSettings, tmp_path: Path) -
         own = {key: options.pop(key) for key in ("sample", "display", "resume") if key in options}
         source = {**recipe, **options.pop("recipe", {})}
         settings = TrainSettings(**{**QUICK, **options})
-        return train(source, data_settings, settings, tmp_path / folder, **own)
+        return train_run(source, data_settings, settings, tmp_path / folder, **own)
 
     return run
 

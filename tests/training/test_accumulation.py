@@ -18,7 +18,7 @@ from litmus.nn import FeedforwardConfig, ForwardContext, LayerContext, Loss, Obj
 from litmus.nn.core.aux_losses import AuxLosses
 from litmus.nn.objectives.objective import with_aux_losses
 from litmus.training import TrainSettings
-from litmus.training.step import Stepper
+from litmus.training.train_step import TrainStep
 
 ROWS, LENGTH, END = 6, 14, 7
 SHRUNK: dict[str, Any] = {"dim": 16, "depth": 3, "heads": 2, "context": LENGTH, "dropout": 0.0}
@@ -37,9 +37,9 @@ WAYS: dict[str, Any] = {
 Split = Sequence[Sequence[int]]
 
 
-def stepper(recipe: Any, rough: Callable[..., Decoder], **options: Any) -> Stepper:
+def stepper(recipe: Any, rough: Callable[..., Decoder], **options: Any) -> TrainStep:
     model = rough(build(recipe, size="tiny", vocab_size=23, overrides=SHRUNK))
-    return Stepper(model, TrainSettings(**options), "fp32", END)
+    return TrainStep(model, TrainSettings(**options), "fp32", END)
 
 
 def batch_of(rows: Sequence[int], unscored: Tensor) -> Batch:
@@ -49,7 +49,7 @@ def batch_of(rows: Sequence[int], unscored: Tensor) -> Batch:
     return Batch(tokens[index, :-1], tokens[index, 1:].masked_fill(unscored[index], -100), list(rows))
 
 
-def accumulated(over: Stepper, split: Split, unscored: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
+def accumulated(over: TrainStep, split: Split, unscored: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
     torch.manual_seed(3)
     for parameter in over.weights.named.values():
         parameter.grad = None
@@ -57,7 +57,7 @@ def accumulated(over: Stepper, split: Split, unscored: Tensor) -> tuple[dict[str
     return {name: float(value) for name, value in losses.items()}, dict(over.weights.gradients())
 
 
-def same_as_one_batch(over: Stepper, split: Split, unscored: Tensor) -> None:
+def same_as_one_batch(over: TrainStep, split: Split, unscored: Tensor) -> None:
     losses, gradients = accumulated(over, [[row for rows in split for row in rows]], unscored)
     for _ in range(2):  # the first step finds out what has to be counted, the second knows
         parts, summed = accumulated(over, split, unscored)

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from litmus.model import build
-from litmus.training import RunResult, load_run, loop
+from litmus.training import trainer
+from litmus.training.run.loading import load_run
+from litmus.training.run.result import RunResult
 
 Quick = Callable[..., RunResult]
 ROUTED = {
@@ -48,7 +50,7 @@ def test_the_bias_moves_once_per_step_and_stays_in_fp32(
 def test_a_resumed_training_goes_on_with_the_bias_it_had(quick: Quick, tmp_path: Path, monkeypatch: Any) -> None:
     settings = {"budget": "6 steps", "checkpoint_every": 2, "keep_last": 9}
     whole = quick("whole", recipe=ROUTED, **settings)
-    original = loop.Stepper.step
+    original = trainer.TrainStep.step
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         if interrupted.calls == 4:  # type: ignore[attr-defined]
@@ -58,7 +60,7 @@ def test_a_resumed_training_goes_on_with_the_bias_it_had(quick: Quick, tmp_path:
 
     interrupted.calls = 0  # type: ignore[attr-defined]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Stepper, "step", interrupted)
+        patch.setattr(trainer.TrainStep, "step", interrupted)
         quick("resumed", recipe=ROUTED, **settings)
     resumed = quick("resumed", recipe=ROUTED, **settings)
     one, other = saved(tmp_path, "whole", 6), saved(tmp_path, "resumed", 6)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from litmus.errors import BadInput
-from litmus.training.budget import Budget, Spent
+from litmus.training.budget import Budget, Usage
 
 
 @pytest.mark.parametrize(
@@ -52,21 +52,21 @@ def test_a_budget_written_out_reads_as_itself(amount, unit):
     costs=st.lists(st.integers(1, 1000), max_size=20),
 )
 def test_the_share_spent_only_grows_and_stays_between_0_and_1(unit, amount, costs):
-    budget, spent = Budget(amount, unit), Spent()
-    shares = [budget.share(spent)]
+    budget, usage = Budget(amount, unit), Usage()
+    fractions = [budget.fraction(usage)]
     for cost in costs:
-        step = Spent(1, cost, cost / 10, cost * 1e6)
-        amid = budget.share_amid(spent, step)
-        spent = spent + step
-        assert shares[-1] <= amid <= budget.share(spent)
-        shares.append(budget.share(spent))
-    assert shares[0] == 0
-    assert shares == sorted(shares)
-    assert shares[-1] <= 1
+        step = Usage(1, cost, cost / 10, cost * 1e6)
+        midway = budget.fraction_mid_step(usage, step)
+        usage = usage + step
+        assert fractions[-1] <= midway <= budget.fraction(usage)
+        fractions.append(budget.fraction(usage))
+    assert fractions[0] == 0
+    assert fractions == sorted(fractions)
+    assert fractions[-1] <= 1
 
 
 def test_the_number_of_steps_covers_the_budget_and_is_unknown_for_seconds():
-    step = Spent(1, 2048, 0.0, 2048 * 1e6)
+    step = Usage(1, 2048, 0.0, 2048 * 1e6)
     assert Budget.parse("300 steps").steps(step) == 300
     assert Budget.parse("2049 tokens").steps(step) == 2
     assert Budget.parse("1e9 flops").steps(step) == 1

@@ -10,16 +10,16 @@ from litmus.errors import BadInput
 from litmus.model import load, resolve
 from litmus.model.decoder import Decoder
 from litmus.model.storage import weights
-from litmus.training import checkpoints
-from litmus.training.budget import Spent
-from litmus.training.checkpoints import (
+from litmus.training.budget import Usage
+from litmus.training.run.checkpoints import (
     State,
     best_checkpoint,
-    forget_after,
     newest_checkpoint,
     prune,
+    remove_later,
     save_checkpoint,
 )
+from litmus.training.run.config import checkpoints
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "recipe.yaml"]
 
@@ -37,7 +37,7 @@ def folder(tmp_path):
 @pytest.fixture
 def save(folder, model):
     def at(step, loss=None):
-        state = State(spent=Spent(step, step * 64, step * 0.1, step * 1e6), peak_memory_bytes=7, held_out_loss=loss)
+        state = State(usage=Usage(step, step * 64, step * 0.1, step * 1e6), peak_memory_bytes=7, val_loss=loss)
         save_checkpoint(folder, model.recipe, weights(model), {"exp_avg/norm.weight": torch.ones(16)}, state)
 
     return at
@@ -50,8 +50,8 @@ def steps_in(folder):
 def test_a_checkpoint_gives_back_exactly_what_was_saved(save, folder, model):
     save(3, loss=2.5)
     found = newest_checkpoint(folder, print)
-    assert found.state.spent == Spent(3, 192, 3 * 0.1, 3e6)
-    assert found.state.held_out_loss == 2.5
+    assert found.state.usage == Usage(3, 192, 3 * 0.1, 3e6)
+    assert found.state.val_loss == 2.5
     assert found.weights().keys() == weights(model).keys()
     assert all(torch.equal(found.weights()[name], value) for name, value in weights(model).items())
     assert torch.equal(found.optimizer_state()["exp_avg/norm.weight"], torch.ones(16))
@@ -130,7 +130,7 @@ def test_what_a_killed_process_left_half_done_is_removed(save, folder):
     save(3)
     shutil.copytree(folder / "3", folder / ".6.abcdefgh.litmus-tmp")
     shutil.copytree(folder / "3", folder / "9")
-    forget_after(folder, 3)
+    remove_later(folder, 3)
     assert [path.name for path in folder.iterdir()] == ["3"]
 
 

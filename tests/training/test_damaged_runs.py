@@ -11,8 +11,12 @@ from safetensors.torch import load_file
 
 from litmus.data import DataSettings
 from litmus.errors import BadInput, Failed
-from litmus.training import Display, TrainSettings, load_run, read_result, score_run, train
-from litmus.training.result import curve
+from litmus.training import TrainSettings
+from litmus.training.display import Display
+from litmus.training.evaluation import evaluate_run
+from litmus.training.run.loading import load_run
+from litmus.training.run.result import curve, read_result
+from litmus.training.trainer import train_run
 
 SETTINGS = {
     "budget": "20 steps", "batch": 4, "context": 16, "precision": "fp32", "threads": 1, "validate_every": 5,
@@ -40,7 +44,7 @@ class Notes(Display):
     def __init__(self):
         self.notes = []
 
-    def note(self, text):
+    def log(self, text):
         self.notes.append(text)
 
 
@@ -62,7 +66,7 @@ def made(corpus, session_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LITMUS_CACHE", str(session_folder / "cache"))
         display = CopyAt(home / "whole", 13, home / "killed")
-        train(TOY, DataSettings(corpus=corpus, tokenizer="bytes"), TrainSettings(**SETTINGS), home / "whole",
+        train_run(TOY, DataSettings(corpus=corpus, tokenizer="bytes"), TrainSettings(**SETTINGS), home / "whole",
               display=display)  # fmt: skip
     return home
 
@@ -77,7 +81,7 @@ def go_on(folder, corpus, gate=None, **changes):
     display = Notes()
     source = {**TOY, **changes.pop("recipe", {})}
     data = DataSettings(corpus=corpus, tokenizer="bytes")
-    result = train(source, data, TrainSettings(**{**SETTINGS, **changes}), folder, gate=gate, display=display)
+    result = train_run(source, data, TrainSettings(**{**SETTINGS, **changes}), folder, gate=gate, display=display)
     return result, display.notes
 
 
@@ -115,7 +119,7 @@ def spoil(path, damage):
 def test_a_run_with_a_spoilt_file_ends_as_it_would_have_or_is_refused_and_untouched(name, damage, run, made, corpus):
     spoil(run / name, damage)
     before = contents(run)
-    for use in (load_run, lambda folder: score_run(folder, limit_tokens=64)):
+    for use in (load_run, lambda folder: evaluate_run(folder, limit_tokens=64)):
         try:
             use(run)
         except BadInput as refusal:
@@ -143,7 +147,7 @@ def test_a_run_with_a_spoilt_file_ends_as_it_would_have_or_is_refused_and_untouc
 def test_without_its_metrics_it_goes_on_from_the_checkpoint_and_says_which_lines_are_gone(run, corpus):
     (run / "metrics.jsonl").unlink()
     result, notes = go_on(run, corpus)
-    assert any("tells of 0 of the 12 steps until here; the lines of the others are gone" in note for note in notes)
+    assert any("has lines of 0 of the first 12 steps; those of the others are gone" in note for note in notes)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == list(range(13, 21))
     assert [point.step for point in result.curve] == [15, 20]
@@ -161,7 +165,7 @@ def test_damaged_lines_of_the_metrics_are_dropped_and_the_others_kept(run, made,
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([*lines[:3], b"\xff{]\n", b"[1]\n", *lines[4:]]))
     _, notes = go_on(run, corpus)
-    assert any("tells of 11 of the 12 steps" in note for note in notes)
+    assert any("has lines of 11 of the first 12 steps" in note for note in notes)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == [1, 2, 3, *range(5, 21)]
 
@@ -176,7 +180,7 @@ def test_a_last_line_without_its_end_is_not_gone_on_with(run, made, corpus):
 
 def test_a_curve_needs_no_line_in_particular(tmp_path):
     timing = {"timing": {"seconds": 1.0}}
-    held_out = {"kind": "held_out", "tokens": 1, "loss": 2.0, "bpb": 3.0, **timing}
+    held_out = {"kind": "val", "tokens": 1, "loss": 2.0, "bpb": 3.0, **timing}
     lines = [
         {"step": 5, **held_out},
         {"kind": "train", "step": 6},
@@ -274,12 +278,12 @@ def test_a_link_to_a_folder_can_be_trained_in(there, tmp_path, corpus):
 
 def test_a_kill_while_a_run_is_made_leaves_what_the_same_command_makes_whole(tmp_path, corpus, monkeypatch):
     """Every write of the opening is the last one, in turn."""
-    from litmus.training import opening
+    from litmus.training.run.config import folder
 
     class Killed(BaseException):
         pass
 
-    plain, writes = opening.write_atomically, 0
+    plain, writes = folder.write_atomically, 0
 
     def write(target, content):
         nonlocal writes
@@ -294,7 +298,7 @@ def test_a_kill_while_a_run_is_made_leaves_what_the_same_command_makes_whole(tmp
         writes = 0
         folder = tmp_path / str(limit)
         with monkeypatch.context() as patch:
-            patch.setattr(opening, "write_atomically", write)
+            patch.setattr(folder, "write_atomically", write)
             with pytest.raises(Killed):
                 go_on(folder, corpus, budget="1 step")
         _, notes = go_on(folder, corpus, budget="1 step")

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from litmus.errors import BadInput
-from litmus.training import checkpoints, load_run, metrics
+from litmus.training.run.config import checkpoints, metrics
+from litmus.training.run.loading import load_run
 
 
 class LimitedDisk:

@@ -12,9 +12,9 @@ from litmus.data import TokenData
 from litmus.data.tokenizer import Tokenizer
 from litmus.errors import BadInput
 from litmus.model import build
-from litmus.training import Evaluation, evaluate, evaluation
-from litmus.training.evaluation import tokens_within
-from litmus.training.evaluation_table import evaluation_table
+from litmus.training import evaluation
+from litmus.training.display import evaluation_table
+from litmus.training.evaluation import Evaluation, evaluate, tokens_within
 
 
 class MadeUp(Tokenizer):
@@ -116,7 +116,7 @@ def test_other_figures_of_layers_are_kept_by_name(model, data):
     found = model.layer_figures(tokens)
     del found["attention_entropy"]
     assert set(found) == {"first_token_attention", "largest_activation"}
-    assert score.layer_figures == {name: pytest.approx(values) for name, values in found.items()}
+    assert score.layer_stats == {name: pytest.approx(values) for name, values in found.items()}
 
 
 def test_figures_are_over_windows_from_all_over_the_text(model, data, monkeypatch):
@@ -158,7 +158,7 @@ def test_scores_of_older_files_give_their_figures_to_the_layers_from_the_first(m
     score = evaluate(model, data, context=16, batch=4, limit_tokens=64)
     older = score.model_dump(mode="json") | {"attention_entropy": [1.5, 2.5], "layer_figures": {"mean_gate": [0.5]}}
     read = Evaluation.model_validate(older)
-    assert read.attention_entropy == {0: 1.5, 1: 2.5} and read.layer_figures == {"mean_gate": {0: 0.5}}
+    assert read.attention_entropy == {0: 1.5, 1: 2.5} and read.layer_stats == {"mean_gate": {0: 0.5}}
 
 
 def test_figures_of_a_routed_model_are_printed_with_the_numbers_of_their_layers(data):

@@ -16,14 +16,18 @@ import pytest
 import yaml
 
 from litmus.errors import BadInput
-from litmus.training import Display, Interrupted, load_run, read_result
+from litmus.training.display import Display
+from litmus.training.run.loading import load_run
+from litmus.training.run.result import read_result
+from litmus.training.trainer import Interrupted
 
 TRAINER = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from litmus import process
 from litmus.data import DataSettings, prepare
-from litmus.training import Display, TrainSettings, loop
+from litmus.training import TrainSettings, trainer
+from litmus.training.display import Display
 
 class Shown(Display):
     def __init__(self, job):
@@ -33,7 +37,7 @@ class Shown(Display):
         if status.step == self.job.get("at"):
             for _ in range(self.job["times"]):
                 os.kill(os.getpid(), self.job["signal"])
-    def note(self, text):
+    def log(self, text):
         print(text, flush=True)
 
 def child(job, barrier):
@@ -47,7 +51,8 @@ def child(job, barrier):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
     os.read(barrier, 1)
     settings, data = TrainSettings(**job["settings"]), DataSettings(**job["data"])
-    code = process.run(lambda: loop.train(job["recipe"], data, settings, job["folder"], display=Shown(job)) and None)
+    work = lambda: trainer.train_run(job["recipe"], data, settings, job["folder"], display=Shown(job)) and None
+    code = process.run(work)
     sys.stdout.flush()
     os._exit(code)
 
@@ -73,7 +78,7 @@ class Recorder(Display):
     def step(self, status):
         self.steps.append(status.step)
 
-    def note(self, text):
+    def log(self, text):
         self.notes.append(text)
 
 
@@ -236,7 +241,8 @@ def test_a_smaller_budget_or_one_in_another_unit_is_refused(budget, quick, tmp_p
 
 
 def test_the_gate_is_asked_in_the_run_folder_before_the_first_step_and_may_refuse(quick, recipe, data, tmp_path):
-    from litmus.training import TrainSettings, train
+    from litmus.training import TrainSettings
+    from litmus.training.trainer import train_run
 
     def refuse(resolved, folder):
         assert (folder / "run.yaml").exists() and not (folder / "metrics.jsonl").exists()
@@ -248,7 +254,7 @@ def test_the_gate_is_asked_in_the_run_folder_before_the_first_step_and_may_refus
     settings = TrainSettings(budget="1 step", batch=4, context=16, threads=1, evaluate_tokens=16, validate_tokens=16)
     corpus = DataSettings(corpus=data.provenance["corpus"], tokenizer="bytes")
     with pytest.raises(BadInput, match="not this one"):
-        train(recipe, corpus, settings, str(tmp_path / "run"), gate=refuse)
+        train_run(recipe, corpus, settings, str(tmp_path / "run"), gate=refuse)
     assert quick(budget="1 step").steps == 1
 
 
@@ -268,7 +274,7 @@ def test_a_file_system_that_takes_no_more_leaves_what_was_saved(limit, begin, tm
 def test_killed_while_it_removes_old_checkpoints_a_training_goes_on(moment, quick, tmp_path, events, monkeypatch):
 
     from litmus import files
-    from litmus.training import loop
+    from litmus.training import trainer
 
     class Killed(BaseException):
         pass
@@ -276,7 +282,7 @@ def test_killed_while_it_removes_old_checkpoints_a_training_goes_on(moment, quic
     def kill(*arguments, **options):
         raise Killed
 
-    plain = loop.prune
+    plain = trainer.prune
 
     def prune(folder, keep_last):
         if len([path for path in folder.iterdir() if path.name.isdigit()]) > 2:
@@ -286,7 +292,7 @@ def test_killed_while_it_removes_old_checkpoints_a_training_goes_on(moment, quic
                 plain(folder, keep_last)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "prune", prune)
+        patch.setattr(trainer, "prune", prune)
         with pytest.raises(Killed):
             quick(keep_last=1)
     quick(keep_last=1)

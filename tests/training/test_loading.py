@@ -14,7 +14,8 @@ from litmus.data import load_tokenizer
 from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.interop import export_model, export_run, import_run
-from litmus.training import load_run, score_run
+from litmus.training.evaluation import evaluate_run
+from litmus.training.run.loading import load_run
 
 SIZES = {"dim": 32, "depth": 1, "heads": 2, "context": 32}
 
@@ -119,4 +120,4 @@ def test_every_public_call_takes_a_text_or_a_path(folders: Path, tmp_path: Path)
         import_run(kind(tmp_path / f"exported{number}"), kind(tmp_path / f"run{number}"))
         load_tokenizer(kind(folders / "run/tokenizer")).save(kind(tmp_path / f"tokenizer{number}"))
         (tmp_path / "text.txt").write_text("some words to score, over and over\n" * 50)
-        score_run(kind(folders / "run"), corpus=str(tmp_path / "text.txt"))
+        evaluate_run(kind(folders / "run"), corpus=str(tmp_path / "text.txt"))

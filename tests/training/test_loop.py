@@ -13,9 +13,13 @@ from safetensors.torch import load_file
 from litmus.data import DataSettings, Sampler, prepare
 from litmus.errors import BadInput, Failed
 from litmus.model import build
-from litmus.training import Display, Interrupted, TrainingDiverged, TrainSettings, load_run, read_result, train
+from litmus.training import TrainSettings
+from litmus.training.display import Display
 from litmus.training.evaluation import check_scorable
-from litmus.training.schedule import lr_factor
+from litmus.training.optimizers import lr_factor
+from litmus.training.run.loading import load_run
+from litmus.training.run.result import read_result
+from litmus.training.trainer import Interrupted, TrainingDiverged, train_run
 
 
 def final_weights(folder):
@@ -33,7 +37,7 @@ class Recorder(Display):
     def __init__(self):
         self.notes, self.steps = [], []
 
-    def note(self, text):
+    def log(self, text):
         self.notes.append(text)
 
     def step(self, status):
@@ -43,7 +47,7 @@ class Recorder(Display):
 def test_a_tiny_model_learns_something_in_sixty_steps(quick):
     result = quick(budget="60 steps", lr=0.01)
     assert result.evaluation.bits_per_byte < 0.7 * math.log2(257)
-    assert result.curve[-1].held_out_loss < 0.7 * result.curve[0].held_out_loss
+    assert result.curve[-1].val_loss < 0.7 * result.curve[0].val_loss
 
 
 def test_a_run_folder_holds_all_that_a_run_is(quick, tmp_path):
@@ -132,7 +136,7 @@ def test_accumulation_sees_the_batches_of_one_large_batch_in_order(quick, events
 def test_label_smoothing_never_enters_a_validation_loss(quick, events):
     quick("plain", label_smoothing=0.0, lr=1e-9)
     quick("smooth", label_smoothing=0.9, lr=1e-9)
-    plain, smooth = (events(name, "held_out")[-1]["loss"] for name in ("plain", "smooth"))
+    plain, smooth = (events(name, "val")[-1]["loss"] for name in ("plain", "smooth"))
     assert smooth == pytest.approx(plain, rel=1e-5)
     assert events("smooth", "train")[0]["loss"] != events("plain", "train")[0]["loss"]
 
@@ -172,7 +176,7 @@ def test_the_first_step_descends_the_loss_of_the_windows_and_documents_that_were
     corpus = DataSettings(corpus=f"{rows}:text", tokenizer="bytes")
     plain = {**recipe, "dropout": 0.0}
     settings = TrainSettings(budget="1 step", batch=4, context=16, precision="fp32", threads=1, **options)
-    train(plain, corpus, settings, tmp_path / "run")
+    train_run(plain, corpus, settings, tmp_path / "run")
 
     data = prepare(corpus)
     stride, order = options.get("stride"), options.get("data_seed", 0)
@@ -201,7 +205,7 @@ def test_compile_without_a_compiler_says_what_is_missing(quick, monkeypatch):
 
 def test_ten_validations_are_spread_over_a_budget_that_says_nothing_else(quick, events):
     quick(budget="50 steps", validate_every=None)
-    assert [event["step"] for event in events(kind="held_out")] == list(range(5, 51, 5))
+    assert [event["step"] for event in events(kind="val")] == list(range(5, 51, 5))
 
 
 def test_the_curve_pairs_each_validation_with_the_training_since_the_last(quick, events):
@@ -209,7 +213,7 @@ def test_the_curve_pairs_each_validation_with_the_training_since_the_last(quick,
     losses = [event["loss"] for event in events(kind="train")]
     assert [point.step for point in result.curve] == [5, 10, 15, 20]
     assert result.curve[1].train_loss == pytest.approx(sum(losses[5:10]) / 5)
-    assert result.curve[1].held_out_bpb == events(kind="held_out")[1]["bpb"]
+    assert result.curve[1].val_bpb == events(kind="val")[1]["bpb"]
 
 
 def test_a_finished_run_is_not_trained_again(quick, tmp_path):
@@ -267,18 +271,18 @@ def test_held_out_tokens_without_text_are_found_before_the_first_step():
 
 def explode_at(monkeypatch, step):
     """The gradient of one parameter becomes infinite at this step (counted from 1)."""
-    from litmus.training.step import Stepper
+    from litmus.training.train_step import TrainStep
 
-    plain, calls = Stepper._gradient, []
+    plain, calls = TrainStep._backward, []
 
-    def poisoned(self, batch, share):
-        figures = plain(self, batch, share)
+    def poisoned(self, batch, totals):
+        losses = plain(self, batch, totals)
         calls.append(batch)
         if len(calls) == step:
             self.weights.named["layers.1.mixer.out.weight"].grad[0, 0] = torch.inf
-        return figures
+        return losses
 
-    monkeypatch.setattr(Stepper, "_gradient", poisoned)
+    monkeypatch.setattr(TrainStep, "_backward", poisoned)
     return calls
 
 

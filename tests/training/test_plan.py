@@ -6,7 +6,8 @@ from litmus.data import DataSettings
 from litmus.errors import BadInput
 from litmus.model import build, training_flops_per_token
 from litmus.runtime.precision import cast_parameters
-from litmus.training import TrainSettings, make_plan
+from litmus.training import TrainSettings
+from litmus.training.plan import make_plan
 
 SETTINGS = TrainSettings(budget="300 steps", batch=4, accumulation=2, context=16, precision="fp32")
 

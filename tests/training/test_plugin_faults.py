@@ -10,7 +10,9 @@ import pytest
 from litmus.data import DataSettings
 from litmus.errors import BadInput, Failed
 from litmus.model import build
-from litmus.training import RunResult, TrainSettings, train
+from litmus.training import TrainSettings
+from litmus.training.run.result import RunResult
+from litmus.training.trainer import train_run
 
 PLUGIN = """
 import os
@@ -48,7 +50,7 @@ def trained(tmp_path: Path, data_settings: DataSettings, monkeypatch: pytest.Mon
         code = PLUGIN.replace("AT_IMPORT", at_import).replace("AT_BUILD", at_build).replace("AT_FORWARD", at_forward)
         Path("odd.py").write_text(code, encoding="utf-8")
         settings = TrainSettings(budget="3 steps", batch=2, context=16, threads=1, checkpoint_every=1)
-        return train("odd.py", data_settings, settings, "runs/odd")
+        return train_run("odd.py", data_settings, settings, "runs/odd")
 
     return made
 

@@ -14,16 +14,18 @@ import torch
 from safetensors.torch import load_file
 
 from litmus.errors import BadInput
-from litmus.training import Display, load_run
+from litmus.training.display import Display
+from litmus.training.run.loading import load_run
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from litmus.data import DataSettings
-from litmus.training import TrainSettings, train
+from litmus.training import TrainSettings
+from litmus.training.trainer import train_run
 import json
 job = json.loads(sys.argv[1])
-train(job["recipe"], DataSettings(**job["data"]), TrainSettings(**job["settings"]), Path(job["folder"]),
+train_run(job["recipe"], DataSettings(**job["data"]), TrainSettings(**job["settings"]), Path(job["folder"]),
       sample=lambda model, tokenizer: str(model.norm.weight.sum().item()))
 """
 BUSY = {"validate_every": 4, "checkpoint_every": 3, "sample_every": 5, "validate_tokens": 64, "evaluate_tokens": 128}
@@ -94,7 +96,7 @@ class Kept(Display):
         if status.step == self.at:
             shutil.copytree(self.folder, self.folder.with_name("copy"))
 
-    def note(self, text):
+    def log(self, text):
         self.notes.append(text)
 
 

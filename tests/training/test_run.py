@@ -4,8 +4,9 @@ import yaml
 
 from litmus.errors import BadInput
 from litmus.model import load
-from litmus.training import load_run, loop
-from litmus.training.run import read_description
+from litmus.training import trainer
+from litmus.training.run.config import read_config
+from litmus.training.run.loading import load_run
 
 
 def test_run_yaml_holds_all_that_is_needed_to_repeat_the_run(quick, data, tmp_path):
@@ -26,7 +27,7 @@ def test_run_yaml_holds_all_that_is_needed_to_repeat_the_run(quick, data, tmp_pa
 def test_what_was_left_open_is_written_down_as_it_was_decided(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
     quick(precision="auto", context=None, threads=None)
-    resolved = read_description(tmp_path / "run").resolved
+    resolved = read_config(tmp_path / "run").resolved
     assert (resolved.precision, resolved.context, resolved.threads) == ("fp32", 32, torch.get_num_threads())
 
 
@@ -44,16 +45,16 @@ def test_a_loaded_run_has_its_model_in_fp32_and_its_own_tokenizer(quick, tmp_pat
     assert run.step == 20
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
     assert run.tokenizer.decode(run.tokenizer.encode("the cat")) == "the cat"
-    assert run.description.training.precision == "bf16"
+    assert run.config.training.precision == "bf16"
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(quick, tmp_path, monkeypatch):
-    plain, losses = loop.evaluate, iter([4.0, 2.0, 3.0, 3.5, 3.5])
+    plain, losses = trainer.evaluate, iter([4.0, 2.0, 3.0, 3.5, 3.5])
 
     def scored(*arguments, **options):
         return plain(*arguments, **options).model_copy(update={"nats_per_token": next(losses)})
 
-    monkeypatch.setattr(loop, "evaluate", scored)
+    monkeypatch.setattr(trainer, "evaluate", scored)
     quick(validate_every=5, keep_last=1)
     assert load_run(tmp_path / "run", best=True).step == 10
     assert load_run(tmp_path / "run").step == 20
@@ -64,7 +65,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_when_loading_too(quick, tmp_
     quick()
     (tmp_path / "run" / "checkpoints" / "20" / "model.safetensors").write_bytes(b"")
     said = []
-    assert load_run(tmp_path / "run", announce=said.append).step == 15
+    assert load_run(tmp_path / "run", log=said.append).step == 15
     assert "checkpoint 20 is damaged" in said[0]
     assert (tmp_path / "run" / "checkpoints" / "20").exists()
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from litmus.errors import BadInput
-from litmus.training.metrics import Metrics, read_metrics
+from litmus.training.run.metrics import Metrics, read_metrics
 
 
 def write_steps(path, first, last, resumed_at=0):
@@ -12,8 +12,8 @@ def write_steps(path, first, last, resumed_at=0):
         for step in range(first, last + 1):
             metrics.write("train", step, {"loss": 1 / step}, {"seconds": step * 0.5})
             if step % 2 == 0:
-                metrics.write("held_out", step, {"loss": 2 / step}, {})
-        metrics.settle()
+                metrics.write("val", step, {"loss": 2 / step}, {})
+        metrics.sync()
 
 
 def test_resuming_after_a_cut_at_any_byte_gives_the_uninterrupted_file(tmp_path):

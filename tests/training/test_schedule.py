@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from litmus.training import TrainSettings
-from litmus.training.schedule import lr_factor
+from litmus.training.optimizers import lr_factor
 
 KINDS = ["cosine", "linear", "constant", "wsd"]
 
@@ -52,10 +52,10 @@ def test_wsd_that_warms_up_into_its_decay_still_reaches_the_peak():
     warmup=st.floats(0, 0.99),
     decay=st.floats(0.01, 1),
     final=st.floats(0, 1),
-    share=st.floats(0, 1),
+    fraction=st.floats(0, 1),
 )
-def test_the_factor_never_leaves_its_range_whatever_the_options(kind, warmup, decay, final, share):
-    factor = lr_factor(share, TrainSettings(schedule=kind, warmup=warmup, decay=decay, final_lr=final))
+def test_the_factor_never_leaves_its_range_whatever_the_options(kind, warmup, decay, final, fraction):
+    factor = lr_factor(fraction, TrainSettings(schedule=kind, warmup=warmup, decay=decay, final_lr=final))
     assert 0 <= factor <= 1
-    if share >= warmup:
+    if fraction >= warmup:
         assert factor >= min(final, 1) - 1e-12

@@ -24,8 +24,8 @@ class FakeLibrary(types.ModuleType):
         self.started = options
         return self
 
-    def log(self, figures, step):
-        self.logged.append((step, figures))
+    def log(self, metrics, step):
+        self.logged.append((step, metrics))
 
     def finish(self):
         self.ended += 1
@@ -39,23 +39,23 @@ def test_a_tracker_gets_every_step_and_every_validation(name, quick, events, mon
     assert library.started["project"] == "litmus"
     assert library.started["name"] == "run"
     assert library.started["config"]["recipe"]["dim"] == 16
-    steps = {step: figures["train/loss"] for step, figures in library.logged if "train/loss" in figures}
+    steps = {step: metrics["train/loss"] for step, metrics in library.logged if "train/loss" in metrics}
     assert steps == {event["step"]: event["loss"] for event in events(kind="train")}
-    bits = {step: figures["held_out/bpb"] for step, figures in library.logged if "held_out/bpb" in figures}
-    assert bits == {event["step"]: event["bpb"] for event in events(kind="held_out")}
+    bits = {step: metrics["val/bpb"] for step, metrics in library.logged if "val/bpb" in metrics}
+    assert bits == {event["step"]: event["bpb"] for event in events(kind="val")}
     assert library.ended == 1
 
 
 def test_a_tracker_is_closed_when_the_training_fails(quick, monkeypatch):
-    from litmus.training.loop import TrainingDiverged
-    from litmus.training.step import NotFinite, Stepper
+    from litmus.training.train_step import NotFinite, TrainStep
+    from litmus.training.trainer import TrainingDiverged
 
     def fail(self, batches, lr):
         raise NotFinite("loss nan")
 
     library = FakeLibrary()
     monkeypatch.setitem(sys.modules, "wandb", library)
-    monkeypatch.setattr(Stepper, "step", fail)
+    monkeypatch.setattr(TrainStep, "step", fail)
     with pytest.raises(TrainingDiverged):
         quick(trackers=("wandb",))
     assert library.ended == 1

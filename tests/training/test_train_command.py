@@ -116,19 +116,19 @@ def test_a_folder_with_another_run_is_refused(train):
 
 
 def test_a_diverged_training_exits_with_1_and_says_where(train, monkeypatch):
-    from litmus.training.step import NotFinite, Stepper
+    from litmus.training.train_step import NotFinite, TrainStep
 
     def fail(self, batches, lr):
         raise NotFinite("loss nan")
 
-    monkeypatch.setattr(Stepper, "step", fail)
+    monkeypatch.setattr(TrainStep, "step", fail)
     code, _, err = train("--budget", "2 steps")
     assert code == 1
     assert "diverged at step 1" in err
 
 
 def test_an_interrupted_training_has_its_audit_and_a_resume_does_not_repeat_it(train, passed, monkeypatch):
-    from litmus.training.step import Stepper
+    from litmus.training.train_step import TrainStep
 
     asked = []
     monkeypatch.setattr("litmus.auditing.audit", lambda recipe, **options: asked.append(recipe) or passed)
@@ -137,7 +137,7 @@ def test_an_interrupted_training_has_its_audit_and_a_resume_does_not_repeat_it(t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", stop)
+        patch.setattr(TrainStep, "step", stop)
         assert train("--budget", "2 steps")[0] == 130
     assert json.loads(Path("runs/standard/audit.json").read_text())["passed"]
     assert train("--budget", "2 steps")[0] == 0

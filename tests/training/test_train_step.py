@@ -4,7 +4,7 @@ import torch
 from litmus.data import Batch
 from litmus.model import build
 from litmus.training import TrainSettings
-from litmus.training.step import NotFinite, Stepper, seed_for
+from litmus.training.train_step import NotFinite, TrainStep, seed_for
 
 
 def batch_of(rows, seed=0):
@@ -20,7 +20,7 @@ def halves(batch):
 def stepper_of(recipe):
     def make(precision="fp32", overrides=None, **options):
         model = build(recipe, vocab_size=50, overrides={"dropout": 0.0, **(overrides or {})})
-        return model, Stepper(model, TrainSettings(**options), precision, 49)
+        return model, TrainStep(model, TrainSettings(**options), precision, 49)
 
     return make
 

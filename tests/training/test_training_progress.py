@@ -3,9 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
+from litmus.training.display import Display, LineDisplay, LiveDisplay, Status, display_for, duration, evaluation_table
 from litmus.training.evaluation import Evaluation
-from litmus.training.evaluation_table import evaluation_table
-from litmus.training.progress import Display, LineDisplay, LiveDisplay, Status, display_for, duration
 
 SCORE = Evaluation(
     nats_per_token=1.5,
@@ -29,7 +28,7 @@ def pipe():
 def narrate(display):
     display.begin("training toy", 0.0)
     display.step(Status(1, 0.25, 5.0, 100, 1.0))
-    display.held_out(1, SCORE)
+    display.validated(1, SCORE)
     display.sample(1, "once upon [bold]a time")
     display.step(Status(4, 1.0, 5.0, 400, 2.0))
     display.end()

@@ -125,7 +125,7 @@ def plot_attention_entropy(result: ComparisonResult) -> Figure | None:
 
 def plot_layer_stat(result: ComparisonResult, name: str) -> Figure | None:
     """Another diagnostic by layer, by its name."""
-    return _by_layer(result, name.replace("_", " "), lambda trial: trial.evaluation.layer_figures.get(name))
+    return _by_layer(result, name.replace("_", " "), lambda trial: trial.evaluation.layer_stats.get(name))
 
 
 def _by_layer(
@@ -236,7 +236,7 @@ def _by_position(result: ComparisonResult, title: str, lines: Lines) -> Figure |
 
 def _curve(trial: TrialResult, over: Over) -> np.ndarray:
     """(N, 2): tokens or seconds, and held-out bits per byte; without the point before training."""
-    points = [(getattr(point, over), point.held_out_bpb) for point in trial.run.curve]
+    points = [(getattr(point, over), point.val_bpb) for point in trial.run.curve]
     return np.array([point for point in points if point[0] > 0], dtype=float)
 
 

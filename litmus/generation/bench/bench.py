@@ -21,7 +21,7 @@ from litmus.model.costs import meta_model
 from litmus.model.plugins import plugin_faults
 from litmus.runtime.device import pick_device
 from litmus.runtime.hardware import hardware, versions
-from litmus.training.loading import load
+from litmus.training.run.loading import load
 
 PROMPT_LENGTHS = (32, 128, 512)
 

@@ -15,7 +15,7 @@ from litmus.generation.decode_weights import prepare
 from litmus.model import Decoder
 from litmus.nn import Cache, Mixer
 from litmus.nn.objectives.mtp import MtpObjective, SequentialMtp
-from litmus.training import load_run
+from litmus.training.run.loading import load_run
 
 SELF = "self"
 """The name of the draft that uses the model's own MTP modules; other drafts are named by their run folder."""

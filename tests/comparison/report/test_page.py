@@ -17,7 +17,7 @@ from litmus.comparison.report.page import Section, render_page, save_report
 from litmus.comparison.report.summary import summarize
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.errors import BadInput
-from litmus.training import CurvePoint
+from litmus.training.run.result import CurvePoint
 
 Results = Callable[..., ComparisonResult]
 Trials = Callable[..., TrialResult]
@@ -167,7 +167,7 @@ def test_expert_load_and_auxiliary_losses_are_drawn_where_an_arm_has_them(result
 
     curve = [
         CurvePoint(step=s, tokens=s, seconds=s, train_loss=2.0, train_parts={"next_token": 2.0, "mtp_1": 3.0 / s},
-                   held_out_loss=2.0, held_out_bpb=3.0)
+                   val_loss=2.0, val_bpb=3.0)
         for s in (1, 2, 3)
     ]  # fmt: skip
     trials = [trial("standard", seed, bpb) for seed, bpb in enumerate(STANDARD)]
@@ -212,7 +212,7 @@ def test_a_baseline_that_failed_is_not_drawn_as_zero_among_the_curves(result: Re
 
 
 def test_layer_diagnostics_are_drawn_for_the_arms_that_have_them(result: Results, trial: Trials) -> None:
-    gates = {"layer_figures": {"mean_gate": [0.4, 0.6]}}
+    gates = {"layer_stats": {"mean_gate": [0.4, 0.6]}}
     trials = [trial("standard", seed, 2.3 + seed / 10) for seed in range(2)]
     trials += [trial("gated", seed, 2.2 + seed / 10, **gates) for seed in range(2)]
     page = render_page(result({"standard": [], "gated": []}, trials=trials))

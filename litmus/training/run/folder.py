@@ -1,4 +1,4 @@
-"""Opening a run folder for a training: made, repaired, gone on with, extended or refused; nothing in it is replaced."""
+"""Open a run folder for a training: create, repair, resume, extend or refuse it. No file of a run is overwritten."""
 
 from __future__ import annotations
 
@@ -13,35 +13,33 @@ from litmus.files import file_names, reading, remove_leftovers, write_atomically
 from litmus.model.recipe import Recipe
 from litmus.model.storage import RECIPE
 from litmus.training.budget import Budget
-from litmus.training.result import RESULT
-from litmus.training.run import (
+from litmus.training.run.config import (
     AUDIT,
     CHECKPOINTS,
     METRICS,
     RUN,
     TOKENIZER,
-    Description,
     Extension,
+    RunConfig,
     as_yaml,
-    read_description,
+    read_config,
     sha256,
 )
+from litmus.training.run.result import RESULT
 
-BUDGET = "training.budget"
+BUDGET_KEY = "training.budget"
 TOKENIZER_FILE = f"{TOKENIZER}/{FILE_NAME}"
-
-Announce = Callable[[str], None]
 
 
 def open_run(
-    folder: Path, new: Description, recipe: Recipe, tokenizer: Tokenizer, *, resume: bool, announce: Announce
-) -> Description:
-    """The description of the training that goes on in `folder`, which this process has locked: `new`, or the one there.
+    folder: Path, new: RunConfig, recipe: Recipe, tokenizer: Tokenizer, *, resume: bool, log: Callable[[str], None]
+) -> RunConfig:
+    """Open `folder`, which this process has locked, for the training `new`; returns the configuration that is used.
 
-    A folder with nothing in it becomes a run; so does one whose training never took a step (its audit failed, say),
-    if it holds only what we wrote. A folder of this very training is gone on with, and with a larger budget extended.
-    Files of it that are missing or damaged are written again where run.yaml and the data tell them; BadInput where they
-    do not, and for any other folder. run.yaml is written first: a kill at any moment leaves what the same call opens.
+    An empty folder becomes a run; so does one whose training never took a step (its audit failed, say), if it holds
+    only files that were written for it. A folder of the same training is resumed, and extended if the budget is larger.
+    Missing or damaged files are written again if run.yaml and the data determine them. BadInput if they do not, and for
+    any other folder. run.yaml is written first, so that the same call can open what a kill at any moment leaves.
     """
     real = Path(os.path.realpath(folder))
     if os.path.lexists(real) and not real.is_dir():
@@ -53,31 +51,31 @@ def open_run(
     for name in (RUN, RECIPE, TOKENIZER_FILE, METRICS, RESULT, AUDIT):
         if (folder / name).exists() and not (folder / name).is_file():
             raise BadInput(f"{folder / name} is not a file, where the run has one; move it away")
-    description, old = new, None
+    config, old = new, None
     if os.path.lexists(folder / RUN):
-        old = read_description(folder)
-        if began(folder) or not _only_ours(folder, old):
+        old = read_config(folder)
+        if has_started(folder) or not _holds_only_ours(folder, old):
             if not resume:
                 raise BadInput(f"{folder} already holds a run; resume it, choose another name, or delete the folder")
-            description = _gone_on(folder, old, new)
+            config = _resumed(folder, old, new)
     elif others := [path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".")]:
         names = ", ".join(shown(name, quoted=False) for name in others[:3])
         raise BadInput(
             f"{folder} is not a run folder: it holds {names} and no {RUN}; choose another name, restore {RUN}, or "
             f"delete the folder"
         )
-    if description != old:
-        write_atomically(folder / RUN, description.to_yaml())
+    if config != old:
+        write_atomically(folder / RUN, config.to_yaml())
     for name, content in ((RECIPE, recipe.to_yaml()), (TOKENIZER_FILE, tokenizer.to_json())):
         if _content(folder / name) != content.encode():
             write_atomically(folder / name, content)
-            if description is not new:
-                announce(f"{folder / name} was missing or damaged, and is written again")
-    return description
+            if config is not new:
+                log(f"{folder / name} was missing or damaged, and is written again")
+    return config
 
 
-def began(folder: Path) -> bool:
-    """Whether there is anything of a training's work in the folder: a step, a checkpoint or a result."""
+def has_started(folder: Path) -> bool:
+    """Whether the folder holds a step, a checkpoint or a result."""
     checkpoints, metrics = folder / CHECKPOINTS, folder / METRICS
     with reading(folder):
         if checkpoints.is_dir():
@@ -88,8 +86,8 @@ def began(folder: Path) -> bool:
     return saved or stepped or os.path.lexists(folder / RESULT)
 
 
-def _only_ours(folder: Path, old: Description) -> bool:
-    """Whether a run that never took a step holds only files that we wrote, and as we wrote them."""
+def _holds_only_ours(folder: Path, old: RunConfig) -> bool:
+    """Whether a run that never took a step holds only files that were written for it, unchanged."""
     others = set(file_names(folder)) - {RUN, RECIPE, TOKENIZER_FILE, METRICS, AUDIT}
     if others or _content(folder / RUN) != old.to_yaml().encode():
         return False
@@ -99,18 +97,18 @@ def _only_ours(folder: Path, old: Description) -> bool:
     )
 
 
-def _gone_on(folder: Path, old: Description, new: Description) -> Description:
-    """`old` if `new` is the same training, extended if it has only a larger budget; BadInput names what differs."""
+def _resumed(folder: Path, old: RunConfig, new: RunConfig) -> RunConfig:
+    """`old` if `new` is the same training, with its budget if only that is larger; BadInput names what differs."""
     theirs, ours = old.identity(), new.identity()
     differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
     before, asked = Budget.parse(old.training.budget), Budget.parse(new.training.budget)
-    other = next((key for key in differing if key != BUDGET), None)
+    other = next((key for key in differing if key != BUDGET_KEY), None)
     if other is None and asked == before:
         return old
     if other is None and asked.unit == before.unit and asked.amount > before.amount:
         extension = Extension(earlier_budget=old.training.budget, command=new.command, date=new.started)
         return old.model_copy(update={"training": new.training, "extensions": (*old.extensions, extension)})
-    key = other or BUDGET
+    key = other or BUDGET_KEY
     larger = "" if other else "a budget can be made larger in the same unit, and not smaller; "
     raise BadInput(
         f"{folder} belongs to a run with {key} = {shown(theirs.get(key))}, and {shown(ours.get(key))} was asked for; "
@@ -119,6 +117,6 @@ def _gone_on(folder: Path, old: Description, new: Description) -> Description:
 
 
 def _content(path: Path) -> bytes | None:
-    """What a file holds, None where there is none."""
+    """The content of a file, None if there is none."""
     with reading(path):
         return path.read_bytes() if path.is_file() else None

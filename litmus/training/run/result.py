@@ -1,4 +1,4 @@
-"""What a finished training leaves: its cost, its score and its curve."""
+"""The result of a finished training: its cost, its evaluation and its learning curve."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from litmus.errors import BadInput
 from litmus.files import read_regular_file
 from litmus.runtime.precision import Precision
 from litmus.training.evaluation import Evaluation
-from litmus.training.metrics import read_metrics
+from litmus.training.run.metrics import read_metrics
 
 RESULT = "result.json"
 
 
 class CurvePoint(BaseModel):
-    """The held-out score at one validation, and the mean training loss since the one before (nats per token).
+    """One validation, and the mean training loss since the previous one, in nats per token.
 
-    train_loss: None where the lines of those steps are gone.
-    train_parts: the mean of each term of the training loss, unweighted, where there is more than one.
+    train_loss: None if the lines of those steps are lost. train_parts: mean of each term of the training loss,
+    unweighted, if there are several. Version 0.1.0 wrote `held_out_loss` and `held_out_bpb`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,12 +31,12 @@ class CurvePoint(BaseModel):
     seconds: float
     train_loss: float | None
     train_parts: dict[str, float] = {}
-    held_out_loss: float
-    held_out_bpb: float
+    val_loss: float = Field(validation_alias=AliasChoices("val_loss", "held_out_loss"))
+    val_bpb: float = Field(validation_alias=AliasChoices("val_bpb", "held_out_bpb"))
 
 
 class RunResult(BaseModel):
-    """What a finished training cost and scored; result.json."""
+    """Cost and score of a finished training; result.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class RunResult(BaseModel):
 
 
 def read_result(folder: Path) -> RunResult | None:
-    """The result of a run, None while it is not finished and where the file is damaged."""
+    """The result of a run, None if it is not finished or the file is damaged."""
     path = Path(folder) / RESULT
     try:
         return RunResult.model_validate_json(read_regular_file(path))
@@ -69,35 +69,35 @@ def read_result(folder: Path) -> RunResult | None:
 
 
 def curve(path: Path) -> list[CurvePoint]:
-    """The validations recorded in a metrics.jsonl, each with the mean training loss since the one before.
+    """The validations in a metrics.jsonl, each with the mean training loss since the previous one.
 
-    Lines that are damaged, or lack a figure, are passed over.
+    Lines that are damaged, or lack a value, are skipped.
     """
     points: list[CurvePoint] = []
     losses: list[dict[str, float]] = []
     for event in read_metrics(path):
         if event["kind"] == "train":
             losses.append({key: event[key] for key in event if key == "loss" or key.startswith("loss/")})
-        elif event["kind"] == "held_out":
+        elif event["kind"] == "val":
             names = dict.fromkeys(key for loss in losses for key in loss)
             means = {key: _mean([loss.get(key) for loss in losses]) for key in names}
             timing = event.get("timing")
-            figures = {
+            point = {
                 "step": event["step"],
                 "tokens": event.get("tokens"),
                 "seconds": timing.get("seconds") if isinstance(timing, dict) else None,
                 "train_loss": means.pop("loss", None),
                 "train_parts": {key.removeprefix("loss/"): mean for key, mean in means.items() if mean is not None},
-                "held_out_loss": event.get("loss"),
-                "held_out_bpb": event.get("bpb"),
+                "val_loss": event.get("loss"),
+                "val_bpb": event.get("bpb"),
             }
             with contextlib.suppress(ValidationError):
-                points.append(CurvePoint.model_validate(figures))
+                points.append(CurvePoint.model_validate(point))
             losses = []
     return points
 
 
 def _mean(values: list[Any]) -> float | None:
-    """The mean of those values that are numbers, None where there are none."""
+    """The mean of the values that are numbers, None if none is."""
     numbers = [value for value in values if isinstance(value, float | int)]
     return sum(numbers) / len(numbers) if numbers else None

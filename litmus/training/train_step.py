@@ -1,4 +1,4 @@
-"""One training step: forward and backward over its batches, a look at whether all is finite, an update."""
+"""One training step: forward and backward passes over its batches, a check that all is finite, an update."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from litmus.runtime.precision import MasterWeights, Precision, autocast
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
 from litmus.training.settings import TrainSettings
 
-Placed = tuple[Tensor, Tensor, Tensor | None]
-"""Inputs, targets and documents of a batch, (B, T) each, on the device."""
+DeviceBatch = tuple[Tensor, Tensor, Tensor | None]
+"""Inputs, targets and document ids of a batch, (B, T) each, on the device."""
 
 
 class NotFinite(Exception):
-    """A loss or gradient was infinite or not a number; the weights were left as they were before the step."""
+    """A loss or gradient is infinite or NaN; the weights are unchanged."""
 
 
 @dataclass(frozen=True)
-class StepFigures:
-    """The training loss of a step in nats per token (smoothed, if labels are), its parts, and the unclipped norm."""
+class StepStats:
+    """Training loss of a step in nats per token, with label smoothing if that is on; its parts; the unclipped norm."""
 
     loss: float
     parts: dict[str, float]
     gradient_norm: float
 
 
-class Stepper:
-    """Takes training steps on one model, whose parameters it holds in the given precision from now on."""
+class TrainStep:
+    """Makes training steps on one model, whose parameters it converts to the given precision."""
 
     def __init__(self, model: Decoder, settings: TrainSettings, precision: Precision, document_start: int) -> None:
-        """`document_start` is the token that documents begin with, for when packed documents are isolated."""
+        """`document_start`: the first token of every document, by which packed documents are isolated."""
         self.device = model.embedding.weight.device
         self.precision = precision
         self._model = model
@@ -48,74 +48,74 @@ class Stepper:
         self.optimizers = Optimizers(self.weights.named, hidden_matrices(model), settings)
         self._settings = settings
         self._document_start = document_start
-        self._told = False  # whether the objective alone tells what its means are over
+        self._counts_known = False  # whether objective.counts alone gives the totals
         self._loss = compiled(model.loss, self.device) if settings.compile else model.loss
 
-    def step(self, batches: Sequence[Batch], lr: float) -> StepFigures:
+    def step(self, batches: Sequence[Batch], lr: float) -> StepStats:
         """Update the weights by the gradient of the mean loss over all `batches` at learning rate `lr`.
 
         Raises NotFinite before any weight changes.
         """
         losses = self.accumulate(batches)
         gradients = self.weights.gradients()
-        # One transfer for all figures: each would wait for the device.
+        # One transfer for all numbers, as each transfer waits for the device.
         *values, norm = torch.stack([*losses.values(), gradient_norm(gradients)]).tolist()
-        figures = dict(zip(losses, values, strict=True))
+        stats = dict(zip(losses, values, strict=True))
         if not math.isfinite(norm) or not all(map(math.isfinite, values)):
-            raise NotFinite(_diagnosis(figures["total"], norm, gradients, batches))
+            raise NotFinite(_diagnosis(stats["total"], norm, gradients, batches))
         clip_gradients(self.weights.named, norm, self._settings.clip)
         self.optimizers.step(lr)
         self.weights.copy_to_model()
         self._model.post_optimizer_step()
-        return StepFigures(figures.pop("total"), figures, norm)
+        return StepStats(stats.pop("total"), stats, norm)
 
     def accumulate(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Add the gradient of the mean loss over all `batches` to the weights'; returns "total" and its parts."""
+        """Add the gradient of the mean loss over `batches` to the gradients; returns it as "total", with its parts."""
         totals = self._totals(batches) if len(batches) > 1 else None
-        passes = [self._gradient(batch, totals) for batch in batches]
+        passes = [self._backward(batch, totals) for batch in batches]
         return {name: torch.stack([losses[name] for losses in passes]).sum() for name in passes[0]}
 
-    def _placed(self, batch: Batch) -> Placed:
+    def _to_device(self, batch: Batch) -> DeviceBatch:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
         documents = document_ids(inputs, self._document_start) if self._settings.isolate_documents else None
         return inputs, targets, documents
 
     def _totals(self, batches: Sequence[Batch]) -> Sums:
-        """What the means of the step's loss are over, all batches together.
+        """The denominators of the means in the step's loss, summed over all batches.
 
-        Where layers add terms to the loss, or the objective draws what it trains, only a forward pass tells; it leaves
-        no trace, and the pass with gradients draws the same.
+        If layers add terms to the loss, or the objective samples its targets, they are known only after a forward pass.
+        That pass restores the random state and the buffers, so that the pass with gradients samples the same.
         """
-        placed = [self._placed(batch) for batch in batches]
+        placed = [self._to_device(batch) for batch in batches]
         known = [self._model.objective.counts(targets, documents) for _, targets, documents in placed]
-        told = [counts for counts in known if counts is not None]
-        if self._told and len(told) == len(known):
-            return total_of(told)
+        given = [counts for counts in known if counts is not None]
+        if self._counts_known and len(given) == len(known):
+            return total_of(given)
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         random = _random_state(self.device)
         passes = [self._sums(batch) for batch in placed]
         _restore_random_state(self.device, random)
         for buffer, before in buffers:
             buffer.copy_(before)
-        self._told = len(told) == len(known) and set(told[0]) == set(passes[0])
+        self._counts_known = len(given) == len(known) and set(given[0]) == set(passes[0])
         return total_of(passes)
 
     @torch.no_grad()
-    def _sums(self, batch: Placed) -> Sums:
+    def _sums(self, batch: DeviceBatch) -> Sums:
         with micro_batch(None) as part:
             self._losses(self._model.loss, batch)
         return part.sums
 
-    def _gradient(self, batch: Batch, totals: Sums | None) -> dict[str, Tensor]:
-        """Add the batch's part of the gradient to the weights' gradients; returns its part of the losses."""
+    def _backward(self, batch: Batch, totals: Sums | None) -> dict[str, Tensor]:
+        """Add the gradient of a batch's part of the loss; returns that part of the loss and of its terms."""
         with contextlib.nullcontext() if totals is None else micro_batch(totals):
-            loss = self._losses(self._loss, self._placed(batch))
+            loss = self._losses(self._loss, self._to_device(batch))
         loss.total.backward()
         self.weights.accumulate_gradients()
         return {name: value.detach().float() for name, value in {"total": loss.total, **loss.parts}.items()}
 
-    def _losses(self, of: Callable[..., Loss], batch: Placed) -> Loss:
+    def _losses(self, of: Callable[..., Loss], batch: DeviceBatch) -> Loss:
         inputs, targets, documents = batch
         with autocast(self.precision, self.device):
             return of(inputs, targets, documents=documents, label_smoothing=self._settings.label_smoothing)
@@ -132,12 +132,12 @@ def _restore_random_state(device: torch.device, state: tuple[Tensor, Tensor | No
 
 
 def seed_for(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of a step's randomness, a function of its place alone: a resumed run has no random state to restore."""
+    """The random seed of a step: a function of its number, so that a resumed run has no random state to restore."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
 
 
 def _diagnosis(loss: float, norm: float, gradients: dict[str, Tensor], batches: Sequence[Batch]) -> str:
-    """What was not finite, in which batch, and the parameter with the largest gradient."""
+    """Loss, gradient norm, the parameter with the largest gradient, and the windows of the batch."""
     windows = [window for batch in batches for window in batch.windows]
     sizes = {name: float(gradient.norm()) for name, gradient in gradients.items()}
     worst = max(sizes, key=lambda name: math.inf if math.isnan(sizes[name]) else sizes[name])

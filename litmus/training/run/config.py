@@ -1,0 +1,190 @@
+"""run.yaml: the configuration of a run, which is all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from litmus.data import DataSettings, TokenData, Tokenizer
+from litmus.data.tokenizers import IN_A_RUN
+from litmus.errors import BadInput, first_fault
+from litmus.model import Decoder, Recipe
+from litmus.runtime.device import pick_device
+from litmus.runtime.hardware import hardware, versions
+from litmus.runtime.precision import Precision, resolve_precision
+from litmus.training.settings import TrainSettings
+from litmus.yaml_json import read_yaml
+
+UNKNOWN_CORPUS = "unknown"
+"""The corpus of an imported model, whose training data is not known."""
+
+RUN, METRICS, CHECKPOINTS, TOKENIZER = "run.yaml", "metrics.jsonl", "checkpoints", IN_A_RUN
+AUDIT = "audit.json"
+"""The audit of the model, which is made before the training."""
+
+
+class Imported(BaseModel):
+    """What a Hugging Face folder holds besides recipe, weights and tokenizer; runs trained from it keep it for exports.
+
+    dtype: the number format of its tensors; dtypes: of the tensors that have another. config, generation_config: the
+    content of these files. written: the keys of config.json that the recipe as imported corresponds to, in Litmus's
+    names; keys whose values differ at an export have changed since.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    dtype: str
+    dtypes: dict[str, str] = {}
+    config: dict[str, Any]
+    written: dict[str, Any]
+    generation_config: dict[str, Any] | None = None
+
+
+class Resolved(BaseModel):
+    """Values of settings that were "auto" or not given; a resumed training uses the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str
+    precision: Precision
+    threads: int
+    context: int
+
+
+class Start(BaseModel):
+    """The run, and its step, whose weights a training started from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    step: int
+
+
+class Extension(BaseModel):
+    """A later increase of the budget: the budget before it, the command and its date."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    earlier_budget: str
+    command: list[str]
+    date: str
+
+
+class RunConfig(BaseModel):
+    """The content of run.yaml.
+
+    start: None if the weights were initialized at random. tokenizer_sha256: of the tokenizer file in the run folder;
+    None in runs of older versions. imported: set if the weights come from a Hugging Face model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: dict[str, Any]
+    data: DataSettings
+    data_fingerprint: str
+    training: TrainSettings
+    resolved: Resolved
+    data_provenance: dict[str, Any]
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    command: list[str]
+    started: str
+    tokenizer_sha256: str | None = None
+    start: Start | None = None
+    extensions: tuple[Extension, ...] = ()
+    imported: Imported | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """The values that identify a training, as flat dotted keys."""
+        whole = self.model_dump(mode="json", include={"recipe", "data", "data_fingerprint", "training", "start"})
+        return dict(_flat(whole))
+
+    def to_yaml(self) -> str:
+        """The content of run.yaml."""
+        return as_yaml(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model in fp32 with its tokenizer and the configuration of its run."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    config: RunConfig
+    step: int
+    folder: Path
+
+
+def make_config(
+    recipe: Recipe,
+    data: TokenData,
+    data_settings: DataSettings,
+    settings: TrainSettings,
+    start: LoadedRun | None = None,
+    imported: Imported | None = None,
+) -> RunConfig:
+    """The configuration of a training that starts now, on this machine, by this command line."""
+    device = pick_device(settings.device)
+    default_context = recipe.context if start is None else start.config.resolved.context
+    return RunConfig(
+        recipe=recipe.to_dict(),
+        data=data_settings,
+        data_fingerprint=data.fingerprint,
+        training=settings,
+        resolved=Resolved(
+            device=str(device),
+            precision=resolve_precision(settings.precision, device),
+            threads=settings.threads or torch.get_num_threads(),
+            context=settings.context or default_context,
+        ),
+        data_provenance=data.provenance,
+        versions=versions(),
+        hardware=hardware(device),
+        command=sys.argv,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        tokenizer_sha256=sha256(data.tokenizer.to_json().encode()),
+        start=None if start is None else Start(run=str(start.folder), step=start.step),
+        imported=imported if start is None else start.config.imported,
+    )
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run folder."""
+    if not (folder / RUN).is_file():
+        advice = "give a folder that 'litmus train' wrote"
+        if (folder / "config.json").is_file():
+            advice = f"make a run of this model with: litmus import {folder}"
+        raise BadInput(f"{folder} is not a run folder: it has no {RUN}; {advice}")
+    try:
+        return RunConfig.model_validate(read_yaml(folder / RUN))
+    except (ValidationError, BadInput) as error:
+        reason = first_fault(error, RunConfig) if isinstance(error, ValidationError) else str(error)
+        raise BadInput(f"{folder / RUN} cannot be read: {reason}; restore it, or delete the run") from error
+
+
+def as_yaml(plain: dict[str, Any]) -> str:
+    """Plain data as YAML, as the files of a run folder are written."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+
+
+def sha256(content: bytes) -> str:
+    """Hex digest of the content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value
