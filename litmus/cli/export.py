@@ -52,6 +52,6 @@ def export(
         best=best,
         tokenizer=tokenizer,
         trust_plugin=trust_plugin,
-        announce=log,
+        log=log,
     )
     print(f"{folder}: {architecture}")

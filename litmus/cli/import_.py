@@ -39,5 +39,5 @@ def import_run(
 
     run = Path("runs") / check_name(folder.resolve().name if name is None else name, "a run's name")
 
-    make_run(folder, run, use_bytes=bytes, announce=log)
+    make_run(folder, run, use_bytes=bytes, log=log)
     print(f"{run}; try: litmus generate {run}, or litmus train {run} --data shakespeare --lr 0.0003")

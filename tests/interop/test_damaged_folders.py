@@ -73,7 +73,7 @@ def with_change(content: Any, path: tuple[Any, ...], value: Any, *, drop: bool) 
 def imports_or_refuses(folder: Path, run: Path) -> str:
     """The sentence of the refusal, "" where the folder was read."""
     try:
-        import_run(folder, run, announce=lambda text: None)
+        import_run(folder, run, log=lambda text: None)
     except BadInput as refusal:
         sentence = str(refusal)
         assert sentence and len(sentence) < 1500 and "\n" not in sentence

@@ -15,7 +15,7 @@ from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer, Tokenizer
 from litmus.errors import BadInput
 from litmus.generation import generate
 from litmus.interop import export_model, import_run
-from litmus.interop.tokenizer_files import write_tokenizer
+from litmus.interop.hf.tokenizer_files import write_tokenizer
 from litmus.model import Decoder, build
 from litmus.training import TrainSettings
 from litmus.training.evaluation import evaluate_run
@@ -114,7 +114,7 @@ def test_an_imported_run_is_not_taken_for_one_that_never_began(folder: Path, cor
 def test_a_folder_without_tokenizer_takes_bytes_and_says_so(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     said: list[str] = []
-    import_run(folder, tmp_path / "runs" / "mine", announce=said.append)
+    import_run(folder, tmp_path / "runs" / "mine", log=said.append)
     assert "no tokenizer.json" in said[0]
     assert load_run(tmp_path / "runs" / "mine").tokenizer.name == "bytes"
 

@@ -13,7 +13,7 @@ from litmus.data.tokenizers import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.generation import generate
 from litmus.interop import export_model, read_model
-from litmus.interop.remote import modelling_file
+from litmus.interop.hf.remote_code import modelling_file
 from litmus.model import Decoder, build
 from litmus.model.storage import weights
 

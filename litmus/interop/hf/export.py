@@ -1,4 +1,4 @@
-"""A run as a folder that transformers loads: config.json, safetensors, tokenizer. Needs no transformers itself."""
+"""Export a run as a folder that transformers loads: config.json, safetensors, tokenizer. Does not need transformers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from litmus.data import Tokenizer
 from litmus.data.tokenizer_json import GENERATION_CONFIG
 from litmus.errors import BadInput
-from litmus.interop import remote
-from litmus.interop.folder import write_json, write_weights
-from litmus.interop.formats import FORMATS, format_of
-from litmus.interop.layout import DTYPES, to_theirs
-from litmus.interop.tokenizer_files import write_tokenizer
+from litmus.interop.hf import remote_code as remote
+from litmus.interop.hf.folder import write_json, write_weights
+from litmus.interop.hf.registry import ADAPTERS, closest_adapter
+from litmus.interop.hf.state_dict_mapping import DTYPES, to_hf
+from litmus.interop.hf.tokenizer_files import write_tokenizer
 from litmus.locks import folder_replaced
 from litmus.model import Decoder
 from litmus.model.storage import weights, without_objective
 from litmus.training.run.config import Imported
 from litmus.training.run.loading import imported_facts, load_with_tokenizer
 
-Announce = Callable[[str], None]
+Log = Callable[[str], None]
 KIND = "exported model"
 
 
@@ -33,19 +33,19 @@ def export_run(
     best: bool = False,
     tokenizer: str | None = None,
     trust_plugin: bool = False,
-    announce: Announce = lambda text: None,
+    log: Log = lambda text: None,
 ) -> str:
     """Write a run's newest (or best) checkpoint, or a saved model, to `folder`; returns the architecture's name.
 
-    `remote_code` writes a modelling file next to the weights, for what transformers has no class for; `drop_mtp` leaves
-    out modules of multi-token prediction. BadInput where the recipe has no equivalent, with what would have to change.
+    `remote_code` writes a modelling file next to the weights, for models that transformers has no class for; `drop_mtp`
+    leaves out MTP modules. BadInput if the recipe has no equivalent, with the changes that it would need.
     """
-    model, words = load_with_tokenizer(run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, log=announce)
+    model, words = load_with_tokenizer(run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, log=log)
     if words is None:
-        announce(f"{run} is a saved model, which keeps no tokenizer: none is written; --tokenizer names one")
+        log(f"{run} is a saved model, which keeps no tokenizer: none is written; --tokenizer names one")
     model = without_objective(model) if drop_mtp else model
     imported = imported_facts(run)
-    return export_model(model, words, folder, imported=imported, remote_code=remote_code, announce=announce)
+    return export_model(model, words, folder, imported=imported, remote_code=remote_code, log=log)
 
 
 def export_model(
@@ -55,29 +55,27 @@ def export_model(
     *,
     imported: Imported | None = None,
     remote_code: bool = False,
-    announce: Announce = lambda text: None,
+    log: Log = lambda text: None,
 ) -> str:
     """`export_run` for a model and its tokenizer (None: without tokenizer files).
 
-    `imported` are the facts that the model came with: what config.json says is then what it said, but for what has
-    changed since, and so are generation_config.json and the number format of the weights.
+    `imported` describes the folder that the model was imported from: config.json is then written as it was, except for
+    keys that have changed since, and so are generation_config.json and the dtypes of the weights.
     """
     folder, recipe = Path(folder), model.recipe
-    chosen = FORMATS[remote.ARCHITECTURE] if remote_code else format_of(recipe)
+    adapter = ADAPTERS[remote.ARCHITECTURE] if remote_code else closest_adapter(recipe)
     known = imported is not None and imported.architecture != remote.ARCHITECTURE
-    if imported and known and not remote_code and not FORMATS[imported.architecture].obstacles(recipe):
-        chosen = FORMATS[imported.architecture]
-    if obstacles := chosen.obstacles(recipe):
+    if imported and known and not remote_code and not ADAPTERS[imported.architecture].incompatibilities(recipe):
+        adapter = ADAPTERS[imported.architecture]
+    if reasons := adapter.incompatibilities(recipe):
         way_out = "" if remote_code else "; or pass --remote-code for a folder that brings its own modelling file"
         raise BadInput(
-            f"recipe {recipe.name!r} has no equivalent in {chosen.architecture}: {'; '.join(obstacles)}{way_out}"
+            f"recipe {recipe.name!r} has no equivalent in {adapter.architecture}: {'; '.join(reasons)}{way_out}"
         )
-    rules, own = chosen.rules(model), weights(model)
-    if left := [name for name in own if name not in {rule.ours for rule in rules}]:
-        announce(
-            f"{chosen.architecture} has no place for {len(left)} tensors of training only, left out: {left[0]}, ..."
-        )
-    written = chosen.config(model)
+    mapping, own = adapter.state_dict_mapping(model), weights(model)
+    if left := [name for name in own if name not in {tensor.ours for tensor in mapping}]:
+        log(f"{adapter.architecture} has no place for {len(left)} tensors of training only, left out: {left[0]}, ...")
+    written = adapter.hf_config(model)
     with folder_replaced(folder, KIND) as fresh:
         ids = {} if tokenizer is None else write_tokenizer(tokenizer, fresh, recipe.context)
         config = {**written, **ids, "torch_dtype": "float32"} if imported is None else _as_imported(written, imported)
@@ -85,16 +83,16 @@ def export_model(
             (fresh / f"{remote.MODULE}.py").write_text(remote.modelling_file(), encoding="utf-8")
         if imported and imported.generation_config is not None:
             write_json(fresh / GENERATION_CONFIG, imported.generation_config)
-        tensors = to_theirs(rules, own, chosen.factors(config))
+        tensors = to_hf(mapping, own, adapter.tensor_scales(config))
         if imported:
-            kinds = {name: DTYPES[imported.dtypes.get(name, imported.dtype)] for name in tensors}
-            tensors = {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
+            dtypes = {name: DTYPES[imported.dtypes.get(name, imported.dtype)] for name in tensors}
+            tensors = {name: tensor.to(dtypes[name]) for name, tensor in tensors.items()}
         write_weights(fresh, config, tensors)
-    return chosen.architecture
+    return adapter.architecture
 
 
 def _as_imported(written: dict[str, Any], imported: Imported) -> dict[str, Any]:
-    """config.json as it was imported, but for what says something else by now; of another architecture, its tokens."""
+    """config.json as it was imported, with the changes since; for another architecture, its tokens only."""
     if written["architectures"] != imported.written["architectures"]:
         tokens = {key: value for key, value in imported.config.items() if key.endswith("_token_id")}
         return {**written, **tokens, "torch_dtype": imported.dtype}

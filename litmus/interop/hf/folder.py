@@ -13,10 +13,10 @@ from torch import Tensor
 
 from litmus.data.json_files import Declared, checked, read_json
 from litmus.errors import BadInput, shown
-from litmus.interop.layout import DTYPES
+from litmus.interop.hf.state_dict_mapping import DTYPES
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class Index(Declared):
@@ -57,7 +57,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def dtypes_of(tensors: dict[str, Tensor]) -> tuple[str, dict[str, str]]:
-    """The number format of most tensors, and that of each tensor which has another."""
+    """The dtype of most tensors, and that of each tensor with another one."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     kinds = {name: names[tensor.dtype] for name, tensor in tensors.items()}
     usual = Counter(kinds.values()).most_common(1)[0][0]
@@ -71,7 +71,7 @@ def write_weights(folder: Path, config: dict[str, Any], tensors: dict[str, Tenso
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a mapping as JSON a person can read."""
+    """Write a mapping as indented JSON."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -89,7 +89,7 @@ def _weight_files(folder: Path) -> list[str]:
         return files
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
-    found = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE)
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE_SUFFIXES)
     reason = f"{', '.join(found[:5])} may run code when read" if found else "there are none"
     raise BadInput(f"{folder} needs weights in {WEIGHTS} (safetensors only): {reason}")
 

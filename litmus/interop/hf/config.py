@@ -1,4 +1,4 @@
-"""Reading a Hugging Face config.json: what is declared is checked, what Litmus has no equivalent for is refused."""
+"""Reading a Hugging Face config.json: declared keys are validated, keys without an equivalent in Litmus are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "alibi": (False,),
     "attention_chunk_size": (),
@@ -38,11 +38,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_parallel_residual": (False,),
     "use_sliding_window": (False,),
 }
-"""Keys that change what some published model computes, each with the values that leave it as it is; so does null."""
+"""Keys that change what some published model computes, with their neutral values; null is neutral too."""
 
 
 class ModelConfig(Declared):
-    """What config.json of every architecture may say."""
+    """Keys that config.json of every architecture may have."""
 
     vocab_size: Size
     tie_word_embeddings: bool | None = None
@@ -52,7 +52,7 @@ class ModelConfig(Declared):
     @classmethod
     def _has_an_equivalent(cls, raw: Any) -> Any:
         if isinstance(raw, dict):
-            for key, valid in NEUTRAL.items():
+            for key, valid in NEUTRAL_VALUES.items():
                 if (value := raw.get(key)) is not None and value not in valid:
                     neutral = " or ".join(map(repr, valid or (None,)))
                     raise ValueError(f"{key} = {shown(value)} has no equivalent in Litmus; valid: {neutral}")
@@ -66,7 +66,7 @@ class ModelConfig(Declared):
 
 
 class RotaryConfig(Declared):
-    """RoPE as rope_scaling (older) or rope_parameters (newer) says it; "default" is the kind of the plain one."""
+    """RoPE as in rope_scaling (older) or rope_parameters (newer); the kind "default" is unscaled RoPE."""
 
     rope_type: str | None = None
     type: str | None = None
@@ -88,14 +88,14 @@ class RotaryConfig(Declared):
         return self.rope_type or self.type or "default"
 
     def needed(self, key: str) -> Any:
-        """The value of a key that this kind of RoPE cannot do without."""
+        """The value of a key that this kind of RoPE needs."""
         if (value := getattr(self, key)) is None:
             raise BadInput(f"config.json: {key} is missing, which RoPE of type {self.kind!r} needs; give a number")
         return value
 
 
 class RopeModelConfig(ModelConfig):
-    """What config.json of an architecture with RoPE, RMSNorm and SwiGLU says."""
+    """Keys of an architecture with RoPE, RMSNorm and SwiGLU."""
 
     hidden_size: Size
     intermediate_size: Size
@@ -110,46 +110,46 @@ class RopeModelConfig(ModelConfig):
     partial_rotary_factor: float | None = None
 
     def rotary(self) -> RotaryConfig:
-        """What is said of RoPE; the older key goes before the newer one, as in transformers."""
+        """The RoPE settings; the older key takes precedence over the newer one, as in transformers."""
         key = "rope_scaling" if self.rope_scaling else "rope_parameters"
-        said = getattr(self, key) or {}
-        if by_layer := [name for name, inner in said.items() if isinstance(inner, dict)]:
+        hf = getattr(self, key) or {}
+        if by_layer := [name for name, inner in hf.items() if isinstance(inner, dict)]:
             raise BadInput(
                 f"config.json: {key}.{by_layer[0][:60]} gives a kind of layer its own RoPE, which has no equivalent in "
                 f"Litmus; one for all layers is valid"
             )
-        return checked(RotaryConfig, said, f"config.json: {key}")
+        return checked(RotaryConfig, hf, f"config.json: {key}")
 
     def positions(self) -> dict[str, Any]:
         """The recipe's positions; scaled variants of RoPE other than yarn and llama3 are refused by name."""
-        said = self.rotary()
-        share = said.partial_rotary_factor or self.partial_rotary_factor or 1.0
+        hf = self.rotary()
+        share = hf.partial_rotary_factor or self.partial_rotary_factor or 1.0
         if share != 1:
             raise BadInput(f"config.json: partial_rotary_factor = {share} has no equivalent in Litmus; 1.0 is valid")
-        plain = {"kind": "rope", "theta": said.rope_theta or self.rope_theta or 10_000.0}
-        if said.kind == "default":
+        plain = {"kind": "rope", "theta": hf.rope_theta or self.rope_theta or 10_000.0}
+        if hf.kind == "default":
             return plain
-        if said.kind not in ("llama3", "yarn"):
+        if hf.kind not in ("llama3", "yarn"):
             raise BadInput(
-                f"config.json: RoPE of type {shown(said.kind)} has no equivalent in Litmus; 'default', 'llama3' and "
+                f"config.json: RoPE of type {shown(hf.kind)} has no equivalent in Litmus; 'default', 'llama3' and "
                 f"'yarn' are valid"
             )
-        context = said.needed("original_max_position_embeddings")
-        if said.kind == "llama3":
-            turns = {"low": said.needed("low_freq_factor"), "high": said.needed("high_freq_factor")}
+        context = hf.needed("original_max_position_embeddings")
+        if hf.kind == "llama3":
+            turns = {"low": hf.needed("low_freq_factor"), "high": hf.needed("high_freq_factor")}
             return {
                 **plain,
-                "scaling": {"kind": "llama3", "factor": said.needed("factor"), "context": context, **turns},
+                "scaling": {"kind": "llama3", "factor": hf.needed("factor"), "context": context, **turns},
             }
-        turns = {"low": said.beta_slow or 1.0, "high": said.beta_fast or 32.0}
-        factor = said.factor or self.max_position_embeddings / context
-        amplitude = said.attention_factor or _amplitude(factor, said.mscale, said.mscale_all_dim)
+        turns = {"low": hf.beta_slow or 1.0, "high": hf.beta_fast or 32.0}
+        factor = hf.factor or self.max_position_embeddings / context
+        amplitude = hf.attention_factor or _amplitude(factor, hf.mscale, hf.mscale_all_dim)
         scaling = {"kind": "yarn", "factor": factor, "context": context, "amplitude": amplitude, **turns}
         return {**plain, "scaling": scaling}
 
 
-def at_most(count: int, key: str, names: Collection[str]) -> int:
-    """`count` parts that each have tensors of their own; BadInput where the folder has fewer tensors than that."""
+def check_count(count: int, key: str, names: Collection[str]) -> int:
+    """`count`, the number of parts that have tensors of their own; BadInput if the folder has fewer tensors."""
     if count > len(names):
         raise BadInput(
             f"config.json: {key} = {count}, and the folder holds {len(names)} tensors; they do not belong together"
@@ -157,21 +157,21 @@ def at_most(count: int, key: str, names: Collection[str]) -> int:
     return count
 
 
-def written_rope(positions: Any) -> dict[str, Any]:
-    """The keys of config.json for a recipe's RoPE."""
+def rope_to_hf(positions: Any) -> dict[str, Any]:
+    """The keys of config.json for the RoPE of a recipe."""
     scaling = positions.scaling
     if scaling is None:
         return {"rope_theta": positions.theta}
     low, high = ("low_freq_factor", "high_freq_factor") if scaling.kind == "llama3" else ("beta_slow", "beta_fast")
-    said = {"rope_type": scaling.kind, "factor": scaling.factor, low: scaling.low, high: scaling.high}
+    hf = {"rope_type": scaling.kind, "factor": scaling.factor, low: scaling.low, high: scaling.high}
     if scaling.kind == "yarn":
-        said["attention_factor"] = scaling.amplitude
-    said["original_max_position_embeddings"] = scaling.context
-    return {"rope_theta": positions.theta, "rope_scaling": said}
+        hf["attention_factor"] = scaling.amplitude
+    hf["original_max_position_embeddings"] = scaling.context
+    return {"rope_theta": positions.theta, "rope_scaling": hf}
 
 
 def yarn_magnitude(factor: float, scale: float = 1.0) -> float:
-    """By how much YaRN raises what it stretches by `factor`: 0.1 · scale · ln(factor) + 1."""
+    """YaRN's attention scale for a context stretched by `factor`: 0.1 · scale · ln(factor) + 1."""
     return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers as Hugging Face files: Litmus's own are written in the form that byte-level BPE has there."""
+"""Tokenizers as Hugging Face files: Litmus's own are written as byte-level BPE."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from litmus.data.imported_tokenizers import ImportedTokenizer
 from litmus.data.tokenizer import END_NAME, FILE_NAME, byte_of_symbol
 from litmus.data.tokenizer_json import SETTINGS
 from litmus.data.tokenizers import BytePairTokenizer
-from litmus.interop.folder import write_json
+from litmus.interop.hf.folder import write_json
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> dict[str, Any]:
-    """Write tokenizer.json and what belongs next to it; returns what config.json says of it where no other file does.
+    """Write tokenizer.json and the files next to it; returns the keys of config.json about the tokenizer.
 
-    In Litmus's own, a text is encoded with the end token before it, which is how documents begin in training and
-    generation; an imported one is written as it was read, with all files that lay next to it.
+    Litmus's own tokenizers put the end token before a text, as documents begin in training and generation. An imported
+    one is written as it was read, with all its side files.
     """
     end = END_NAME
     if isinstance(tokenizer, ImportedTokenizer):
@@ -66,7 +66,7 @@ def _backend(tokenizer: Tokenizer) -> Backend:
 
 
 def _vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
-    """The id of each token but the end token, written in GPT-2's notation for bytes."""
+    """The id of each token except the end token, in GPT-2's notation for bytes."""
     symbols = {byte: symbol for symbol, byte in byte_of_symbol().items()}
     return {"".join(symbols[byte] for byte in piece): number for number, piece in enumerate(tokenizer.pieces[:-1])}
 
