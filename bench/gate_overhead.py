@@ -1,4 +1,4 @@
-"""What gating the heads' outputs adds to a training step. Writes gate_overhead.md."""
+"""Measures the cost of attention output gates in a training step. Writes gate_overhead.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDES: dict[str, dict[str, Any] | None] = {
 
 
 def training(gate: dict[str, Any] | None, precision: str, shape: dict[str, int]) -> tuple[Callable[[], object], float]:
-    """One training step, and its FLOPs per token."""
+    """A function that runs one training step, and the training FLOPs per token."""
     overrides = {} if gate is None else {"mixer.gate": gate}
     model = litmus.build("standard", vocab_size=VOCABULARY, context=CONTEXT, overrides=overrides, **shape)
     stepper = TrainStep(model, TrainSettings(batch=BATCH, context=CONTEXT), precision, document_start=0)
