@@ -26,10 +26,13 @@ M = TypeVar("M", bound=BaseModel)
 
 _EVALUATION_KEYS = {
     **{name: name for name in Evaluation.model_fields if name not in ("tokens", "bytes")},
-    "held_out_tokens": "tokens",
-    "held_out_bytes": "bytes",
+    "val_tokens": "tokens",
+    "val_bytes": "bytes",
 }
 """Keys of a stored trial that belong to its evaluation, and their names there."""
+
+_OLD_KEYS = {"layer_figures": "layer_stats", "held_out_tokens": "val_tokens", "held_out_bytes": "val_bytes"}
+"""Keys that version 0.1.0 wrote. It did not store a trial's precision."""
 
 
 class Record(BaseModel):
@@ -98,12 +101,10 @@ class TrialResult(Record):
     def _unflatten(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or "run" in raw:
             return raw
-        if "layer_figures" in raw:  # the key of version 0.1.0
-            raw = {("layer_stats" if key == "layer_figures" else key): value for key, value in raw.items()}
+        raw = {_OLD_KEYS.get(key, key): value for key, value in raw.items()}
         own = {key: value for key, value in raw.items() if key in cls.model_fields}
         evaluation = {name: raw[key] for key, name in _EVALUATION_KEYS.items() if key in raw}
         run = {key: value for key, value in raw.items() if key not in own and key not in _EVALUATION_KEYS}
-        # Version 0.1.0 did not store the precision of a trial.
         return {**own, "run": {"precision": None, **run, "evaluation": evaluation}}
 
     @model_validator(mode="after")

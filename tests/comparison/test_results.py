@@ -56,7 +56,7 @@ def test_only_the_baseline_may_be_trained_again(result: Results, trial: Trials) 
 
 def test_scores_over_different_held_out_bytes_are_refused(result: Results, trial: Trials) -> None:
     with pytest.raises(ValidationError, match="the same bytes"):
-        result({"standard": []}, trials=[trial("standard", seed, 2.3, held_out_bytes=seed) for seed in range(2)])
+        result({"standard": []}, trials=[trial("standard", seed, 2.3, val_bytes=seed) for seed in range(2)])
 
 
 @pytest.mark.parametrize("content", [b"", b'{"name": "half', b"{}", b"\xff\xfe\x00"])

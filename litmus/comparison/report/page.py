@@ -23,7 +23,7 @@ from litmus.comparison.report.formatting import (
     verdict_sentence,
 )
 from litmus.comparison.report.plotting import to_svg
-from litmus.comparison.report.summary import ArmSummary, held_out_bytes, summarize
+from litmus.comparison.report.summary import ArmSummary, scored_bytes, summarize
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.verdicts import get_metric, measure_noise
 from litmus.files import write_atomically
@@ -83,7 +83,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
         summaries=summaries,
         colours={arm: f"var(--arm-{index % 7})" for index, arm in enumerate(result.arms)},
         seeds=max(summary.seeds for summary in summaries),
-        held_out=format_si(held_out_bytes(result), "B"),
+        held_out=format_si(scored_bytes(result), "B"),
         costs={summary.arm: _costs(summary, summaries) for summary in summaries},
         samples=_samples(result),
         figures=_figures(result, summaries, choices),

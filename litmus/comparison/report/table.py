@@ -17,7 +17,7 @@ from litmus.comparison.report.formatting import (
     format_speedup,
     verdict_sentence,
 )
-from litmus.comparison.report.summary import ArmSummary, held_out_bytes, summarize
+from litmus.comparison.report.summary import ArmSummary, scored_bytes, summarize
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.verdicts import Verdict, get_metric
 
@@ -105,7 +105,7 @@ def _sentence_line(verdict: Verdict) -> Text:
 
 def _footer(result: ComparisonResult, summaries: list[ArmSummary]) -> str:
     seeds = max(summary.seeds for summary in summaries)
-    text = format_si(held_out_bytes(result), "B")
+    text = format_si(scored_bytes(result), "B")
     interval = f"± is the {format_percent(result.confidence)} interval over seeds"
     active = "" if all(summary.all_active for summary in summaries) else "; parameters: active per token/all"
     flops = "" if all(summary.all_scored for summary in summaries) else "; FLOPs: per token/per scored token"
