@@ -4,8 +4,8 @@
     python bench/readme.py "litmus audit"  # those of commands that begin with this
 
 A block after `<!-- output of: COMMAND -->` is replaced by the output of COMMAND in an empty folder with the README's
-plug-in. Before a chat, its model is trained by the commands of docs/generation.md; its inputs are the lines of the block
-that begin with "> ". The result of `litmus compare` is stored in docs/results/compare.json, from which a test
+plug-in. Before a chat, its model is trained by the commands of docs/generation.md; the chat reads the lines of its
+block that begin with "> ". The result of `litmus compare` is stored in docs/results/compare.json, from which a test
 prints the same table again.
 """
 
