@@ -10,21 +10,38 @@ if TYPE_CHECKING:
     from litmus.comparison.compare import compare
     from litmus.generation.generate import generate
     from litmus.model import Decoder, build, recipes, save
+    from litmus.runs import Run, evaluate, train
     from litmus.training.run.loading import load
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Decoder": "litmus.model",
+    "Run": "litmus.runs",
     "audit": "litmus.auditing",
     "build": "litmus.model",
     "compare": "litmus.comparison.compare",
+    "evaluate": "litmus.runs",
     "generate": "litmus.generation",
     "load": "litmus.training.run.loading",
     "recipes": "litmus.model",
     "save": "litmus.model",
+    "train": "litmus.runs",
 }
-__all__ = ["Decoder", "__version__", "audit", "build", "compare", "generate", "load", "recipes", "save"]
+__all__ = [
+    "Decoder",
+    "Run",
+    "__version__",
+    "audit",
+    "build",
+    "compare",
+    "evaluate",
+    "generate",
+    "load",
+    "recipes",
+    "save",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,7 @@ FLOORS = (
     "compression",
     "probes",
     "auditing",
+    "runs",
     "claims",
     "comparison",
     "serving",

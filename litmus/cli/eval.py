@@ -40,14 +40,12 @@ def evaluate(
 
     from rich.console import Console
 
-    from litmus.auditing import AuditReport
+    from litmus import runs
     from litmus.training.display import evaluation_table
-    from litmus.training.evaluation import evaluate_run
-    from litmus.training.run.config import read_config
 
-    score = evaluate_run(
+    score = runs.evaluate(
         run,
-        corpus=data,
+        data=data,
         limit_bytes=limit_bytes,
         limit_tokens=limit_tokens,
         context=context,
@@ -56,7 +54,7 @@ def evaluate(
         trust_plugin=trust_plugin,
         log=log,
     )
-    report = AuditReport.load(run, read_config(run).recipe)
+    report = runs.saved_audit(run)
     if report is not None and not report.passed:
         Console(stderr=True).print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
     if json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,8 +21,7 @@ from litmus.cli.options import (
     setting,
 )
 from litmus.cli.output import progress, results
-from litmus.errors import BadInput
-from litmus.names import check_name
+from litmus.errors import Failed
 from litmus.process import defer_output_errors
 from litmus.training.settings import settings_from
 
@@ -78,87 +77,38 @@ def train(
 
       litmus train runs/standard --data my_book.txt --name tuned --lr 0.0003
     """
-    given = {
+    settings: dict[str, Any] = {
         "budget": budget, "batch": batch, "accumulation": accumulation, "context": context, "optimizer": optimizer,
         "lr": lr, "schedule": schedule, "precision": precision, "compile": compile, "seed": seed,
         "sample_every": sample_every, "device": device, "threads": threads,
     }  # fmt: skip
-    if name is not None:
-        check_name(name, "a run's name")
-    settings = settings_from(
-        {**{key: value for key, value in given.items() if value is not None}, **overrides(option, "--option")}
-    )
-
+    settings = {
+        **{key: value for key, value in settings.items() if value is not None},
+        **overrides(option, "--option"),
+    }
+    settings_from(settings)  # BadInput before torch is imported
     changes = overrides(change)
     check_source(recipe)
     check_size(size)
+    given = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out, "sample_bytes": sample_bytes}
 
-    from litmus.auditing import AuditReport, audit, require_forward
+    from litmus import runs
     from litmus.data import DataSettings
-    from litmus.errors import Failed
-    from litmus.generation import sample_text
-    from litmus.model import Recipe, recipes, resolve
-    from litmus.model.bounds import check_trained
-    from litmus.runtime.device import pick_device
     from litmus.training.display import display_for, evaluation_table
-    from litmus.training.plan import make_plan
-    from litmus.training.run.loading import data_to_continue, load_run
-    from litmus.training.trainer import train_run
 
-    console = progress(json)
-    data_settings = DataSettings(
-        corpus=data or "stdlib", tokenizer=tokenizer or "bpe-4096", held_out=held_out, sample_bytes=sample_bytes
-    )
-    start = None
-    if Path(recipe).is_dir() and recipe not in recipes():
-        if size or change or tokenizer:
-            raise BadInput(
-                f"{recipe} is a run, whose weights fix its size, recipe and tokenizer; leave those options out"
-            )
-        start = load_run(Path(recipe), trust_plugin=trust_plugin)
-        data_settings = data_to_continue(start, data_settings if data else None)
-        whole = start.model.recipe
-        name = name or f"{Path(recipe).resolve().name}-tuned"
-    else:
-        whole = resolve(recipe, size=size, overrides=changes, trust_plugin=trust_plugin)
+    what: dict[str, Any] = {
+        "recipe": recipe,
+        "data": DataSettings(**{key: value for key, value in given.items() if value is not None}),
+        "size": size,
+        "overrides": changes,
+        "trust_plugin": trust_plugin,
+        **settings,
+    }
     if dry_run:
-        require_forward(whole)
-        plan = make_plan(whole, data_settings, settings, start=start)
+        plan = runs.plan(**what)
         print(plan.to_json()) if json else results().print(plan.table())
         return
-    check_trained(whole, settings.batch, settings.context)
-    pick_device(settings.device)
-    target = folder or Path("runs") / (name or whole.name)
-    reports: list[AuditReport] = []
-
-    def audited(resolved: Recipe, run: Path) -> None:
-        """Audit what is to be trained, unless the run has its audit, and keep it before the training begins."""
-        report = AuditReport.load(run, resolved)
-        if report is None:
-            report = audit(resolved, quick=True)
-            report.save(run, resolved)
-        if not report.passed and not keep_failed:
-            raise Failed(
-                f"{resolved.name} {report.mark()}; see: litmus audit {recipe}, or train it all the same: --keep-failed"
-            )
-        if report.no_forward:
-            raise Failed(
-                f"{resolved.name} has no working forward pass, so that nothing can be trained: {report.no_forward}"
-            )
-        console.print(report.mark() or "passes its audit", style="" if report.passed else "bold red")
-        reports.append(report)
-
-    result = train_run(
-        whole,
-        data_settings,
-        settings,
-        target,
-        start=start,
-        gate=audited,
-        sample=sample_text,
-        display=display_for(console),
-    )
-    print(result.model_dump_json(indent=1)) if json else results().print(evaluation_table(result.evaluation))
-    report = reports[-1]
-    if not report.passed:
-        raise Failed(f"{whole.name} {report.mark()}, so this is no score; see: litmus audit {recipe}")
+    run = runs.train(name=name, folder=folder, keep_failed=keep_failed, display=display_for(progress(json)), **what)
+    print(run.result.model_dump_json(indent=1)) if json else results().print(evaluation_table(run.evaluation))
+    if not run.audit.passed:
+        raise Failed(f"{run.audit.subject} {run.audit.mark()}, so this is no score; see: litmus audit {recipe}")

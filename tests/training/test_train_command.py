@@ -38,7 +38,7 @@ def passed():
 @pytest.fixture
 def train(litmus, corpus, passed, monkeypatch):
     """litmus("train", ...) of one tiny recipe; its audit, the same every time, is done once."""
-    monkeypatch.setattr("litmus.auditing.audit", lambda *arguments, **options: passed)
+    monkeypatch.setattr("litmus.runs.audit", lambda *arguments, **options: passed)
 
     def call(*more):
         return litmus(*call.words(*more))
@@ -131,7 +131,7 @@ def test_an_interrupted_training_has_its_audit_and_a_resume_does_not_repeat_it(t
     from litmus.training.train_step import TrainStep
 
     asked = []
-    monkeypatch.setattr("litmus.auditing.audit", lambda recipe, **options: asked.append(recipe) or passed)
+    monkeypatch.setattr("litmus.runs.audit", lambda recipe, **options: asked.append(recipe) or passed)
 
     def stop(self, batches, lr):
         raise KeyboardInterrupt
@@ -157,7 +157,7 @@ def test_a_run_that_failed_its_audit_says_so_again_at_once_and_gives_way_to_a_me
         findings = [passed.findings[0].model_copy(update={"status": "fail", "mark": "sees the future"})]
         return passed.model_copy(update={"findings": findings}) if recipe.dropout == 0 else passed
 
-    monkeypatch.setattr("litmus.auditing.audit", fails)
+    monkeypatch.setattr("litmus.runs.audit", fails)
     for _ in range(2):
         code, _, err = train("--budget", "2 steps")
         assert (code, len(asked)) == (1, 1)
