@@ -12,7 +12,7 @@ import torch
 from measure import interleaved, spread, write_table
 
 import litmus
-from litmus.data import Sampler
+from litmus.data.sampler import Sampler
 from litmus.model import training_flops_per_token
 from litmus.training.settings import TrainSettings
 from litmus.training.train_step import TrainStep

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from measure import write_table
 
-from litmus.data import Batch, DataSettings
+from litmus.data import DataSettings
+from litmus.data.sampler import Batch
 from litmus.model import resolve
 from litmus.training import TrainSettings
 from litmus.training.train_step import StepStats, TrainStep

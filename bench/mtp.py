@@ -14,7 +14,7 @@ import torch
 from measure import interleaved, ratio, spread, write_table
 
 import litmus
-from litmus.data import Sampler
+from litmus.data.sampler import Sampler
 from litmus.model import training_flops_per_token
 from litmus.runtime.memory import process_peak_bytes
 from litmus.training.settings import TrainSettings

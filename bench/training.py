@@ -20,7 +20,7 @@ import torch
 from measure import gigaflops, interleaved, ratio, spread, write_table
 
 import litmus
-from litmus.data import Sampler
+from litmus.data.sampler import Sampler
 from litmus.model import resolve, training_flops_per_token
 from litmus.runtime.precision import Precision, matmul_precision
 from litmus.training.settings import TrainSettings

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from measure import interleaved, spread, table, write_table
 
-from litmus.data import Sampler
+from litmus.data.sampler import Sampler
 from litmus.model import Decoder, build, resolve, scored_share, training_flops_per_token
 from litmus.runtime.precision import matmul_precision
 from litmus.training import TrainSettings

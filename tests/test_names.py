@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from litmus.cli import main
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.errors import BadInput, Failed, printable, shown
 from litmus.interop import export_model
 from litmus.model import build, resolve

@@ -13,7 +13,7 @@ import torch
 
 import litmus
 from litmus.cli import main
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.interop import export_model
 from litmus.model import build
 

@@ -35,7 +35,7 @@ from litmus.comparison.statistics import MAX_SEEDS
 from litmus.comparison.trial import AUDITS, OUTCOME, TrialSpec
 from litmus.comparison.verdicts import Verdict, get_metric, judge
 from litmus.data import DataSettings, TokenData, prepare
-from litmus.data.windows import check_one_window
+from litmus.data.sampler import check_one_window
 from litmus.errors import BadInput
 from litmus.files import write_atomically, writing
 from litmus.locks import folder_lock

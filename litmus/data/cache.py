@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from litmus.data.locations import printable
-from litmus.data.progress import Announce, readable_bytes
+from litmus.data.messages import Announce, printable, readable_bytes
 from litmus.errors import BadInput
 from litmus.files import (
     TEMP_SUFFIX,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from litmus.data import DataSettings
-from litmus.data.tokenizers import check_tokenizer_name, read_tokenizer, tokenizer_file
+from litmus.data.tokens.make_tokenizer import check_tokenizer_name, read_tokenizer, tokenizer_file
 from litmus.model import Decoder, Recipe, Source, resolve, scored_share, training_flops_per_token
 from litmus.model.bounds import check_memory, check_trained
 from litmus.model.plugins import plugin_faults

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from litmus.data import Batch, document_ids
+from litmus.data.sampler import Batch, document_ids
 from litmus.model import Decoder, Loss
 from litmus.nn.core.aux_losses import Sums, micro_batch, total_of
 from litmus.runtime.compile import compiled

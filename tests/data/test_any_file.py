@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litmus.data.documents import TextFile, read_pieces
+from litmus.data.text.documents import TextFile, read_pieces
 from litmus.errors import BadInput
 
 FORMS = {"text": ".txt", "jsonl": ".jsonl", "json": ".json", "csv": ".csv", "parquet": ".parquet"}

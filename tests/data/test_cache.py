@@ -10,7 +10,7 @@ import pytest
 
 from litmus.data import cache
 from litmus.data.cache import built_once, cache_folder, content_hash
-from litmus.data.progress import silent
+from litmus.data.messages import silent
 from litmus.errors import BadInput
 
 

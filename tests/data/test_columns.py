@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from litmus.data import DataSettings, prepare
-from litmus.data.documents import LeftOut, TextFile, read_pieces
-from litmus.data.opening import READ_BYTES
+from litmus.data.text.documents import LeftOut, TextFile, read_pieces
+from litmus.data.text.files import READ_BYTES
 from litmus.errors import BadInput
 
 SENTENCE = "a document with some words in it, number {}"

@@ -1,7 +1,7 @@
 import pytest
 
-from litmus.data.corpora import LEFT_OUT_OF_STDLIB, NAMED, PRESETS, resolve
-from litmus.data.progress import silent
+from litmus.data.messages import silent
+from litmus.data.text.corpora import LEFT_OUT_OF_STDLIB, NAMED, PRESETS, resolve
 from litmus.errors import BadInput
 
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litmus.data import documents
-from litmus.data.documents import Piece, TextFile, first_bytes, read_pieces
-from litmus.data.formats import format_of
+from litmus.data.text import documents
+from litmus.data.text.documents import Piece, TextFile, first_bytes, read_pieces
+from litmus.data.text.files import format_of
 from litmus.errors import BadInput
 
 

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from litmus.data.documents import TextFile, read_pieces
-from litmus.data.hub import HubSource, copied
-from litmus.data.progress import silent
+from litmus.data.messages import silent
+from litmus.data.text.documents import TextFile, read_pieces
+from litmus.data.text.hub import HubSource, copied
 from litmus.errors import BadInput
 
 

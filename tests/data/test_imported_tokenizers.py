@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, t
 from tokenizers import Tokenizer as Backend
 
 from litmus.data import DataSettings, load_tokenizer, prepare
-from litmus.data.imported_tokenizers import read_imported
+from litmus.data.tokens.hf_tokenizer import read_imported
 from litmus.errors import BadInput
 
 TEXT = ["the cat sat on the mat, the café cat 猫 sat\n    again and again, 1234567 times\n" * 20]

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from litmus.data.corpora import resolve
-from litmus.data.documents import read_pieces
+from litmus.data.text.corpora import resolve
+from litmus.data.text.documents import read_pieces
 from litmus.errors import BadInput
 
 

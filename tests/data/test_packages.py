@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
-from litmus.data import packages
-from litmus.data.packages import Package, fetched
-from litmus.data.progress import silent
+from litmus.data.messages import silent
+from litmus.data.text import packages
+from litmus.data.text.packages import Package, fetched
 from litmus.errors import BadInput
 from litmus.files import MANIFEST
 

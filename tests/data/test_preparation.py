@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from litmus.data import DataSettings, prepare, sample, summary, token_files
-from litmus.data.documents import PIECE_BYTES
-from litmus.data.tokenizers import BytePairTokenizer
+from litmus.data import DataSettings, prepare, sample, summary
+from litmus.data.text.documents import PIECE_BYTES
+from litmus.data.tokens import token_files
+from litmus.data.tokens.tokenizer import BytePairTokenizer
 from litmus.errors import BadInput
 from litmus.files import MANIFEST
 

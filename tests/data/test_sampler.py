@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litmus.data import Sampler
+from litmus.data.sampler import Sampler
 from litmus.errors import BadInput
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litmus.data.documents import Piece
-from litmus.data.splits import decide_split
+from litmus.data.text.documents import Piece
+from litmus.data.tokens.splits import decide_split
 from litmus.errors import BadInput
 
 

@@ -3,16 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from litmus.data import tokenizers
-from litmus.data.progress import silent
-from litmus.data.tokenizer import byte_of_symbol
-from litmus.data.tokenizers import (
-    BytePairTokenizer,
-    ByteTokenizer,
-    check_tokenizer_name,
-    load_tokenizer,
-    make_tokenizer,
-)
+from litmus.data.messages import silent
+from litmus.data.tokens import make_tokenizer as tokenizers
+from litmus.data.tokens.make_tokenizer import check_tokenizer_name, load_tokenizer, make_tokenizer
+from litmus.data.tokens.tokenizer import BytePairTokenizer, ByteTokenizer, byte_of_symbol
 from litmus.errors import BadInput
 
 TEXT = ["the cat sat on the mat, the café cat 猫 sat\n    again and again\n" * 20]

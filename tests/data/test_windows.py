@@ -4,8 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litmus.data import document_ids, held_out_windows
-from litmus.data.windows import NOT_SCORED
+from litmus.data.sampler import NOT_SCORED, document_ids, held_out_windows
 from litmus.errors import BadInput
 
 

@@ -171,7 +171,7 @@ def _recipes(work: Path) -> None:
 def _models(work: Path) -> None:
     import torch
 
-    from litmus.data.tokenizers import ByteTokenizer
+    from litmus.data.tokens.tokenizer import ByteTokenizer
     from litmus.interop import export_model
     from litmus.model import build, save
 

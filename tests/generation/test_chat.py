@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import litmus
 from litmus.cli import main
 from litmus.cli.app import app
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.generation import generate
 from litmus.generation.chat import session as chat_session

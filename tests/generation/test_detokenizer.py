@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
+from litmus.data.tokens.tokenizer import BytePairTokenizer, ByteTokenizer
 from litmus.errors import BadInput
 from litmus.generation import IncrementalDetokenizer
 

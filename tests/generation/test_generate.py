@@ -11,8 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from litmus.data.tokenizer import Tokenizer
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer, Tokenizer
 from litmus.errors import BadInput
 from litmus.generation import Sampling, generate, stream
 from litmus.generation.sampling import probabilities

@@ -14,7 +14,7 @@ import pytest
 
 import litmus
 from litmus.cli import main
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.generation import Engine, generate
 from litmus.interop import export_model, import_run
 from litmus.training.run.loading import load_run

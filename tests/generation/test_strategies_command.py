@@ -13,7 +13,7 @@ import torch
 import litmus
 from litmus.cli import main
 from litmus.cli.generate import generate as command
-from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
+from litmus.data.tokens.tokenizer import BytePairTokenizer, ByteTokenizer
 from litmus.generation import Sampling, generate
 from litmus.generation.engine import Request
 from litmus.generation.search.beam import beam_search

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.interop import export_model
 from litmus.model import Decoder, build
 

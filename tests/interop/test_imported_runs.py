@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from litmus.data import DataSettings, load_tokenizer
-from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer, Tokenizer
+from litmus.data.tokens.tokenizer import BytePairTokenizer, ByteTokenizer, Tokenizer
 from litmus.errors import BadInput
 from litmus.generation import generate
 from litmus.interop import export_model, import_run

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from litmus.cli import main
 from litmus.data import DataSettings
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.interop import export_model
 from litmus.model import build
 from litmus.training import TrainSettings

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.interop import export_model, export_run, read_model
 from litmus.interop.hf.importing import import_run

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from litmus.data.tokenizers import BytePairTokenizer, ByteTokenizer
+from litmus.data.tokens.tokenizer import BytePairTokenizer, ByteTokenizer
 from litmus.generation import generate
 from litmus.interop import export_model, import_run
 from litmus.model import Decoder

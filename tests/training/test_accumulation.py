@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.data import Batch
+from litmus.data.sampler import Batch
 from litmus.model import Decoder, build
 from litmus.nn import FeedforwardConfig, ForwardContext, LayerContext, Loss, Objective, ObjectiveConfig
 from litmus.nn.core.aux_losses import AuxLosses

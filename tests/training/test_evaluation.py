@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from litmus.data import TokenData
-from litmus.data.tokenizer import Tokenizer
+from litmus.data.tokens.tokenizer import Tokenizer
 from litmus.errors import BadInput
 from litmus.model import build
 from litmus.training import evaluation

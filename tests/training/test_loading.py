@@ -11,7 +11,7 @@ import torch
 import litmus
 from litmus.cli import main
 from litmus.data import load_tokenizer
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.interop import export_model, export_run, import_run
 from litmus.training.evaluation import evaluate_run
@@ -87,7 +87,7 @@ def test_what_a_saved_model_cannot_do_without_a_tokenizer_names_the_option(
 def test_a_tokenizer_that_cannot_be_the_models_is_refused(
     folder: str, name: str, sentence: str, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from litmus.data.tokenizers import BytePairTokenizer
+    from litmus.data.tokens.tokenizer import BytePairTokenizer
 
     BytePairTokenizer("large", ["a b"]).save(tmp_path)
     (tmp_path / "tokenizer.json").rename(tmp_path / "large.json")

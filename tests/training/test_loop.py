@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from litmus.data import DataSettings, Sampler, prepare
+from litmus.data import DataSettings, prepare
+from litmus.data.sampler import Sampler
 from litmus.errors import BadInput, Failed
 from litmus.model import build
 from litmus.training import TrainSettings
@@ -108,7 +109,7 @@ def test_the_same_seed_repeats_a_training_bit_for_bit_and_another_does_not(quick
 
 
 def test_arms_with_one_data_seed_see_the_same_batches(quick, monkeypatch):
-    from litmus.data import Sampler
+    from litmus.data.sampler import Sampler
 
     seen = []
     plain = Sampler.batch

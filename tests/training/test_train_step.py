@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from litmus.data import Batch
+from litmus.data.sampler import Batch
 from litmus.model import build
 from litmus.training import TrainSettings
 from litmus.training.train_step import NotFinite, TrainStep, seed_for

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from litmus.data import Tokenizer
-from litmus.data.tokenizer_json import GENERATION_CONFIG
+from litmus.data.tokens.hf_tokenizer_files import GENERATION_CONFIG
 from litmus.errors import BadInput
 from litmus.interop.hf import remote_code as remote
 from litmus.interop.hf.folder import write_json, write_weights

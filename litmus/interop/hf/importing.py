@@ -10,11 +10,10 @@ import yaml
 from torch import Tensor
 
 from litmus.data import DataSettings, TokenData, Tokenizer
-from litmus.data.imported_tokenizers import read_imported
 from litmus.data.json_files import read_json
-from litmus.data.tokenizer import FILE_NAME
-from litmus.data.tokenizer_json import GENERATION_CONFIG
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.hf_tokenizer import read_imported
+from litmus.data.tokens.hf_tokenizer_files import GENERATION_CONFIG
+from litmus.data.tokens.tokenizer import FILE_NAME, ByteTokenizer
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically
 from litmus.generation.generation_config import generation_defaults, not_followed

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from litmus.data import Tokenizer
-from litmus.data.tokenizer import FILE_NAME
+from litmus.data.tokens.tokenizer import FILE_NAME
 from litmus.errors import BadInput, shown
 from litmus.files import file_names, reading, remove_leftovers, write_atomically, writing
 from litmus.model.recipe import Recipe

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from litmus.cli import main
-from litmus.data.tokenizers import ByteTokenizer
+from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.errors import BadInput, Failed
 from litmus.generation.bench import Cell, decode_strategies, measure
 from litmus.generation.bench.bench import cell_data

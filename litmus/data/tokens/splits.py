@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from litmus.data.documents import Piece, character_boundary
+from litmus.data.text.documents import Piece, character_boundary
 from litmus.errors import BadInput
 
 FEWEST_DOCUMENTS = 10

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from litmus.data.cache import built_once, cache_folder, content_hash
-from litmus.data.columns import Columns, value_in
-from litmus.data.locations import expanded, files_below, is_folder, printable
-from litmus.data.opening import reading
-from litmus.data.progress import Announce, readable_bytes
+from litmus.data.messages import Announce, printable, readable_bytes
+from litmus.data.text.columns import Columns, value_in
+from litmus.data.text.files import reading
+from litmus.data.text.paths import expanded, files_below, is_folder
 from litmus.errors import BadInput, missing_extra, shown
 
 PREFIXES = ("hf:", "hf-stream:")

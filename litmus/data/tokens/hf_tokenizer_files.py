@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from litmus.data.json_files import Declared, checked, read_json
-from litmus.data.tokenizer import byte_of_symbol
+from litmus.data.tokens.tokenizer import byte_of_symbol
 from litmus.errors import BadInput, shown
 
 SETTINGS, SPECIAL_MAP = "tokenizer_config.json", "special_tokens_map.json"

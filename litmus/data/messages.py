@@ -7,12 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from litmus.errors import shown
+
 Announce = Callable[[str], None]
 SECONDS_BETWEEN_LINES = 10.0
 
 
 def silent(line: str) -> None:
     """The announcer of a caller who wants to hear nothing."""
+
+
+def printable(name: object, limit: int = 300) -> str:
+    """A name as it may stand in a sentence without quotes: on one line, its middle left out if it is very long."""
+    return shown(str(name), quoted=False, limit=limit)
 
 
 def readable_bytes(count: float) -> str:

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from litmus.data.columns import SAMPLE_ROWS, Columns, value_in
-from litmus.data.locations import printable
-from litmus.data.opening import opened
-from litmus.data.parquet import parquet_columns, parquet_texts
+from litmus.data.messages import printable
+from litmus.data.text.columns import SAMPLE_ROWS, Columns, value_in
+from litmus.data.text.files import opened
+from litmus.data.text.parquet import parquet_columns, parquet_texts
 from litmus.errors import BadInput, shown
 
 LONGEST_ROW_BYTES = 1 << 28

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from litmus.data.formats import ROWS
-from litmus.data.locations import printable
-from litmus.data.opening import opened
-from litmus.data.rows import column_of_text, texts_of_rows
+from litmus.data.messages import printable
+from litmus.data.text.files import ROWS, opened
+from litmus.data.text.rows import column_of_text, texts_of_rows
 from litmus.errors import BadInput, shown
 
 PIECE_BYTES = 1 << 18

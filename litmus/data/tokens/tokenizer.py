@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers
 
 from litmus.files import write_atomically
 
@@ -88,6 +89,42 @@ class Tokenizer(ABC):
 
     def _details(self) -> dict[str, Any]:
         return {}
+
+
+class ByteTokenizer(Tokenizer):
+    """One token per UTF-8 byte: ids 0 to 255, and 256 for the end of a document."""
+
+    def __init__(self) -> None:
+        super().__init__("bytes", [*(bytes([value]) for value in range(256)), b""], end=256)
+
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
+        return [list(text.encode()) for text in texts]
+
+
+class BytePairTokenizer(Tokenizer):
+    """Byte-level byte-pair encoding: the 256 bytes, then one token per merge, then the end token.
+
+    `merges` are lines such as "Ġ t" in GPT-2's notation, in which every byte is written as a printable
+    character (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+    """
+
+    def __init__(self, name: str, merges: list[str]):
+        self.merges = merges
+        byte_of = byte_of_symbol()
+        pairs = [(left, right) for left, right in (line.split(" ") for line in merges)]
+        ids = {symbol: index for index, symbol in enumerate(byte_of)}
+        for left, right in pairs:
+            ids.setdefault(left + right, len(ids))
+        pieces = [bytes(byte_of[char] for char in symbol) for symbol in ids]
+        super().__init__(name, [*pieces, b""], end=len(pieces))
+        self._backend = Backend(models.BPE(vocab=ids, merges=pairs))
+        self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
+
+    def _details(self) -> dict[str, Any]:
+        return {"merges": self.merges}
 
 
 def byte_of_symbol() -> dict[str, int]:

@@ -15,14 +15,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from litmus.data.corpora import Corpus
-from litmus.data.documents import LeftOut, Piece, first_bytes, read_pieces
 from litmus.data.json_files import read_json
-from litmus.data.locations import printable
-from litmus.data.progress import Announce, progress, readable_bytes
-from litmus.data.splits import decide_split
-from litmus.data.tokenizer import FILE_NAME, Tokenizer
-from litmus.data.tokenizers import load_tokenizer, make_tokenizer
+from litmus.data.messages import Announce, printable, progress, readable_bytes
+from litmus.data.text.corpora import Corpus
+from litmus.data.text.documents import LeftOut, Piece, first_bytes, read_pieces
+from litmus.data.tokens.make_tokenizer import load_tokenizer, make_tokenizer
+from litmus.data.tokens.splits import decide_split
+from litmus.data.tokens.tokenizer import FILE_NAME, Tokenizer
 from litmus.errors import BadInput
 
 SPLITS = ("train", "held_out")

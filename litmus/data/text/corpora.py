@@ -8,14 +8,23 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from litmus.data import hub, packages
 from litmus.data.cache import content_hash
-from litmus.data.documents import TextFile
-from litmus.data.formats import COMPRESSED, FORMATS, ROWS, compression_of, format_of, format_of_named
-from litmus.data.locations import expanded, files_below, files_matching, is_folder, is_pattern, printable
-from litmus.data.opening import check_readable, reading, version
-from litmus.data.progress import Announce
-from litmus.data.rows import column_of_text
+from litmus.data.messages import Announce, printable
+from litmus.data.text import hub, packages
+from litmus.data.text.documents import TextFile
+from litmus.data.text.files import (
+    COMPRESSED,
+    FORMATS,
+    ROWS,
+    check_readable,
+    compression_of,
+    format_of,
+    format_of_named,
+    reading,
+    version,
+)
+from litmus.data.text.paths import expanded, files_below, files_matching, is_folder, is_pattern
+from litmus.data.text.rows import column_of_text
 from litmus.errors import BadInput, nearest, shown
 from litmus.files import MANIFEST
 

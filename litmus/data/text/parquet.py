@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from litmus.data.columns import CONVERSATION, Columns
-from litmus.data.locations import printable
-from litmus.data.opening import check_readable, reading
+from litmus.data.messages import printable
+from litmus.data.text.columns import CONVERSATION, Columns
+from litmus.data.text.files import check_readable, reading
 from litmus.errors import BadInput, missing_extra, shown
 
 ROWS_AT_ONCE = 1024

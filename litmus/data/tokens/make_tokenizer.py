@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
-from litmus.data.imported_tokenizers import read_imported, restored
 from litmus.data.json_files import read_json
-from litmus.data.locations import expanded, is_folder
-from litmus.data.packages import GPT2_MERGES, fetched
-from litmus.data.progress import Announce
-from litmus.data.tokenizer import FILE_NAME, Tokenizer, byte_of_symbol
+from litmus.data.messages import Announce
+from litmus.data.text.packages import GPT2_MERGES, fetched
+from litmus.data.text.paths import expanded, is_folder
+from litmus.data.tokens.hf_tokenizer import read_imported, restored
+from litmus.data.tokens.tokenizer import FILE_NAME, BytePairTokenizer, ByteTokenizer, Tokenizer
 from litmus.errors import BadInput, nearest, shown
 
 NAMES = ("bytes", "gpt2")
@@ -31,42 +30,6 @@ LONG_WORDS_SAMPLE_BYTES = 2_000_000
 IN_A_RUN = "tokenizer"
 """The folder of a run that holds its tokenizer."""
 _LONG_WORD = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}|(?<!\s)\s{{{LONGEST_WORD + 1},}}")
-
-
-class ByteTokenizer(Tokenizer):
-    """One token per UTF-8 byte: ids 0 to 255, and 256 for the end of a document."""
-
-    def __init__(self) -> None:
-        super().__init__("bytes", [*(bytes([value]) for value in range(256)), b""], end=256)
-
-    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
-        return [list(text.encode()) for text in texts]
-
-
-class BytePairTokenizer(Tokenizer):
-    """Byte-level byte-pair encoding: the 256 bytes, then one token per merge, then the end token.
-
-    `merges` are lines such as "Ġ t" in GPT-2's notation, in which every byte is written as a printable
-    character (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
-    """
-
-    def __init__(self, name: str, merges: list[str]):
-        self.merges = merges
-        byte_of = byte_of_symbol()
-        pairs = [(left, right) for left, right in (line.split(" ") for line in merges)]
-        ids = {symbol: index for index, symbol in enumerate(byte_of)}
-        for left, right in pairs:
-            ids.setdefault(left + right, len(ids))
-        pieces = [bytes(byte_of[char] for char in symbol) for symbol in ids]
-        super().__init__(name, [*pieces, b""], end=len(pieces))
-        self._backend = Backend(models.BPE(vocab=ids, merges=pairs))
-        self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-
-    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts))]
-
-    def _details(self) -> dict[str, Any]:
-        return {"merges": self.merges}
 
 
 def tokenizer_file(name: str) -> Path | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from litmus.data.cache import built_once, cache_folder
-from litmus.data.progress import Announce
+from litmus.data.messages import Announce
 from litmus.errors import BadInput
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from litmus.data.locations import printable
+from litmus.data.messages import printable
 from litmus.errors import BadInput, nearest, shown
 
 SAMPLE_ROWS = 1000

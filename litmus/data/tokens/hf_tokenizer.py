@@ -15,8 +15,7 @@ from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Backend
 
 from litmus.data.json_files import checked, read_json
-from litmus.data.tokenizer import FILE_NAME, Tokenizer
-from litmus.data.tokenizer_json import (
+from litmus.data.tokens.hf_tokenizer_files import (
     ENDS,
     SETTINGS,
     SPECIAL_MAP,
@@ -28,6 +27,7 @@ from litmus.data.tokenizer_json import (
     model_tokens,
     side_files,
 )
+from litmus.data.tokens.tokenizer import FILE_NAME, Tokenizer
 from litmus.errors import BadInput, shown
 
 

@@ -9,7 +9,8 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from litmus.errors import BadInput, shown
+from litmus.data.messages import printable
+from litmus.errors import BadInput
 
 _NOT_FILES = {
     stat.S_ISCHR: "a device",
@@ -17,11 +18,6 @@ _NOT_FILES = {
     stat.S_ISFIFO: "a pipe, which can be read only once",
     stat.S_ISSOCK: "a socket",
 }
-
-
-def printable(name: object, limit: int = 300) -> str:
-    """A name as it may stand in a sentence without quotes: on one line, its middle left out if it is very long."""
-    return shown(str(name), quoted=False, limit=limit)
 
 
 def expanded(location: str) -> Path | None:

@@ -1,0 +1,1 @@
+"""Text: from the name of a corpus to a stream of documents."""

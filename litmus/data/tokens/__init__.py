@@ -1,0 +1,1 @@
+"""Tokens: tokenizers, the split into train and held-out text, and token files."""
