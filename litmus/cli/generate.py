@@ -156,7 +156,7 @@ def generate(
         "min_new_tokens": min_new_tokens,
         "bad_words": [typed(word, "--bad-word") for word in bad_word or ()],
         "logit_bias": biases_named(logit_bias or (), tokenizer),
-        "stop": [*tokenizer.stops, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
+        "stop": [*tokenizer.stop_ids, *(token_named(name, tokenizer, "stop token") for name in stop_token or ())],
         "stop_strings": [typed(text, "--stop") for text in stop or ()],
         "seed": seed,
         "logprobs": logprobs,

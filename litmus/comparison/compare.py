@@ -35,7 +35,7 @@ from litmus.comparison.statistics import MAX_SEEDS
 from litmus.comparison.trial import AUDITS, OUTCOME, TrialSpec
 from litmus.comparison.verdicts import Verdict, get_metric, judge
 from litmus.data import DataSettings, TokenData, prepare
-from litmus.data.sampler import check_one_window
+from litmus.data.sampler import check_window_fits
 from litmus.errors import BadInput
 from litmus.files import write_atomically, writing
 from litmus.locks import folder_lock
@@ -159,11 +159,11 @@ def compare(
         "trust_plugin": trust_plugin,
     }
     resolve_arms(arms, **terms)  # finds a misspelt name before any text is read
-    tokens = prepare(data, announce=lambda text: console.print(text, highlight=False, markup=False))
+    tokens = prepare(data, log=lambda text: console.print(text, highlight=False, markup=False))
     recipes = resolve_arms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
     for recipe in recipes.values():
         check_trained(recipe, training.batch, context)
-    check_one_window(tokens.train, context, "train")
+    check_window_fits(tokens.train, context, "train")
     check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
     plan = Plan(recipes, data, tokens.fingerprint, training, seeds, noise, lr_sweep, prompt)
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))

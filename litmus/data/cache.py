@@ -1,4 +1,4 @@
-"""The cache folder: what was fetched or computed once, found again by what it was made from."""
+"""The cache folder: downloads and prepared data, keyed by the content they were made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from litmus.data.messages import Announce, printable, readable_bytes
+from litmus.data.messages import Log, printable, readable_bytes
 from litmus.errors import BadInput
 from litmus.files import (
     TEMP_SUFFIX,
@@ -24,8 +24,8 @@ from litmus.files import (
 )
 from litmus.locks import folder_lock
 
-# Hashing a file this large takes long enough that its hash is worth remembering.
-REMEMBER_HASH_FROM_BYTES = 64_000_000
+# Hashing smaller files is fast enough to repeat.
+MIN_BYTES_TO_CACHE_HASH = 64_000_000
 KIND = "cache entry"
 
 
@@ -39,24 +39,24 @@ def cache_folder() -> Path:
         raise BadInput(f"there is no cache folder ({error}); set LITMUS_CACHE to one that can be written") from error
 
 
-def built_once(target: Path, build: Callable[[Path], None], announce: Announce) -> Path:
-    """Return the folder `target`, calling `build(temporary_folder)` first if it is not there yet or is damaged.
+def build_once(target: Path, build: Callable[[Path], None], log: Log) -> Path:
+    """Return the folder `target`; if it is missing or damaged, call `build(temporary_folder)` first.
 
-    The folder appears whole or not at all. Of several processes that need it at once, one builds and the
-    others wait; a lock left by a killed process does not block, and what it left is removed.
+    The folder is created atomically. If several processes need it at once, one builds it and the others wait. A lock
+    of a killed process does not block, and its temporary files are removed.
     """
     with _usable(target.parent):
-        if _damage(target, announce) == "":
+        if _damage(target, log) == "":
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(target.parent, os.W_OK):
             raise PermissionError(errno.EACCES, "it cannot be written")
-    with folder_lock(target, "preparing", on_wait=announce):
-        damage = _damage(target, announce)
+    with folder_lock(target, "preparing", on_wait=log):
+        damage = _damage(target, log)
         if damage == "":
             return target
         if damage is not None:
-            announce(f"{printable(target)} is damaged ({damage}); it is made again")
+            log(f"{printable(target)} is damaged ({damage}); it is made again")
             _remove(target)
         _remove_abandoned(target)
         with folder_written_atomically(target, KIND) as fresh:
@@ -64,26 +64,26 @@ def built_once(target: Path, build: Callable[[Path], None], announce: Announce) 
     return target
 
 
-def content_hash(path: Path, announce: Announce) -> str:
-    """Hex sha256 of a file's bytes; that of a large file is remembered until its size or modification time changes."""
+def content_hash(path: Path, log: Log) -> str:
+    """Hex sha256 of a file; that of a large file is cached until its size or modification time changes."""
     status = path.stat()
-    if status.st_size < REMEMBER_HASH_FROM_BYTES:
+    if status.st_size < MIN_BYTES_TO_CACHE_HASH:
         return _sha256(path)
     version = os.fsencode(path.resolve()) + f"\n{status.st_size}\n{status.st_mtime_ns}".encode()
     memory = cache_folder() / "hashes" / hashlib.sha256(version).hexdigest()
     with contextlib.suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", remembered := read_regular_file(memory).decode()):
             return remembered
-    announce(f"hashing {printable(path)} ({readable_bytes(status.st_size)})")
+    log(f"hashing {printable(path)} ({readable_bytes(status.st_size)})")
     digest = _sha256(path)
-    with contextlib.suppress(OSError, BadInput):  # a cache that cannot be written remembers nothing, and that is all
+    with contextlib.suppress(OSError, BadInput):  # without a writable cache the hash is computed each time
         write_atomically(memory, digest)
     return digest
 
 
 @contextlib.contextmanager
 def _usable(folder: Path) -> Iterator[None]:
-    """Turn a cache folder that cannot be used into one sentence."""
+    """Convert OSError into BadInput about the cache folder."""
     try:
         yield
     except OSError as error:
@@ -93,14 +93,14 @@ def _usable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _damage(entry: Path, announce: Announce) -> str | None:
-    """What is wrong with an entry of the cache, "" if nothing is, None if it is not there."""
+def _damage(entry: Path, log: Log) -> str | None:
+    """How a cache entry is damaged; "" if it is intact, None if it does not exist."""
     if not os.path.lexists(entry):
         return None
     try:
         manifest = read_manifest(entry)
         for name, written in manifest.files.items():
-            if content_hash(entry / name, announce) != written.sha256:
+            if content_hash(entry / name, log) != written.sha256:
                 return f"{printable(name)} is not what was written"
         return "" if manifest.kind == KIND and manifest.files else "its manifest is another's"
     except Damaged as damage:
@@ -119,7 +119,7 @@ def _remove(entry: Path) -> None:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove what killed builds of this entry and of its neighbours left; nothing that another process still builds."""
+    """Remove temporary files of killed builds in this folder, but not those of a build that is still running."""
     remove_leftovers(target.parent, of=target.name)
     left = {path.name.removesuffix(TEMP_SUFFIX) for path in target.parent.iterdir() if path.name.endswith(TEMP_SUFFIX)}
     for neighbour in {name.rpartition(".")[0].removeprefix(".") for name in left} - {"", target.name}:

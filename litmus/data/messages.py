@@ -1,4 +1,4 @@
-"""Telling the user how far a long job is: a bar on a terminal, a line now and then elsewhere."""
+"""Messages to the user: log lines, byte counts, and progress as a bar on a terminal or as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterator
 
 from litmus.errors import shown
 
-Announce = Callable[[str], None]
+Log = Callable[[str], None]
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def silent(line: str) -> None:
-    """The announcer of a caller who wants to hear nothing."""
+def no_log(line: str) -> None:
+    """A log that discards its lines."""
 
 
 def printable(name: object, limit: int = 300) -> str:
-    """A name as it may stand in a sentence without quotes: on one line, its middle left out if it is very long."""
+    """A name for a message, without quotes: on one line, its middle cut if it is very long."""
     return shown(str(name), quoted=False, limit=limit)
 
 
 def readable_bytes(count: float) -> str:
-    """A byte count as a person says it, in powers of 1000: `12.1 MB`."""
+    """A byte count in powers of 1000: `12.1 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -32,18 +32,18 @@ def readable_bytes(count: float) -> str:
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int, announce: Announce) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(bytes_done)`; shows a bar on stderr if that is a terminal, else announces a line every 10 s.
+def progress(label: str, total: int, log: Log) -> Iterator[Callable[[int], None]]:
+    """Yield `advance(bytes_done)`; shows a bar on stderr if that is a terminal, else logs a line every 10 s.
 
-    Nothing is shown for the `silent` announcer.
+    With `no_log` nothing is shown.
     """
-    if announce is silent:
+    if log is no_log:
         yield lambda count: None
     elif sys.stderr.isatty():
         with _bar(label, total) as advance:
             yield advance
     else:
-        yield _lines(label, total, announce)
+        yield _lines(label, total, log)
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def _bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def _lines(label: str, total: int, announce: Announce) -> Callable[[int], None]:
+def _lines(label: str, total: int, log: Log) -> Callable[[int], None]:
     done = 0
     next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
@@ -66,6 +66,6 @@ def _lines(label: str, total: int, announce: Announce) -> Callable[[int], None]:
         done += count
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            announce(f"{label}: {100 * done / max(total, 1):.0f} % of {readable_bytes(total)}")
+            log(f"{label}: {100 * done / max(total, 1):.0f} % of {readable_bytes(total)}")
 
     return advance

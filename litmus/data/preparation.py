@@ -1,4 +1,4 @@
-"""From settings to token data: the one call that the rest of Litmus makes to get text to train on."""
+"""From settings to token data: `prepare`, and the summary that `litmus data` prints."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from litmus.bounds import MAX_FILE_BYTES
-from litmus.data.cache import built_once, cache_folder
-from litmus.data.messages import Announce, printable, readable_bytes, silent
+from litmus.data.cache import build_once, cache_folder
+from litmus.data.messages import Log, no_log, printable, readable_bytes
 from litmus.data.text.corpora import resolve
-from litmus.data.tokens.make_tokenizer import check_tokenizer_name, made_from
+from litmus.data.tokens.make_tokenizer import check_tokenizer_name, tokenizer_key
 from litmus.data.tokens.token_files import FORMAT, SPLITS, TokenData, open_token_files, write_token_files
 from litmus.errors import BadInput, shown
 
@@ -21,31 +21,31 @@ SAMPLE_TOKENS = 200
 
 
 class DataSettings(BaseModel):
-    """What to train and score on."""
+    """The corpus, the tokenizer and the split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     corpus: str = Field("stdlib", description="a named corpus, a file, folder or glob, or hf:NAME:SPLIT:COLUMN")
     tokenizer: str = Field("bpe-4096", description="bytes, bpe-N (learned from the train split), gpt2 or a file")
-    held_out: float = Field(0.1, description="share of the corpus's bytes that is held out, between 0 and 1")
-    sample_bytes: int | None = Field(None, description="use only the first so many bytes of the corpus")
+    held_out: float = Field(0.1, description="fraction of the corpus's bytes that is held out, between 0 and 1")
+    sample_bytes: int | None = Field(None, description="use only this many bytes from the beginning of the corpus")
 
 
-def prepare(settings: DataSettings, *, announce: Announce | None = None) -> TokenData:
-    """The token data that `settings` ask for, from the cache or newly made.
+def prepare(settings: DataSettings, *, log: Log | None = None) -> TokenData:
+    """The token data for `settings`, from the cache or newly made.
 
-    The cache key is the sha256 of what makes the data: the contents of the corpus's files, the tokenizer, the
-    share held out and the sample. Lines about what is going on go to `announce`; BadInput for settings or a
-    corpus that cannot be used.
+    The cache key is the sha256 of everything that determines the data: the contents of the corpus's files, the
+    tokenizer, the held-out fraction and the sample size. Progress goes to `log`, by default nowhere. BadInput for
+    settings or a corpus that cannot be used.
     """
-    say = announce or silent
+    log = log or no_log
     _check(settings)
-    corpus = resolve(settings.corpus, sample_bytes=settings.sample_bytes, announce=say)
+    corpus = resolve(settings.corpus, sample_bytes=settings.sample_bytes, log=log)
     versions = corpus.versions()
     made_of = {
         "format": FORMAT,
-        "contents": corpus.contents(say),
-        "tokenizer": made_from(settings.tokenizer),
+        "contents": corpus.contents(log),
+        "tokenizer": tokenizer_key(settings.tokenizer),
         "held_out": settings.held_out,
         "sample_bytes": settings.sample_bytes,
     }
@@ -53,33 +53,33 @@ def prepare(settings: DataSettings, *, announce: Announce | None = None) -> Toke
 
     def build(folder: Path) -> None:
         options = settings.model_dump(exclude={"corpus"})
-        write_token_files(folder, corpus, **options, key=key, announce=say)
+        write_token_files(folder, corpus, **options, key=key, log=log)
         if corpus.versions() != versions:
             raise BadInput(f"the corpus {shown(settings.corpus)} changed while it was read; nothing of it was kept")
 
-    data = open_token_files(built_once(cache_folder() / "tokens" / key, build, say), corpus)
+    data = open_token_files(build_once(cache_folder() / "tokens" / key, build, log), corpus)
     if without := data.provenance["rows_without_text"]:
         column = " and ".join(map(shown, data.provenance["columns"]))
-        say(f"{printable(settings.corpus)}: {without} rows without text in the column {column} were left out")
+        log(f"{printable(settings.corpus)}: {without} rows without text in the column {column} were skipped")
     if bad := data.provenance["bad_utf8_replaced"]:
-        say(f"{printable(settings.corpus)}: {bad} invalid UTF-8 sequences were replaced by U+FFFD")
+        log(f"{printable(settings.corpus)}: {bad} invalid UTF-8 sequences were replaced by U+FFFD")
     return data
 
 
 def _check(settings: DataSettings) -> None:
     check_tokenizer_name(settings.tokenizer)
     if not 0 < settings.held_out < 1:
-        raise BadInput(f"held_out is {settings.held_out:g}; it must be a share between 0 and 1, such as 0.1")
+        raise BadInput(f"held_out is {settings.held_out:g}; it must be a fraction between 0 and 1, such as 0.1")
     if settings.sample_bytes is not None and not 1 <= settings.sample_bytes <= MAX_FILE_BYTES:
         raise BadInput(f"sample_bytes is {shown(settings.sample_bytes)}; it must be from 1 to {MAX_FILE_BYTES}")
 
 
 def summary(data: TokenData) -> str:
-    """Counts, bytes per token, how the split was made, and the fingerprint, one fact a line."""
+    """Counts, bytes per token, the split rule and the fingerprint, one per line."""
     made = data.provenance
     total_bytes, total_tokens = sum(made["bytes"].values()), sum(made["tokens"].values())
     taken = "all of it" if made["sample_bytes"] is None else f"the first {made['sample_bytes']} bytes"
-    facts = {
+    lines = {
         "corpus": f"{printable(made['corpus'])}: {made['source']}, {taken}",
         **({"column": ", ".join(map(printable, made["columns"]))} if made["columns"] else {}),
         "tokenizer": f"{made['tokenizer']}, {made['vocab_size']} tokens",
@@ -87,16 +87,16 @@ def summary(data: TokenData) -> str:
         "split": f"{made['split']}, {made['bytes']['held_out'] / total_bytes:.1%} of the bytes held out",
         "bytes per token": f"{total_bytes / total_tokens:.3f}",
         "bad UTF-8": f"{made['bad_utf8_replaced']} sequences replaced",
-        **({"left out": f"{made['rows_without_text']} rows without text"} if made["rows_without_text"] else {}),
+        **({"skipped": f"{made['rows_without_text']} rows without text"} if made["rows_without_text"] else {}),
         "fingerprint": data.fingerprint,
     }
-    return "\n".join(f"{name:<16} {fact}" for name, fact in facts.items())
+    return "\n".join(f"{name:<16} {value}" for name, value in lines.items())
 
 
 def sample(data: TokenData) -> str:
-    """The beginning of the held-out text, a line of dashes between documents; no character can upset a terminal."""
+    """The beginning of the held-out text, with a line of dashes between documents and no control characters."""
     first = data.held_out[len(data.tokenizer.prefix) : SAMPLE_TOKENS]
-    documents = np.split(first, np.flatnonzero(first == data.tokenizer.end))
+    documents = np.split(first, np.flatnonzero(first == data.tokenizer.eos_id))
     text = "\n-----\n".join(data.tokenizer.decode(ids.tolist()) for ids in documents)
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 

@@ -1,4 +1,4 @@
-"""Training batches as a pure function of (seed, ctx): no state to save, and any rank can compute its own share."""
+"""Training batches as a pure function of (seed, step), and evaluation windows that cover every token once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Sampler:
     """Windows of `context` tokens from a token stream, in an order fixed by `seed`.
 
     In every epoch the windows start at multiples of `stride` (default: `context`, so that they do not overlap)
-    plus an offset drawn for that epoch, and each window comes exactly once, in an order drawn for that epoch.
+    plus a random offset of that epoch, and each window occurs exactly once, in a random order of that epoch.
     `batch` counts the rows of all `world` ranks together; rank r gets the r-th share of every global batch.
     """
 
@@ -39,13 +39,13 @@ class Sampler:
         seed: int,
         stride: int | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        check_one_window(tokens, context, "train")
+        check_window_fits(tokens, context, "train")
         if stride is not None and stride < 1:
             raise BadInput(f"stride is {stride}; it must be at least 1 (default: the context, {context})")
-        if batch < 1 or batch % world:
-            raise BadInput(f"batch is {batch}; it must be a positive multiple of the number of processes, {world}")
+        if batch < 1 or batch % world_size:
+            raise BadInput(f"batch is {batch}; it must be a positive multiple of the number of processes, {world_size}")
         if seed < 0:
             raise BadInput(f"seed is {seed}; it must be 0 or more")
         self.tokens = np.asarray(tokens)  # a plain view of a memory map slices several times faster
@@ -53,12 +53,12 @@ class Sampler:
         self.batch_size = batch
         self.seed = seed
         self.stride = stride or context
-        self._rows = range(rank * batch // world, (rank + 1) * batch // world)
+        self._rows = range(rank * batch // world_size, (rank + 1) * batch // world_size)
         last_start = len(tokens) - context - 1
         self._largest_offset = min(self.stride - 1, last_start)
-        # The count that fits whatever the offset, so that epochs are equally long and a step's epoch is a division.
+        # The number that fits for any offset, so that all epochs are equally long and a step's epoch is a division.
         self.windows_per_epoch = (last_start - self._largest_offset) // self.stride + 1
-        self._epoch = lru_cache(maxsize=2)(self._drawn)
+        self._epoch = lru_cache(maxsize=2)(self._epoch_order)
 
     def batch(self, step: int) -> Batch:
         """The rows of this rank in the batch of `step` (from 0)."""
@@ -72,7 +72,7 @@ class Sampler:
         offset, order = self._epoch(epoch)
         return offset + int(order[place]) * self.stride
 
-    def _drawn(self, epoch: int) -> tuple[int, np.ndarray]:
+    def _epoch_order(self, epoch: int) -> tuple[int, np.ndarray]:
         random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
         offset = int(random.integers(self._largest_offset + 1))
         small = self.windows_per_epoch <= 1 << 32
@@ -93,29 +93,31 @@ def held_out_windows(
     """Inputs and targets, (B, T) int64 each, in non-overlapping windows of `context` tokens.
 
     Every token but the stream's first is a target once; the last window is filled up with targets of -100.
-    `limit_tokens` scores only the first so many. The last batch may have fewer rows. `prefix` stands before every
-    window that does not begin with it, in its context; tokens in `given` are never predicted, and so not scored.
+    `limit_tokens` limits the number of targets. The last batch may have fewer rows. `prefix` is put before every window
+    that does not begin with it, within `context`; targets in `given` are not scored, because they are never predicted.
     """
-    check_one_window(tokens, context, "held-out")
+    check_window_fits(tokens, context, "held-out")
     scored = len(tokens) - 1 if limit_tokens is None else min(len(tokens) - 1, limit_tokens)
     if scored < 1 or batch < 1:
         raise BadInput(f"limit_tokens is {limit_tokens} and batch is {batch}; both must be at least 1")
     if context <= len(prefix):
-        raise BadInput(f"context is {context}, and {len(prefix)} tokens stand before every sequence; give more")
-    return _begun_and_given(_windows(tokens[: scored + 1], context - len(prefix), batch), prefix, given)
+        raise BadInput(f"context is {context}, and {len(prefix)} tokens precede every sequence; give more")
+    return _with_prefix_and_unscored(_windows(tokens[: scored + 1], context - len(prefix), batch), prefix, given)
 
 
-def _begun_and_given(
+def _with_prefix_and_unscored(
     windows: Iterator[tuple[torch.Tensor, torch.Tensor]], prefix: Sequence[int], given: Collection[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for inputs, targets in windows:
         if given:
             targets[torch.isin(targets, torch.tensor(sorted(given)))] = NOT_SCORED
-        yield (inputs, targets) if not prefix else _begun(inputs, targets, torch.tensor(prefix))
+        yield (inputs, targets) if not prefix else _with_prefix(inputs, targets, torch.tensor(prefix))
 
 
-def _begun(inputs: torch.Tensor, targets: torch.Tensor, prefix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The windows with `prefix` before them, or as much padding after those that begin with it."""
+def _with_prefix(
+    inputs: torch.Tensor, targets: torch.Tensor, prefix: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The windows with `prefix` before them, or equally much padding after those that begin with it."""
     before, nothing = prefix.expand(len(inputs), -1), torch.full((len(inputs), len(prefix)), NOT_SCORED)
     begun = (inputs[:, : len(prefix)] == before).all(dim=1, keepdim=True)
     padded = torch.cat((inputs, torch.zeros_like(before)), 1), torch.cat((targets, nothing), 1)
@@ -138,11 +140,11 @@ def _windows(tokens: np.ndarray, context: int, batch: int) -> Iterator[tuple[tor
 
 
 def document_ids(inputs: torch.Tensor, first: int) -> torch.Tensor:
-    """(B, T) int64: which document of its row each input belongs to; the token `first` begins each."""
+    """(B, T) int64: index of the document within its row; the token `first` begins each document."""
     return (inputs == first).cumsum(dim=1)
 
 
-def check_one_window(tokens: np.ndarray, context: int, split: str) -> None:
+def check_window_fits(tokens: np.ndarray, context: int, split: str) -> None:
     """Raise BadInput unless `tokens` hold one window: `context` inputs and the target of the last one."""
     if context < 1:
         raise BadInput(f"context is {context}; it must be at least 1")

@@ -25,7 +25,7 @@ class IncrementalDetokenizer:
         self._stop = tuple(stop)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
-        self._drop_space = at_start and tokenizer.puts_a_space
+        self._drop_space = at_start and tokenizer.adds_prefix_space
 
     def feed(self, token: int) -> str:
         """The text that is final after one more token; often empty."""

@@ -88,7 +88,7 @@ def stream(
         raise BadInput("prompts given as text need tokenizer=...; without one give lists of token ids")
     prompts = [prompts] if isinstance(prompts, str) else prompts
     tokens = [_tokens(prompt, tokenizer, allow_special) for prompt in prompts]
-    options = {"stop": tokenizer.stops, "bad_words": bad_word_tokens(bad_words, tokenizer), **options}
+    options = {"stop": tokenizer.stop_ids, "bad_words": bad_word_tokens(bad_words, tokenizer), **options}
     texts = [IncrementalDetokenizer(tokenizer, stop_strings, at_start=not prompt) for prompt in prompts]
     with _engine(model, tokens, **options) as engine:
         for event in engine.run():

@@ -19,7 +19,7 @@ VALUES = st.recursive(
 NAMES = st.sampled_from(["text", "content", "id", "messages", "row", "row.text", "", "\n", "a" * 300]) | st.text(
     max_size=4
 )
-ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=4) | VALUES, max_size=6)
+ROW_FORMATS = st.lists(st.dictionaries(NAMES, VALUES, max_size=4) | VALUES, max_size=6)
 COLUMNS = st.none() | NAMES
 
 
@@ -46,7 +46,7 @@ def test_random_bytes_are_documents_or_one_sentence(folder, form, compressed, co
     read(path, form, column)
 
 
-@given(ROWS, st.booleans(), COLUMNS)
+@given(ROW_FORMATS, st.booleans(), COLUMNS)
 def test_json_of_any_shape_is_documents_or_one_sentence(folder, rows, as_array, column):
     path = folder / ("rows.json" if as_array else "rows.jsonl")
     path.write_text(json.dumps(rows) if as_array else "\n".join(map(json.dumps, rows)))

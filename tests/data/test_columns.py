@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from litmus.data import DataSettings, prepare
-from litmus.data.text.documents import LeftOut, TextFile, read_pieces
+from litmus.data.text.documents import SkippedRows, TextFile, read_pieces
 from litmus.data.text.files import READ_BYTES
 from litmus.errors import BadInput
 
@@ -26,7 +26,7 @@ def texts(path, form="jsonl", column=None):
 
 def prepared(corpus):
     lines = []
-    data = prepare(DataSettings(corpus=str(corpus), tokenizer="bytes"), announce=lines.append)
+    data = prepare(DataSettings(corpus=str(corpus), tokenizer="bytes"), log=lines.append)
     return data, lines
 
 
@@ -37,7 +37,7 @@ def test_a_first_row_without_text_does_not_make_the_ids_the_text(tmp_path, first
     assert sum(data.provenance["documents"].values()) == 29
     assert data.provenance["columns"] == ["text"]
     assert data.provenance["rows_without_text"] == 1
-    assert any("1 rows without text in the column 'text' were left out" in line for line in lines)
+    assert any("1 rows without text in the column 'text' were skipped" in line for line in lines)
 
 
 def test_rows_without_text_are_counted_from_the_cache_too(tmp_path):
@@ -183,10 +183,10 @@ def test_a_json_file_of_lines_is_read_by_lines_and_any_other_is_refused(tmp_path
 def test_csv_is_read_with_its_quotes_and_line_ends(tmp_path, delimiter):
     rows = [["id", "text"], ["1", '"two\nlines, ""quoted"""'], ["2", ""], ["3", "plain"]]
     (tmp_path / "a.csv").write_text("\r\n".join(delimiter.join(row) for row in rows), newline="")
-    left_out = LeftOut()
-    pieces = list(read_pieces([TextFile(tmp_path / "a.csv", "csv")], left_out))
+    skipped = SkippedRows()
+    pieces = list(read_pieces([TextFile(tmp_path / "a.csv", "csv")], skipped))
     assert [piece.text.decode() for piece in pieces] == ['two\nlines, "quoted"', "plain"]
-    assert left_out.rows == 1
+    assert skipped.rows == 1
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 import pytest
 
-from litmus.data.messages import silent
-from litmus.data.text.corpora import LEFT_OUT_OF_STDLIB, NAMED, PRESETS, resolve
+from litmus.data.messages import no_log
+from litmus.data.text.corpora import NAMED, PRESETS, STDLIB_EXCLUDED, resolve
 from litmus.errors import BadInput
 
 
 def found(name):
-    return resolve(name, sample_bytes=None, announce=silent)
+    return resolve(name, sample_bytes=None, log=no_log)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_the_standard_library_is_found_without_its_tests():
     assert len(files) > 300
     assert files == sorted(files, key=lambda file: file.path)
     assert all(file.path.suffix == ".py" for file in files)
-    assert not any(LEFT_OUT_OF_STDLIB & set(file.path.parts[-4:]) for file in files)
+    assert not any(STDLIB_EXCLUDED & set(file.path.parts[-4:]) for file in files)
 
 
 def test_a_folder_stands_for_its_visible_text_files_in_order(folder):
@@ -58,11 +58,11 @@ def test_a_path_that_holds_a_colon_is_taken_as_it_is(folder):
 
 
 def test_contents_do_not_depend_on_where_the_files_lie(folder, tmp_path):
-    before = found(str(folder)).contents(silent)
+    before = found(str(folder)).contents(no_log)
     folder.rename(tmp_path / "elsewhere")
-    assert found(str(tmp_path / "elsewhere")).contents(silent) == before
+    assert found(str(tmp_path / "elsewhere")).contents(no_log) == before
     (tmp_path / "elsewhere" / "b.txt").write_text("changed")
-    assert found(str(tmp_path / "elsewhere")).contents(silent) != before
+    assert found(str(tmp_path / "elsewhere")).contents(no_log) != before
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from litmus.data.text import documents
-from litmus.data.text.documents import Piece, TextFile, first_bytes, read_pieces
+from litmus.data.text.documents import Piece, TextFile, read_pieces, take_bytes
 from litmus.data.text.files import format_of
 from litmus.errors import BadInput
 
@@ -159,7 +159,7 @@ def test_a_damaged_parquet_file_is_refused_by_name(tmp_path):
 def test_a_sample_is_the_first_bytes_cut_between_characters(contents, limit):
     whole = "".join(contents)
     pieces = [Piece(i, text.encode(), 0) for i, text in enumerate(contents)]
-    sample = b"".join(piece.text for piece in first_bytes(pieces, limit)).decode()
+    sample = b"".join(piece.text for piece in take_bytes(pieces, limit)).decode()
     assert whole.startswith(sample)
     following = whole[len(sample) : len(sample) + 1]
     assert len(sample.encode()) <= limit

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from litmus.data.messages import silent
+from litmus.data.messages import no_log
 from litmus.data.text.documents import TextFile, read_pieces
-from litmus.data.text.hub import HubSource, copied
+from litmus.data.text.hub import HubSource, local_copy
 from litmus.errors import BadInput
 
 
@@ -31,7 +31,7 @@ def test_a_dataset_without_a_name_is_refused():
 def test_without_the_extra_the_sentence_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BadInput, match=r"litmus-lm\[hf\]"):
-        copied(HubSource("owner/name", "train", None, False), None, silent)
+        local_copy(HubSource("owner/name", "train", None, False), None, no_log)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def dataset(tmp_path, monkeypatch):
 
 
 def documents(source, sample_bytes=None):
-    copy = copied(source, sample_bytes, silent)
+    copy = local_copy(source, sample_bytes, no_log)
     return [piece.text.decode() for piece in read_pieces([TextFile(copy, "jsonl")])]
 
 

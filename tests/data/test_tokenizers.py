@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from litmus.data.messages import silent
+from litmus.data.messages import no_log
 from litmus.data.tokens import make_tokenizer as tokenizers
 from litmus.data.tokens.make_tokenizer import check_tokenizer_name, load_tokenizer, make_tokenizer
 from litmus.data.tokens.tokenizer import BytePairTokenizer, ByteTokenizer, byte_of_symbol
@@ -13,7 +13,7 @@ TEXT = ["the cat sat on the mat, the café cat 猫 sat\n    again and again\n" *
 
 
 def learned(name, texts=TEXT):
-    return make_tokenizer(name, lambda: iter(texts), sum(len(text.encode()) for text in texts), silent)
+    return make_tokenizer(name, lambda: iter(texts), sum(len(text.encode()) for text in texts), no_log)
 
 
 BPE = learned("bpe-280")
@@ -38,10 +38,10 @@ def test_a_saved_tokenizer_loads_as_the_same(tokenizer, tmp_path):
 
 @ALL
 def test_the_end_token_is_the_last_has_no_bytes_and_never_comes_from_text(tokenizer):
-    assert tokenizer.end == tokenizer.vocab_size - 1
-    assert tokenizer.token_bytes[tokenizer.end] == 0
-    assert tokenizer.end not in tokenizer.encode("<|endoftext|> <end> </s>")
-    assert tokenizer.decode([tokenizer.end]) == ""
+    assert tokenizer.eos_id == tokenizer.vocab_size - 1
+    assert tokenizer.token_bytes[tokenizer.eos_id] == 0
+    assert tokenizer.eos_id not in tokenizer.encode("<|endoftext|> <end> </s>")
+    assert tokenizer.decode([tokenizer.eos_id]) == ""
 
 
 def test_bytes_have_257_tokens_that_are_the_bytes():
@@ -77,14 +77,14 @@ def test_of_much_text_only_pieces_spread_over_it_are_learned_from(monkeypatch):
 def test_merges_in_gpt2s_notation_get_gpt2s_ids(tmp_path, monkeypatch):
     # The first merges of GPT-2 and two that begin with a hash sign; ids of bytes and merges as published.
     (tmp_path / "vocab.bpe").write_text("#version: 0.2\nĠ t\nĠ a\nh e\ni n\n# #\n## ##\n", encoding="utf-8")
-    monkeypatch.setattr(tokenizers, "fetched", lambda package, announce: tmp_path)
-    gpt2 = make_tokenizer("gpt2", lambda: iter(()), 0, silent)
+    monkeypatch.setattr(tokenizers, "fetched", lambda package, log: tmp_path)
+    gpt2 = make_tokenizer("gpt2", lambda: iter(()), 0, no_log)
     assert [gpt2.encode(text) for text in ["!", "a", " ", "\n", " t", " a", "he", "in"]] == [
         *([0], [64], [220], [198]),
         *([256], [257], [258], [259]),
     ]
     assert gpt2.encode("####") == [261]
-    assert gpt2.end == 262
+    assert gpt2.eos_id == 262
 
 
 def test_two_merges_that_make_the_same_token_share_its_id():

@@ -33,7 +33,7 @@ class Letters(Tokenizer):
 
     def __init__(self, end: int = 30) -> None:
         pieces = [*(bytes([ord("a") + i]) for i in range(26)), *[b"?"] * 4, b""]
-        super().__init__("letters", pieces, end=end)
+        super().__init__("letters", pieces, eos_id=end)
 
     def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
         return [[ord(letter) - ord("a") for letter in text.strip()] for text in texts]
@@ -130,8 +130,8 @@ def test_the_end_token_of_the_tokenizer_stops_a_text_unless_told_otherwise(model
     options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 3.0}
     written = {end: generate(model, [[end, 7]], **options)[0] for end in range(VOCABULARY)}
     letters = Letters(next(end for end, tokens in written.items() if end in tokens))
-    tokens = written[letters.end]
-    until_end = letters.decode(tokens[: tokens.index(letters.end)])
+    tokens = written[letters.eos_id]
+    until_end = letters.decode(tokens[: tokens.index(letters.eos_id)])
     assert generate(model, "h", tokenizer=letters, **options) == [until_end]
     assert generate(model, "h", tokenizer=letters, stop=None, **options) == [letters.decode(tokens)]
 

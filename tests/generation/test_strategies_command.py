@@ -51,7 +51,7 @@ def call(runs: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[
 def test_beams_print_the_best_texts_in_order(call: Any, runs: Path) -> None:
     loaded = load_run(runs / "large")
     tokenizer = loaded.tokenizer
-    request = Request([tokenizer.end, *tokenizer.encode("ab")], max_new_tokens=12, stop=[tokenizer.end])
+    request = Request([tokenizer.eos_id, *tokenizer.encode("ab")], max_new_tokens=12, stop=[tokenizer.eos_id])
     found = beam_search(loaded.model, request, beams=3, length_penalty=0.5)
     code, out, _ = call("--beams", "3", "--n", "2", "--length-penalty", "0.5", "--json")
     assert code == 0

@@ -92,8 +92,8 @@ def test_every_end_token_ends_a_generation(tmp_path: Path) -> None:
     two_ends(tmp_path / "theirs")
     import_run(tmp_path / "theirs", tmp_path / "run")
     run = load_run(tmp_path / "run")
-    assert run.tokenizer.stops == (2, 4)
-    for stop in run.tokenizer.stops:
+    assert run.tokenizer.stop_ids == (2, 4)
+    for stop in run.tokenizer.stop_ids:
         biased = generate(run.model, "the", tokenizer=run.tokenizer, temperature=0.0, logit_bias={stop: 1e4})
         assert biased == [""]
 
@@ -249,7 +249,7 @@ def test_a_special_token_that_text_is_encoded_to_is_refused(tmp_path: Path) -> N
     )
     write_tokenizer(tmp_path, byte_level(), BEGINS)
     (tmp_path / "tokenizer.json").write_text(json.dumps(backend))
-    with pytest.raises(BadInput, match="special token 'he' is what a text is encoded to as well"):
+    with pytest.raises(BadInput, match="plain text can be encoded to its special token 'he'"):
         load_tokenizer(tmp_path)
 
 
@@ -259,5 +259,5 @@ def test_a_saved_tokenizer_without_its_surroundings_is_what_it_was(tmp_path: Pat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tokenizer.json").write_text(json.dumps({"name": "old", "file": file, "end": 2}))
     old = load_tokenizer(tmp_path / "run")
-    assert (old.end, old.prefix, old.window_prefix, old.stops) == (2, (2,), (), (2,))
+    assert (old.eos_id, old.prefix, old.window_prefix, old.stop_ids) == (2, (2,), (), (2,))
     assert old.decode(old.encode("cafe\u0301")) == "cafe\u0301" and old.prompt("the")[0] == 2

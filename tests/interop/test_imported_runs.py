@@ -124,9 +124,12 @@ def test_a_folder_without_tokenizer_takes_bytes_and_says_so(folder: Path, tmp_pa
     [ByteTokenizer(), BytePairTokenizer("bpe-257", []), BytePairTokenizer("bpe-260", ["Ġ t", "h e", "Ġt he"])],
 )
 def test_tokenizers_come_back_as_what_they_were(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    assert write_tokenizer(tokenizer, tmp_path, 64) == {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
+    assert write_tokenizer(tokenizer, tmp_path, 64) == {
+        "bos_token_id": tokenizer.eos_id,
+        "eos_token_id": tokenizer.eos_id,
+    }
     back = load_tokenizer(tmp_path)
-    assert (back.pieces, back.end) == (tokenizer.pieces, tokenizer.end)
+    assert (back.pieces, back.eos_id) == (tokenizer.pieces, tokenizer.eos_id)
     assert back.encode("the cat <|endoftext|>\n  the") == tokenizer.encode("the cat <|endoftext|>\n  the")
     (tmp_path / "again").mkdir()
     write_tokenizer(back, tmp_path / "again", 64)

@@ -189,6 +189,6 @@ def test_the_exported_tokenizer_begins_a_document_and_encodes_alike(
     export_model(small("llama"), tokenizer, tmp_path / "out")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "the  naïve 世界\n\tthe end"
-    assert theirs(text)["input_ids"] == [tokenizer.end, *tokenizer.encode(text)]
+    assert theirs(text)["input_ids"] == [tokenizer.eos_id, *tokenizer.encode(text)]
     assert theirs.decode(tokenizer.encode(text)) == text
-    assert theirs.eos_token_id == tokenizer.end
+    assert theirs.eos_token_id == tokenizer.eos_id

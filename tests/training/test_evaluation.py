@@ -21,7 +21,7 @@ class MadeUp(Tokenizer):
     """Token i has `token_bytes[i]` bytes; the last one ends documents."""
 
     def __init__(self, token_bytes):
-        super().__init__("made up", [b"x" * count for count in token_bytes], end=len(token_bytes) - 1)
+        super().__init__("made up", [b"x" * count for count in token_bytes], eos_id=len(token_bytes) - 1)
 
     def encode_batch(self, texts, continuing=None):
         raise AssertionError("these tests begin with tokens")

@@ -182,7 +182,7 @@ def test_the_first_step_descends_the_loss_of_the_windows_and_documents_that_were
     data = prepare(corpus)
     stride, order = options.get("stride"), options.get("data_seed", 0)
     inputs, targets, _ = Sampler(data.train, context=16, batch=4, seed=order, stride=stride).batch(0)
-    documents = (inputs == data.tokenizer.end).cumsum(1) if options.get("isolate_documents") else None
+    documents = (inputs == data.tokenizer.eos_id).cumsum(1) if options.get("isolate_documents") else None
     model = build(plain, vocab_size=data.tokenizer.vocab_size, seed=0)
     expected = model.loss(inputs, targets, documents=documents).total.item()
     assert events("run", "train")[0]["loss"] == pytest.approx(expected, rel=1e-5)

@@ -203,7 +203,7 @@ class OneByteTokenizer(Tokenizer):
     """A tokenizer for random tokens: no text, each token counts as one byte."""
 
     def __init__(self, vocab_size: int) -> None:
-        super().__init__("none", [b"."] * vocab_size, end=0)
+        super().__init__("none", [b"."] * vocab_size, eos_id=0)
 
     def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
         raise NotImplementedError

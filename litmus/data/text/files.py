@@ -1,4 +1,4 @@
-"""Opening a file of a corpus: decompressed and without its byte order mark; what is no UTF-8 text is refused."""
+"""Files of a corpus: their formats by suffix, and reading them decompressed, without byte order mark, as UTF-8 text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from litmus.data.text.paths import is_folder
 from litmus.errors import BadInput, missing_extra
 
 FORMATS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-"""What is read in a folder."""
-NAMED_ONLY = {".json": "json", ".csv": "csv", ".tsv": "csv"}
-"""What is read when its file is named: in a folder of text these are settings and figures more often than text."""
-COMPRESSED = (".gz", ".zst")
-ROWS = {"jsonl", "json", "csv", "parquet"}
-"""The formats of which each row is a document."""
+"""Formats by suffix, for files in a folder."""
+FORMATS_IF_NAMED = {".json": "json", ".csv": "csv", ".tsv": "csv"}
+"""Formats read only if the file is named; in a folder they are more often settings or measurements than text."""
+COMPRESSION_SUFFIXES = (".gz", ".zst")
+ROW_FORMATS = {"jsonl", "json", "csv", "parquet"}
+"""Formats with one document per row."""
 
 _COMPRESSION = "compressed in a way that is not read here; decompress it, or use gzip or zstd"
 _ARCHIVE = "an archive; unpack it and name the folder"
@@ -36,67 +36,66 @@ _UNREADABLE = {
     _TABLE: "arrow feather orc avro xls xlsx ods sqlite sqlite3 db npy npz h5 hdf5 pkl pt pth safetensors gguf",
 }
 WHY_UNREADABLE = {f".{suffix}": why for why, suffixes in _UNREADABLE.items() for suffix in suffixes.split()}
-"""Suffixes of files that are never read as text, and what such a file is."""
+"""Suffixes that are never read as text, with the reason."""
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a suffix promises in a folder, compression aside; None if it is not one of FORMATS."""
+    """The format of a file in a folder by its suffix, ignoring compression; None if it is not read."""
     return FORMATS.get(_suffix(path))
 
 
 def format_of_named(path: Path) -> str:
-    """The format of a file that the user named: as its suffix promises, else text."""
-    return (FORMATS | NAMED_ONLY).get(_suffix(path), "text")
+    """The format of a file that the user named: by its suffix, else text."""
+    return (FORMATS | FORMATS_IF_NAMED).get(_suffix(path), "text")
 
 
 def compression_of(path: Path) -> str:
-    """The suffix of COMPRESSED by which a file is decompressed, or nothing."""
+    """The compression suffix of a file, or ""."""
     suffix = path.suffix.lower()
-    return suffix if suffix in COMPRESSED else ""
+    return suffix if suffix in COMPRESSION_SUFFIXES else ""
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Why a file of this name is not read, or None if it may be."""
+    """Why a file of this name is not read; None if it is."""
     last, inner = path.suffix.lower(), _suffix(path)
-    if last in COMPRESSED and Path(path.stem).suffix.lower() == ".parquet":
+    if last in COMPRESSION_SUFFIXES and Path(path.stem).suffix.lower() == ".parquet":
         return "a Parquet file inside another compression; decompress it"
     return WHY_UNREADABLE.get(last) or WHY_UNREADABLE.get(inner)
 
 
 def _suffix(path: Path) -> str:
-    """The last suffix in small letters, that before .gz or .zst if it ends so (never .parquet, which is not compressed
-    as a whole)."""
-    if path.suffix.lower() not in COMPRESSED:
+    """The last suffix in lower case, ignoring .gz and .zst, but not after .parquet, which is not compressed whole."""
+    if path.suffix.lower() not in COMPRESSION_SUFFIXES:
         return path.suffix.lower()
     inner = Path(path.stem).suffix.lower()
     return "" if inner == ".parquet" else inner
 
 
 READ_BYTES = 1 << 18
-# One step of zstd may unpack a block of 128 KiB for every few bytes: little is handed over at once.
+# zstd may unpack a block of 128 KiB from every few bytes, so only few bytes are decompressed at a time.
 COMPRESSED_READ_BYTES = 4096
-LONGEST_ZSTD_WINDOW = 1 << 31
-UTF8_MARK = b"\xef\xbb\xbf"
-OTHER_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+MAX_ZSTD_WINDOW_BYTES = 1 << 31
+UTF8_BOM = b"\xef\xbb\xbf"
+OTHER_BOMS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file's text, for reading once from the beginning.
+    """A stream of a file's text, to be read once.
 
-    BadInput, here or while it is read, for what is no file, cannot be read, is damaged, or holds NUL bytes.
+    BadInput, on opening or while reading, for anything that is not a readable, undamaged file without NUL bytes.
     """
     check_readable(path)
     with reading(path), path.open("rb") as file:
-        stream = io.BufferedReader(_Checked(path, _chunks(path, file)), READ_BYTES)
-        if stream.peek(len(UTF8_MARK)).startswith(UTF8_MARK):
-            stream.read(len(UTF8_MARK))
+        stream = io.BufferedReader(_Utf8Stream(path, _chunks(path, file)), READ_BYTES)
+        if stream.peek(len(UTF8_BOM)).startswith(UTF8_BOM):
+            stream.read(len(UTF8_BOM))
         yield stream
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn a file that cannot be read into one sentence."""
+    """Convert OSError into BadInput about `path`."""
     try:
         yield
     except OSError as error:
@@ -104,15 +103,15 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_readable(path: Path) -> None:
-    """Raise BadInput unless `path` is a file whose name does not say that it is no text."""
+    """Raise BadInput unless `path` is a file and its suffix may be text."""
     if is_folder(path) is not False:
         raise BadInput(f"{printable(path)} is no file")
     if why := why_unreadable(path):
         raise BadInput(f"{printable(path)} is {why}")
 
 
-class _Checked(io.RawIOBase):
-    """Chunks of bytes as one stream; BadInput at the first that is no UTF-8 text."""
+class _Utf8Stream(io.RawIOBase):
+    """Chunks of bytes as one stream; BadInput at a chunk that is UTF-16, UTF-32 or binary."""
 
     def __init__(self, path: Path, chunks: Iterator[bytes]):
         self._path = path
@@ -141,8 +140,8 @@ class _Checked(io.RawIOBase):
         return filled
 
     def _check(self, chunk: bytes) -> None:
-        if self._position == 0 and (mark := next((mark for mark in OTHER_MARKS if chunk.startswith(mark)), None)):
-            raise BadInput(f"{printable(self._path)} is {OTHER_MARKS[mark]}, not UTF-8; save it as UTF-8")
+        if self._position == 0 and (mark := next((mark for mark in OTHER_BOMS if chunk.startswith(mark)), None)):
+            raise BadInput(f"{printable(self._path)} is {OTHER_BOMS[mark]}, not UTF-8; save it as UTF-8")
         if (at := chunk.find(b"\0")) >= 0:
             found = f"contains NUL bytes (the first at byte {self._position + at})"
             raise BadInput(f"{printable(self._path)} {found}: it is binary (or UTF-16), not UTF-8 text")
@@ -172,7 +171,7 @@ def _unzstd(path: Path, file: BinaryIO) -> Iterator[bytes]:
         import zstandard
     except ImportError as error:
         raise missing_extra("zstandard", "data", f"reading {printable(path)}") from error
-    decompressor = zstandard.ZstdDecompressor(max_window_size=LONGEST_ZSTD_WINDOW)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW_BYTES)
     frame = None
     try:
         while compressed := file.read(COMPRESSED_READ_BYTES):
@@ -187,7 +186,7 @@ def _unzstd(path: Path, file: BinaryIO) -> Iterator[bytes]:
 
 
 def version(path: Path) -> tuple[int, int, int]:
-    """What changes whenever a file does: which file it is, its size, and when it was written."""
+    """Inode, size and modification time, which change whenever the file does."""
     with reading(path):
         status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns

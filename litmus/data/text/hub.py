@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from litmus.data.cache import built_once, cache_folder, content_hash
-from litmus.data.messages import Announce, printable, readable_bytes
-from litmus.data.text.columns import Columns, value_in
+from litmus.data.cache import build_once, cache_folder, content_hash
+from litmus.data.messages import Log, printable, readable_bytes
+from litmus.data.text.columns import Columns, column_value
 from litmus.data.text.files import reading
-from litmus.data.text.paths import expanded, files_below, is_folder
+from litmus.data.text.paths import expand_user, files_below, is_folder
 from litmus.errors import BadInput, missing_extra, shown
 
 PREFIXES = ("hf:", "hf-stream:")
 LOCAL_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
-ROWS_AT_ONCE = 1000
+BATCH_ROWS = 1000
 COLUMN = "text"
-"""The column of the copy that is made."""
+"""Column of the local copy."""
 
 
 class HubSource(NamedTuple):
@@ -41,18 +41,18 @@ class HubSource(NamedTuple):
         return cls(name, ":".join(more) or "train", column or None, prefix == "hf-stream")
 
 
-def copied(source: HubSource, sample_bytes: int | None, announce: Announce) -> Path:
-    """The JSON-lines copy (column `text`) of a split, made on first use; of `sample_bytes` bytes if that is given.
+def local_copy(source: HubSource, sample_bytes: int | None, log: Log) -> Path:
+    """The local JSON-lines copy (column `text`) of a split, or of its first `sample_bytes`, made on first use.
 
-    The copy stays as it is when the dataset changes on the hub, so a comparison can be continued years later.
+    The copy does not change with the dataset on the hub, so that a comparison can be continued later.
     """
-    made_of = [*source, sample_bytes, _local_content(source.name, announce)]
+    made_of = [*source, sample_bytes, _local_content(source.name, log)]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
     def build(folder: Path) -> None:
         written = rows = without = 0
         with (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
-            for text in _texts(source, announce):
+            for text in _texts(source, log):
                 rows += 1
                 if text is None:
                     without += 1
@@ -66,33 +66,33 @@ def copied(source: HubSource, sample_bytes: int | None, announce: Announce) -> P
                 f"dataset {printable(source.name)}: {without} of {rows} rows have no text in the column that was read; "
                 "name one: hf:NAME:SPLIT:COLUMN"
             )
-        announce(f"copied {rows - without} rows, {readable_bytes(written)}; {without} rows without text were left out")
+        log(f"copied {rows - without} rows, {readable_bytes(written)}; {without} rows without text were skipped")
 
-    return built_once(cache_folder() / "hub" / key, build, announce) / "documents.jsonl"
+    return build_once(cache_folder() / "hub" / key, build, log) / "documents.jsonl"
 
 
-def _local_content(name: str, announce: Announce) -> list[str]:
-    """Content hashes of a dataset that is a local file or folder (so that a changed one is copied anew), else none."""
-    path = expanded(name)
+def _local_content(name: str, log: Log) -> list[str]:
+    """Content hashes of a local dataset, so that it is copied again after a change; empty for one on the hub."""
+    path = expand_user(name)
     if path is None or (folder := is_folder(path)) is None:
         return []
     with reading(path):
         files = files_below(path) if folder else [path]
-        return [content_hash(file, announce) for file in files if file.is_file()]
+        return [content_hash(file, log) for file in files if file.is_file()]
 
 
-def _texts(source: HubSource, announce: Announce) -> Iterator[str | None]:
-    """Each row's text or None. Whatever the hub's own code raises, offline or on a wrong name, becomes one sentence."""
+def _texts(source: HubSource, log: Log) -> Iterator[str | None]:
+    """The text of each row, or None. All exceptions of the `datasets` library become BadInput."""
     try:
         dataset = _load(source)
-        announce(f"copying {source.name}, split {source.split}, into the cache")
+        log(f"copying {source.name}, split {source.split}, into the cache")
         column = None
-        for batch in dataset.iter(batch_size=ROWS_AT_ONCE):
+        for batch in dataset.iter(batch_size=BATCH_ROWS):
             rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
             if column is None:
-                column = Columns.of(rows).holding_text(source.column, f"dataset {printable(source.name)}")
+                column = Columns.of(rows).text_column(source.column, f"dataset {printable(source.name)}")
             for row in rows:
-                text = value_in(row, column)
+                text = column_value(row, column)
                 if not isinstance(text, str | None):
                     found = type(text).__name__
                     held = f"column {shown(column)} holds a {found}, not a string"

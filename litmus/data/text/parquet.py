@@ -1,4 +1,4 @@
-"""Parquet: its columns, and the strings of one of them, also inside a struct or stored as dictionary or view."""
+"""Parquet files: columns with their types, and the strings of one column, structs and dictionaries included."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from litmus.data.text.columns import CONVERSATION, Columns
 from litmus.data.text.files import check_readable, reading
 from litmus.errors import BadInput, missing_extra, shown
 
-ROWS_AT_ONCE = 1024
+BATCH_ROWS = 1024
 
 
 def parquet_columns(path: Path) -> Columns:
@@ -25,7 +25,7 @@ def parquet_columns(path: Path) -> Columns:
 
 
 def parquet_texts(path: Path, column: str) -> Iterator[bytes | None]:
-    """The strings of a column as bytes (a writer may have stored invalid UTF-8); None for a row without one."""
+    """The strings of a column as bytes (which may be invalid UTF-8); None for a row without one."""
     with _opened(path) as (file, pyarrow):
         names = list(file.schema_arrow.names)
         steps = _steps(file.schema_arrow, column, pyarrow)
@@ -33,7 +33,7 @@ def parquet_texts(path: Path, column: str) -> Iterator[bytes | None]:
             raise BadInput(f"{printable(path)} has no column {shown(column)}")
         if names.count(steps[0]) > 1:
             raise BadInput(f"{printable(path)} has two columns called {shown(steps[0])}")
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[steps[0]]):
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[steps[0]]):
             values = batch.column(batch.schema.get_field_index(steps[0]))
             for inner in steps[1:]:
                 values = pyarrow.compute.struct_field(values, inner)
@@ -67,7 +67,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _add(columns: Columns, name: str, kind: Any, types: Any) -> None:
-    """Note a column, or those inside it if it is a struct."""
+    """Record a column, or those inside it if it is a struct."""
     if types.is_struct(kind):
         for inner in kind:
             _add(columns, f"{name}.{inner.name}", inner.type, types)
@@ -76,7 +76,7 @@ def _add(columns: Columns, name: str, kind: Any, types: Any) -> None:
 
 
 def _kind(kind: Any, types: Any) -> str:
-    """The type in the words of `Columns`: what can be no text is a number there, whatever it measures."""
+    """The type's name for `Columns`."""
     if _is_text(kind, types):
         return "str"
     if types.is_null(kind):
@@ -95,7 +95,7 @@ def _is_text(kind: Any, types: Any) -> bool:
 
 
 def _steps(schema: Any, column: str, pyarrow: Any) -> list[str] | None:
-    """The names that lead to a column: one, or several where it lies inside structs."""
+    """The path of field names to a column; several if it is inside structs."""
     if column in schema.names:
         return [column]
     for dot in (place for place, char in enumerate(column) if char == "."):

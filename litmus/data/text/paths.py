@@ -1,4 +1,4 @@
-"""Locations: the files on this machine that a path, a folder or a pattern stands for."""
+"""Paths: the files of a path, a folder or a glob pattern."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NOT_FILES = {
 }
 
 
-def expanded(location: str) -> Path | None:
-    """The path that `location` writes, `~` resolved; None where no path can be written so."""
+def expand_user(location: str) -> Path | None:
+    """`location` as a path with `~` resolved; None if it is no valid path."""
     try:
         return Path(location).expanduser() if location and "\0" not in location else None
-    except RuntimeError:  # the home of a user who is not there
+    except RuntimeError:  # unknown user after ~
         return None
 
 
 def is_folder(path: Path) -> bool | None:
-    """True for a folder, False for a file, None where nothing is; BadInput for what is neither or out of reach."""
+    """True for a folder, False for a file, None if there is nothing; BadInput for anything else or without access."""
     try:
         mode = path.stat().st_mode
     except ValueError:
@@ -41,11 +41,11 @@ def is_folder(path: Path) -> bool | None:
         raise BadInput(f"{printable(path)} cannot be read: {reason}") from error
     if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
         return stat.S_ISDIR(mode)
-    raise BadInput(f"{printable(path)} is {other_than_file(mode)}; a file or a folder is valid")
+    raise BadInput(f"{printable(path)} is {file_kind(mode)}; a file or a folder is valid")
 
 
 def path_is_free(path: Path) -> bool:
-    """Whether nothing lies at `path`, not even a link that leads nowhere or in a circle."""
+    """Whether nothing exists at `path`, not even a broken link."""
     try:
         path.lstat()
     except PermissionError:
@@ -55,26 +55,26 @@ def path_is_free(path: Path) -> bool:
     return False
 
 
-def other_than_file(mode: int) -> str:
-    """What something with this mode is, in words, if it is neither a file nor a folder."""
+def file_kind(mode: int) -> str:
+    """The name of a file type that is neither a regular file nor a folder."""
     return next((name for test, name in _NOT_FILES.items() if test(mode)), "no file")
 
 
-def files_below(root: Path, left_out: Collection[str] = ()) -> list[Path]:
-    """All visible files below `root`, sorted by their path. Links are followed, each folder is entered once.
+def files_below(root: Path, excluded: Collection[str] = ()) -> list[Path]:
+    """All visible files below `root`, sorted by path. Links are followed, each folder is entered once.
 
-    Folders called as in `left_out` are passed over. OSError for a folder that cannot be read.
+    Folders named in `excluded` are skipped. OSError for a folder that cannot be read.
     """
     found = []
-    for folder, names in folders_below(root, left_out):
+    for folder, names in folders_below(root, excluded):
         found += [folder / name for name in names if not name.startswith(".")]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
 def folders_below(
-    root: Path, left_out: Collection[str] = (), on_error: Callable[[OSError], None] | None = None
+    root: Path, excluded: Collection[str] = (), on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[Path, list[str]]]:
-    """`root` and every visible folder below it, with the names of its files; a circle of links ends where it began."""
+    """`root` and the visible folders below it with the names of their files; each once, even with cyclic links."""
 
     def stop(error: OSError) -> None:
         raise error
@@ -86,7 +86,7 @@ def folders_below(
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(folder for folder in folders if folder not in left_out and not folder.startswith("."))
+        folders[:] = sorted(folder for folder in folders if folder not in excluded and not folder.startswith("."))
         yield Path(name), files
 
 
@@ -96,9 +96,9 @@ def is_pattern(location: str) -> bool:
 
 
 def files_matching(pattern: Path) -> list[Path]:
-    """The files that a pattern matches, sorted, as `glob` has it; but a circle of links under `**` is entered once.
+    """The files that a pattern matches, sorted, as in `glob`, but each folder under `**` once, even with cyclic links.
 
-    Whatever else than a folder matches counts: a pipe or a device is the reader's to refuse.
+    Everything but folders counts; pipes and devices are refused on reading.
     """
     parts = [part for i, part in enumerate(pattern.parts) if part != "**" or pattern.parts[i - 1 : i] != ("**",)]
     if parts[-1] == "**":
@@ -125,5 +125,5 @@ def _expand(folder: Path, parts: list[str]) -> Iterator[Path]:
 def _names_in(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError:  # a file, or a folder of someone else's: a pattern takes what it can reach
+    except OSError:  # not a folder, or no access: a pattern matches what can be read
         return []

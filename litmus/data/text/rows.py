@@ -1,4 +1,4 @@
-"""Rows: JSON lines, JSON arrays, CSV and Parquet as one stream of rows, and the text that each row holds."""
+"""Rows: the text of each row of JSON lines, JSON arrays, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from litmus.data.messages import printable
-from litmus.data.text.columns import SAMPLE_ROWS, Columns, value_in
+from litmus.data.text.columns import SAMPLE_ROWS, Columns, column_value
 from litmus.data.text.files import opened
 from litmus.data.text.parquet import parquet_columns, parquet_texts
 from litmus.errors import BadInput, shown
 
-LONGEST_ROW_BYTES = 1 << 28
+MAX_ROW_BYTES = 1 << 28
 DELIMITERS = ",\t;|"
 _HALF_SURROGATE_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class Row(NamedTuple):
-    """One row as JSON has it, and where it stands in its file: `line 3`."""
+    """One row as a JSON object, and its location in the file, such as `line 3`."""
 
     place: str
     values: dict[str, Any]
 
 
-def column_of_text(path: Path, form: str, asked: str | None) -> str | None:
-    """The column of a file of rows that holds the documents, by a sample of the first rows; None if it has no rows."""
+def find_text_column(path: Path, form: str, asked: str | None) -> str | None:
+    """The column of a file that holds the documents, determined from its first rows; None if it has no rows."""
     if form == "parquet":
-        return parquet_columns(path).holding_text(asked, printable(path))
+        return parquet_columns(path).text_column(asked, printable(path))
     columns = Columns.of(_typed(row.values, form) for row in islice(_rows(path, form), SAMPLE_ROWS))
-    return columns.holding_text(asked, printable(path)) if columns.types else None
+    return columns.text_column(asked, printable(path)) if columns.types else None
 
 
-def texts_of_rows(path: Path, form: str, column: str) -> Iterator[bytes | None]:
-    """The text of each row of a file, as UTF-8 as far as it is valid; None for a row without one."""
+def read_texts(path: Path, form: str, column: str) -> Iterator[bytes | None]:
+    """The text of each row of a file as bytes, mostly UTF-8; None for a row without text."""
     if form == "parquet":
         yield from parquet_texts(path, column)
         return
     for place, values in _rows(path, form):
-        text = value_in(values, column)
+        text = column_value(values, column)
         if not isinstance(text, str | None):
             found = type(text).__name__
             raise BadInput(f"{printable(path)} {place}: column {shown(column)} holds a {found}, not a string")
@@ -50,7 +50,7 @@ def texts_of_rows(path: Path, form: str, column: str) -> Iterator[bytes | None]:
 
 
 def utf8(text: str) -> bytes:
-    """UTF-8 of a JSON string; bad bytes and half surrogate pairs in it become bad bytes, counted later on."""
+    """A JSON string as UTF-8; invalid bytes and lone surrogates become invalid bytes, which are counted later."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -61,21 +61,19 @@ def _rows(path: Path, form: str) -> Iterator[Row]:
     with opened(path) as stream:
         if form == "csv":
             yield from _csv_rows(path, stream)
-        elif form == "json" and _begins_array(stream):
+        elif form == "json" and _is_array(stream):
             yield from _array_rows(path, stream)
         else:
             yield from _line_rows(path, stream)
 
 
 def _lines(path: Path, stream: BinaryIO) -> Iterator[str]:
-    """The lines of a file with their ends; invalid bytes as surrogates."""
+    """The lines of a file with line ends; invalid bytes as surrogates."""
     number = 0
-    while line := stream.readline(LONGEST_ROW_BYTES):
+    while line := stream.readline(MAX_ROW_BYTES):
         number += 1
-        if len(line) == LONGEST_ROW_BYTES:
-            raise BadInput(
-                f"{printable(path)} line {number} is longer than {LONGEST_ROW_BYTES} bytes: these are no rows"
-            )
+        if len(line) == MAX_ROW_BYTES:
+            raise BadInput(f"{printable(path)} line {number} is longer than {MAX_ROW_BYTES} bytes: these are no rows")
         yield line.decode("utf-8", "surrogateescape")
 
 
@@ -83,27 +81,27 @@ def _line_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
     for number, line in enumerate(_lines(path, stream), 1):
         if not line.isspace():
             place = f"line {number}"
-            yield Row(place, _an_object(path, place, _parsed(path, place, line)))
+            yield Row(place, _require_object(path, place, _parse_json(path, place, line)))
 
 
-def _begins_array(stream: BinaryIO) -> bool:
+def _is_array(stream: BinaryIO) -> bool:
     while (ahead := stream.peek(1)) and not ahead.strip():  # type: ignore[attr-defined]  # a buffered reader
         stream.read(len(ahead))
     return ahead.lstrip()[:1] == b"["
 
 
 def _array_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
-    content = stream.read(LONGEST_ROW_BYTES)
-    if len(content) == LONGEST_ROW_BYTES:
+    content = stream.read(MAX_ROW_BYTES)
+    if len(content) == MAX_ROW_BYTES:
         raise BadInput(
-            f"{printable(path)} is a JSON array of more than {LONGEST_ROW_BYTES} bytes; save its rows as JSON lines"
+            f"{printable(path)} is a JSON array of more than {MAX_ROW_BYTES} bytes; save its rows as JSON lines"
         )
-    array = _parsed(path, "", content.decode("utf-8", "surrogateescape"))
+    array = _parse_json(path, "", content.decode("utf-8", "surrogateescape"))
     for number, value in enumerate(array, 1):
-        yield Row(f"item {number}", _an_object(path, f"item {number}", value))
+        yield Row(f"item {number}", _require_object(path, f"item {number}", value))
 
 
-def _parsed(path: Path, place: str, text: str) -> Any:
+def _parse_json(path: Path, place: str, text: str) -> Any:
     where = f"{printable(path)} {place}".rstrip()
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -112,37 +110,37 @@ def _parsed(path: Path, place: str, text: str) -> Any:
         raise BadInput(f"{where} is not JSON: {error}{expected if path.suffix == '.json' else ''}") from error
     except RecursionError as error:
         raise BadInput(f"{where} is not read: its lists or objects are nested too deeply") from error
-    except _TwiceError as error:
+    except _DuplicateKeyError as error:
         raise BadInput(f"{where} has the key {shown(str(error))} twice") from error
-    except ValueError as error:  # Python's bound on the digits of an integer
+    except ValueError as error:  # Python limits the digits of an integer
         raise BadInput(f"{where} holds an integer with more than 4300 digits") from error
 
 
-class _TwiceError(ValueError):
-    """An object names a key twice: which value is meant cannot be told."""
+class _DuplicateKeyError(ValueError):
+    """A JSON object has the same key twice."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+        raise _DuplicateKeyError(next(name for name in names if names.count(name) > 1))
     return made
 
 
-def _an_object(path: Path, place: str, value: Any) -> dict[str, Any]:
+def _require_object(path: Path, place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{printable(path)} {place} is a JSON {type(value).__name__}, not an object with columns")
     return value
 
 
 def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
-    """Rows of a table with a line of column names; a quoted cell may hold line ends. An empty cell is None."""
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW_BYTES))
+    """Rows of a table with a header; quoted cells may contain line ends. An empty cell is None."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     lines = _lines(path, stream)
     first = next(lines, "")
     delimiter = max(DELIMITERS, key=first.count)
-    reader = csv.reader(_again(first, lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(_prepend(first, lines), delimiter=delimiter, strict=True)
     try:
         names = next(reader, [])
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -159,13 +157,13 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
         raise BadInput(f"{printable(path)} line {reader.line_num} is not CSV: {error}") from error
 
 
-def _again(first: str, rest: Iterable[str]) -> Iterator[str]:
+def _prepend(first: str, rest: Iterable[str]) -> Iterator[str]:
     yield first
     yield from rest
 
 
 def _typed(values: dict[str, Any], form: str) -> dict[str, Any]:
-    """The values by which types are told: a cell of CSV that is written like a number is one."""
+    """The values for type detection: CSV cells that look like numbers are numbers."""
     return {name: _number_or(cell) for name, cell in values.items()} if form == "csv" else values
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer.json of Hugging Face and the files next to it: what they declare, and what of it can be read here."""
+"""Hugging Face tokenizer files: models of tokenizer.json and the files next to it, and what is supported."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from litmus.errors import BadInput, shown
 SETTINGS, SPECIAL_MAP = "tokenizer_config.json", "special_tokens_map.json"
 MODEL_CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
-ENDS = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>")
-"""What published tokenizers call the token that ends a document, where no file next to them says it."""
+EOS_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>")
+"""Common names of the end token, used if no file declares it."""
 SPACE = "▁"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's symbol for a space."""
 
-LARGEST_VOCABULARY = 1 << 24
-Id = Annotated[int, Field(ge=0, lt=LARGEST_VOCABULARY)]
+MAX_VOCAB_SIZE = 1 << 24
+Id = Annotated[int, Field(ge=0, lt=MAX_VOCAB_SIZE)]
 
 
 class AddedEntry(Declared):
-    """A token next to those of the merges."""
+    """An added token."""
 
     id: Id
     content: Annotated[str, Field(min_length=1)]
@@ -48,7 +48,7 @@ class BpeModel(Declared):
 
 
 class TokenizerFile(Declared):
-    """tokenizer.json, as far as it is read here; the tokenizers library reads all of it."""
+    """The parts of tokenizer.json that Litmus reads; the tokenizers library reads all of it."""
 
     model: BpeModel
     added_tokens: list[AddedEntry] = Field([])
@@ -59,17 +59,17 @@ class TokenizerFile(Declared):
 
     @property
     def normalizers(self) -> list[dict[str, Any]]:
-        """The steps that change a text before it is cut."""
+        """The normalization steps."""
         return list(_steps(self.normalizer, "normalizers"))
 
     @property
     def pre_tokenizers(self) -> list[dict[str, Any]]:
-        """The steps that cut a text."""
+        """The pre-tokenization steps."""
         return list(_steps(self.pre_tokenizer, "pretokenizers"))
 
     @property
     def byte_level(self) -> bool:
-        """Whether tokens are written in GPT-2's notation for bytes; otherwise as SentencePiece writes them."""
+        """Whether tokens use GPT-2's byte notation, otherwise SentencePiece's."""
         return any(step.get("type") == "ByteLevel" for step in self.pre_tokenizers)
 
     def piece(self, text: str) -> bytes:
@@ -86,7 +86,7 @@ class TokenizerFile(Declared):
 
 
 class NamedToken(Declared):
-    """A special token as the settings write it with its options."""
+    """A special token with options."""
 
     content: str
 
@@ -95,7 +95,7 @@ Name = str | NamedToken | None
 
 
 class TokenizerSettings(Declared):
-    """tokenizer_config.json or special_tokens_map.json: which tokens have which part, and what is put around a text."""
+    """tokenizer_config.json or special_tokens_map.json."""
 
     bos_token: Name = None
     eos_token: Name = None
@@ -107,13 +107,13 @@ class TokenizerSettings(Declared):
     chat_template: str | list[dict[str, Any]] | None = None
 
     def name(self, part: str) -> str | None:
-        """The text of the bos, eos, unk or pad token."""
+        """The name of the bos, eos, unk or pad token."""
         found = getattr(self, f"{part}_token")
         return found.content if isinstance(found, NamedToken) else found
 
 
 class ModelTokens(Declared):
-    """config.json or generation_config.json: the tokens that begin and end a text, and the class of tokenizer."""
+    """Token ids and tokenizer class in config.json or generation_config.json."""
 
     model_type: str | None = None
     tokenizer_class: str | None = None
@@ -123,9 +123,9 @@ class ModelTokens(Declared):
     @field_validator("bos_token_id", "eos_token_id")
     @classmethod
     def _can_be_tokens(cls, found: int | list[int] | None) -> int | list[int] | None:
-        """Below 0 a model says that it has no such token."""
-        if any(number >= LARGEST_VOCABULARY for number in _listed(found)):
-            raise ValueError(f"a token number is less than {LARGEST_VOCABULARY}")
+        """Negative ids mean that there is no such token."""
+        if any(number >= MAX_VOCAB_SIZE for number in _listed(found)):
+            raise ValueError(f"a token number is less than {MAX_VOCAB_SIZE}")
         return found
 
     @property
@@ -137,12 +137,12 @@ class ModelTokens(Declared):
         return _listed(self.eos_token_id)
 
 
-class Surroundings(BaseModel):
-    """What stands around the tokens of a text, by ids.
+class SpecialTokens(BaseModel):
+    """Special tokens by id, as saved with a tokenizer.
 
-    end: ends a document. bos: begins one, where the tokenizer has such a token. begin, after: what the tokenizer puts
-    before and after a text. stops: what ends a generation. special: all tokens that no text holds, by their names.
-    steps: what transformers' class of tokenizer does in place of what tokenizer.json says.
+    end: ends a document. bos: begins a document, if there is such a token. begin, after: added before and after a text.
+    stops: end a generation. special: all special tokens by name. steps: normalizer and pre-tokenizer of transformers'
+    tokenizer class, which replace those of tokenizer.json.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -156,15 +156,15 @@ class Surroundings(BaseModel):
     steps: dict[str, Any] = {}
 
 
-def declared(raw: dict[str, Any], path: Path) -> TokenizerFile:
-    """What a tokenizer.json declares; BadInput for any other form than BPE that can be read here, with the reason."""
+def parse_tokenizer_file(raw: dict[str, Any], path: Path) -> TokenizerFile:
+    """Validate a tokenizer.json; BadInput with the reason if it is not supported."""
     model = raw.get("model")
     if not isinstance(model, dict):
         raise BadInput(f"{path}: model = {shown(model)}; a mapping is valid")
     kind = model.get("type", "BPE" if isinstance(model.get("merges"), list) else None)
     if kind == "BPE":
         file = checked(TokenizerFile, raw, str(path))
-        reason = _obstacle(file)
+        reason = _incompatibility(file)
     else:
         reason = f"its model is {shown(kind)}"
     if reason:
@@ -173,7 +173,7 @@ def declared(raw: dict[str, Any], path: Path) -> TokenizerFile:
 
 
 def side_files(folder: Path) -> dict[str, Any]:
-    """The small files about the tokenizer in a model folder, by name: mappings of JSON, and templates as text."""
+    """The tokenizer's settings files in a model folder by name: JSON as mappings, chat templates as text."""
     found: dict[str, Any] = {}
     for name in (SETTINGS, SPECIAL_MAP, "added_tokens.json"):
         if (folder / name).is_file():
@@ -189,7 +189,7 @@ def side_files(folder: Path) -> dict[str, Any]:
 
 
 def model_tokens(folder: Path) -> ModelTokens:
-    """Which tokens begin and end a text as the model's files say; generation_config.json goes before config.json."""
+    """Token ids from the model's files; generation_config.json takes precedence over config.json."""
     said: dict[str, Any] = {}
     for name in (MODEL_CONFIG, GENERATION_CONFIG):
         if (folder / name).is_file():
@@ -198,8 +198,8 @@ def model_tokens(folder: Path) -> ModelTokens:
     return ModelTokens(**said)
 
 
-def class_steps(file: TokenizerFile, settings: TokenizerSettings, model: ModelTokens) -> dict[str, Any]:
-    """What two classes of transformers do, which take only vocabulary and merges from tokenizer.json."""
+def transformers_class_steps(file: TokenizerFile, settings: TokenizerSettings, model: ModelTokens) -> dict[str, Any]:
+    """Steps of two transformers classes that use only the vocabulary and merges of tokenizer.json."""
     named = settings.tokenizer_class or model.tokenizer_class or {"gpt2": "GPT2Tokenizer"}.get(model.model_type or "")
     kind = (named or "").removesuffix("Fast")
     if kind == "GPT2Tokenizer":
@@ -231,8 +231,8 @@ def _steps(step: Any, inner: str) -> Iterator[dict[str, Any]]:
         yield from _steps(one, inner)
 
 
-def _obstacle(file: TokenizerFile) -> str | None:
-    """What keeps a text from coming back from its tokens, or its bytes from being counted."""
+def _incompatibility(file: TokenizerFile) -> str | None:
+    """Why texts could not be decoded exactly, or their bytes not be counted; None if they can."""
     model, symbols = file.model, set(byte_of_symbol())
     for step in file.pre_tokenizers:
         kind = step.get("type")
@@ -242,7 +242,7 @@ def _obstacle(file: TokenizerFile) -> str | None:
             return f"its pre-tokenizer writes a space as {shown(step.get('replacement'))}"
     for step in file.normalizers:
         kind = step.get("type")
-        # Composing characters changes no text that is written as most programs write it.
+        # NFC leaves text unchanged that is already composed, as most text is.
         spaces = kind == "Replace" and step.get("content") == SPACE and step.get("pattern") == {"String": " "}
         dummy = kind == "Prepend" and step.get("prepend") == SPACE
         if not (kind == "NFC" or (not file.byte_level and (spaces or dummy))):

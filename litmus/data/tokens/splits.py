@@ -1,4 +1,4 @@
-"""Which text is held out: decided in one pass that keeps two bytes per document, whatever the corpus size."""
+"""The train/held-out split, decided in one pass with two bytes of memory per document."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from litmus.data.text.documents import Piece, character_boundary
 from litmus.errors import BadInput
 
-FEWEST_DOCUMENTS = 10
+MIN_DOCUMENTS = 10
 BINS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Split:
-    """How a corpus divides into train and held_out, and what one pass over it counted.
+    """The split of a corpus into train and held_out, and counts from one pass over it.
 
-    `blank` says that all of it is white space. By document, `bins[d]` is the bin of document d and `held[bin]` says
-    whether a bin is held out; otherwise `held` is None and everything from byte `cut` on is held out.
+    blank: whether the text is all white space. By document: `bins[d]` is the bin of document d and `held[bin]` whether
+    a bin is held out. Otherwise `held` is None and everything from byte `cut` on is held out.
     """
 
     documents: int
@@ -34,15 +34,15 @@ class Split:
 
     @property
     def rule(self) -> str:
-        """How the split was made, in words."""
+        """The rule of the split, for display."""
         return "contiguous" if self.held is None else "by document"
 
     def place(self, pieces: Iterable[Piece]) -> Iterator[tuple[str, Piece]]:
-        """Send every piece to "train" or "held_out"; at a contiguous cut, one piece becomes two."""
+        """Assign every piece to "train" or "held_out"; a contiguous cut splits one piece in two."""
         if self.held is not None:
             for piece in pieces:
                 if piece.document >= len(self.bins):
-                    raise BadInput("the corpus has more documents than a moment ago: it changed while it was read")
+                    raise BadInput("the corpus changed while it was read: it has more documents than before")
                 yield ("held_out" if self.held[self.bins[piece.document]] else "train"), piece
             return
         position = 0
@@ -56,12 +56,12 @@ class Split:
 
 
 def decide_split(pieces: Iterable[Piece], held_out: float) -> Split:
-    """Choose the share `held_out` of a corpus's bytes.
+    """Hold out the fraction `held_out` of a corpus's bytes.
 
-    Documents fall into 65536 bins by the sha256 of their text, and bins are held out in order until the share
-    is reached. So copies of a document never land on both sides, and a document keeps its side (but for a few
-    near the threshold) when the corpus grows or is sampled. Fewer than ten documents, or documents too large or too
-    equal to come near both shares, are cut in one place instead: the last `held_out` of the bytes.
+    Documents are hashed (sha256) into 65536 bins, and bins are held out in order until the fraction is reached. So
+    duplicates are never on both sides, and a document keeps its side, except for a few near the threshold, when the
+    corpus grows or is sampled. With fewer than ten documents, or if the result is far from the fraction because
+    documents are too large or too similar, the last `held_out` of the bytes are held out instead.
     """
     bins: array[int] = array("H")
     bytes_in_bin = np.zeros(BINS, dtype=np.int64)
@@ -81,12 +81,12 @@ def decide_split(pieces: Iterable[Piece], held_out: float) -> Split:
             held[place] = True
             share += size
     near = share >= target / 2 and total - share >= (total - target) / 2
-    by_document = len(bins) >= FEWEST_DOCUMENTS and near
+    by_document = len(bins) >= MIN_DOCUMENTS and near
     return Split(len(bins), total, blank, bad, bins, held if by_document else None, round(total - target))
 
 
 def _measured(pieces: Iterable[Piece]) -> Iterator[tuple[int, bytes, int, bool]]:
-    """Of every document: size in bytes, sha256, replaced sequences, and whether it is all white space."""
+    """Per document: size in bytes, sha256, number of replaced sequences, and whether it is all white space."""
     document, size, bad, blank, digest = -1, 0, 0, True, hashlib.sha256()
     for piece in pieces:
         if piece.document != document:

@@ -16,27 +16,27 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from litmus.data.json_files import read_json
-from litmus.data.messages import Announce, printable, progress, readable_bytes
+from litmus.data.messages import Log, printable, progress, readable_bytes
 from litmus.data.text.corpora import Corpus
-from litmus.data.text.documents import LeftOut, Piece, first_bytes, read_pieces
+from litmus.data.text.documents import Piece, SkippedRows, read_pieces, take_bytes
 from litmus.data.tokens.make_tokenizer import load_tokenizer, make_tokenizer
 from litmus.data.tokens.splits import decide_split
 from litmus.data.tokens.tokenizer import FILE_NAME, Tokenizer
 from litmus.errors import BadInput
 
 SPLITS = ("train", "held_out")
-# A change of the files' layout, of the reading or of the splitting needs a new number here.
+# Increment when the file layout, the reading or the splitting changes.
 FORMAT = 2
-ENCODE_AT_ONCE_BYTES = 4_000_000
-ENCODE_AT_ONCE_PIECES = 4096
+ENCODE_BATCH_BYTES = 4_000_000
+ENCODE_BATCH_PIECES = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class TokenData:
-    """A prepared corpus: two token streams, the tokenizer, and where they come from.
+    """A prepared corpus: two token streams, the tokenizer and their provenance.
 
-    `train` and `held_out` are 1-D uint16 or uint32 arrays, memory-mapped. `fingerprint` is the sha256 of the
-    token files and of how they were made. `provenance` is JSON-able.
+    `train` and `held_out` are memory-mapped uint16 or uint32 arrays of shape (tokens,). `fingerprint` is the sha256 of
+    the token files and of the settings that made them. `provenance` is JSON-serializable.
     """
 
     train: np.ndarray
@@ -51,10 +51,10 @@ class TokenData:
         return self.tokenizer.token_bytes
 
     def text_bytes(self, tokens: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """The bytes of text that each of `tokens` stands for, given the one before it; a space that the tokenizer put
-        before a document is none of them."""
+        """UTF-8 bytes of text per token, given the preceding tokens; a space that the tokenizer added before a document
+        does not count."""
         counted = self.token_bytes[tokens]
-        if self.tokenizer.puts_a_space:
+        if self.tokenizer.adds_prefix_space:
             spaced = np.array([piece[:1] == b" " for piece in self.tokenizer.pieces])
             counted = counted - ((before == self.tokenizer.prefix[-1]) & spaced[tokens])
         return counted
@@ -68,33 +68,33 @@ def write_token_files(
     held_out: float,
     sample_bytes: int | None,
     key: str,
-    announce: Announce,
+    log: Log,
 ) -> None:
-    """Read, split and tokenize `corpus` into `folder`: train.bin, held_out.bin, the tokenizer, provenance.json."""
+    """Read, split and tokenize `corpus`; writes train.bin, held_out.bin, tokenizer.json and provenance.json."""
 
-    left_out = LeftOut()
+    skipped = SkippedRows()
 
-    def pieces(left_out: LeftOut | None = None) -> Iterator[Piece]:
-        return first_bytes(read_pieces(corpus.files, left_out), sample_bytes)
+    def pieces(skipped: SkippedRows | None = None) -> Iterator[Piece]:
+        return take_bytes(read_pieces(corpus.files, skipped), sample_bytes)
 
     def train_text() -> Iterator[str]:
         return (piece.text.decode() for split, piece in plan.place(pieces()) if split == "train")
 
     name = printable(corpus.name)
-    announce(f"reading {name} ({len(corpus.files)} files)")
-    plan = decide_split(pieces(left_out), held_out)
+    log(f"reading {name} ({len(corpus.files)} files)")
+    plan = decide_split(pieces(skipped), held_out)
     if plan.bytes == 0:
-        raise BadInput(f"the corpus {name!r} is empty: its {len(corpus.files)} files hold no text")
+        raise BadInput(f"the corpus {name!r} is empty: its {len(corpus.files)} files contain no text")
     if plan.blank:
-        raise BadInput(f"the corpus {name!r} holds nothing but white space, {readable_bytes(plan.bytes)} of it")
-    made = make_tokenizer(tokenizer, train_text, round(plan.bytes * (1 - held_out)), announce)
+        raise BadInput(f"the corpus {name!r} contains only white space ({readable_bytes(plan.bytes)})")
+    made = make_tokenizer(tokenizer, train_text, round(plan.bytes * (1 - held_out)), log)
     made.save(folder)
     with (folder / "train.bin").open("wb") as train_file, (folder / "held_out.bin").open("wb") as held_out_file:
         streams = {"train": _Stream(train_file, made), "held_out": _Stream(held_out_file, made)}
-        with progress(f"tokenizing {name}", plan.bytes, announce) as advance:
+        with progress(f"tokenizing {name}", plan.bytes, log) as advance:
             for batch in _batches(plan.place(pieces())):
                 texts = [piece.text.decode() for _, piece in batch]
-                encoded = made.encode_batch(texts, [streams[split].goes_on(piece) for split, piece in batch])
+                encoded = made.encode_batch(texts, [streams[split].continues_document(piece) for split, piece in batch])
                 for (split, piece), ids in zip(batch, encoded, strict=True):
                     streams[split].add(piece, ids)
                 advance(sum(len(piece.text) for _, piece in batch))
@@ -113,7 +113,7 @@ def write_token_files(
         "bytes": {split: stream.bytes for split, stream in streams.items()},
         "tokens": {split: stream.tokens for split, stream in streams.items()},
         "bad_utf8_replaced": plan.bad_utf8,
-        "rows_without_text": left_out.rows,
+        "rows_without_text": skipped.rows,
         "columns": sorted({file.column for file in corpus.files if file.column is not None}),
         "sha256": {split: stream.hash.hexdigest() for split, stream in streams.items()},
         "tokenizer_sha256": hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest(),
@@ -123,7 +123,7 @@ def write_token_files(
 
 
 def open_token_files(folder: Path, corpus: Corpus) -> TokenData:
-    """Map the files that `write_token_files` left in `folder`; BadInput if they were damaged since."""
+    """Memory-map the files that `write_token_files` wrote; BadInput if they are damaged."""
     try:
         provenance = read_json(folder / "provenance.json")
         tokenizer = load_tokenizer(folder)
@@ -150,21 +150,21 @@ class _Stream:
         self._tokenizer = tokenizer
         self._document = self._announced = -1
 
-    def goes_on(self, piece: Piece) -> bool:
-        """Whether a piece, asked for in the order of the stream, is not the first of its document there."""
+    def continues_document(self, piece: Piece) -> bool:
+        """Whether a piece is not the first of its document in this stream; to be called in order."""
         before, self._announced = self._announced, piece.document
         return before == piece.document
 
     def add(self, piece: Piece, ids: list[int]) -> None:
         if piece.document != self._document:
             self._document = piece.document
-            self._write(self._tokenizer.between if self.documents else self._tokenizer.prefix)
+            self._write(self._tokenizer.separator if self.documents else self._tokenizer.prefix)
             self.documents += 1
         self.bytes += len(piece.text)
         self._write(ids)
 
     def finish(self) -> None:
-        self._write([self._tokenizer.end])
+        self._write([self._tokenizer.eos_id])
 
     def _write(self, ids: Sequence[int]) -> None:
         raw = np.array(ids, dtype=self._dtype).tobytes()
@@ -183,7 +183,7 @@ def _batches(placed: Iterable[tuple[str, Piece]]) -> Iterator[list[tuple[str, Pi
     for split, piece in placed:
         batch.append((split, piece))
         size += len(piece.text)
-        if size >= ENCODE_AT_ONCE_BYTES or len(batch) >= ENCODE_AT_ONCE_PIECES:
+        if size >= ENCODE_BATCH_BYTES or len(batch) >= ENCODE_BATCH_PIECES:
             yield batch
             batch, size = [], 0
     if batch:

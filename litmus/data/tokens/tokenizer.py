@@ -1,4 +1,4 @@
-"""What a tokenizer is: a list of byte strings, one per token id, and a way to cut text into them."""
+"""Tokenizers: the base class, bytes, and byte-pair encoding."""
 
 from __future__ import annotations
 
@@ -18,65 +18,65 @@ FILE_NAME = "tokenizer.json"
 
 
 END_NAME = "<|endoftext|>"
-"""How the end token of Litmus's own tokenizers is written."""
+"""Text form of the end token of Litmus's own tokenizers."""
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back. `pieces[i]` are the bytes of token i; `end`, which ends documents, has none.
+    """Text to token ids and back. `pieces[i]` are the bytes of token i; `eos_id`, which ends documents, has none.
 
-    Any text can be encoded, decoding gives back exactly that text, and the bytes of a token are known.
-    prefix: the tokens before a document. window_prefix: those before every sequence, where the model knows none
-    without them. stops: the tokens that end a generation. puts_a_space: whether the first token of a text holds a space
-    that is not in the text.
+    Any text can be encoded, decoding returns exactly that text, and the bytes of each token are known.
+    prefix: tokens before a document. window_prefix: tokens before every sequence, if the model expects them.
+    stop_ids: tokens that end a generation. adds_prefix_space: whether the first token of a text contains a space that
+    is not in the text.
     """
 
-    puts_a_space: bool = False
+    adds_prefix_space: bool = False
 
-    def __init__(self, name: str, pieces: list[bytes], end: int):
+    def __init__(self, name: str, pieces: list[bytes], eos_id: int):
         self.name = name
         self.pieces = pieces
         self.vocab_size = len(pieces)
-        self.end = end
-        self.prefix: tuple[int, ...] = (end,)
+        self.eos_id = eos_id
+        self.prefix: tuple[int, ...] = (eos_id,)
         self.window_prefix: tuple[int, ...] = ()
-        self.stops: tuple[int, ...] = (end,)
+        self.stop_ids: tuple[int, ...] = (eos_id,)
 
     @property
-    def between(self) -> tuple[int, ...]:
-        """The tokens between two documents: the end of one and what stands before the next, or one token for both."""
-        return self.prefix if self.prefix == (self.end,) else (self.end, *self.prefix)
+    def separator(self) -> tuple[int, ...]:
+        """Tokens between two documents: the end of one and the prefix of the next, or one token for both."""
+        return self.prefix if self.prefix == (self.eos_id,) else (self.eos_id, *self.prefix)
 
     @property
     def special(self) -> dict[str, int]:
-        """The tokens that no text is encoded to unless that is asked for, by their names."""
-        return {END_NAME: self.end}
+        """Special tokens by name: no text is encoded to them except with `allow_special`."""
+        return {END_NAME: self.eos_id}
 
     @property
     def token_bytes(self) -> np.ndarray:
-        """(vocab_size,) int64: the UTF-8 bytes of each token; 0 for the end token."""
+        """(vocab_size,) int64: UTF-8 bytes per token; 0 for the end token."""
         return np.array([len(piece) for piece in self.pieces], dtype=np.int64)
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
-        """The token ids of each text, without special tokens; `continuing` says which texts go on from one before."""
+        """The token ids of each text, without special tokens; `continuing`: which texts continue the one before."""
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """The token ids of `text`; special tokens are read out of it only with `allow_special`."""
+        """The token ids of `text`; names of special tokens in it are parsed only with `allow_special`."""
         if not allow_special:
             return self.encode_batch([text])[0]
         first, *others = self.encode_batch(text.split(END_NAME))
-        return [*first, *(token for part in others for token in (self.end, *part))]
+        return [*first, *(token for part in others for token in (self.eos_id, *part))]
 
     def prompt(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """The tokens of a text that a model is to continue, begun as the model expects; never empty."""
+        """The tokens of a prompt, with the tokens that the model expects before it; never empty."""
         return [*self.prefix, *self.encode(text, allow_special=allow_special)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids; end tokens vanish, and a character cut in two becomes U+FFFD."""
+        """The text of token ids; end tokens have none, and an incomplete character becomes U+FFFD."""
         return b"".join(map(self.piece, ids)).decode(errors="replace")
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token, none beyond the vocabulary: a published model may have rows that no token uses."""
+        """The bytes of a token; none beyond the vocabulary, because embeddings may have more rows than tokens."""
         return self.pieces[token] if token < self.vocab_size else b""
 
     def save(self, folder: str | Path) -> None:
@@ -92,10 +92,10 @@ class Tokenizer(ABC):
 
 
 class ByteTokenizer(Tokenizer):
-    """One token per UTF-8 byte: ids 0 to 255, and 256 for the end of a document."""
+    """One token per UTF-8 byte (ids 0 to 255) and the end token (256)."""
 
     def __init__(self) -> None:
-        super().__init__("bytes", [*(bytes([value]) for value in range(256)), b""], end=256)
+        super().__init__("bytes", [*(bytes([value]) for value in range(256)), b""], eos_id=256)
 
     def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
@@ -104,8 +104,8 @@ class ByteTokenizer(Tokenizer):
 class BytePairTokenizer(Tokenizer):
     """Byte-level byte-pair encoding: the 256 bytes, then one token per merge, then the end token.
 
-    `merges` are lines such as "Ġ t" in GPT-2's notation, in which every byte is written as a printable
-    character (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+    `merges` are lines such as "Ġ t" in GPT-2's notation, which writes every byte as a printable character
+    (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
     """
 
     def __init__(self, name: str, merges: list[str]):
@@ -116,7 +116,7 @@ class BytePairTokenizer(Tokenizer):
         for left, right in pairs:
             ids.setdefault(left + right, len(ids))
         pieces = [bytes(byte_of[char] for char in symbol) for symbol in ids]
-        super().__init__(name, [*pieces, b""], end=len(pieces))
+        super().__init__(name, [*pieces, b""], eos_id=len(pieces))
         self._backend = Backend(models.BPE(vocab=ids, merges=pairs))
         self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
@@ -128,9 +128,9 @@ class BytePairTokenizer(Tokenizer):
 
 
 def byte_of_symbol() -> dict[str, int]:
-    """The byte that each of GPT-2's 256 symbols stands for, in the order of their token ids.
+    """The byte of each of GPT-2's 256 symbols, in the order of their token ids.
 
-    A byte that is a printable Latin-1 character is its own symbol; the others follow, numbered from U+0100.
+    A byte that is a printable Latin-1 character is its own symbol; the others are numbered from U+0100.
     """
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     printable = {symbol: ord(symbol) for symbol in symbols if ord(symbol) < 256}

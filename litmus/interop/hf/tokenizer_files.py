@@ -37,9 +37,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> dict[st
         if tokenizer.around is not None:
             begin = tokenizer.around.bos
             ids = {} if begin is None else {"bos_token_id": begin}
-            stops = list(tokenizer.stops)
+            stops = list(tokenizer.stop_ids)
             return {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
-        end = next(name for name, number in tokenizer.special.items() if number == tokenizer.end)
+        end = next(name for name, number in tokenizer.special.items() if number == tokenizer.eos_id)
     else:
         _backend(tokenizer).save(str(folder / FILE_NAME))
     settings = {
@@ -50,7 +50,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> dict[st
         "clean_up_tokenization_spaces": False,
     }
     write_json(folder / SETTINGS, settings)
-    return {"bos_token_id": tokenizer.end, "eos_token_id": tokenizer.end}
+    return {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id}
 
 
 def _backend(tokenizer: Tokenizer) -> Backend:
@@ -60,7 +60,7 @@ def _backend(tokenizer: Tokenizer) -> Backend:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(END_NAME, special=True, normalized=False)])
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{END_NAME} $A", special_tokens=[(END_NAME, tokenizer.end)]
+        single=f"{END_NAME} $A", special_tokens=[(END_NAME, tokenizer.eos_id)]
     )
     return backend
 

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, t
 from tokenizers import Tokenizer as Backend
 
 from litmus.data import DataSettings, load_tokenizer, prepare
-from litmus.data.tokens.hf_tokenizer import read_imported
+from litmus.data.tokens.hf_tokenizer import read_hf_tokenizer
 from litmus.errors import BadInput
 
 TEXT = ["the cat sat on the mat, the café cat 猫 sat\n    again and again, 1234567 times\n" * 20]
@@ -50,7 +50,7 @@ def test_any_text_comes_back_as_it_was_and_its_bytes_are_counted(tmp_path_factor
     folder = tmp_path_factory.getbasetemp()
     BACKEND.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
-    tokenizer = read_imported(folder / "tokenizer.json")
+    tokenizer = read_hf_tokenizer(folder / "tokenizer.json")
     ids = tokenizer.encode(text)
     normal = unicodedata.normalize("NFC", text)  # as the tokenizer's own normalizer has it
     assert tokenizer.decode(ids) == normal
@@ -70,16 +70,16 @@ def test_a_saved_one_loads_as_what_it_was(folder, tmp_path):
     (tmp_path / "again").mkdir()
     tokenizer.save(tmp_path / "again")
     again = load_tokenizer(tmp_path / "again")
-    assert (again.name, again.pieces, again.end) == (tokenizer.name, tokenizer.pieces, tokenizer.end)
+    assert (again.name, again.pieces, again.eos_id) == (tokenizer.name, tokenizer.pieces, tokenizer.eos_id)
     assert again.encode(TEXT[0]) == tokenizer.encode(TEXT[0])
 
 
 def test_the_files_beside_it_say_which_token_ends_a_document(folder):
     end, begin = BACKEND.token_to_id("<end>"), BACKEND.token_to_id("<begin>")
-    assert load_tokenizer(folder).end == end
+    assert load_tokenizer(folder).eos_id == end
     (folder / "tokenizer_config.json").unlink()
     (folder / "config.json").write_text(json.dumps({"eos_token_id": [begin, end]}))
-    assert load_tokenizer(folder).end == begin
+    assert load_tokenizer(folder).eos_id == begin
     (folder / "config.json").unlink()
     with pytest.raises(BadInput, match="no special token that ends a document; name it as eos_token"):
         load_tokenizer(folder)

@@ -10,7 +10,7 @@ from litmus.errors import BadInput
 
 
 def found(name, lines=None):
-    return resolve(str(name), sample_bytes=None, announce=(lines if lines is not None else []).append)
+    return resolve(str(name), sample_bytes=None, log=(lines if lines is not None else []).append)
 
 
 def refused(name):
@@ -64,7 +64,7 @@ def test_a_pipe_is_refused_and_not_waited_for(folder):
     assert "is a pipe" in refused(f"{folder}/*.txt")
     lines = []
     assert names(found(folder, lines), folder) == ["a.txt", "sub/b.txt"]
-    assert any("1 files were passed over" in line for line in lines)
+    assert any("skipped 1 files" in line for line in lines)
 
 
 def test_links_that_lead_nowhere_or_in_a_circle_are_named(folder):
@@ -74,7 +74,7 @@ def test_links_that_lead_nowhere_or_in_a_circle_are_named(folder):
     assert "cannot be read" in refused(folder / "circle.txt")
     lines = []
     assert names(found(folder, lines), folder) == ["a.txt", "sub/b.txt"]
-    assert any("2 files were passed over" in line for line in lines)
+    assert any("skipped 2 files" in line for line in lines)
 
 
 def test_linked_folders_are_followed_and_each_is_entered_once(folder, tmp_path):
@@ -128,7 +128,7 @@ def test_files_whose_names_say_that_they_are_no_text_are_refused_as_what_they_ar
     assert what in refused(folder / name)
     lines = []
     assert names(found(folder, lines), folder) == ["a.txt", "sub/b.txt"]
-    assert any("1 files were passed over" in line for line in lines)
+    assert any("skipped 1 files" in line for line in lines)
 
 
 def test_a_folder_without_text_says_what_it_holds(folder):
