@@ -99,4 +99,4 @@ def _prepared(corpus: str, tokenizer: str, held_out: float, sample_bytes: int | 
     from litmus.data import DataSettings, prepare
 
     settings = DataSettings(corpus=corpus, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
-    return prepare(settings, announce=log)
+    return prepare(settings, log=log)

@@ -12,11 +12,11 @@ import torch
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
-from litmus.data import DataSettings, TokenData, document_ids, held_out_windows, prepare
-from litmus.data.corpora import resolve
-from litmus.data.documents import read_pieces
-from litmus.data.splits import decide_split
-from litmus.data.windows import check_one_window
+from litmus.data import DataSettings, TokenData, prepare
+from litmus.data.sampler import check_window_fits, document_ids, held_out_windows
+from litmus.data.text.corpora import resolve
+from litmus.data.text.documents import read_pieces
+from litmus.data.tokens.splits import decide_split
 from litmus.errors import BadInput
 from litmus.model.plugins import plugin_faults
 from litmus.nn import RouterStats
@@ -83,7 +83,7 @@ def evaluate(
         limit_tokens = tokens_within(data, limit_bytes)
     device = next(model.parameters()).device
     tokenizer = data.tokenizer
-    unscored = () if tokenizer.prefix == (tokenizer.end,) else tokenizer.prefix
+    unscored = () if tokenizer.prefix == (tokenizer.eos_id,) else tokenizer.prefix
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
@@ -153,7 +153,7 @@ def evaluate_run(
     run = load_run(folder, best=best, trust_plugin=trust_plugin, log=log)
     config = run.config
     if corpus is None or corpus == config.data.corpus:
-        data = prepare(_own_tokenizer(config.data, folder), announce=log)
+        data = prepare(_own_tokenizer(config.data, folder), log=log)
         if data.fingerprint != config.data_fingerprint:
             log(f"the corpus {config.data.corpus!r} is not what the run was trained on: its text has changed since")
     else:
@@ -182,7 +182,7 @@ def _own_tokenizer(settings: DataSettings, folder: Path) -> DataSettings:
 
 def _held_out_of(corpus: str, like: DataSettings, tokenizer: Any, log: Callable[[str], None]) -> TokenData:
     """The held-out split of another corpus in the tokens of a run, in memory."""
-    files = resolve(corpus, sample_bytes=None, announce=log).files
+    files = resolve(corpus, sample_bytes=None, log=log).files
     split = decide_split(read_pieces(files), like.held_out)
     stream: list[np.ndarray] = [np.array(tokenizer.prefix)]
     document = None
@@ -191,18 +191,18 @@ def _held_out_of(corpus: str, like: DataSettings, tokenizer: Any, log: Callable[
             continue
         same = document == piece.document
         if document is not None and not same:
-            stream.append(np.array(tokenizer.between))
+            stream.append(np.array(tokenizer.separator))
         document = piece.document
         stream.append(np.array(tokenizer.encode_batch([piece.text.decode()], [same])[0]))
     if document is None:
         raise BadInput(f"the corpus {corpus!r} is too short to hold out {like.held_out:g} of it")
-    tokens = np.concatenate([*stream, [tokenizer.end]]).astype(np.uint32)
+    tokens = np.concatenate([*stream, [tokenizer.eos_id]]).astype(np.uint32)
     return TokenData(tokens, tokens, tokenizer, "", {"corpus": corpus})
 
 
 def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) -> None:
     """BadInput unless the held-out split has a window of `context` tokens, and text within each token limit."""
-    check_one_window(data.held_out, context, "held-out")
+    check_window_fits(data.held_out, context, "held-out")
     for limit in limits:
         # Only the end token has no bytes, and there is text between any two of them.
         targets = np.asarray(data.held_out[1 : 1 + (4 if limit is None else min(limit, 4))], dtype=np.int64)
@@ -216,7 +216,7 @@ def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) 
 def tokens_within(data: TokenData, limit_bytes: int) -> int:
     """Number of held-out targets that make up at most `limit_bytes` bytes of text."""
     # There is text between any two documents, and only the tokens that separate them have no bytes.
-    reach = 2 + (1 + len(data.tokenizer.between)) * limit_bytes
+    reach = 2 + (1 + len(data.tokenizer.separator)) * limit_bytes
     targets = np.asarray(data.held_out[1:reach], dtype=np.int64)
     ends = np.cumsum(data.text_bytes(targets, np.asarray(data.held_out[: reach - 1][: len(targets)], dtype=np.int64)))
     tokens = int(np.searchsorted(ends, limit_bytes, side="right"))

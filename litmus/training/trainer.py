@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from litmus.data import DataSettings, Sampler, TokenData, prepare
-from litmus.data.windows import check_one_window
+from litmus.data import DataSettings, TokenData, prepare
+from litmus.data.sampler import Sampler, check_window_fits
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.locks import folder_lock
@@ -91,7 +91,7 @@ def train_run(
     """
     display = display or Display()
     check_trained(resolve(recipe, trust_plugin=trust_plugin), settings.batch, settings.context)
-    data = prepare(data_settings, announce=display.log)
+    data = prepare(data_settings, log=display.log)
     vocabulary = data.tokenizer.vocab_size if start is None else None
     whole = resolve(recipe, vocab_size=vocabulary, trust_plugin=trust_plugin)
     if data.tokenizer.vocab_size > whole.vocab_size:
@@ -100,7 +100,7 @@ def train_run(
             f"{whole.vocab_size}; train from a run whose tokenizer has no more tokens than its model"
         )
     new = make_config(whole, data, data_settings, settings, start)
-    check_one_window(data.train, new.resolved.context, "train")
+    check_window_fits(data.train, new.resolved.context, "train")
     check_scorable(data, new.resolved.context, (settings.validate_tokens, settings.evaluate_tokens))
     folder = Path(folder)
     with folder_lock(folder, "training in"):

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmus.data import DataSettings, TokenData, Tokenizer
-from litmus.data.tokenizers import IN_A_RUN
+from litmus.data.tokens.make_tokenizer import RUN_SUBFOLDER
 from litmus.errors import BadInput, first_fault
 from litmus.model import Decoder, Recipe
 from litmus.runtime.device import pick_device
@@ -27,7 +27,7 @@ from litmus.yaml_json import read_yaml
 UNKNOWN_CORPUS = "unknown"
 """The corpus of an imported model, whose training data is not known."""
 
-RUN, METRICS, CHECKPOINTS, TOKENIZER = "run.yaml", "metrics.jsonl", "checkpoints", IN_A_RUN
+RUN, METRICS, CHECKPOINTS, TOKENIZER = "run.yaml", "metrics.jsonl", "checkpoints", RUN_SUBFOLDER
 AUDIT = "audit.json"
 """The audit of the model, which is made before the training."""
 

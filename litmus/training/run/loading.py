@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from litmus.data import DataSettings, Tokenizer, load_tokenizer
-from litmus.data.tokenizer import FILE_NAME
-from litmus.data.tokenizers import check_tokenizer_name, make_tokenizer, tokenizer_file
+from litmus.data.tokens.make_tokenizer import check_tokenizer_name, make_tokenizer, tokenizer_file
+from litmus.data.tokens.tokenizer import FILE_NAME
 from litmus.errors import BadInput
 from litmus.files import read_regular_file, reading
 from litmus.model import Decoder
