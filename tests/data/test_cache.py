@@ -136,7 +136,7 @@ def test_an_empty_variable_names_no_cache_and_a_relative_one_is_taken_from_here(
 
 @pytest.mark.parametrize("damage", [b"", b"not sixty-four digits", b"\xff\xfe"])
 def test_a_damaged_memory_of_a_hash_is_not_believed(tmp_path, own_cache, monkeypatch, damage):
-    monkeypatch.setattr(cache, "REMEMBER_HASH_FROM_BYTES", 1)
+    monkeypatch.setattr(cache, "MIN_BYTES_TO_CACHE_HASH", 1)
     (tmp_path / "a").write_text("one")
     right = content_hash(tmp_path / "a", no_log)
     (memory,) = (own_cache / "hashes").iterdir()
@@ -145,14 +145,14 @@ def test_a_damaged_memory_of_a_hash_is_not_believed(tmp_path, own_cache, monkeyp
 
 
 def test_a_hash_is_computed_where_it_cannot_be_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "REMEMBER_HASH_FROM_BYTES", 1)
+    monkeypatch.setattr(cache, "MIN_BYTES_TO_CACHE_HASH", 1)
     monkeypatch.setenv("LITMUS_CACHE", "/proc/cache")
     (tmp_path / "a").write_text("one")
     assert len(content_hash(tmp_path / "a", no_log)) == 64
 
 
 def test_a_remembered_hash_is_forgotten_when_the_file_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "REMEMBER_HASH_FROM_BYTES", 1)
+    monkeypatch.setattr(cache, "MIN_BYTES_TO_CACHE_HASH", 1)
     file = tmp_path / "a"
     file.write_text("one")
     first = content_hash(file, no_log)

