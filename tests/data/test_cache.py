@@ -96,13 +96,13 @@ def test_what_another_process_is_building_is_not_swept_away(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from litmus.data.cache import built_once
+from litmus.data.cache import build_once
 
 def build(folder):
     (folder / "file").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 
-built_once(Path(sys.argv[1]), build, print)
+build_once(Path(sys.argv[1]), build, print)
 """
 
 

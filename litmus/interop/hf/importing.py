@@ -11,7 +11,7 @@ from torch import Tensor
 
 from litmus.data import DataSettings, TokenData, Tokenizer
 from litmus.data.json_files import read_json
-from litmus.data.tokens.hf_tokenizer import read_imported
+from litmus.data.tokens.hf_tokenizer import read_hf_tokenizer
 from litmus.data.tokens.hf_tokenizer_files import GENERATION_CONFIG
 from litmus.data.tokens.tokenizer import FILE_NAME, ByteTokenizer
 from litmus.errors import BadInput
@@ -55,7 +55,7 @@ def import_run(
     if tokenizer.vocab_size > recipe.vocab_size:
         sizes = f"the tokenizer has {tokenizer.vocab_size} tokens and the model {recipe.vocab_size}"
         log(f"{sizes}: text cannot be encoded for it")
-    if outside := [number for number in tokenizer.stops if number >= max(recipe.vocab_size, tokenizer.vocab_size)]:
+    if outside := [number for number in tokenizer.stop_ids if number >= max(recipe.vocab_size, tokenizer.vocab_size)]:
         raise BadInput(f"{folder}: eos_token_id = {outside[0]} is outside the model's {recipe.vocab_size} tokens")
     if ignored := not_followed(imported.generation_config or {}):
         log(f"{GENERATION_CONFIG}: {', '.join(ignored)} are kept for an export, and not followed here")
@@ -113,7 +113,7 @@ def _tokenizer(folder: Path, vocab_size: int, use_bytes: bool, log: Log) -> Toke
     plausible = count in (0, BYTES.vocab_size) and BYTES.vocab_size <= vocab_size <= MAX_BYTE_VOCABULARY
     if path.is_file() and not use_bytes:
         try:
-            return read_imported(path)
+            return read_hf_tokenizer(path)
         except BadInput as error:
             way_out = "; --bytes takes one token per byte instead" if plausible else ""
             raise BadInput(f"{error}{way_out}") from None

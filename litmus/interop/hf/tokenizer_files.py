@@ -10,10 +10,9 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from litmus.data import Tokenizer
-from litmus.data.imported_tokenizers import ImportedTokenizer
-from litmus.data.tokenizer import END_NAME, FILE_NAME, byte_of_symbol
-from litmus.data.tokenizer_json import SETTINGS
-from litmus.data.tokenizers import BytePairTokenizer
+from litmus.data.tokens.hf_tokenizer import ImportedTokenizer
+from litmus.data.tokens.hf_tokenizer_files import SETTINGS
+from litmus.data.tokens.tokenizer import END_NAME, FILE_NAME, BytePairTokenizer, byte_of_symbol
 from litmus.interop.hf.folder import write_json
 
 
