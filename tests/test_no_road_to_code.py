@@ -129,4 +129,9 @@ def test_a_chat_template_calls_nothing_and_reaches_no_attribute(
         code = run("chat", "runs/theirs", "--template", "chat.json", "--max-new-tokens", "2", "--device", "cpu")
         out, err = capsys.readouterr()
         assert code in (0, 2) and "class 'str'" not in out + err
+    for trick in ("{{ ''.__class__.__mro__ }}", "{{ cycler.__init__.__globals__.os.popen('touch ran') }}"):
+        (tmp_path / "their.jinja").write_text(trick)
+        monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+        assert run("chat", "runs/theirs", "--template", "their.jinja", "--device", "cpu") == 0
+        assert "the chat template cannot be rendered" in capsys.readouterr().out
     assert not (tmp_path / "ran").exists()

@@ -1,4 +1,4 @@
-"""A chat in a terminal: lines come in, replies are written as they are generated."""
+"""A chat in a terminal: reads lines, prints replies as they are generated."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from litmus.generation.sampling import Sampling
 from litmus.model import Decoder
 
 HELP = """\
-/reset       forget what was said
-/temp 0.5    draw with another temperature; 0 takes the likeliest token
-/save FILE   write the conversation as JSON, into a file that is not there yet
+/reset       forget the conversation
+/temp 0.5    change the temperature; 0 is greedy
+/save FILE   write the conversation as JSON into a new file
 /quit        leave, as Ctrl-D does
-Ctrl-C stops a reply and keeps what there is of it."""
+Ctrl-C stops a reply and keeps its beginning."""
 
 
 class Session:
-    """One conversation with a model. `sampling` are settings of `Sampling`; reply number i draws from seed + i."""
+    """One conversation with a model. `sampling` are settings of `Sampling`; reply number i samples with seed + i."""
 
     def __init__(
         self,
@@ -44,7 +44,8 @@ class Session:
         check_length(max_new_tokens)
         self.model = prepare(model, precision)
         self.tokenizer, self.conversation, self.out = tokenizer, conversation, out
-        self.room = min(max_new_tokens, conversation.context // 2)
+        self.max_new_tokens = min(max_new_tokens, conversation.context // 2)
+        self.stop, self.stop_strings = conversation.template.stops(tokenizer)
         self.seed = seed
         self.sampling = sampling
         self.commands: dict[str, Callable[[str], None]] = {
@@ -55,7 +56,7 @@ class Session:
         }
 
     def run(self, read: Callable[[], str]) -> None:
-        """Answer each line of `read` until it raises EOFError or is /quit; say in a sentence what cannot be done."""
+        """Answer each line of `read` until EOFError or /quit; bad input is reported in a sentence."""
         while True:
             try:
                 line = read().strip()
@@ -85,23 +86,27 @@ class Session:
         """Generate and print the reply to one message; Ctrl-C ends it."""
         self.conversation.add("user", line)
         try:
-            prompt = self.conversation.prompt(self.room)
+            prompt = self.conversation.prompt(self.max_new_tokens)
         except BadInput:
             self.conversation.messages.pop()
             raise
-        ends = self.conversation.template.ends()
-        decoding: dict[str, Any] = {"max_new_tokens": self.room, "seed": self.seed}
+        decoding: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "seed": self.seed, "stop": self.stop}
         self.seed += 1
         reply = ""
         try:
-            for piece in stream(
-                self.model, prompt, tokenizer=self.tokenizer, stop_strings=ends, **decoding, **self.sampling
+            for chunk in stream(
+                self.model,
+                [prompt],
+                tokenizer=self.tokenizer,
+                stop_strings=self.stop_strings,
+                **decoding,
+                **self.sampling,
             ):
-                new = piece.text if reply else piece.text.lstrip()
+                new = chunk.text if reply else chunk.text.lstrip()
                 print(new, end="", file=self.out, flush=True)
                 reply += new
         except KeyboardInterrupt:
-            pass  # what there is of the reply is kept
+            pass  # the beginning of the reply is kept
         self.conversation.add("assistant", reply.strip())
         self._say("")
 
@@ -120,7 +125,7 @@ class Session:
             raise BadInput("/save needs a file, e.g. /save chat.json")
         if Path(argument).is_file():
             raise BadInput(f"{argument} is there already; choose another file")
-        messages = [message.model_dump() for message in self.conversation.messages]
+        messages = self.conversation.messages
         try:
             write_atomically(Path(argument), json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n")
         except OSError as error:

@@ -1,0 +1,1 @@
+"""Conversations: messages and the chat template that writes them as text."""
