@@ -30,11 +30,11 @@ def training(gate: dict[str, Any] | None, precision: str, shape: dict[str, int])
     """A function that runs one training step, and the training FLOPs per token."""
     overrides = {} if gate is None else {"mixer.gate": gate}
     model = litmus.build("standard", vocab_size=VOCABULARY, context=CONTEXT, overrides=overrides, **shape)
-    stepper = TrainStep(model, TrainSettings(batch=BATCH, context=CONTEXT), precision, document_start=0)
+    train_step = TrainStep(model, TrainSettings(batch=BATCH, context=CONTEXT), precision, document_start=0)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 200_000).astype(np.uint16)
     sampler = Sampler(tokens, context=CONTEXT, batch=BATCH, seed=0)
     number = iter(range(10**9))
-    return lambda: stepper.step([sampler.batch(next(number))], 1e-3), training_flops_per_token(model.recipe)
+    return lambda: train_step.step([sampler.batch(next(number))], 1e-3), training_flops_per_token(model.recipe)
 
 
 def main() -> None:

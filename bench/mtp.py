@@ -30,11 +30,11 @@ def training(objective: dict[str, str], shape: dict[str, int], rows: int = BATCH
     """One training step of `rows` sequences in bf16, and its FLOPs per token."""
     model = litmus.build("standard", vocab_size=VOCABULARY, context=CONTEXT, objective=objective, **shape)
     flops = training_flops_per_token(model.recipe)
-    stepper = TrainStep(model, TrainSettings(batch=rows, context=CONTEXT), "bf16", document_start=0)
+    train_step = TrainStep(model, TrainSettings(batch=rows, context=CONTEXT), "bf16", document_start=0)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, 200_000).astype(np.uint16)
     sampler = Sampler(tokens, context=CONTEXT, batch=rows, seed=0)
     number = iter(range(10**9))
-    return lambda: stepper.step([sampler.batch(next(number))], 1e-3), flops
+    return lambda: train_step.step([sampler.batch(next(number))], 1e-3), flops
 
 
 def peak(side: str, threads: int) -> float:

@@ -55,13 +55,13 @@ def ours(recipe: str, precision: Precision, tokens: np.ndarray, **changes: objec
     """One step of Litmus: its sampler, loss, clipping, fused AdamW and precision."""
     model = litmus.build(recipe, vocab_size=VOCABULARY, overrides={**SHAPE, **changes})
     settings = TrainSettings(lr=LR, batch=BATCH, context=CONTEXT)
-    stepper = TrainStep(model, settings, precision, document_start=0)
+    train_step = TrainStep(model, settings, precision, document_start=0)
     sampler = Sampler(tokens, context=CONTEXT, batch=BATCH, seed=0)
     number = iter(range(10**9))
 
     def step() -> None:
         with matmul_precision(precision):
-            stepper.step([sampler.batch(next(number))], LR)
+            train_step.step([sampler.batch(next(number))], LR)
 
     return step
 

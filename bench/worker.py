@@ -33,14 +33,14 @@ def step_of(side: str, precision: str, rows: int, context: int) -> Callable[[], 
     name, changes = SIDES[side]
     model = build(name, overrides={**changes, "context": context})
     settings = TrainSettings(batch=rows, context=context)
-    stepper = TrainStep(model, settings, precision, document_start=0)  # type: ignore[arg-type]
+    train_step = TrainStep(model, settings, precision, document_start=0)  # type: ignore[arg-type]
     tokens = np.random.default_rng(0).integers(0, model.recipe.vocab_size, 200_000).astype(np.uint16)
     sampler = Sampler(tokens, context=context, batch=rows, seed=0)
     number = iter(range(10**9))
 
     def take() -> None:
         with matmul_precision(precision):  # type: ignore[arg-type]
-            stepper.step([sampler.batch(next(number))], 1e-3)
+            train_step.step([sampler.batch(next(number))], 1e-3)
 
     return take
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 the thing tested failed, 2 bad input (docs/commands.md has the others)."""
     try:
-        from litmus import process  # what takes time to import is imported where Ctrl-C is answered
+        from litmus import process  # imported here, where Ctrl-C is handled
 
         if arguments is None:
             process.begin()

@@ -1,4 +1,4 @@
-"""The tree of commands: one thin file per command, joined here."""
+"""The `litmus` command, which joins the commands; each has a file of its own."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def litmus(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Results only: no progress and no notes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Results only: no progress, no messages.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Put transformer ideas to the test: audit them, train them against a baseline, read the verdict.
 
-    --quiet and --debug may also stand behind a command. Exit codes: 0 done, 1 the thing tested failed, 2 bad input,
+    --quiet and --debug may also follow a command. Exit codes: 0 done, 1 the thing tested failed, 2 bad input,
     130 stopped by Ctrl-C, 143 by SIGTERM or SIGHUP.
     """
     QUIET.set(quiet)

@@ -15,16 +15,18 @@ from litmus.cli.output import log, results
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
-    data: Annotated[str | None, typer.Option(help="Another corpus to score on; the run's own when not given.")] = None,
+    data: Annotated[str | None, typer.Option(help="Another corpus to score on. Default: the run's.")] = None,
     limit_bytes: Annotated[
-        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first so many bytes of text.")
+        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first N bytes of text.", metavar="N")
     ] = None,
     limit_tokens: Annotated[
-        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first so many tokens.")
+        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first N tokens.", metavar="N")
     ] = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window; the run's when not given.")] = None,
-    best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window. Default: the run's.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss.")] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto uses a CUDA device if there is one.")
+    ] = "auto",
     trust_plugin: TrustPlugin = False,
     json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
 ) -> None:
@@ -56,7 +58,7 @@ def evaluate(
     )
     report = runs.saved_audit(run)
     if report is not None and not report.passed:
-        Console(stderr=True).print(f"{report.subject} {report.mark()}: what follows is no score", style="bold red")
+        Console(stderr=True).print(f"{report.subject} {report.mark()}: the following is not a score", style="bold red")
     if json:
         print(score.model_dump_json(indent=1))
     else:

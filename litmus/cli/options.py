@@ -1,4 +1,4 @@
-"""Options that several commands share, and how `--set key=value` is read."""
+"""Options of several commands, and the parsing of `--set key=value`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from litmus.yaml_json import parse_yaml
 
 Size = Annotated[
     str | None,
-    typer.Option(help="A row of the size table: tiny, mini, small or base; own: the size that the recipe states."),
+    typer.Option(help="A row of the size table (tiny, mini, small or base), or own for the size in the recipe."),
 ]
 Override = Annotated[
     list[str] | None,
@@ -34,11 +34,11 @@ TokenizerOrOwn = Annotated[
 ]
 TokenizerOfSaved = Annotated[
     str | None,
-    typer.Option("--tokenizer", help="For a saved model, which keeps none: bytes, gpt2, a run, or a tokenizer.json."),
+    typer.Option("--tokenizer", help="For a saved model, which has none: bytes, gpt2, a run, or a tokenizer.json."),
 ]
-HeldOut = Annotated[float, typer.Option(min=0, max=1, help="Share of the text's bytes that is held out.")]
+HeldOut = Annotated[float, typer.Option(min=0, max=1, help="Fraction of the text's bytes that is held out.")]
 SampleBytes = Annotated[
-    int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Use only the first so many bytes of the corpus.")
+    int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Use only the first N bytes of the corpus.", metavar="N")
 ]
 Option = Annotated[
     list[str] | None,
@@ -49,13 +49,14 @@ Option = Annotated[
 TrustPlugin = Annotated[
     bool,
     typer.Option(
-        "--trust-plugin", help="Run a plug-in's code that a folder or recipe file names, if it is new to you."
+        "--trust-plugin",
+        help="Run the plug-in code that a folder or recipe file names even if you have never named it.",
     ),
 ]
 
 
 def setting(name: str) -> Any:
-    """The typer option with the help and the bounds that the training setting of that name declares."""
+    """A typer option with the help text and the bounds of a training setting."""
     field = TrainSettings.model_fields[name]
     low = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)
     high = next((bound.le for bound in field.metadata if hasattr(bound, "le")), MAX_INT)
@@ -63,7 +64,7 @@ def setting(name: str) -> Any:
 
 
 def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, Any]:
-    """["mixer.kv_heads=2"] as {"mixer.kv_heads": 2}; values are read as YAML. `option` is what an error names."""
+    """["mixer.kv_heads=2"] as {"mixer.kv_heads": 2}, values parsed as YAML; `option` is named in errors."""
     changes: dict[str, Any] = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")

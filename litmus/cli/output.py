@@ -1,4 +1,4 @@
-"""Where commands write: results on stdout; notes and progress on stderr, unless --quiet."""
+"""Output of commands: results on stdout; messages and progress on stderr, unless --quiet."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 def results() -> Console:
-    """The console on stdout, for what a command is asked for."""
+    """The console on stdout, for the result of a command."""
     from rich.console import Console
 
     return Console()
 
 
 def notes() -> Console:
-    """The console on stderr, for what is going on; shows nothing with --quiet."""
+    """The console on stderr, for messages; silent with --quiet."""
     from rich.console import Console
 
     return Console(stderr=True, quiet=QUIET.get())
 
 
 def progress(json: bool) -> Console:
-    """Where a training shows how far it is: on stdout, with --json on stderr, with --quiet nowhere."""
+    """The console for the progress of a training: stdout, with --json stderr; silent with --quiet."""
     from rich.console import Console
 
     return notes() if json or QUIET.get() else Console()

@@ -1,6 +1,6 @@
-"""From words on the command line to a command that runs: every error is one sentence that names the value found.
+"""Parse the command line and run a command; every error is one sentence that names the value found.
 
-typer parses; numbers are checked before it, so that every option says in the same words what it takes.
+typer parses; numbers are checked before, so that the errors of all options have the same form.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from litmus.bounds import MAX_INT
 from litmus.cli.output import QUIET
 from litmus.errors import BadInput, nearest, shown
 
-EVERYWHERE = ("--debug", "--quiet")
-"""Flags of `litmus` itself that may also stand behind a command."""
+GLOBAL_FLAGS = ("--debug", "--quiet")
+"""Flags of `litmus` itself, which may also follow a command."""
 
 
 @cache
 def tree() -> Any:
-    """All commands, as typer parses them."""
+    """The typer command with all subcommands."""
     from litmus.cli.app import app
 
     return typer.main.get_command(app)
@@ -36,27 +36,27 @@ def run_command(arguments: Sequence[str]) -> int | None:
     """Parse `arguments` and run the command they name; BadInput for what cannot be parsed."""
     command = tree()
     if "_LITMUS_COMPLETE" in os.environ:
-        command(prog_name="litmus")  # the shell asks how a word may go on
+        command(prog_name="litmus")  # the shell asks for completions
     quiet = QUIET.set(False)
     try:
-        with command.make_context("litmus", hoisted(arguments)) as context:
+        with command.make_context("litmus", flags_first(arguments)) as context:
             returned = command.invoke(context)
         return returned if isinstance(returned, int) else None
-    except typer.Exit as leaving:
-        return leaving.exit_code
+    except typer.Exit as ending:
+        return ending.exit_code
     finally:
         QUIET.reset(quiet)
 
 
-def hoisted(arguments: Sequence[str]) -> list[str]:
-    """`arguments` with the flags that mean the same everywhere in front, up to a "--"."""
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """`arguments` with the global flags before a "--" moved to the front."""
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
-    flags = [word for word in arguments[:end] if word in EVERYWHERE]
-    return [*flags, *(word for word in arguments[:end] if word not in EVERYWHERE), *arguments[end:]]
+    flags = [word for word in arguments[:end] if word in GLOBAL_FLAGS]
+    return [*flags, *(word for word in arguments[:end] if word not in GLOBAL_FLAGS), *arguments[end:]]
 
 
 class Command(TyperCommand):
-    """A command whose errors are BadInput, and whose numbers are in range before it runs."""
+    """A command whose parsing errors are BadInput, and whose numbers are checked before it runs."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -73,7 +73,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A command that holds others; an unknown one gets the nearest name."""
+    """A command with subcommands; the error for an unknown one suggests the nearest name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
@@ -93,7 +93,7 @@ class Group(TyperGroup):
 
 
 def _as_bad_input(error: Exception, ctx: Any) -> Exception:
-    """A parser's error as BadInput in our words; any other error as it is."""
+    """A parser's error as BadInput with one sentence; other errors unchanged."""
     if not hasattr(error, "format_message"):
         return error
     kind, help_ = type(error).__name__, f"see: {ctx.command_path} --help"
@@ -115,7 +115,7 @@ def _as_bad_input(error: Exception, ctx: Any) -> Exception:
 
 
 def _title(param: Any) -> str:
-    """How a person writes a parameter: --seeds, or RUN for an argument."""
+    """A parameter as it is written: --seeds, or RUN for an argument."""
     if param is None:
         return "another argument"
     option = next((name for name in param.opts if name.startswith("-")), None)
@@ -123,7 +123,7 @@ def _title(param: Any) -> str:
 
 
 def _check(callback: Callable[..., Any], given: dict[str, Any], options: dict[str, str]) -> None:
-    """BadInput for the first number that is none or out of its range, and the first word that is not a choice."""
+    """BadInput for the first value that is not a number, is out of range, or is not one of the choices."""
     for name, kind, info in _declared(callback):
         words = given.get(name)
         for word in words if isinstance(words, list | tuple) else () if words is None else (words,):
@@ -139,7 +139,7 @@ def _check(callback: Callable[..., Any], given: dict[str, Any], options: dict[st
 
 
 def _declared(callback: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name, type and declaration of each parameter that takes numbers or one of some words."""
+    """Name, type and declaration of each parameter that is a number or a choice."""
     function = inspect.unwrap(callback)
     for name, hint in get_type_hints(function, include_extras=True).items():
         if get_origin(hint) is not Annotated:

@@ -29,7 +29,7 @@ from litmus.training.settings import settings_from
 @defer_output_errors()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe, a .yaml file, a plug-in .py file, or a run to train on from.")
+        str, typer.Argument(help="A recipe, a .yaml file, a plug-in .py file, or a run to train further.")
     ] = "standard",
     size: Size = None,
     change: Override = None,
@@ -37,8 +37,8 @@ def train(
     tokenizer: TokenizerOrOwn = None,
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
-    name: Annotated[str | None, typer.Option(help="Name of the folder in runs/; the recipe's when not given.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Run folder anywhere, in place of runs/NAME.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the folder in runs/. Default: the recipe's.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Path of the run folder, instead of runs/NAME.")] = None,
     budget: Annotated[str | None, setting("budget")] = None,
     batch: Annotated[int | None, setting("batch")] = None,
     accumulation: Annotated[int | None, setting("accumulation")] = None,
@@ -54,7 +54,8 @@ def train(
     threads: Annotated[int | None, setting("threads")] = None,
     option: Option = None,
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Train it even if it fails its audit; what it scores is no score.")
+        bool,
+        typer.Option("--keep-failed", help="Train the model even if it fails its audit; its result is not a score."),
     ] = False,
     trust_plugin: TrustPlugin = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print sizes, FLOPs, memory and schedule only.")] = False,
@@ -62,10 +63,10 @@ def train(
         bool, typer.Option("--json", help="Print the result (or the plan) as JSON, and nothing else.")
     ] = False,
 ) -> None:
-    """Train one architecture; the same command goes on where it was stopped, and with a larger budget beyond its end.
+    """Train one architecture. The same command resumes an interrupted training, and extends it if the budget is larger.
 
-    Given a run, trained or imported, it trains that run's model on in a new run: its weights, its tokenizer, and its
-    corpus unless --data names another.
+    Given a run, trained or imported, it trains the model of that run further, in a new run: with its weights, its
+    tokenizer, and its corpus unless --data names another.
 
     Examples:
 
@@ -96,7 +97,7 @@ def train(
     from litmus.data import DataSettings
     from litmus.training.display import display_for, evaluation_table
 
-    what: dict[str, Any] = {
+    training: dict[str, Any] = {
         "recipe": recipe,
         "data": DataSettings(**{key: value for key, value in given.items() if value is not None}),
         "size": size,
@@ -105,10 +106,10 @@ def train(
         **settings,
     }
     if dry_run:
-        plan = runs.plan(**what)
+        plan = runs.plan(**training)
         print(plan.to_json()) if json else results().print(plan.table())
         return
-    run = runs.train(name=name, folder=folder, keep_failed=keep_failed, display=display_for(progress(json)), **what)
+    run = runs.train(name=name, folder=folder, keep_failed=keep_failed, display=display_for(progress(json)), **training)
     print(run.result.model_dump_json(indent=1)) if json else results().print(evaluation_table(run.evaluation))
     if not run.audit.passed:
-        raise Failed(f"{run.audit.subject} {run.audit.mark()}, so this is no score; see: litmus audit {recipe}")
+        raise Failed(f"{run.audit.subject} {run.audit.mark()}, so this is not a score; see: litmus audit {recipe}")

@@ -11,6 +11,7 @@ from litmus.model import load, resolve
 from litmus.model.decoder import Decoder
 from litmus.model.storage import weights
 from litmus.training.budget import Usage
+from litmus.training.run import checkpoints
 from litmus.training.run.checkpoints import (
     State,
     best_checkpoint,
@@ -19,7 +20,6 @@ from litmus.training.run.checkpoints import (
     remove_later,
     save_checkpoint,
 )
-from litmus.training.run.config import checkpoints
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "recipe.yaml"]
 

@@ -278,7 +278,7 @@ def test_a_link_to_a_folder_can_be_trained_in(there, tmp_path, corpus):
 
 def test_a_kill_while_a_run_is_made_leaves_what_the_same_command_makes_whole(tmp_path, corpus, monkeypatch):
     """Every write of the opening is the last one, in turn."""
-    from litmus.training.run.config import folder
+    from litmus.training.run import folder
 
     class Killed(BaseException):
         pass

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from litmus.errors import BadInput
-from litmus.training.run.config import checkpoints, metrics
+from litmus.training.run import checkpoints, metrics
 from litmus.training.run.loading import load_run
 
 

@@ -41,7 +41,7 @@ def test_a_model_that_fails_its_audit_is_not_trained_and_with_keep_failed_not_sc
 
     code, _, err = train(LEAKY, "--keep-failed")
     assert code == 1
-    assert "so this is no score" in err
+    assert "so this is not a score" in err
     assert Path("run/result.json").exists() and not kept()["passed"]
 
 
