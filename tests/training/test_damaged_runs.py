@@ -278,12 +278,12 @@ def test_a_link_to_a_folder_can_be_trained_in(there, tmp_path, corpus):
 
 def test_a_kill_while_a_run_is_made_leaves_what_the_same_command_makes_whole(tmp_path, corpus, monkeypatch):
     """Every write of the opening is the last one, in turn."""
-    from litmus.training.run import folder
+    from litmus.training.run import folder as opening
 
     class Killed(BaseException):
         pass
 
-    plain, writes = folder.write_atomically, 0
+    plain, writes = opening.write_atomically, 0
 
     def write(target, content):
         nonlocal writes
@@ -298,7 +298,7 @@ def test_a_kill_while_a_run_is_made_leaves_what_the_same_command_makes_whole(tmp
         writes = 0
         folder = tmp_path / str(limit)
         with monkeypatch.context() as patch:
-            patch.setattr(folder, "write_atomically", write)
+            patch.setattr(opening, "write_atomically", write)
             with pytest.raises(Killed):
                 go_on(folder, corpus, budget="1 step")
         _, notes = go_on(folder, corpus, budget="1 step")
