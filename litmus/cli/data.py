@@ -45,7 +45,7 @@ def prepare(
     from litmus.data import summary
 
     data = _prepared(corpus, tokenizer, held_out, sample_bytes)
-    print(json.dumps(_facts(data), indent=1) if as_json else summary(data))
+    print(json.dumps(_as_json(data), indent=1) if as_json else summary(data))
 
 
 @app.command(cls=Command)
@@ -68,7 +68,7 @@ def show(
 
     data = _prepared(corpus, tokenizer, held_out, sample_bytes)
     if as_json:
-        print(json.dumps({**_facts(data), "held_out_begins": sample(data)}, indent=1))
+        print(json.dumps({**_as_json(data), "held_out_begins": sample(data)}, indent=1))
         return
     print(summary(data))
     print(f"\nheld-out text begins:\n{sample(data)}")
@@ -91,7 +91,7 @@ def list_corpora(as_json: AsJson = False) -> None:
         print(f"{name:<22} {description}")
 
 
-def _facts(data: TokenData) -> dict[str, Any]:
+def _as_json(data: TokenData) -> dict[str, Any]:
     return {"fingerprint": data.fingerprint, **data.provenance}
 
 
