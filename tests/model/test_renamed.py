@@ -12,7 +12,7 @@ from litmus.auditing import audit
 from litmus.errors import BadInput, Failed
 from litmus.model import build, resolve
 from litmus.model.plugins import plugin_faults
-from litmus.model.renamed import ATTRIBUTES, IMPORTS, MODULES, OVERRIDES
+from litmus.model.renamed import ATTRIBUTES, IMPORTS, METHODS, MODULES, OVERRIDES
 
 CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
 PLUGIN = """
@@ -69,16 +69,32 @@ def test_an_old_attribute_is_told_the_new_name(name, old):
         raise AttributeError(f"'ForwardContext' object has no attribute '{name}'")
 
 
-@pytest.mark.parametrize("name", OVERRIDES)
+@pytest.mark.parametrize("name", OVERRIDES["Module"])
 def test_an_old_method_that_nothing_calls_is_told_the_new_name(name, old):
     path = old(PLUGIN.format(method=name, arguments="*given", result="None"))
-    with pytest.raises(BadInput, match=rf"the plug-in .*old\.py defines Stale\.{name}, which is now {OVERRIDES[name]}"):
+    now = OVERRIDES["Module"][name]
+    with pytest.raises(BadInput, match=rf"the plug-in .*old\.py defines Stale\.{name}, which is now {now}"):
         build(path)
 
 
-def test_a_class_of_the_users_own_may_have_any_method(old):
-    code = PLUGIN.format(method="extra_repr", arguments="", result="''")
-    assert resolve(old(f"{code}\nclass Strings:\n    def join(self):\n        pass\n")).name == "old"
+@pytest.mark.parametrize("base", ["BlockConfig", "NormConfig", "RouterConfig"])
+def test_an_old_method_of_a_config_is_told_the_new_name(base, old):
+    ((before, now),) = OVERRIDES[base].items()
+    path = old(f"from litmus.nn import {base}\n\nclass Stale({base}):\n    def {before}(self, *given):\n        pass\n")
+    with pytest.raises(BadInput, match=rf"the plug-in .*old\.py defines Stale\.{before}, which is now {now}"):
+        build(path)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_old_method_that_a_class_calls_is_told_the_new_name(name, old):
+    path = old(PLUGIN.format(method="forward", arguments="x, ctx", result=f"self.{name}(x, ctx)"))
+    told = f"it crashed: AttributeError: Stale.{name} is now Stale.{METHODS[name]}"
+    assert audit(resolve(path), quick=True, only=["causality"]).failed[0].detail == told
+
+
+def test_a_plug_in_may_use_an_old_name_for_a_method_of_its_own(old):
+    code = PLUGIN.format(method="project", arguments="*given", result="None")
+    assert resolve(old(f"{code}\nclass Words:\n    def over(self):\n        pass\n")).name == "old"
 
 
 def test_the_new_names_exist_and_the_old_ones_do_not():
@@ -87,13 +103,13 @@ def test_the_new_names_exist_and_the_old_ones_do_not():
     for kind, renamed in ATTRIBUTES.items():
         names = dir(getattr(litmus.nn, kind)) + list(getattr(getattr(litmus.nn, kind), "__dataclass_fields__", ()))
         assert [now for now in renamed.values() if now not in names] == []
-    names = {*dir(litmus.nn.AttentionBase), *dir(litmus.nn.Adapts)}
-    assert [now for now in OVERRIDES.values() if now not in names] == []
+    names = {*dir(litmus.nn.AttentionBase), *dir(litmus.nn.Adapts), "build"}
+    renamed = [*METHODS.values(), *(now for methods in OVERRIDES.values() for now in methods.values())]
+    assert [now for now in renamed if now not in names] == []
 
 
-def test_every_old_name_of_the_changelog_is_known():
-    rows = re.findall(r"^  \| (.*?) \| (.*?) \|$", CHANGELOG.read_text(encoding="utf-8"), flags=re.M)
-    known = {*IMPORTS, *MODULES, *OVERRIDES, *(name for names in ATTRIBUTES.values() for name in names)}
-    for before, _ in rows:
-        for name in re.findall(r"`([A-Z]\w+)`", before):
-            assert name in known, name
+def test_every_class_of_the_changelogs_table_for_plug_ins_is_known():
+    table = CHANGELOG.read_text(encoding="utf-8").partition("| before | now |")[2].partition("\n- ")[0]
+    before = re.findall(r"^  \| (.*?) \| ", table, flags=re.M)
+    names = {name for cell in before for name in re.findall(r"`([A-Z]\w+)`", cell)}
+    assert len(names) > 5 and sorted(names - set(IMPORTS)) == []
