@@ -1,4 +1,4 @@
-"""How text is generated where nobody says otherwise: as a model's generation_config.json asks."""
+"""Default options of an imported model: its generation_config.json."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import Field
 from litmus.data.json_files import Declared, checked
 
 FILE_NAME = "generation_config.json"
-TOP_K = 50
-"""What transformers takes where a config that samples names no top_k."""
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+TRANSFORMERS_TOP_K = 50
+"""The default of transformers for a config that samples without top_k."""
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "penalty_alpha": (),
     "guidance_scale": (1,),
@@ -30,11 +30,11 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stop_strings": ([],),
     "watermarking_config": (),
 }
-"""Keys that choose other texts and are not followed, with the values that change nothing; so does null."""
+"""Unsupported keys that change the generated text, with their neutral values; null is neutral too."""
 
 
 class GenerationConfig(Declared):
-    """generation_config.json, as far as it is followed."""
+    """The supported keys of generation_config.json."""
 
     do_sample: bool | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -49,26 +49,26 @@ class GenerationConfig(Declared):
 
 
 def generation_defaults(raw: dict[str, Any], origin: str = FILE_NAME) -> dict[str, Any]:
-    """The options of `generate` that a generation_config.json asks for: greedy unless it says do_sample."""
-    said = checked(GenerationConfig, raw, origin)
+    """The options of `generate` in a generation_config.json: greedy unless do_sample is true."""
+    config = checked(GenerationConfig, raw, origin)
     options: dict[str, Any] = {"temperature": 0.0}
-    if said.do_sample:
+    if config.do_sample:
         options = {
-            "temperature": 1.0 if said.temperature is None else said.temperature,
-            "top_k": (TOP_K if said.top_k is None else said.top_k) or None,
-            "top_p": said.top_p,
-            "min_p": said.min_p,
-            "typical_p": said.typical_p,
+            "temperature": 1.0 if config.temperature is None else config.temperature,
+            "top_k": (TRANSFORMERS_TOP_K if config.top_k is None else config.top_k) or None,
+            "top_p": config.top_p,
+            "min_p": config.min_p,
+            "typical_p": config.typical_p,
         }
     options |= {
-        "repetition_penalty": said.repetition_penalty,
-        "no_repeat_ngram": said.no_repeat_ngram_size or None,
-        "min_new_tokens": said.min_new_tokens,
-        "max_new_tokens": said.max_new_tokens,
+        "repetition_penalty": config.repetition_penalty,
+        "no_repeat_ngram": config.no_repeat_ngram_size or None,
+        "min_new_tokens": config.min_new_tokens,
+        "max_new_tokens": config.max_new_tokens,
     }
     return {name: value for name, value in options.items() if value is not None}
 
 
-def not_followed(raw: dict[str, Any]) -> list[str]:
-    """The keys of a generation_config.json that choose other texts and are kept for an export only."""
-    return [key for key, valid in NEUTRAL.items() if raw.get(key) is not None and raw[key] not in valid]
+def unsupported_keys(raw: dict[str, Any]) -> list[str]:
+    """The keys of a generation_config.json that change the text and are only kept for an export."""
+    return [key for key, valid in NEUTRAL_VALUES.items() if raw.get(key) is not None and raw[key] not in valid]

@@ -16,7 +16,7 @@ from litmus.data.tokens.hf_tokenizer_files import GENERATION_CONFIG
 from litmus.data.tokens.tokenizer import FILE_NAME, ByteTokenizer
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically
-from litmus.generation.generation_config import generation_defaults, not_followed
+from litmus.generation.generation_config import generation_defaults, unsupported_keys
 from litmus.interop.hf.folder import dtypes_of, read_config, read_tensors
 from litmus.interop.hf.registry import adapter_of, meta_decoder
 from litmus.interop.hf.state_dict_mapping import from_hf
@@ -57,8 +57,8 @@ def import_run(
         log(f"{sizes}: text cannot be encoded for it")
     if outside := [number for number in tokenizer.stop_ids if number >= max(recipe.vocab_size, tokenizer.vocab_size)]:
         raise BadInput(f"{folder}: eos_token_id = {outside[0]} is outside the model's {recipe.vocab_size} tokens")
-    if ignored := not_followed(imported.generation_config or {}):
-        log(f"{GENERATION_CONFIG}: {', '.join(ignored)} are kept for an export, and not followed here")
+    if ignored := unsupported_keys(imported.generation_config or {}):
+        log(f"{GENERATION_CONFIG}: {', '.join(ignored)} are kept for an export, and have no effect here")
     nothing = np.empty(0, dtype=np.uint32)
     data = TokenData(nothing, nothing, tokenizer, "", {"imported_from": str(folder)})
     settings = TrainSettings(context=min(recipe.context, DEFAULT_TRAINING_CONTEXT))
