@@ -1,4 +1,4 @@
-"""Builders of small results, so that each test states only what it is about."""
+"""Builders of small results."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ WORDS = [
     "--option", "validate_tokens=64", "--option", "evaluate_tokens=256",
 ]  # fmt: skip
 PATIENCE = 240
-"""Seconds until a test gives up: far more than a loaded machine takes."""
+"""Seconds until a test fails, far more than a busy machine needs."""
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def audits(tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path, audits):
-    """start("--budget", "1h") -> the process of a comparison; all that were started are ended with the test."""
+    """start("--budget", "1h") -> the process of a comparison, which is killed at the end of the test."""
     shutil.copytree(audits, tmp_path / "runs" / "x" / "audits")
-    draw, began = random.Random(0), []
+    draw, processes = random.Random(0), []
     words = ("the", "cat", "sat", "on", "a", "mat", "while", "two", "dogs", "ran", "after", "one", "small", "bird")
     (tmp_path / "notes.txt").write_text("".join(" ".join(draw.choices(words, k=7)) + ".\n" for _ in range(400)))
     environment = {
@@ -56,32 +56,32 @@ def start(tmp_path, audits):
         "OMP_NUM_THREADS": "1",
     }
 
-    def begin(*more):
+    def start_comparison(*more):
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *WORDS, *more],
             cwd=tmp_path,
             env=environment,
             stdout=subprocess.PIPE,
-            stderr=(tmp_path / f"stderr-{len(began)}").open("w"),
+            stderr=(tmp_path / f"stderr-{len(processes)}").open("w"),
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # not ignored, as in a shell
         )
-        process.said = (tmp_path / f"stderr-{len(began)}").read_text
-        began.append(process)
+        process.errors = (tmp_path / f"stderr-{len(processes)}").read_text
+        processes.append(process)
         return process
 
-    yield begin
-    for process in began:
+    yield start_comparison
+    for process in processes:
         process.kill()
         process.wait()
 
 
-def until(fact, process=None):
-    """Wait for a fact; the process, if one is given, must not end before."""
+def wait_for(fact, process=None):
+    """Wait until fact() is true; the process, if given, must not end before."""
     limit = time.monotonic() + PATIENCE
     while not (found := fact()):
         assert time.monotonic() < limit, "waited too long"
-        assert process is None or process.poll() is None, process.said()
+        assert process is None or process.poll() is None, process.errors()
         time.sleep(0.05)
     return found
 
@@ -91,18 +91,18 @@ def trials(folder):
 
 
 def owner(trial):
-    """The process that is at work on a trial, by what its lock says; None where there is none."""
+    """The id of the process that holds the trial's lock, or None."""
     with contextlib.suppress(OSError, ValueError):
         return int(json.loads(lock_file(trial).read_text())[1].split()[1])
 
 
-def training(trial, more_than=0):
-    """Whether a trial's run is past so many lines of metrics, and by which process."""
+def training_process(trial, more_than=0):
+    """The process that trains a trial, if its run has more than so many lines of metrics."""
     path = trial / "run" / "metrics.jsonl"
     return path.is_file() and len(path.read_bytes().splitlines()) > more_than and owner(trial)
 
 
-def gone(number):
+def has_ended(number):
     try:
         os.kill(number, 0)
     except ProcessLookupError:
@@ -110,57 +110,57 @@ def gone(number):
     return Path(f"/proc/{number}/stat").read_text().split()[2] == "Z"
 
 
-def lines(trial):
+def metrics_lines(trial):
     return len((trial / "run" / "metrics.jsonl").read_bytes().splitlines())
 
 
-def saved(trial):
+def checkpoints(trial):
     return [path.name for path in (trial / "run" / "checkpoints").iterdir() if path.name.isdigit()]
 
 
 def test_trials_end_with_a_comparison_that_was_killed_and_the_same_command_goes_on(start, tmp_path):
     first = start("--budget", "2h")
-    children = [until(lambda trial=trial: training(trial), first) for trial in trials(tmp_path)]
+    children = [wait_for(lambda trial=trial: training_process(trial), first) for trial in trials(tmp_path)]
     second = start("--budget", "2h")
     assert second.wait(PATIENCE) == 2
-    assert f"another process is comparing in runs/x (process {first.pid} on {socket.gethostname()}" in second.said()
+    assert f"another process is comparing in runs/x (process {first.pid} on {socket.gethostname()}" in second.errors()
 
     first.kill()
     assert first.wait() == -signal.SIGKILL
     again = start("--budget", "2h")  # at once: the trials may still be saving
     for child in children:
-        until(lambda child=child: gone(child))
-    assert all(saved(trial) for trial in trials(tmp_path))
-    reached = [lines(trial) for trial in trials(tmp_path)]
+        wait_for(lambda child=child: has_ended(child))
+    assert all(checkpoints(trial) for trial in trials(tmp_path))
+    reached = [metrics_lines(trial) for trial in trials(tmp_path)]
     for trial, before in zip(trials(tmp_path), reached, strict=True):
-        until(lambda trial=trial, before=before: training(trial, before), again)
-    assert again.said().count("going on after step") == 2
+        wait_for(lambda trial=trial, before=before: training_process(trial, before), again)
+    assert again.errors().count("going on after step") == 2
 
     children = [owner(trial) for trial in trials(tmp_path)]
     os.kill(children[0], signal.SIGKILL)
     assert again.wait(PATIENCE) == 1
-    assert "the trial of 'standard' with seed 0 was ended by SIGKILL" in again.said()
-    assert again.said().splitlines()[-1].endswith("the same command continues from its last checkpoint")
-    assert all(gone(child) for child in children)
+    assert "the trial of 'standard' with seed 0 was ended by SIGKILL" in again.errors()
+    assert again.errors().splitlines()[-1].endswith("the same command continues from its last checkpoint")
+    assert all(has_ended(child) for child in children)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_comparison_saves_and_says_what_is_kept(start, tmp_path, number, code):
     process = start("--budget", "2h")
-    children = [until(lambda trial=trial: training(trial), process) for trial in trials(tmp_path)]
+    children = [wait_for(lambda trial=trial: training_process(trial), process) for trial in trials(tmp_path)]
     process.send_signal(number)
     assert process.wait(PATIENCE) == code
-    assert process.said().splitlines()[-1] == (
+    assert process.errors().splitlines()[-1] == (
         "litmus: stopped; runs/x keeps the audits, 0 of 4 trials and the last checkpoints of the running ones; "
         "the same command continues from there"
     )
     assert process.stdout.read() == ""
-    assert all(gone(child) for child in children)
-    assert all(saved(trial) for trial in trials(tmp_path))
+    assert all(has_ended(child) for child in children)
+    assert all(checkpoints(trial) for trial in trials(tmp_path))
 
 
-def figures(folder):
-    """All that must be equal: each trial's figures but times and memory."""
+def reproducible_results(folder):
+    """What must be equal: everything in the trials except times and memory."""
     found = json.loads((folder / "runs" / "x" / "comparison.json").read_text())["trials"]
     for trial in found:
         for key in ("train_seconds", "tokens_per_second", "peak_memory_bytes"):
@@ -172,22 +172,22 @@ def figures(folder):
 
 def test_an_interrupted_comparison_ends_as_one_that_was_not_and_repeats_no_finished_trial(start, tmp_path):
     assert start("--budget", "40 steps").wait(PATIENCE) == 0
-    undisturbed = figures(tmp_path)
+    undisturbed = reproducible_results(tmp_path)
     done = tmp_path / "runs" / "x" / "trials" / "arm"
     for trial in ("standard/seed-1", "nope/seed-0", "nope/seed-1"):
         shutil.rmtree(done / trial)
 
     process = start("--budget", "40 steps")
-    until(lambda: len(list(done.glob("*/*/outcome.json"))) > 1, process)
+    wait_for(lambda: len(list(done.glob("*/*/outcome.json"))) > 1, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     times = {path: path.stat().st_mtime_ns for path in done.glob("*/*/outcome.json")}
     assert 1 < len(times) < 4
-    assert f"{len(times)} of 4 trials" in process.said()
+    assert f"{len(times)} of 4 trials" in process.errors()
 
     assert start("--budget", "40 steps").wait(PATIENCE) == 0
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert figures(tmp_path) == undisturbed
+    assert reproducible_results(tmp_path) == undisturbed
 
 
 def test_the_first_line_comes_before_torch_is_imported(tmp_path):

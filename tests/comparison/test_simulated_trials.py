@@ -1,7 +1,7 @@
-"""Measured on simulated trials: how often equal arms are called different, and how often a real gain is shown.
+"""Error rates on simulated trials: false positives for equal arms, and the power to detect a real gain.
 
-A trial's score is the arm's quality + the luck of its data order (shared by all trials of a seed, so pairs are
-correlated) + the luck of its init.
+A trial's score is the arm's quality + the effect of its data order (shared by all trials of a seed, so pairs are
+correlated) + the effect of its initialization.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ORDER_SD, INIT_SD = 0.010, 0.005
 
 
 def words(count: int, gain: float = 0.0, retrained: bool = True, simulations: int = SIMULATIONS) -> list[str]:
-    """The verdict of each simulated comparison, with A/A pairs or with the spread of the baseline's seeds."""
+    """The verdict of each simulated comparison, with noise from A/A pairs or from the baseline's seeds."""
     random = np.random.default_rng(count)
     verdicts = []
     for order, *inits in zip(

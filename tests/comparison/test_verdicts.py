@@ -29,7 +29,7 @@ def test_the_same_distance_the_other_way_is_worse(result: Results) -> None:
     assert verdict.word == "worse"
 
 
-def test_an_interval_that_includes_zero_shows_no_difference_and_says_what_could_have_been_shown(
+def test_an_interval_that_includes_zero_shows_no_difference_and_states_the_power(
     result: Results,
 ) -> None:
     [verdict] = judge(result({"standard": STANDARD, "idea": [2.28, 2.33, 2.30]}, AGAIN))

@@ -36,7 +36,7 @@ def page(result: Results) -> str:
 
 
 def text_of(page: str) -> str:
-    """The words a reader sees outside the figures, spaces as one."""
+    """The text outside the figures, with single spaces."""
     bare = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", bare)).split())
 
@@ -46,7 +46,7 @@ def figures_of(page: str) -> list[str]:
 
 
 class Tags(HTMLParser):
-    """Fails where a tag is closed that was not the last one opened; gathers ids."""
+    """Checks that tags are properly nested, and collects ids."""
 
     VOID = frozenset({"meta", "br", "path", "use"})
 
