@@ -17,14 +17,14 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from litmus.nn import NormConfig
+from litmus.nn import LayerContext, NormConfig
 
 
 class TimeNormConfig(NormConfig):
     kind: Literal["time_norm"] = "time_norm"
 
-    def over(self, width: int) -> nn.Module:
-        return TimeNorm(width, self.eps)
+    def build(self, layer: LayerContext) -> nn.Module:
+        return TimeNorm(layer.dim, self.eps)
 
 
 class TimeNorm(nn.Module):

@@ -181,9 +181,9 @@ def read_hf_tokenizer(path: Path) -> ImportedTokenizer:
     BadInput for anything but BPE on bytes or SentencePiece's BPE, and for tokenizers that lose text.
     """
     file = read_json(path)
-    said, side = parse_tokenizer_file(file, path), side_files(path.parent)
+    declared, side = parse_tokenizer_file(file, path), side_files(path.parent)
     settings = {**side.get(SPECIAL_MAP, {}), **side.get(SETTINGS, {})}
-    around = _special_tokens(path, file, said, settings)
+    around = _special_tokens(path, file, declared, settings)
     return ImportedTokenizer(path.resolve().parent.name, file, around.end, around, side, str(path))
 
 
@@ -231,12 +231,14 @@ def _pieces(file: TokenizerFile, special: dict[str, int]) -> list[bytes]:
     return [pieces.get(number, b"") for number in range(max(pieces) + 1)]
 
 
-def _special_tokens(path: Path, file: dict[str, Any], said: TokenizerFile, settings: dict[str, Any]) -> SpecialTokens:
+def _special_tokens(
+    path: Path, file: dict[str, Any], declared: TokenizerFile, settings: dict[str, Any]
+) -> SpecialTokens:
     """Special tokens from the tokenizer's settings, the model's files and the post-processor."""
     named = checked(TokenizerSettings, settings, str(path.parent / SETTINGS))
     model = model_tokens(path.parent)
-    ids = said.model.vocab | {token.content: token.id for token in said.added_tokens}
-    special = {token.content: token.id for token in said.added_tokens if token.special}
+    ids = declared.model.vocab | {token.content: token.id for token in declared.added_tokens}
+    special = {token.content: token.id for token in declared.added_tokens if token.special}
     names = [name for part in ("bos", "eos", "unk", "pad") if (name := named.name(part)) in ids]
     special |= {name: ids[name] for name in names if name}
     end = _eos_id(path, named, model.ends, special)
@@ -252,7 +254,7 @@ def _special_tokens(path: Path, file: dict[str, Any], said: TokenizerFile, setti
         after=after,
         stops=stop_ids,
         special=special,
-        steps=transformers_class_steps(said, named, model),
+        steps=transformers_class_steps(declared, named, model),
     )
 
 

@@ -190,12 +190,12 @@ def side_files(folder: Path) -> dict[str, Any]:
 
 def model_tokens(folder: Path) -> ModelTokens:
     """Token ids from the model's files; generation_config.json takes precedence over config.json."""
-    said: dict[str, Any] = {}
+    declared: dict[str, Any] = {}
     for name in (MODEL_CONFIG, GENERATION_CONFIG):
         if (folder / name).is_file():
             ids = checked(ModelTokens, read_json(folder / name), str(folder / name))
-            said |= {key: value for key, value in ids.model_dump().items() if value is not None}
-    return ModelTokens(**said)
+            declared |= {key: value for key, value in ids.model_dump().items() if value is not None}
+    return ModelTokens(**declared)
 
 
 def transformers_class_steps(file: TokenizerFile, settings: TokenizerSettings, model: ModelTokens) -> dict[str, Any]:
