@@ -35,8 +35,8 @@ def ways(batch: int, heads: int, groups: int, length: int, dtype: torch.dtype) -
     return {
         "slot by slot, fused attention as it is": lambda: plain(by_slot),
         "head by head, fused attention as it is": lambda: plain(by_head),
-        "slot by slot, attend": lambda: attend(q, *(buffer[:, :length] for buffer in by_slot), "all", fast=True),
-        "head by head, attend": lambda: attend(q, *(buffer[:, :length] for buffer in by_head), "all", fast=True),
+        "slot by slot, attend": lambda: attend(q, *(buffer[:, :length] for buffer in by_slot), "all"),
+        "head by head, attend": lambda: attend(q, *(buffer[:, :length] for buffer in by_head), "all"),
     }
 
 

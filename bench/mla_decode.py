@@ -40,12 +40,12 @@ def attention_alone(mla: Mla, length: int, dtype: torch.dtype) -> dict[str, Call
 
     def joined() -> Tensor:
         keys, values = (torch.cat((full[:, :-1], full[:, -1:]), dim=1) for full in (k, v))
-        return attend(q, keys, values, "all", None, fast=True)
+        return attend(q, keys, values, "all", None)
 
     return {
         "keys and values in full, joined to the new": joined,
-        "keys and values in full, in place": lambda: attend(q, k, v, "all", None, fast=True),
-        "latents, expanded": lambda: attend(q, *mla.expanded(latents), "all", None, fast=True),
+        "keys and values in full, in place": lambda: attend(q, k, v, "all", None),
+        "latents, expanded": lambda: attend(q, *mla.expanded(latents), "all", None),
         "latents, absorbed": lambda: mla.absorbed(q, latents, "all", None),
     }
 

@@ -14,7 +14,7 @@ from measure import interleaved, spread, write_table
 from torch import nn
 
 from litmus.model import resolve
-from litmus.nn import ForwardContext, MoeConfig
+from litmus.nn import ForwardContext, MoeConfig, reference_path
 from litmus.nn.layers.feedforwards import SwigluConfig
 
 DIM, HIDDEN = 256, 352
@@ -28,14 +28,15 @@ def side(module: nn.Module, tokens: int, dtype: torch.dtype, *, fast: bool = Tru
     """Forward and backward over `tokens` tokens; for a single one only forward."""
     x = torch.randn(1, tokens, DIM).to(dtype).requires_grad_(tokens > 1)
     upstream = torch.randn_like(x)
-    ctx = ForwardContext(torch.arange(tokens)[None], fast=fast)
+    ctx = ForwardContext(torch.arange(tokens)[None])
 
     def run() -> None:
-        if tokens == 1:
-            with torch.inference_mode():
-                module(x, ctx)
-            return
-        module(x, ctx).backward(upstream)
+        with reference_path(not fast):
+            if tokens == 1:
+                with torch.inference_mode():
+                    module(x, ctx)
+                return
+            module(x, ctx).backward(upstream)
         x.grad = None
         module.zero_grad()
 

@@ -28,7 +28,7 @@ def side(length: int, dtype: torch.dtype, window: Window | None) -> Callable[[],
 
     def read() -> Tensor:
         if window is None:
-            return attend(q, k, v, "causal", fast=True)
+            return attend(q, k, v, "causal")
         return attend_window(
             q, k, v, Keys(positions), window, ForwardContext(positions)
         )  # its masks are made anew each time

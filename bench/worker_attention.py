@@ -35,16 +35,14 @@ def sides(batch: int, length: int, dtype: torch.dtype) -> dict[str, Callable[[],
         return lambda: torch.autograd.grad(read(), inputs, upstream)
 
     def masked() -> Tensor:
-        return attend(some, k, v, visible(at_end, length, ctx, own=False), fast=True)
+        return attend(some, k, v, visible(at_end, length, ctx, own=False))
 
     return {
-        SIDES[0]: passed(lambda: attend(every, k, v, "causal", fast=True), every, k, v),
+        SIDES[0]: passed(lambda: attend(every, k, v, "causal"), every, k, v),
         SIDES[1]: passed(masked, some, k, v),
-        SIDES[2]: passed(lambda: attend_at(at_end, some, k, v, ctx, fast=True), some, k, v),
-        SIDES[3]: passed(lambda: attend_at(anywhere, some, k, v, ctx, fast=True), some, k, v),
-        SIDES[4]: passed(
-            lambda: attend_at(anywhere, some, k, v, ctx, own=(own_k, own_v), fast=True), some, k, v, own_k, own_v
-        ),
+        SIDES[2]: passed(lambda: attend_at(at_end, some, k, v, ctx), some, k, v),
+        SIDES[3]: passed(lambda: attend_at(anywhere, some, k, v, ctx), some, k, v),
+        SIDES[4]: passed(lambda: attend_at(anywhere, some, k, v, ctx, own=(own_k, own_v)), some, k, v, own_k, own_v),
     }
 
 

@@ -65,7 +65,7 @@ class LinformerOverTime(Mixer):
         length = min(k.shape[1], self.compress_k.shape[1])
         k = torch.einsum("ls,bshd->blhd", self.compress_k[:, :length], k[:, :length])
         v = torch.einsum("ls,bshd->blhd", self.compress_v[:, :length], v[:, :length])
-        return self.out(attend(q, k, v, "all", None, fast=ctx.fast).flatten(-2))
+        return self.out(attend(q, k, v, "all", None).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)

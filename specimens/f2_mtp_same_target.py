@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.nn import LayerContext, Loss, Objective, ObjectiveConfig, linear
+from litmus.nn import Batch, LayerContext, Loss, Objective, ObjectiveConfig, linear
 
 
 class MtpSameTargetConfig(ObjectiveConfig):
@@ -39,17 +39,8 @@ class MtpSameTarget(Objective):
         self.transform = nn.Sequential(linear(layer.dim, layer.dim), nn.GELU(), linear(layer.dim, layer.dim))
         self.norm = layer.norm()
 
-    def forward(
-        self,
-        model,
-        tokens: Tensor,
-        targets: Tensor,
-        *,
-        documents: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        fast: bool = True,
-    ) -> Loss:
-        hidden = model.hidden(tokens, documents=documents, fast=fast)
+    def forward(self, model, batch: Batch, label_smoothing: float = 0.0) -> Loss:
+        hidden, targets = model.hidden(batch), batch.targets
         main = mean_nats(model.head(hidden), targets, label_smoothing)
         # The fault: position t of the extra head is scored on targets[:, t], which the main head predicts from it too.
         extra = mean_nats(model.head(self.norm(hidden + self.transform(hidden))), targets, label_smoothing)

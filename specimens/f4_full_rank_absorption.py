@@ -70,7 +70,7 @@ class FullRankAbsorption(Mixer):
         k = torch.cat((k, k_rope.expand(-1, -1, self.heads, -1)), dim=-1)
         if ctx.cache is not None:
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
-        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
+        return self.out(attend(q, k, v, ctx.attention_mask(), None).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         rows = (batch, capacity, self.heads)

@@ -57,7 +57,7 @@ class SSMaxTensorLength(Mixer):
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
         # The fault: one n for all queries, from the tensor's shape.
         query_scale = self.scale[None, None] * log(k.shape[1])
-        return self.out(attend(q, k, v, ctx.attention_mask(), query_scale, fast=ctx.fast).flatten(-2))
+        return self.out(attend(q, k, v, ctx.attention_mask(), query_scale).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)

@@ -13,12 +13,13 @@ The sound version trains and scores every position. A model that is cheap becaus
 say what it predicts there.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from litmus.nn import LayerContext, Loss, Objective, ObjectiveConfig
+from litmus.nn import Batch, LayerContext, Loss, Objective, ObjectiveConfig
 
 
 class WorkerOnlyLossConfig(ObjectiveConfig):
@@ -36,17 +37,17 @@ class WorkerOnlyLoss(Objective):
         super().__init__()
         self.every = config.every
 
-    def forward(self, model, tokens: Tensor, targets: Tensor, **options) -> Loss:
-        return super().forward(model, tokens, self.at_workers(targets), **options)
+    def forward(self, model, batch: Batch, label_smoothing: float = 0.0) -> Loss:
+        return super().forward(model, self.at_workers(batch), label_smoothing)
 
     @torch.no_grad()
-    def token_losses(self, model, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> Tensor:
-        return super().token_losses(model, tokens, self.at_workers(targets), documents=documents)
+    def token_losses(self, model, batch: Batch) -> Tensor:
+        return super().token_losses(model, self.at_workers(batch))
 
-    def at_workers(self, targets: Tensor) -> Tensor:
+    def at_workers(self, batch: Batch) -> Batch:
         """The fault: targets (B, T) with -100 everywhere but at the workers."""
-        index = torch.arange(targets.shape[1], device=targets.device)
-        return targets.masked_fill(index % self.every != self.every - 1, -100)
+        index = torch.arange(batch.targets.shape[1], device=batch.targets.device)
+        return replace(batch, targets=batch.targets.masked_fill(index % self.every != self.every - 1, -100))
 
 
 recipe = {

@@ -13,12 +13,13 @@ The sound version scores every target it is handed, once each, over the whole he
 does, so one would delete the override below.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from litmus.nn import LayerContext, Objective, ObjectiveConfig
+from litmus.nn import Batch, LayerContext, Objective, ObjectiveConfig
 
 
 class SliverEvaluationConfig(ObjectiveConfig):
@@ -37,10 +38,10 @@ class SliverEvaluation(Objective):
         self.scored = config.scored
 
     @torch.no_grad()
-    def token_losses(self, model, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> Tensor:
-        sliver = targets.flatten().clone()
+    def token_losses(self, model, batch: Batch) -> Tensor:
+        sliver = batch.targets.flatten().clone()
         sliver[self.scored :] = -100  # the fault: "validation is slow, a few tokens will do"
-        return super().token_losses(model, tokens, sliver.view_as(targets), documents=documents)
+        return super().token_losses(model, replace(batch, targets=sliver.view_as(batch.targets)))
 
 
 recipe = {

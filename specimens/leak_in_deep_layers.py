@@ -58,7 +58,7 @@ class PhraseAttention(Mixer):
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
         if self.phrases:
             v = with_neighbours(v, ctx)
-        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
+        return self.out(attend(q, k, v, ctx.attention_mask(), None).flatten(-2))
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         shape = (batch, capacity, self.heads, self.head_dim)

@@ -62,7 +62,7 @@ class BlockSummary(Mixer):
             summaries = ctx.memo(("summaries", self.block), lambda: self.readable(ctx, k.shape[1]))
             visible = torch.cat((visible.expand(len(x), -1, -1, -1), summaries), dim=-1)
             k, v = (torch.cat((kv, kv.unfold(1, self.block, 1).mean(-1)), dim=1) for kv in (k, v))
-        return self.out(attend(q, k, v, visible, None, fast=ctx.fast).flatten(-2))
+        return self.out(attend(q, k, v, visible, None).flatten(-2))
 
     def readable(self, ctx: ForwardContext, keys: int) -> Tensor:
         """Which runs of `block` tokens each query may read a summary of: (B, 1, T, keys - block + 1)."""

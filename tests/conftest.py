@@ -16,7 +16,7 @@ from torch import nn
 
 from litmus.model import recipes, resolve
 from litmus.model.plugins import expendable
-from litmus.nn import Part
+from litmus.nn import Part, reference_path
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,6 +41,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def chosen_path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test with a parameter `fast` runs on the fast paths, or where it is False on the references."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    with reference_path(not parameters.get("fast", True)):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

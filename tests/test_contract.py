@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from litmus.generation import generate
 from litmus.model import Decoder, build, load, save, training_flops_per_token
-from litmus.nn import Cache, loss
+from litmus.nn import Batch, Cache, reference_path
+from litmus.nn.objectives import cross_entropy as loss
 
 VOCABULARY, CONTEXT, LENGTH = 61, 24, 20
 SHRUNK: dict[str, Any] = {
@@ -90,7 +91,8 @@ def test_a_row_does_not_depend_on_its_neighbours(model: Decoder, tokens: Tensor,
 
 
 def test_the_fast_path_equals_the_reference(model: Decoder, tokens: Tensor, full: Tensor) -> None:
-    assert_close(model(tokens, fast=False), full)
+    with reference_path():
+        assert_close(model(tokens), full)
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
@@ -99,7 +101,8 @@ def test_the_fast_gradient_of_every_parameter_equals_the_reference(
 ) -> None:
     def gradients(fast: bool) -> tuple[Tensor, Sequence[Tensor | None]]:
         torch.manual_seed(0)
-        total = model.loss(tokens, targets, label_smoothing=label_smoothing, fast=fast).total
+        with reference_path(not fast):
+            total = model.loss(tokens, targets, label_smoothing=label_smoothing).total
         return total.detach(), torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
 
     (fast_total, fast), (plain_total, plain) = gradients(True), gradients(False)
@@ -116,7 +119,7 @@ def test_cached_decoding_equals_the_full_forward(
     model: Decoder, tokens: Tensor, full: Tensor, chunks: Any, fast: bool
 ) -> None:
     cache = model.new_cache(len(tokens), LENGTH)
-    parts = [model(part, cache, fast=fast) for part in tokens.split(chunks, dim=1)]
+    parts = [model(part, cache) for part in tokens.split(chunks, dim=1)]
     assert_close(torch.cat(parts, dim=1), full)
     assert cache.lengths.tolist() == [LENGTH] * len(tokens)
 
@@ -142,7 +145,7 @@ def test_ragged_rows_continue_through_the_cache_as_if_alone(
     cache = model.new_cache(len(tokens), CONTEXT)
     taken = [0, 0, 0]
     for counts in ([1, 6, 11], [1, 1, 1], [1, 1, 1], [3, 1, 2], [4, 4, 4], [0, 2, 1], [1, 0, 0]):
-        logits, valid = _feed(model, tokens, taken, counts, side, cache, fast)
+        logits, valid = _feed(model, tokens, taken, counts, side, cache)
         for row, count in enumerate(counts):
             assert_close(logits[row][valid[row]], full[row, taken[row] : taken[row] + count])
             taken[row] += count
@@ -156,13 +159,13 @@ def test_padding_changes_nothing_without_a_cache(
     model: Decoder, tokens: Tensor, full: Tensor, side: str, fast: bool
 ) -> None:
     counts = [1, 6, 20]
-    logits, valid = _feed(model, tokens, [0, 0, 0], counts, side, None, fast)
+    logits, valid = _feed(model, tokens, [0, 0, 0], counts, side, None)
     for row, count in enumerate(counts):
         assert_close(logits[row][valid[row]], full[row, :count])
 
 
 def _feed(
-    model: Decoder, tokens: Tensor, taken: list[int], counts: list[int], side: str, cache: Cache | None, fast: bool
+    model: Decoder, tokens: Tensor, taken: list[int], counts: list[int], side: str, cache: Cache | None
 ) -> tuple[Tensor, Tensor]:
     """Give each row its next `counts` tokens, padded with tokens that would do harm if they were read."""
     width = max(counts)
@@ -172,7 +175,7 @@ def _feed(
         places = slice(width - count, width) if side == "left" else slice(0, count)
         padded[row, places] = tokens[row, taken[row] : taken[row] + count]
         valid[row, places] = True
-    return model(padded, cache, valid=None if valid.all() else valid, fast=fast), valid
+    return model(Batch(padded, padding_mask=None if valid.all() else valid), cache), valid
 
 
 @torch.no_grad()
@@ -180,8 +183,8 @@ def _feed(
 def test_packed_documents_equal_separate_rows(model: Decoder, tokens: Tensor, targets: Tensor, fast: bool) -> None:
     lengths = [5, 1, 8, 6]
     documents = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).expand(len(tokens), -1)
-    packed = model(tokens, documents=documents, fast=fast)
-    nats = model.token_losses(tokens, targets, documents=documents)
+    packed = model(Batch(tokens, document_ids=documents))
+    nats = model.token_losses(Batch(tokens, targets, documents))
     parts = list(zip(tokens.split(lengths, 1), targets.split(lengths, 1), strict=True))
     assert_close(packed, torch.cat([model(document) for document, _ in parts], dim=1))
     assert_close(nats, torch.cat([model.token_losses(document, aims) for document, aims in parts], dim=1))
@@ -192,7 +195,7 @@ def test_packed_documents_may_be_padded_anywhere(model: Decoder, tokens: Tensor)
     valid = torch.ones(1, LENGTH, dtype=torch.bool)
     valid[0, [0, 1, 6, 11, 12, 19]] = False
     documents = torch.tensor([[0] * 6 + [1] * 6 + [2] * 8])
-    logits = model(tokens[:1], valid=valid, documents=documents)
+    logits = model(Batch(tokens[:1], None, documents, valid))
     for number in range(3):
         real = valid & (documents == number)
         assert_close(logits[real], model(tokens[:1][real][None])[0])
@@ -215,8 +218,8 @@ def test_the_loss_is_the_mean_over_the_scored_targets(model: Decoder, tokens: Te
     assert_close(found.parts["next_token"].detach(), nats.sum() / (targets != -100).sum())
     assert found.total.requires_grad
     documents = (torch.arange(LENGTH) // 6).expand_as(tokens)
-    nats = model.token_losses(tokens, targets, documents=documents)
-    packed = model.loss(tokens, targets, documents=documents).parts["next_token"].detach()
+    nats = model.token_losses(Batch(tokens, targets, documents))
+    packed = model.loss(Batch(tokens, targets, documents)).parts["next_token"].detach()
     assert_close(packed, nats.sum() / (targets != -100).sum())
     nothing = model.loss(tokens, torch.full_like(targets, -100))
     assert nothing.parts["next_token"] == 0
@@ -235,7 +238,7 @@ def test_label_smoothing_mixes_in_all_tokens_alike(
 def test_loss_and_score_never_hold_the_logits_of_a_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, vocabulary = 192, 2048
     monkeypatch.setattr(loss, "CHUNK_NUMBERS", 16 * vocabulary)
-    monkeypatch.setattr(loss, "LEAST_ROWS", 16)
+    monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     model = build(name, **{**SHRUNK, "vocab_size": vocabulary})
     tokens = torch.randint(vocabulary, (rows // 16, 16))
     with LargestTensor() as largest:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from litmus.model import Decoder
-from litmus.nn import Cache
+from litmus.nn import Batch, Cache
 from litmus.runtime.compile import compiled
 
 MIN_GRAPH_KV_LEN = 128
@@ -57,7 +57,7 @@ class DecodeStep:
             self._active = active
         if self.compile and tokens.device.type == "cuda":
             return self._replay(tokens, view)
-        return self._last_logits(tokens[:rows, None], view, valid=self._valid[:rows])
+        return self._last_logits(Batch(tokens[:rows, None], padding_mask=self._valid[:rows]), view)
 
     def _view(self, rows: int) -> Cache:
         if rows not in self._views:
@@ -82,12 +82,12 @@ class DecodeStep:
         with torch.cuda.stream(side):
             for _ in range(3):
                 view.used, view.start = kv_len, None
-                self._last_logits(tokens, view, valid=self._valid)
+                self._last_logits(Batch(tokens, padding_mask=self._valid), view)
         torch.cuda.current_stream().wait_stream(side)
         view.used, view.start = kv_len, None
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = self._last_logits(tokens, view, valid=self._valid)
+            logits = self._last_logits(Batch(tokens, padding_mask=self._valid), view)
         self._valid.copy_(valid)
         return graph, logits
 

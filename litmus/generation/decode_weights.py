@@ -42,13 +42,13 @@ def prepare(model: Decoder, precision: DecodePrecision | None = None, *, int8: b
     int8 weights imply bf16 activations unless `precision` is fp32.
     """
     if int8:
-        check_int8(model.embedding.weight.device)
+        check_int8(model.device)
         precision = precision or "bf16"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision or "")
     if precision is not None and dtype is None:
         raise BadInput(f"precision {precision!r} is unknown; fp32 and bf16 are valid")
-    same_dtype = dtype in (None, model.embedding.weight.dtype)
-    if same_dtype and not int8 and not can_pack(model.embedding.weight):
+    same_dtype = dtype in (None, model.dtype)
+    if same_dtype and not int8 and not can_pack(next(model.parameters())):
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())} if same_dtype else {}
     copied = copy.deepcopy(model, shared)
@@ -58,7 +58,7 @@ def prepare(model: Decoder, precision: DecodePrecision | None = None, *, int8: b
         cast_parameters(copied, "bf16")
     if int8:
         _replace_linears(copied, Int8Linear)
-    elif can_pack(copied.embedding.weight):
+    elif can_pack(next(copied.parameters())):
         _replace_linears(copied, PackedLinear, packing_pays)
     return copied
 

@@ -100,7 +100,7 @@ class Engine:
         self.capacity = min(capacity or context, context)
         self.overflow = overflow
         self.max_prefill_tokens = max_prefill_tokens
-        self.device = model.embedding.weight.device
+        self.device = model.device
         check_cache_memory(self.model, max_batch_size, self.capacity)
         with torch.inference_mode():
             self.cache = self.model.new_cache(max_batch_size, self.capacity)
@@ -306,7 +306,7 @@ def start_request(model: Decoder, request: Request, rows: int = 1) -> tuple[Tens
 
     `rows` is the number of rows that the cache will be expanded to. The model is put in evaluation mode.
     """
-    context, device = model.recipe.context, model.embedding.weight.device
+    context, device = model.recipe.context, model.device
     check_request(request, 0, context, context, model.recipe.vocab_size)
     limit = min(request.max_new_tokens, context - len(request.tokens))
     capacity = len(request.tokens) + limit
@@ -351,7 +351,7 @@ def check_cache_memory(model: Decoder, rows: int, capacity: int, device: torch.d
     """
     if rows < 1:
         raise BadInput(f"max_batch_size = {rows} decodes nothing; it must be at least 1")
-    weight = model.embedding.weight
+    weight = next(model.parameters())
     row_bytes = model.kv_elements(capacity) * weight.element_size()
     free = free_bytes(device or weight.device)
     if row_bytes * rows > free:

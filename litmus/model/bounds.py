@@ -56,8 +56,7 @@ def _check(recipe: Recipe, needed: int, what: str) -> None:
 
 def _parameters(recipe: Recipe) -> int:
     """At least so many parameters and buffers, counted without allocating any, however many layers there are."""
-    number = recipe.vocab_size * recipe.dim * (1 if recipe.head.tied else 2)
-    _check(recipe, number * WEIGHT, "its embedding")
+    number = 0
     with plugin_faults(recipe, "building", seconds=LIMIT):
         try:
             with torch.device("meta"):
@@ -65,8 +64,9 @@ def _parameters(recipe: Recipe) -> int:
                 for repeat, parts in recipe.groups():
                     layer = recipe.layer_context(first, parts)
                     if first == 0:
-                        number += _size(recipe.positions.build(layer))
-                    number += repeat * _size(layer.new_layer())
+                        number += _size(recipe.embedding.build(layer)) + _size(recipe.positions.build(layer))
+                        number += 0 if recipe.head.tied else _size(recipe.head.build(layer))
+                    number += (1 if parts["shared"] else repeat) * _size(layer.new_layer())
                     first += repeat
         except (RuntimeError, OverflowError, TypeError):
             largest = max(_numbers(recipe.to_dict()), default=0)

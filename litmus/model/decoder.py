@@ -10,13 +10,13 @@ from litmus.model.bounds import check_built
 from litmus.model.recipe import Recipe
 from litmus.nn.attention.stats import LAYER_FIGURES
 from litmus.nn.core.aux_losses import AuxLosses, scored
+from litmus.nn.core.batch import Batch
 from litmus.nn.core.cache import Cache
 from litmus.nn.core.forward_context import ForwardContext, positions_within
 from litmus.nn.core.mixer import Mixer
-from litmus.nn.core.registry import Adapts
+from litmus.nn.core.registry import Adapts, PartlyActive
 from litmus.nn.layers.dropout import Dropout
-from litmus.nn.layers.linear import INIT_STD, linear
-from litmus.nn.moe.experts import Experts
+from litmus.nn.layers.embeddings import tie
 from litmus.nn.moe.routers import RouterStats, router_figures
 from litmus.nn.objectives.objective import Loss, shared
 
@@ -28,88 +28,68 @@ class Decoder(nn.Module):
         super().__init__()
         check_built(recipe)
         self.recipe = recipe
-        self.embedding = nn.Embedding(recipe.vocab_size, recipe.dim)
-        nn.init.normal_(self.embedding.weight, std=INIT_STD)
         layers = recipe.layer_contexts()
+        self.embedding = recipe.embedding.build(layers[0])
         self.positions = recipe.positions.build(layers[0])
         self.dropout = Dropout(recipe.dropout)
-        self.layers = nn.ModuleList(layer.new_layer() for layer in layers)
+        self.layers = nn.ModuleList()
+        for layer, owner in zip(layers, recipe.weight_owners(), strict=True):
+            self.layers.append(layer.new_layer() if owner == layer.index else self.layers[owner])
         self.norm = layers[-1].norm()
-        self.head = linear(recipe.dim, recipe.vocab_size, bias=recipe.head.bias)
+        self.head = recipe.head.build(layers[-1])
         if recipe.head.tied:
-            self.head.weight = self.embedding.weight
+            tie(self.head, self.embedding)
         self.objective = recipe.objective.build(layers[-1])
 
-    def forward(
-        self,
-        tokens: Tensor,
-        cache: Cache | None = None,
-        *,
-        valid: Tensor | None = None,
-        documents: Tensor | None = None,
-        fast: bool = True,
-    ) -> Tensor:
+    def forward(self, tokens: Tensor | Batch, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) of tokens (B, T); with a cache the tokens continue what it holds and are added to it.
 
-        `valid` (B, T) is False at padding, on either side. `documents` (B, T) numbers packed documents, which then
-        do not see each other (not with a cache). `fast=False` takes every mechanism's plain reference.
+        A `Batch` says which tokens are padding and, without a cache, to which packed document each belongs. Within
+        `litmus.nn.reference_path()` every mechanism computes by its plain reference.
         """
-        return self.head(self.hidden(tokens, cache, valid=valid, documents=documents, fast=fast))
+        return self.head(self.hidden(tokens, cache))
 
     def hidden(
         self,
-        tokens: Tensor,
+        tokens: Tensor | Batch,
         cache: Cache | None = None,
         *,
-        valid: Tensor | None = None,
-        documents: Tensor | None = None,
-        fast: bool = True,
         observed: dict[int, dict[str, list[Tensor]]] | None = None,
-        terms: AuxLosses | None = None,
+        aux_losses: AuxLosses | None = None,
     ) -> Tensor:
         """The normed vectors (B, T, dim) that the head turns into logits.
 
-        Layers leave loss terms in `terms`, and by the number of the layer what they tell of themselves in `observed`.
+        Layers add loss terms to `aux_losses`, and statistics to `observed`, by layer number.
         """
-        left: dict[str, list[Tensor]] | None = None if observed is None else {}
-        ctx = self.forward_context(
-            tokens, cache, valid=valid, documents=documents, fast=fast, observed=left, terms=terms
-        )
-        x = self.dropout(self.positions(self.embedding(tokens), ctx))
+        batch = Batch.of(tokens)
+        stats: dict[str, list[Tensor]] | None = None if observed is None else {}
+        ctx = self.forward_context(batch, cache, observed=stats, aux_losses=aux_losses)
+        x = self.dropout(self.positions(self.embedding(batch.tokens), ctx))
         for number, layer in enumerate(self.layers):
             x = layer(x, ctx.with_cache(cache.layers[number] if cache else None))
-            if observed is not None and left is not None:
-                observed[number] = {**left, "largest_activation": [x.abs().max()]}
-                left.clear()
+            if observed is not None and stats is not None:
+                observed[number] = {**stats, "largest_activation": [x.abs().max()]}
+                stats.clear()
         if cache is not None:
-            cache.advance(tokens.shape[1], valid)
+            cache.advance(batch.tokens.shape[1], batch.padding_mask)
         return self.norm(x)
 
-    def last_logits(
-        self, tokens: Tensor, cache: Cache | None = None, *, valid: Tensor | None = None, last: Tensor | None = None
-    ) -> Tensor:
-        """Logits (B, V) after the last token of each row, or after the one that `last` (B,) points at."""
-        hidden = self.hidden(tokens, cache, valid=valid)
+    def last_logits(self, tokens: Tensor | Batch, cache: Cache | None = None, *, last: Tensor | None = None) -> Tensor:
+        """Logits (B, V) after the last token of each row, or after the one at index `last` (B,)."""
+        hidden = self.hidden(tokens, cache)
         chosen = hidden[:, -1] if last is None else hidden[torch.arange(len(hidden), device=hidden.device), last]
         return self.head(chosen)
 
-    def loss(
-        self,
-        tokens: Tensor,
-        targets: Tensor,
-        *,
-        documents: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        fast: bool = True,
-    ) -> Loss:
-        """The training loss of tokens (B, T) against targets (B, T); targets of -100 are not scored."""
-        loss = self.objective(self, tokens, targets, documents=documents, label_smoothing=label_smoothing, fast=fast)
-        return shared(loss, scored(targets))
+    def loss(self, tokens: Tensor | Batch, targets: Tensor | None = None, *, label_smoothing: float = 0.0) -> Loss:
+        """The training loss of tokens (B, T) against targets (B, T), or of a batch; targets of -100 are not scored."""
+        batch = tokens if isinstance(tokens, Batch) else Batch(tokens, targets)
+        loss = self.objective(self, batch, label_smoothing)
+        return shared(loss, scored(batch.scored_targets))
 
     @torch.no_grad()
-    def token_losses(self, tokens: Tensor, targets: Tensor, *, documents: Tensor | None = None) -> Tensor:
+    def token_losses(self, tokens: Tensor | Batch, targets: Tensor | None = None) -> Tensor:
         """Nats of each target (B, T) in at least fp32, 0 where it is -100; the logits never exist all at once."""
-        return self.objective.token_losses(self, tokens, targets, documents=documents)
+        return self.objective.token_losses(self, tokens if isinstance(tokens, Batch) else Batch(tokens, targets))
 
     @torch.no_grad()
     def observe(self, tokens: Tensor) -> tuple[dict[str, dict[int, float]], dict[int, RouterStats]]:
@@ -142,13 +122,22 @@ class Decoder(nn.Module):
                 if isinstance(module, Adapts):
                     module.post_optimizer_step()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters."""
+        return next(self.parameters()).dtype
+
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache with static buffers for `batch` rows of up to `capacity` tokens."""
         if batch < 1 or capacity < 1:
             raise BadInput(f"a cache of {batch} rows x {capacity} tokens holds nothing; both must be at least 1")
-        like = self.embedding.weight
-        layers = [layer.new_cache(batch, capacity, device=like.device, dtype=like.dtype) for layer in self._mixers()]
-        return Cache(layers, batch, capacity, like.device)
+        layers = [layer.new_cache(batch, capacity, device=self.device, dtype=self.dtype) for layer in self._mixers()]
+        return Cache(layers, batch, capacity, self.device)
 
     def kv_elements(self, capacity: int) -> int:
         """How many numbers all layers need to cache one row of `capacity` tokens, as the mixers declare it."""
@@ -162,7 +151,7 @@ class Decoder(nn.Module):
         total = sum(p.numel() for p in self.parameters())
         outside = sum(p.numel() for part in (self.layers, self.norm) for p in part.parameters())
         unused = sum(p.numel() for p in self.objective.parameters())
-        unused += sum(module.idle_parameters() for module in self.layers.modules() if isinstance(module, Experts))
+        unused += sum(part.inactive_parameters() for part in self.layers.modules() if isinstance(part, PartlyActive))
         return {"total": total, "non_embedding": outside, "active": total - unused}
 
     def _mixers(self) -> list[Mixer]:
@@ -170,28 +159,36 @@ class Decoder(nn.Module):
 
     def forward_context(
         self,
-        tokens: Tensor,
+        tokens: Tensor | Batch,
         cache: Cache | None = None,
         *,
-        valid: Tensor | None = None,
-        documents: Tensor | None = None,
-        fast: bool = True,
         observed: dict[str, list[Tensor]] | None = None,
-        terms: AuxLosses | None = None,
+        aux_losses: AuxLosses | None = None,
     ) -> ForwardContext:
-        """What layers need to know of tokens (B, T) besides their vectors; reserves their places in the cache."""
-        batch, length = tokens.shape
-        index = torch.arange(length, device=tokens.device).expand(batch, length)
+        """What layers need to know of the batch besides its vectors; reserves the tokens' places in the cache."""
+        batch = Batch.of(tokens)
+        tokens, padding_mask, document_ids = batch.tokens, batch.padding_mask, batch.document_ids
+        index = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         if cache is not None:
-            if documents is not None:
+            if document_ids is not None:
                 raise BadInput("packed documents cannot be decoded with a cache; give each document a row of its own")
-            used = cache.reserve(length)
-            offset = index if valid is None else (valid.cumsum(1) - 1).clamp(min=0)
-            start = cache.start if valid is None else None
+            kv_len = cache.reserve(tokens.shape[1])
+            offset = index if padding_mask is None else (padding_mask.cumsum(1) - 1).clamp(min=0)
             return ForwardContext(
-                cache.lengths[:, None] + offset, start, valid, None, None, used, fast, observed=observed
+                cache.lengths[:, None] + offset,
+                cache.start if padding_mask is None else None,
+                padding_mask,
+                kv_len=kv_len,
+                observed=observed,
+                token_ids=tokens,
             )
-        if valid is None and documents is None:
-            return ForwardContext(index, 0, fast=fast, observed=observed, aux_losses=terms)
-        positions = positions_within(documents, valid, index)
-        return ForwardContext(positions, None, valid, documents, fast=fast, observed=observed, aux_losses=terms)
+        whole = padding_mask is None and document_ids is None
+        return ForwardContext(
+            index if whole else positions_within(document_ids, padding_mask, index),
+            0 if whole else None,
+            padding_mask,
+            document_ids,
+            observed=observed,
+            aux_losses=aux_losses,
+            token_ids=tokens,
+        )

@@ -20,6 +20,7 @@ from litmus.limits import TimeLimitExceeded, timeout
 from litmus.model.recipe import PluginSource, Recipe
 from litmus.model.renamed import explained, old_overrides
 from litmus.model.trust import is_trusted, trust
+from litmus.nn.core.classes import with_kinds
 from litmus.nn.core.registry import Part
 from litmus.process import is_out_of_memory, signal_name
 from litmus.runtime.memory import limit_memory
@@ -78,7 +79,7 @@ def run_plugin(code: bytes, path: Path) -> dict[str, Any]:
         raise BadInput(
             f"{path} defines no recipe; end it with e.g. recipe = {{'base': 'standard', 'mixer': {{'kind': 'mine'}}}}"
         )
-    return {"name": path.stem, **raw, "plugin": source.model_dump()}
+    return {"name": path.stem, **with_kinds(raw), "plugin": source.model_dump()}
 
 
 def declare_plugin(source: PluginSource, folder: Path, *, trusted: bool) -> None:

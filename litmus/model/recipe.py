@@ -17,6 +17,7 @@ from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import MixerConfig
 from litmus.nn.core.registry import Part, parse_config
 from litmus.nn.layers.blocks import BlockConfig, PreNormConfig
+from litmus.nn.layers.embeddings import EmbeddingConfig, HeadConfig, LinearHeadConfig, TableConfig
 from litmus.nn.layers.feedforwards import FeedforwardConfig, SwigluConfig
 from litmus.nn.layers.norms import NormConfig, RMSNormConfig
 from litmus.nn.layers.positions import PositionsConfig, RopeConfig
@@ -28,27 +29,22 @@ MAX_DEPTH = 100_000
 """Layers of the deepest recipe; a list of its layers is made at once."""
 
 FAMILIES: dict[str, type[Part]] = {
+    "embedding": EmbeddingConfig,
     "norm": NormConfig,
     "positions": PositionsConfig,
     "mixer": MixerConfig,
     "feedforward": FeedforwardConfig,
     "block": BlockConfig,
+    "head": HeadConfig,
     "objective": ObjectiveConfig,
 }
-
-
-class HeadConfig(Bounded):
-    """The map from the last vectors to logits: `tied` to the embedding or free, with or without a bias."""
-
-    model_config = STRICT
-    tied: bool = True
-    bias: bool = False
 
 
 class LayerGroup(Bounded):
     """`repeat` layers in a row (one group may say "rest"); each part is a diff against the recipe's own.
 
-    "half" is half the depth, rounded down, so that a recipe of two kinds of layers fits every size.
+    "half" is half the depth, rounded down, so that a recipe of two kinds of layers fits every size. `shared` layers
+    are one layer, applied `repeat` times (Dehghani et al. 2018, arXiv 1807.03819).
     """
 
     model_config = STRICT
@@ -56,6 +52,7 @@ class LayerGroup(Bounded):
     mixer: dict[str, Any] | None = None
     feedforward: dict[str, Any] | None = None
     block: dict[str, Any] | None = None
+    shared: bool = False
 
     @field_validator("repeat", mode="before")
     @classmethod
@@ -86,12 +83,13 @@ class Recipe(Bounded):
     heads: int = Field(ge=1, le=MAX_INT)
     dropout: float = Field(0.0, ge=0, lt=1)
     positions: Any = RopeConfig()
+    embedding: Any = TableConfig()
     norm: Any = RMSNormConfig()
     mixer: Any = AttentionConfig()
     feedforward: Any = SwigluConfig()
     block: Any = PreNormConfig()
     layers: tuple[LayerGroup, ...] = (LayerGroup(),)
-    head: HeadConfig = HeadConfig()
+    head: Any = LinearHeadConfig()
     objective: Any = NextTokenConfig()
     plugin: PluginSource | None = None
 
@@ -103,21 +101,31 @@ class Recipe(Bounded):
     @field_validator(*FAMILIES, mode="before")
     @classmethod
     def _declared(cls, raw: Any, info: Any) -> Part:
+        if info.field_name == "head" and isinstance(raw, dict):
+            raw = {"kind": "linear", **raw}  # version 0.1.0 had this head only, and wrote no kind
         return parse_config(FAMILIES[info.field_name], raw)
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
         blocks = [parts["block"] for _, parts in self.groups()]  # one of each group: depth may be any number
         for block in blocks:
-            block.check_compatible(blocks)  # type: ignore[attr-defined]
+            block.check_compatible(blocks)
         return self
 
-    def layer_parts(self) -> list[dict[str, Part]]:
+    def layer_parts(self) -> list[dict[str, Any]]:
         """The block, mixer and feedforward of each layer, from first to last."""
         return [parts for repeat, parts in self.groups() for _ in range(repeat)]
 
-    def groups(self) -> list[tuple[int, dict[str, Part]]]:
-        """How many layers each group makes, and their block, mixer and feedforward; groups of no layer are left out."""
+    def weight_owners(self) -> list[int]:
+        """For each layer the number of the layer whose weights it uses: its own, or the first of a shared group."""
+        owners: list[int] = []
+        for repeat, parts in self.groups():
+            first = len(owners)
+            owners += [first if parts["shared"] else first + place for place in range(repeat)]
+        return owners
+
+    def groups(self) -> list[tuple[int, dict[str, Any]]]:
+        """How many layers each group makes, and their block, mixer, feedforward and `shared`; none of no layer."""
         rest = [group for group in self.layers if group.repeat == "rest"]
         repeats = [self.depth // 2 if group.repeat == "half" else group.repeat for group in self.layers]
         counted = sum(repeat for repeat in repeats if repeat != "rest")
@@ -131,7 +139,8 @@ class Recipe(Bounded):
         made = []
         for group, number in zip(self.layers, repeats, strict=True):
             repeat = self.depth - counted if number == "rest" else number
-            parts = {family: self._part_of(group, family) for family in ("block", "mixer", "feedforward")}
+            parts: dict[str, Any] = {name: self._part_of(group, name) for name in ("block", "mixer", "feedforward")}
+            parts["shared"] = group.shared
             made += [(repeat, parts)] * (repeat > 0)
         return made
 
@@ -147,7 +156,7 @@ class Recipe(Bounded):
         """What the parts of each layer are built from, from first to last."""
         return [self.layer_context(index, parts) for index, parts in enumerate(self.layer_parts())]
 
-    def layer_context(self, index: int, parts: dict[str, Part]) -> LayerContext:
+    def layer_context(self, index: int, parts: dict[str, Any]) -> LayerContext:
         """What the given parts of layer `index` are built from."""
         mixer, feedforward, block = parts["mixer"], parts["feedforward"], parts["block"]
         layer = LayerContext(

@@ -10,6 +10,7 @@ from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, recipe_key
 from litmus.errors import BadInput, nearest
 from litmus.model.plugins import declare_plugin, import_base, import_plugin
 from litmus.model.recipe import FAMILIES, Recipe, merge, plugin_source, validated
+from litmus.nn.core.classes import with_kinds
 from litmus.yaml_json import mapping, parse_yaml
 
 Source = str | Path | Mapping[str, Any] | Recipe
@@ -33,7 +34,7 @@ def resolve(
     if size not in (None, OWN_SIZE):
         raw = at_size(raw, size)
     for path, value in (overrides or {}).items():
-        raw = merge(raw, nested(path, value))
+        raw = merge(raw, with_kinds(nested(path, value)))
     if vocab_size is not None:
         raw["vocab_size"] = vocab_size
     return validated(raw)
@@ -95,7 +96,7 @@ def _read(
 ) -> tuple[dict[str, Any], Path | None]:
     """The mapping that `source` stands for, with a name, and the folder its relative paths start from."""
     if isinstance(source, Mapping):
-        return {"name": "unnamed", **source}, None
+        return {"name": "unnamed", **with_kinds(source)}, None
     path = Path(source)
     if path.suffix == ".py":
         if named_in is None:

@@ -44,8 +44,7 @@ def without_objective(model: Decoder) -> Decoder:
     """A model of the same logits without what only training needs, such as modules of multi-token prediction."""
     with torch.random.fork_rng():
         bare = Decoder(model.recipe.model_copy(update={"objective": NextTokenConfig()}))
-    like = model.embedding.weight
-    bare.to(like.device, like.dtype).train(model.training)
+    bare.to(model.device, model.dtype).train(model.training)
     own = {name: tensor for name, tensor in weights(model).items() if not name.startswith("objective.")}
     load_weights(bare, own, "the model")
     return bare

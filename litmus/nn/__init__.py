@@ -1,7 +1,6 @@
 """The parts of an architecture: norms, positions, mixers, feedforwards, blocks, and their caches.
 
-Everything a plug-in file needs is here: declare a MixerConfig, FeedforwardConfig, NormConfig, PositionsConfig or
-BlockConfig with a `kind` of your own and build your module in it.
+Everything that a plug-in file needs can be imported from here; docs/plugins.md shows how.
 """
 
 from litmus.nn.attention.attend import attend, attention_weights
@@ -12,26 +11,31 @@ from litmus.nn.attention.mla import Mla, MlaConfig
 from litmus.nn.attention.multihead import Attention, AttentionBase, AttentionBaseConfig, AttentionConfig
 from litmus.nn.attention.ssmax import SSMax, SSMaxConfig
 from litmus.nn.attention.window import WindowAttention, WindowConfig
-from litmus.nn.core.aux_losses import AuxLosses
+from litmus.nn.core.aux_losses import AuxLosses, share_of_step
+from litmus.nn.core.batch import IGNORED, Batch, reference_path
 from litmus.nn.core.cache import Cache, update_kv
 from litmus.nn.core.forward_context import AttentionMask, Buffers, ForwardContext
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import Mixer, MixerConfig
-from litmus.nn.core.registry import Adapts, Part
-from litmus.nn.layers.blocks import BlockConfig, PreNormBlock, PreNormConfig
-from litmus.nn.layers.feedforwards import FeedforwardConfig
+from litmus.nn.core.registry import Adapts, Part, PartlyActive
+from litmus.nn.layers.blocks import Block, BlockConfig, PreNormBlock, PreNormConfig
+from litmus.nn.layers.causal_conv import CausalConv
+from litmus.nn.layers.embeddings import EmbeddingConfig, HeadConfig, LinearHead, LinearHeadConfig
+from litmus.nn.layers.feedforwards import Dense, FeedforwardConfig, Swiglu
 from litmus.nn.layers.linear import linear, residual_linear
 from litmus.nn.layers.norms import NormConfig, RMSNorm
 from litmus.nn.layers.positions import PositionsConfig, Rotation
+from litmus.nn.layers.scan import recurrent_scan
 from litmus.nn.mod.block import DepthBlock, DepthConfig
 from litmus.nn.moe.experts import Experts, MixtureOfExperts, MoeConfig
 from litmus.nn.moe.routers import Router, RouterConfig, RouterStats, Routing
 from litmus.nn.objectives.mtp import MtpConfig, ParallelMtpConfig
-from litmus.nn.objectives.objective import Loss, Objective, ObjectiveConfig
+from litmus.nn.objectives.objective import Loss, Objective, ObjectiveConfig, with_aux_losses
 from litmus.nn.worker.block import WorkerConfig
 from litmus.nn.worker.objective import WorkerObjectiveConfig
 
 __all__ = [
+    "IGNORED",
     "Adapts",
     "Attention",
     "AttentionBase",
@@ -39,20 +43,28 @@ __all__ = [
     "AttentionConfig",
     "AttentionMask",
     "AuxLosses",
+    "Batch",
+    "Block",
     "BlockConfig",
     "Buffers",
     "Cache",
+    "CausalConv",
+    "Dense",
     "DepthBlock",
     "DepthConfig",
+    "EmbeddingConfig",
     "Experts",
     "FeedforwardConfig",
     "ForwardContext",
     "Gate",
     "GateConfig",
+    "HeadConfig",
     "Keys",
     "Latent",
     "LatentConfig",
     "LayerContext",
+    "LinearHead",
+    "LinearHeadConfig",
     "Loss",
     "Mixer",
     "MixerConfig",
@@ -66,6 +78,7 @@ __all__ = [
     "ObjectiveConfig",
     "ParallelMtpConfig",
     "Part",
+    "PartlyActive",
     "PositionsConfig",
     "PreNormBlock",
     "PreNormConfig",
@@ -77,6 +90,7 @@ __all__ = [
     "Routing",
     "SSMax",
     "SSMaxConfig",
+    "Swiglu",
     "Window",
     "WindowAttention",
     "WindowConfig",
@@ -86,6 +100,10 @@ __all__ = [
     "attend_window",
     "attention_weights",
     "linear",
+    "recurrent_scan",
+    "reference_path",
     "residual_linear",
+    "share_of_step",
     "update_kv",
+    "with_aux_losses",
 ]

@@ -19,7 +19,7 @@ from litmus.data.text.documents import read_pieces
 from litmus.data.tokens.splits import decide_split
 from litmus.errors import BadInput
 from litmus.model.plugins import plugin_faults
-from litmus.nn import RouterStats
+from litmus.nn import Batch, RouterStats
 from litmus.runtime.device import pick_device
 from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
 from litmus.training.run.loading import load_run
@@ -103,7 +103,7 @@ def evaluate(
             text_bytes += int(data.text_bytes(targets[is_scored].numpy(), inputs[is_scored].numpy()).sum())
             inputs, targets = inputs.to(device), targets.to(device)
             documents = document_ids(inputs, tokenizer.prefix[0]) if isolate_documents else None
-            losses = model.token_losses(inputs, targets, documents=documents).cpu()  # (B, T)
+            losses = model.token_losses(Batch(inputs, targets, documents)).cpu()  # (B, T)
             width = losses.shape[1]
             nats[:width] += losses.double().sum(0)
             scored[:width] += is_scored.sum(0)

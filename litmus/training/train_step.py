@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from litmus import nn
 from litmus.data.sampler import Batch, document_ids
 from litmus.model import Decoder, Loss
 from litmus.nn.core.aux_losses import Sums, micro_batch, total_of
@@ -18,10 +19,6 @@ from litmus.runtime.compile import compiled
 from litmus.runtime.precision import MasterWeights, Precision, autocast
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
 from litmus.training.settings import TrainSettings
-
-DeviceBatch = tuple[Tensor, Tensor, Tensor | None]
-"""Inputs, targets and document ids of a batch, (B, T) each, on the device."""
-
 
 class NotFinite(Exception):
     """A loss or gradient is infinite or NaN; the weights are unchanged."""
@@ -41,7 +38,7 @@ class TrainStep:
 
     def __init__(self, model: Decoder, settings: TrainSettings, precision: Precision, document_start: int) -> None:
         """`document_start`: the first token of every document, by which packed documents are isolated."""
-        self.device = model.embedding.weight.device
+        self.device = model.device
         self.precision = precision
         self._model = model
         self.weights = MasterWeights(model, precision)
@@ -75,11 +72,11 @@ class TrainStep:
         passes = [self._backward(batch, totals) for batch in batches]
         return {name: torch.stack([losses[name] for losses in passes]).sum() for name in passes[0]}
 
-    def _to_device(self, batch: Batch) -> DeviceBatch:
+    def _to_device(self, batch: Batch) -> nn.Batch:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
         documents = document_ids(inputs, self._document_start) if self._settings.isolate_documents else None
-        return inputs, targets, documents
+        return nn.Batch(inputs, targets, documents)
 
     def _totals(self, batches: Sequence[Batch]) -> Sums:
         """The denominators of the means in the step's loss, summed over all batches.
@@ -88,7 +85,7 @@ class TrainStep:
         That pass restores the random state and the buffers, so that the pass with gradients samples the same.
         """
         placed = [self._to_device(batch) for batch in batches]
-        known = [self._model.objective.counts(targets, documents) for _, targets, documents in placed]
+        known = [self._model.objective.counts(batch) for batch in placed]
         given = [counts for counts in known if counts is not None]
         if self._counts_known and len(given) == len(known):
             return total_of(given)
@@ -102,7 +99,7 @@ class TrainStep:
         return total_of(passes)
 
     @torch.no_grad()
-    def _sums(self, batch: DeviceBatch) -> Sums:
+    def _sums(self, batch: nn.Batch) -> Sums:
         with micro_batch(None) as part:
             self._losses(self._model.loss, batch)
         return part.sums
@@ -115,10 +112,9 @@ class TrainStep:
         self.weights.accumulate_gradients()
         return {name: value.detach().float() for name, value in {"total": loss.total, **loss.parts}.items()}
 
-    def _losses(self, of: Callable[..., Loss], batch: DeviceBatch) -> Loss:
-        inputs, targets, documents = batch
+    def _losses(self, of: Callable[..., Loss], batch: nn.Batch) -> Loss:
         with autocast(self.precision, self.device):
-            return of(inputs, targets, documents=documents, label_smoothing=self._settings.label_smoothing)
+            return of(batch, label_smoothing=self._settings.label_smoothing)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -104,14 +104,14 @@ class InSinglePrecision(Swiglu):
 class LossInSinglePrecision(Objective):
     """Plain cross-entropy of fp32 logits, and its own way to score."""
 
-    def forward(self, model, tokens, targets, **options):
-        logits = model(tokens, documents=options.get("documents")).float()
+    def forward(self, model, batch, label_smoothing=0.0):
+        logits, targets = model(batch).float(), batch.targets
         loss = functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="sum")
         return Loss(loss / (targets != -100).sum().clamp(min=1), {})
 
     @torch.no_grad()
-    def token_losses(self, model, tokens, targets, *, documents=None):
-        logits = model(tokens, documents=documents).float()
+    def token_losses(self, model, batch):
+        logits, targets = model(batch).float(), batch.targets
         return functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=-100, reduction="none")
 
 

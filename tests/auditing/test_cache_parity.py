@@ -63,7 +63,7 @@ class ReadsPadding(Attention):
     def forward(self, x, ctx):
         if ctx.cache is None or ctx.padding_mask is None:
             return super().forward(x, ctx)
-        whole = ForwardContext(ctx.positions, None, None, None, ctx.cache, ctx.kv_len, ctx.fast)
+        whole = ForwardContext(ctx.positions, None, None, None, ctx.cache, ctx.kv_len)
         return super().forward(x, whole)
 
 
@@ -74,7 +74,7 @@ class OneLengthForAllRows(Attention):
         if ctx.cache is None or ctx.start_pos is not None or ctx.padding_mask is not None:
             return super().forward(x, ctx)
         positions = ctx.positions[:1].expand_as(ctx.positions)
-        return super().forward(x, ForwardContext(positions, None, None, None, ctx.cache, ctx.kv_len, ctx.fast))
+        return super().forward(x, ForwardContext(positions, None, None, None, ctx.cache, ctx.kv_len))
 
 
 class KeepsTheLastText(Attention):

@@ -129,7 +129,7 @@ def test_rows_that_see_each_other_are_caught(small, mixer):
 
 class BlindToDocuments(Attention):
     def forward(self, x, ctx):
-        return super().forward(x, ForwardContext(ctx.positions, 0, cache=ctx.cache, kv_len=ctx.kv_len, fast=ctx.fast))
+        return super().forward(x, ForwardContext(ctx.positions, 0, cache=ctx.cache, kv_len=ctx.kv_len))
 
 
 def test_packed_documents_that_see_each_other_are_caught(small, mixer):

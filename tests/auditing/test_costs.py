@@ -39,7 +39,7 @@ class KeysOfRankFour(Attention):
         k, v = self.up(self.down(x)).unflatten(-1, (-1, self.head_dim)).chunk(2, dim=2)
         if ctx.cache is not None:
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
-        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
+        return self.out(attend(q, k, v, ctx.attention_mask()).flatten(-2))
 
 
 class Merged(KeysOfRankFour):
@@ -49,7 +49,7 @@ class Merged(KeysOfRankFour):
         k, v = (x @ full.T).unflatten(-1, (-1, self.head_dim)).chunk(2, dim=2)
         if ctx.cache is not None:
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
-        return self.out(attend(q, k, v, ctx.attention_mask(), None, fast=ctx.fast).flatten(-2))
+        return self.out(attend(q, k, v, ctx.attention_mask()).flatten(-2))
 
 
 def test_cached_numbers_of_low_rank_are_found_whatever_is_declared(small, mixer):

@@ -8,8 +8,8 @@ from litmus.auditing.checks.coverage import evaluate_exact
 from litmus.auditing.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention, Loss, Objective
+from litmus.nn.core.batch import IGNORED
 from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
-from litmus.nn.objectives.cross_entropy import IGNORED
 from litmus.training.evaluation import evaluate
 
 ONLY = ("coverage",)

@@ -28,7 +28,7 @@ class ReadsPadding(Attention):
     """Attends to padding when there is no cache."""
 
     def forward(self, x, ctx):
-        blind = ForwardContext(ctx.positions, ctx.start_pos, None, ctx.document_ids, ctx.cache, ctx.kv_len, ctx.fast)
+        blind = ForwardContext(ctx.positions, ctx.start_pos, None, ctx.document_ids, ctx.cache, ctx.kv_len)
         return super().forward(x, ctx if ctx.cache is not None else blind)
 
 

@@ -38,7 +38,7 @@ class Mean(Mixer):
     def forward(self, x, ctx):
         values = x if ctx.cache is None else update_kv(ctx.cache["x"], x, ctx)
         alike = torch.zeros_like(x)[:, :, None], torch.zeros_like(values)[:, :, None]
-        mean = attend(*alike, values[:, :, None], ctx.attention_mask(), None, fast=ctx.fast)
+        mean = attend(*alike, values[:, :, None], ctx.attention_mask())
         return self.out(self.scale * mean[:, :, 0])
 
     def new_cache(self, batch, capacity, *, device, dtype):

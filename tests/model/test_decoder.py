@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, resolve
+from litmus.nn import Batch
 
 Small = Callable[..., Decoder]
 
@@ -132,7 +133,7 @@ def test_documents_cannot_be_packed_into_a_cache(small: Small) -> None:
     model = small("standard")
     tokens = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(BadInput, match="packed documents cannot be decoded with a cache"):
-        model(tokens, model.new_cache(1, 4), documents=tokens)
+        model(Batch(tokens, document_ids=tokens), model.new_cache(1, 4))
 
 
 @pytest.mark.parametrize(("batch", "capacity"), [(0, 4), (2, 0), (-1, 4)])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from litmus.nn import attend, attention_weights
+from litmus.nn import attend, attention_weights, reference_path
 
 
 def by_definition(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, query_scale: Tensor | None) -> Tensor:
@@ -52,7 +52,7 @@ def test_causal_attention_equals_its_definition(
     q, k, v = random_qkv(batch, length, length, groups * shared, groups, width)
     query_scale = torch.rand(batch, length, groups * shared, dtype=torch.float64) * 3 if scaled else None
     visible = torch.ones(batch, length, length).tril().bool()
-    assert_close(attend(q, k, v, "causal", query_scale, fast=fast), by_definition(q, k, v, visible, query_scale))
+    assert_close(attend(q, k, v, "causal", query_scale), by_definition(q, k, v, visible, query_scale))
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -63,13 +63,13 @@ def test_a_mask_and_a_factor_hold_for_each_row_query_and_head(fast: bool, factor
     visible[..., 0] = True
     query_scale = None if factor_shape is None else torch.rand(factor_shape, dtype=torch.float64) * 3
     expected = by_definition(q, k, v, visible[:, 0], None if query_scale is None else query_scale.expand(2, 3, 4))
-    assert_close(attend(q, k, v, visible, query_scale, fast=fast), expected)
+    assert_close(attend(q, k, v, visible, query_scale), expected)
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_all_means_that_one_query_reads_every_key(fast: bool) -> None:
     q, k, v = random_qkv(2, 1, 6, heads=4, groups=2, width=4)
-    assert_close(attend(q, k, v, "all", None, fast=fast), by_definition(q, k, v, torch.ones(2, 1, 6).bool(), None))
+    assert_close(attend(q, k, v, "all", None), by_definition(q, k, v, torch.ones(2, 1, 6).bool(), None))
 
 
 def test_the_weights_are_distributions_over_the_visible_keys() -> None:
@@ -91,17 +91,18 @@ def test_the_weights_of_bf16_scores_are_exact_to_fp32() -> None:
 def test_bf16_attention_is_close_to_the_exact_one(fast: bool) -> None:
     q, k, v = random_qkv(1, 6, 6, heads=2, groups=2, width=8)
     query_scale = torch.rand(1, 6, 2) * 3
-    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), "causal", query_scale, fast=fast)
+    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), "causal", query_scale)
     assert found.dtype == torch.bfloat16
-    assert_close(found.double(), attend(q, k, v, "causal", query_scale, fast=False), rtol=0.05, atol=0.05)
+    with reference_path():
+        assert_close(found.double(), attend(q, k, v, "causal", query_scale), rtol=0.05, atol=0.05)
 
 
 def test_the_factor_meets_the_query_in_fp32_before_the_cast() -> None:
     q, k, v = (tensor.bfloat16() for tensor in random_qkv(1, 40, 40, heads=2, groups=2, width=8))
     query_scale = torch.rand(1, 40, 2) * 3
     scaled = (q.float() * query_scale[..., None]).bfloat16()
-    found = attend(q, k, v, "causal", query_scale, fast=True)
-    assert torch.equal(found, attend(scaled, k, v, "causal", None, fast=True))
+    found = attend(q, k, v, "causal", query_scale)
+    assert torch.equal(found, attend(scaled, k, v, "causal", None))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
@@ -109,8 +110,9 @@ def test_training_in_bf16_is_close_to_the_exact_attention_and_as_causal(groups: 
     exact = [tensor.requires_grad_() for tensor in random_qkv(2, 12, 12, heads=4, groups=groups, width=8)]
     low = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
     query_scale = torch.rand(2, 12, 4) * 3
-    found = attend(*low, "causal", query_scale, fast=True)
-    expected = attend(*exact, "causal", query_scale, fast=False)
+    found = attend(*low, "causal", query_scale)
+    with reference_path():
+        expected = attend(*exact, "causal", query_scale)
     assert found.dtype == torch.bfloat16
     assert_close(found.double(), expected, rtol=0.05, atol=0.05)
     pull = torch.randn_like(expected)
@@ -120,7 +122,7 @@ def test_training_in_bf16_is_close_to_the_exact_attention_and_as_causal(groups: 
     with torch.no_grad():
         for tensor in low[1:]:
             tensor[:, 7:] += 1
-    assert torch.equal(attend(*low, "causal", query_scale, fast=True)[:, :7], found[:, :7])
+    assert torch.equal(attend(*low, "causal", query_scale)[:, :7], found[:, :7])
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -128,7 +130,9 @@ def test_training_in_bf16_under_a_mask_is_close_to_the_exact_attention(rows: int
     exact = [tensor.requires_grad_() for tensor in random_qkv(2, 7, 12, heads=4, groups=2, width=8)]
     low = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
     visible = (torch.rand(rows, 1, 7, 12) < 0.5) | (torch.arange(12) == 3)
-    found, expected = attend(*low, visible, None, fast=True), attend(*exact, visible, None, fast=False)
+    found = attend(*low, visible)
+    with reference_path():
+        expected = attend(*exact, visible)
     assert_close(found.double(), expected, rtol=0.05, atol=0.05)
     pull = torch.randn_like(expected)
     gradients = torch.autograd.grad((expected * pull).sum(), exact)

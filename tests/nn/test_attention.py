@@ -116,7 +116,7 @@ def test_the_entropy_reported_is_that_of_the_attention_weights(
     x = torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64)
     observed: dict[str, list[Tensor]] = {}
     plain = whole_rows(x)
-    module(x, ForwardContext(plain.positions, observed=observed, fast=fast))
+    module(x, ForwardContext(plain.positions, observed=observed))
     q, k, _ = module.qkv(x).unflatten(-1, (-1, module.head_dim)).split((4, module.kv_heads, module.kv_heads), dim=2)
     k = k.repeat_interleave(4 // module.kv_heads, 2)
     scores = torch.einsum("bthd,bshd->bhts", q, k) / 2

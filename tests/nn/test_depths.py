@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from litmus.auditing import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import DepthBlock, DepthConfig, ForwardContext, LayerContext, PreNormBlock
+from litmus.nn import DepthBlock, DepthConfig, ForwardContext, LayerContext, PreNormBlock, reference_path
 from litmus.nn.core.aux_losses import AuxLosses
 from litmus.nn.mod.routers import ThresholdRouter, TopKRouter
 
@@ -41,7 +41,7 @@ def test_chosen_tokens_are_a_text_of_their_own_and_the_rest_pass_by(
 ) -> None:
     layer = block(capacity=0.4)
     chosen, weight = layer.router(x, at_once(x))
-    y = layer(x, at_once(x, fast=fast))
+    y = layer(x, at_once(x))
     assert 0 < chosen.sum() < chosen.numel()
     assert torch.equal(y[~chosen], x[~chosen])
     for row in range(2):
@@ -147,7 +147,8 @@ def test_the_audit_finds_that_the_published_choice_sees_the_future_in_training()
 def test_routed_layers_of_any_parts_decode_as_they_evaluate(parts: dict[str, Any], rough: Any) -> None:
     model = rough(build("mod", overrides=parts, **SIZES)).eval()
     tokens = torch.randint(61, (3, 20))
-    full = model(tokens, fast=False)
+    with reference_path():
+        full = model(tokens)
     assert_close(model(tokens), full)
     for chunks in (1, [7, 6, 1, 1, 5]):
         cache = model.new_cache(3, 20)
@@ -182,8 +183,8 @@ def test_a_row_in_which_nobody_is_chosen_decodes_unchanged(block: Callable[..., 
     layer.router.threshold.fill_(torch.inf)
     cache = layer.new_cache(2, 12, device=x.device, dtype=x.dtype)
     for fast in (True, False):
-        with torch.no_grad():
-            assert torch.equal(layer(x, at_once(x, cache=cache, kv_len=12, fast=fast)), x)
+        with torch.no_grad(), reference_path(not fast):
+            assert torch.equal(layer(x, at_once(x, cache=cache, kv_len=12)), x)
     assert cache["chosen"].tolist() == [[0], [0]]
     assert layer(x, at_once(x)).equal(x)
 

@@ -47,7 +47,7 @@ def test_closed_gates_leave_nothing_and_open_ones_everything(
     gated = rough(mixer(gate=GateConfig()).build(layer_context()))
     gated.load_state_dict(plain.state_dict(), strict=False)
     x = torch.rand(2, 5, 16, dtype=torch.float64)
-    ctx = ForwardContext(torch.arange(5).expand(2, 5), fast=fast)
+    ctx = ForwardContext(torch.arange(5).expand(2, 5))
     with torch.no_grad():
         for sign, expected in ((-1, torch.zeros_like(x)), (1, plain(x, ctx))):
             gated.output_gate.map.weight.fill_(sign * 1e6)

@@ -26,6 +26,7 @@ from litmus.nn import (
     LatentConfig,
     LayerContext,
     SSMaxConfig,
+    reference_path,
 )
 from litmus.nn.attention import compressed as latent
 from litmus.nn.attention import compressed_blocks as compression
@@ -91,7 +92,7 @@ def test_a_query_reads_latents_of_past_blocks_and_its_window_in_one_softmax(
 ) -> None:
     module = made(layer_context, rough, block=block, latents=latents, window=window, **keys)
     x = torch.randn(14, DIM, dtype=torch.float64)
-    ctx = ForwardContext(torch.arange(14)[None], fast=fast)
+    ctx = ForwardContext(torch.arange(14)[None])
     with mock.patch.object(compression, "CHUNK", CHUNK):
         assert_close(module(x[None], ctx), module.out_proj(by_formula(module, x)[None], x[None], ctx))
 
@@ -105,7 +106,7 @@ def test_blocks_and_windows_of_one_token_are_dense_attention(
     dense: Attention = AttentionConfig(**keys).build(layer_context(positions=RopeConfig())).double()
     dense.load_state_dict({name: kept for name, kept in module.state_dict().items() if name in dense.state_dict()})
     x = torch.randn(2, 11, DIM, dtype=torch.float64)
-    ctx = ForwardContext(torch.arange(11).expand(2, -1), fast=fast)
+    ctx = ForwardContext(torch.arange(11).expand(2, -1))
     assert_close(module(x, ctx), dense(x, ctx))
 
 
@@ -126,7 +127,8 @@ def test_the_fast_path_equals_the_reference_forward_and_gradient(
     found = []
     with mock.patch.object(compression, "CHUNK", CHUNK):
         for fast in (True, False):
-            y = module(x, ForwardContext(positions, start, valid, documents, fast=fast))
+            with reference_path(not fast):
+                y = module(x, ForwardContext(positions, start, valid, documents))
             y = y if valid is None else y * valid[..., None]
             direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
             found.append((y, *torch.autograd.grad((y * direction).sum(), [x, *module.parameters()])))
@@ -142,15 +144,16 @@ def test_cached_attention_equals_attention_at_once_however_tokens_come(
     module = made(layer_context, rough, **shape)
     length = sum(sizes)
     x = torch.randn(2, length, DIM, dtype=torch.float64)
-    full = module(x, ForwardContext(torch.arange(length).expand(2, -1), fast=False))
-    with mock.patch.object(compression, "CHUNK", CHUNK):
+    with reference_path():
+        full = module(x, ForwardContext(torch.arange(length).expand(2, -1)))
+    with mock.patch.object(compression, "CHUNK", CHUNK), reference_path(not fast):
         for spare in (0, 3):
             cache = module.new_cache(2, length + spare, device=x.device, dtype=x.dtype)
             parts, start = [], 0
             for part in x.split(sizes, dim=1):
                 end = start + part.shape[1]
                 positions = torch.arange(start, end).expand(2, -1)
-                parts.append(module(part, ForwardContext(positions, start, cache=cache, kv_len=end, fast=fast)))
+                parts.append(module(part, ForwardContext(positions, start, cache=cache, kv_len=end)))
                 start = end
             assert_close(torch.cat(parts, dim=1), full)
 
@@ -164,7 +167,8 @@ def test_ragged_rows_go_on_as_if_alone(
     module = made(layer_context, rough, **shape)
     taken, longest = torch.zeros(3, dtype=torch.long), 40
     x = torch.randn(3, longest, DIM, dtype=torch.float64)
-    full = module(x, ForwardContext(torch.arange(longest).expand(3, -1), fast=False))
+    with reference_path():
+        full = module(x, ForwardContext(torch.arange(longest).expand(3, -1)))
     cache = module.new_cache(3, longest, device=x.device, dtype=x.dtype)
     with mock.patch.object(compression, "CHUNK", CHUNK):
         for given_now in counts:
@@ -281,7 +285,7 @@ def test_the_entropy_reported_is_that_of_the_weights_over_latents_and_tokens(fas
     for parameter in (module.qkv.weight, module.scores.weight):
         nn.init.zeros_(parameter)  # even weights: the entropy of a query is the log of how many keys it reads
     observed: dict[str, list[Tensor]] = {}
-    module(torch.randn(1, 9, DIM), ForwardContext(torch.arange(9)[None], fast=fast, observed=observed))
+    module(torch.randn(1, 9, DIM), ForwardContext(torch.arange(9)[None], observed=observed))
     counts = module.shape.keys(torch.arange(9)).float()
     assert_close(observed["attention_entropy"][0], counts.log().mean())
 

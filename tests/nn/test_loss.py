@@ -9,14 +9,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from litmus.nn import reference_path
 from litmus.nn.objectives import cross_entropy as loss
-from litmus.nn.objectives.cross_entropy import cross_entropy, token_cross_entropy
+from litmus.nn.objectives.cross_entropy import cross_entropy, head_cross_entropy, token_cross_entropy
 
 DIM = 5
+
+
+def head_of(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A linear head with these weights."""
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    head.weight = nn.Parameter(weight.detach())
+    if bias is not None:
+        head.bias = nn.Parameter(bias.detach())
+    return head
 
 
 def a_problem(rows: int, vocabulary: int, bias: bool, ignored: float = 0.0) -> tuple[Tensor, Tensor, Any, Tensor]:
@@ -57,8 +67,8 @@ def test_value_and_gradients_equal_the_definition_whatever_the_chunks(
     inputs = [tensor for tensor in (hidden, weight, shift) if tensor is not None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "CHUNK_NUMBERS", chunk)
-        patch.setattr(loss, "LEAST_ROWS", 16)
-        found = cross_entropy(hidden, weight, shift, targets, label_smoothing=smoothing, fast=fast)
+        patch.setattr(loss, "MIN_CHUNK_ROWS", 16)
+        found = cross_entropy(hidden, weight, shift, targets, label_smoothing=smoothing)
     expected = by_definition(hidden, weight, shift, targets, smoothing)
     assert_close(found, expected)
     if expected.requires_grad:
@@ -71,7 +81,7 @@ def test_value_and_gradients_equal_the_definition_whatever_the_chunks(
 @pytest.mark.parametrize("fast", [True, False])
 def test_nothing_to_score_is_a_loss_of_0_with_gradient_0(fast: bool) -> None:
     hidden, weight, shift, targets = a_problem(20, 7, bias=True, ignored=1.0)
-    found = cross_entropy(hidden, weight, shift, targets, label_smoothing=0.1, fast=fast)
+    found = cross_entropy(hidden, weight, shift, targets, label_smoothing=0.1)
     assert found == 0
     assert all((gradient == 0).all() for gradient in torch.autograd.grad(found, (hidden, weight, shift)))
 
@@ -79,7 +89,7 @@ def test_nothing_to_score_is_a_loss_of_0_with_gradient_0(fast: bool) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_gradient_agrees_with_finite_differences(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(loss, "LEAST_ROWS", 16)
+    monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     hidden, weight, shift, targets = a_problem(20, 4, bias=True, ignored=0.2)
     assert torch.autograd.gradcheck(
         lambda *inputs: cross_entropy(*inputs, targets, label_smoothing=smoothing), (hidden, weight, shift)
@@ -90,18 +100,18 @@ def test_a_weight_shared_with_the_embedding_gets_both_gradients() -> None:
     _, weight, _, targets = a_problem(12, 6, bias=False)
     mix = torch.randn(DIM, DIM, dtype=torch.float64)
     tokens = torch.randint(6, (12,))
-    gradients = [
-        torch.autograd.grad(cross_entropy(F.embedding(tokens, weight) @ mix, weight, None, targets, fast=fast), weight)[
-            0
-        ]
-        for fast in (True, False)
-    ]
+    gradients = []
+    for reference in (True, False):
+        with reference_path(reference):
+            nats = cross_entropy(F.embedding(tokens, weight) @ mix, weight, None, targets)
+            gradients += torch.autograd.grad(nats, weight)
     assert_close(*gradients)
 
 
 def test_only_the_gradients_asked_for_are_computed() -> None:
     hidden, weight, shift, targets = a_problem(12, 6, bias=True)
-    expected = cross_entropy(hidden, weight, shift, targets, fast=False)
+    with reference_path():
+        expected = cross_entropy(hidden, weight, shift, targets)
     for frozen in (hidden, weight, shift):
         frozen.requires_grad_(False)
         found = cross_entropy(hidden, weight, shift, targets)
@@ -115,9 +125,10 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_bf16_is_close_to_the_exact_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(loss, "LEAST_ROWS", 16)
+    monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     hidden, weight, shift, targets = a_problem(200, 30, bias=True, ignored=0.2)
-    exact = cross_entropy(hidden, weight, shift, targets, label_smoothing=smoothing, fast=False)
+    with reference_path():
+        exact = cross_entropy(hidden, weight, shift, targets, label_smoothing=smoothing)
     low = [tensor.detach().bfloat16().requires_grad_() for tensor in (hidden, weight, shift)]
     found = cross_entropy(*low, targets, label_smoothing=smoothing)
     assert found.dtype == torch.float32
@@ -130,7 +141,7 @@ def test_bf16_is_close_to_the_exact_loss(smoothing: float, monkeypatch: pytest.M
 
 def test_under_autocast_the_weight_gradient_is_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(loss, "LEAST_ROWS", 16)
+    monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     weight = torch.randn(9, DIM, requires_grad=True)
     hidden = 1 + 0.1 * torch.randn(8000, DIM)  # every chunk pulls the same way: a bf16 sum would stop growing
     targets = torch.zeros(8000, dtype=torch.long)
@@ -138,7 +149,8 @@ def test_under_autocast_the_weight_gradient_is_summed_in_fp32(monkeypatch: pytes
         found = cross_entropy(hidden, weight, None, targets)
     (gradient,) = torch.autograd.grad(found, weight)
     assert gradient.dtype == torch.float32
-    exact = cross_entropy(hidden, weight, None, targets, fast=False)
+    with reference_path():
+        exact = cross_entropy(hidden, weight, None, targets)
     assert found.item() == pytest.approx(exact.item(), rel=0.01)
     expected = torch.autograd.grad(exact, weight)[0]
     assert (gradient - expected).norm() < 0.01 * expected.norm()
@@ -147,7 +159,8 @@ def test_under_autocast_the_weight_gradient_is_summed_in_fp32(monkeypatch: pytes
 def test_huge_logits_do_not_overflow() -> None:
     hidden, weight, shift, targets = a_problem(12, 6, bias=True)
     found = cross_entropy(hidden * 1e4, weight, shift, targets)
-    assert_close(found, cross_entropy(hidden * 1e4, weight, shift, targets, fast=False))
+    with reference_path():
+        assert_close(found, cross_entropy(hidden * 1e4, weight, shift, targets))
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(found, (hidden, weight, shift)))
 
 
@@ -162,7 +175,7 @@ def test_a_target_outside_the_vocabulary_is_an_error(fast: bool, stray: int) -> 
     hidden, weight, shift, targets = a_problem(12, 6, bias=True)
     targets[5] = stray
     with pytest.raises((IndexError, RuntimeError)):
-        cross_entropy(hidden, weight, shift, targets, fast=fast)
+        cross_entropy(hidden, weight, shift, targets)
 
 
 @given(rows=st.integers(1, 70), vocabulary=st.integers(2, 9), bias=st.booleans(), chunk=st.integers(1, 700))
@@ -170,8 +183,8 @@ def test_token_losses_equal_the_definition_row_by_row(rows: int, vocabulary: int
     hidden, weight, shift, targets = a_problem(rows, vocabulary, bias, ignored=0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "CHUNK_NUMBERS", chunk)
-        patch.setattr(loss, "LEAST_ROWS", 16)
-        nats = token_cross_entropy(hidden, weight, shift, targets)
+        patch.setattr(loss, "MIN_CHUNK_ROWS", 16)
+        nats = token_cross_entropy(head_of(weight, shift), hidden, targets)
     assert not nats.requires_grad
     for row in range(rows):
         assert_close(nats[row], by_definition(hidden[row, None], weight, shift, targets[row, None], 0.0).detach())
@@ -179,11 +192,24 @@ def test_token_losses_equal_the_definition_row_by_row(rows: int, vocabulary: int
 
 def test_token_losses_of_bf16_are_fp32() -> None:
     hidden, weight, _, targets = a_problem(12, 6, bias=False)
-    nats = token_cross_entropy(hidden.bfloat16(), weight.float(), None, targets)
+    nats = token_cross_entropy(head_of(weight.float()), hidden.bfloat16(), targets)
     assert nats.dtype == torch.float32
-    assert_close(nats.double(), token_cross_entropy(hidden, weight, None, targets), rtol=0.05, atol=0.05)
+    assert_close(nats.double(), token_cross_entropy(head_of(weight), hidden, targets), rtol=0.05, atol=0.05)
 
 
 def test_equal_logits_cost_the_log_of_the_vocabulary() -> None:
-    nats = token_cross_entropy(torch.zeros(3, DIM), torch.randn(50, DIM), None, torch.tensor([0, 49, -100]))
+    nats = token_cross_entropy(head_of(torch.randn(50, DIM)), torch.zeros(3, DIM), torch.tensor([0, 49, -100]))
     assert_close(nats, torch.tensor([math.log(50), math.log(50), 0.0]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_any_head_gives_the_loss_and_gradients_of_its_logits(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
+    hidden, weight, shift, targets = a_problem(70, 6, True, ignored=0.3)
+    head = head_of(weight, shift)
+    found = head_cross_entropy(head, hidden, targets, label_smoothing=smoothing)
+    expected = cross_entropy(hidden, head.weight, head.bias, targets, label_smoothing=smoothing)
+    assert_close(found, expected)
+    inputs = [hidden, head.weight, head.bias]
+    for one, other in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        assert_close(one, other)

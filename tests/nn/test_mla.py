@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build
-from litmus.nn import ForwardContext, LayerContext, Mla, MlaConfig, SSMaxConfig
+from litmus.nn import Batch, ForwardContext, LayerContext, Mla, MlaConfig, SSMaxConfig, reference_path
 from litmus.nn.attention.attend import attend
 from litmus.nn.attention.mla import attend_shared
 from litmus.nn.layers.positions import LearnedPositionsConfig, NoPositionsConfig, RopeConfig
@@ -83,7 +83,7 @@ def test_every_way_equals_the_definition_and_its_gradient(
     module = rough(with_absorb(config, absorb).build(layer_context(positions=RopeConfig())))
     x = torch.randn(BATCH, LENGTH, DIM, dtype=torch.float64, requires_grad=True)
     positions = torch.arange(LENGTH).expand(BATCH, -1)
-    expected, found = by_definition(module, x), module(x, ForwardContext(positions, fast=fast))
+    expected, found = by_definition(module, x), module(x, ForwardContext(positions))
     assert_close(found, expected)
     direction, inputs = torch.randn_like(expected), [x, *module.parameters()]
     gradients = (torch.autograd.grad((y * direction).sum(), inputs) for y in (found, expected))
@@ -105,12 +105,13 @@ def test_cached_attention_equals_attention_at_once(
 ) -> None:
     module = rough(with_absorb(config, absorb).build(layer_context(positions=RopeConfig())))
     x = torch.randn(BATCH, 9, DIM, dtype=torch.float64)
-    full = module(x, ForwardContext(torch.arange(9).expand(BATCH, -1), fast=False))
+    with reference_path():
+        full = module(x, ForwardContext(torch.arange(9).expand(BATCH, -1)))
     cache = module.new_cache(BATCH, 12, device=x.device, dtype=x.dtype)
     parts, start = [], 0
     for part in x.split(chunks, dim=1):
         end = start + part.shape[1]
-        ctx = ForwardContext(torch.arange(start, end).expand(BATCH, -1), start, cache=cache, kv_len=end, fast=fast)
+        ctx = ForwardContext(torch.arange(start, end).expand(BATCH, -1), start, cache=cache, kv_len=end)
         parts.append(module(part, ctx))
         start = end
     assert_close(torch.cat(parts, dim=1), full)
@@ -126,12 +127,13 @@ def test_ragged_rows_decode_as_if_alone_absorbed_or_not(absorb: str, rough: Call
     valid = torch.arange(9) >= 9 - torch.tensor(lengths)[:, None]  # padding on the left
     padded = torch.randint(61, (3, 9))
     padded[valid] = torch.cat([tokens[row, :length] for row, length in enumerate(lengths)])
-    model(padded, cache, valid=valid)
+    model(Batch(padded, padding_mask=valid), cache)
     for extra in range(3):
         ctx = torch.stack([tokens[row, length + extra] for row, length in enumerate(lengths)])
         logits = model(ctx[:, None], cache)
         for row, length in enumerate(lengths):
-            assert_close(logits[row, 0], model(tokens[row : row + 1, : length + extra + 1], fast=False)[0, -1])
+            with reference_path():
+                assert_close(logits[row, 0], model(tokens[row : row + 1, : length + extra + 1])[0, -1])
 
 
 @torch.no_grad()
@@ -184,9 +186,10 @@ def test_the_reference_is_never_absorbed(
     module = MlaConfig(absorb="on").build(layer_context())
     monkeypatch.delattr(Mla, "absorbed")
     x = torch.randn(1, LENGTH, DIM)
-    module(x, ForwardContext(torch.arange(LENGTH)[None], fast=False))
+    with reference_path():
+        module(x, ForwardContext(torch.arange(LENGTH)[None]))
     with pytest.raises(AttributeError):
-        module(x, ForwardContext(torch.arange(LENGTH)[None], fast=True))
+        module(x, ForwardContext(torch.arange(LENGTH)[None]))
 
 
 @torch.no_grad()
@@ -225,9 +228,10 @@ def test_fused_attention_takes_values_of_any_width(width: int, values: int, atte
     q, k = torch.randn(2, 2, 5, 4, width, dtype=torch.float64)
     v = torch.randn(2, 5, 4, values, dtype=torch.float64)
     seen = torch.ones(2, 1, 5, 5, dtype=torch.bool).tril() if attention_mask == "mask" else "causal"
-    plain = attend(q, k, v, seen, None, fast=False)
+    with reference_path():
+        plain = attend(q, k, v, seen, None)
     assert plain.shape == (2, 5, 4, values)
-    assert_close(attend(q, k, v, seen, None, fast=True), plain)
+    assert_close(attend(q, k, v, seen, None), plain)
 
 
 @torch.no_grad()
@@ -268,7 +272,7 @@ def test_without_rotating_positions_nothing_is_set_apart_for_them(
     ("keys", "changes", "sentence"),
     [
         ({"rope_dim": 3}, {"positions": RopeConfig()}, "rope_dim = 3 is odd, and RoPE rotates pairs"),
-        ({"rope_dim": 4}, {}, "rope_dim = 4 needs positions that rotate, and positions are 'none'"),
+        ({"rope_dim": 4}, {}, "rope_dim = 4 needs positions that rotate, and the recipe's do not"),
         ({"q_rank": 4}, {}, "q_rank = 4 needs latent_query: true"),
         ({"heads": 3}, {}, "heads = 3 does not divide dim = 16; valid: 1, 2, 4, 8, 16"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import Experts, ForwardContext, LayerContext, MixtureOfExperts, MoeConfig, Routing
+from litmus.nn import Experts, ForwardContext, LayerContext, MixtureOfExperts, MoeConfig, Routing, reference_path
 from litmus.nn.moe import experts as moe
 from litmus.nn.moe.experts import expert_hidden, grouped_linear
 from litmus.nn.moe.routers import SigmoidRouterConfig
@@ -55,7 +56,7 @@ def test_every_path_equals_the_definition_and_its_gradient(
 ) -> None:
     module = rough(config.build(layer_context()))
     x = torch.randn(2, 7, 16, dtype=torch.float64, requires_grad=True)
-    expected, found = by_definition(module, x), module(x, ForwardContext(torch.arange(7).expand(2, -1), fast=fast))
+    expected, found = by_definition(module, x), module(x, ForwardContext(torch.arange(7).expand(2, -1)))
     assert_close(found, expected)
     direction, inputs = torch.randn_like(expected), [x, *module.parameters()]
     gradients = (torch.autograd.grad((y * direction).sum(), inputs) for y in (found, expected))
@@ -76,7 +77,10 @@ def test_grouped_products_equal_the_loop_forward_and_gradient(
     monkeypatch.setattr(F, "grouped_mm", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
     module = rough(config.build(layer_context()), dtype)
     x = torch.randn(2, 7, 16).to(dtype).requires_grad_()
-    outputs = [module(x, ForwardContext(torch.arange(7).expand(2, -1), fast=fast)) for fast in (True, False)]
+    ctx = ForwardContext(torch.arange(7).expand(2, -1))
+    outputs = [module(x, ctx)]
+    with reference_path():
+        outputs.append(module(x, ctx))
     assert len(calls) == 2, "one for each of the two matrices"
     close: dict[str, float] = {"atol": 2e-5, "rtol": 2e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
     assert_close(*outputs, **close)
@@ -129,7 +133,7 @@ def test_only_the_chosen_experts_are_read(length: int, fast: bool, layer_context
         module.experts.gate_up[expert] = torch.nan
         module.experts.down[expert] = torch.nan
     assert len(chosen) == 2
-    assert module(x, ForwardContext(torch.arange(length)[None], fast=fast)).isfinite().all()
+    assert module(x, ForwardContext(torch.arange(length)[None])).isfinite().all()
 
 
 @torch.no_grad()
@@ -169,10 +173,11 @@ def test_autocast_multiplies_in_bf16_and_gives_fp32_gradients(layer_context: Cal
 def test_dropout_falls_on_the_inner_vectors_as_in_a_dense_feedforward(
     layer_context: Callable[..., LayerContext],
 ) -> None:
-    module = MoeConfig(experts=4, top_k=2, hidden=16).build(layer_context(dropout=1.0))
+    module = MoeConfig(experts=4, top_k=2, hidden=16).build(replace(layer_context(), dropout=1.0))
     x = torch.randn(1, 7, 16)
-    for fast in (True, False):
-        assert module(x, ForwardContext(torch.arange(7)[None], fast=fast)).abs().max() == 0
+    for reference in (True, False):
+        with reference_path(reference):
+            assert module(x, ForwardContext(torch.arange(7)[None])).abs().max() == 0
 
 
 def test_by_default_the_experts_of_a_token_are_as_wide_as_a_dense_swiglu() -> None:
@@ -250,10 +255,9 @@ def test_a_routing_is_what_the_experts_obey(layer_context: Callable[..., LayerCo
     x = torch.randn(3, 16, dtype=torch.float64)
     gates = torch.tensor([[1.0, 0], [0, 1], [0.5, 0.5]], dtype=torch.float64)
     routing = Routing(torch.tensor([[0, 1], [0, 1], [0, 1]]), gates, torch.ones(3, 4))
-    y = experts(x, routing, fast=True)
-    first, second = (
-        experts(x, Routing(torch.full((3, 2), e), gates * 0 + 0.5, routing.shares), fast=False) for e in (0, 1)
-    )
+    y = experts(x, routing)
+    with reference_path():
+        first, second = (experts(x, Routing(torch.full((3, 2), e), gates * 0 + 0.5, routing.shares)) for e in (0, 1))
     assert_close(y, torch.stack((first[0], second[1], (first[2] + second[2]) / 2)))
 
 

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build
-from litmus.nn.objectives.mtp import ahead
+from litmus.nn import Batch, reference_path
+from litmus.nn.objectives.mtp import targets_ahead
 
 VOCABULARY, LENGTH = 61, 10
 SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "dim": 32, "depth": 2, "heads": 4, "context": 24}
@@ -87,7 +88,7 @@ def test_nothing_is_predicted_across_the_end_of_an_isolated_document(
     model = rough(made(kind))
     inputs, targets, lengths = tokens[:1, :-1], tokens[:1, 1:], [5, 1, 2, 4]
     documents = torch.arange(4).repeat_interleave(torch.tensor(lengths))[None]
-    loss = model.loss(inputs, targets, documents=documents)
+    loss = model.loss(Batch(inputs, targets, documents))
     parts = zip(inputs[0].split(lengths), targets[0].split(lengths), strict=True)
     alone = [(document, aims) for document, aims in parts]
     for number in (1, 2):
@@ -107,11 +108,13 @@ def test_rows_shorter_than_the_view_ahead_have_nothing_to_lose(kind: str, length
 
 def test_targets_ahead_end_with_their_row_and_document() -> None:
     targets = torch.tensor([[1, 2, 3, 4, 5], [6, -100, 8, 9, 10]])
-    assert ahead(targets, 1, None).tolist() == [[2, 3, 4, 5, -100], [-100, 8, 9, 10, -100]]
-    assert ahead(targets, 3, None).tolist() == [[4, 5, -100, -100, -100], [9, 10, -100, -100, -100]]
-    assert (ahead(targets, 7, None) == -100).all()
+    batch = Batch(targets, targets)
+    assert targets_ahead(batch, 1).tolist() == [[2, 3, 4, 5, -100], [-100, 8, 9, 10, -100]]
+    assert targets_ahead(batch, 3).tolist() == [[4, 5, -100, -100, -100], [9, 10, -100, -100, -100]]
+    assert (targets_ahead(batch, 7) == -100).all()
     documents = torch.tensor([[0, 0, 1, 1, 1], [0, 1, 2, 2, 2]])
-    assert ahead(targets, 1, documents).tolist() == [[2, -100, 4, 5, -100], [-100, -100, 9, 10, -100]]
+    packed = targets_ahead(Batch(targets, targets, documents), 1)
+    assert packed.tolist() == [[2, -100, 4, 5, -100], [-100, -100, 9, 10, -100]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,7 +184,8 @@ def test_the_fast_gradient_equals_the_reference(kind: str, tokens: Tensor, rough
     model = rough(made(kind, "deepseek"))
     found = []
     for fast in (True, False):
-        total = model.loss(tokens, tokens, label_smoothing=0.1, fast=fast).total
+        with reference_path(not fast):
+            total = model.loss(tokens, tokens, label_smoothing=0.1).total
         found.append([total, *torch.autograd.grad(total, list(model.parameters()))])
     for one, other in zip(*found, strict=True):
         assert_close(one, other)

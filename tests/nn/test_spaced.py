@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from litmus.nn import ForwardContext
+from litmus.nn import ForwardContext, reference_path
 from litmus.nn.attention.spaced import attend_at
 from litmus.nn.worker.block import workers
 from litmus.nn.worker.streams import sampled
@@ -49,7 +49,8 @@ def test_the_fast_path_equals_the_definition_forward_and_gradient(
     inputs = [q, k, v, own_k, own_v] if own else [q, k, v]
     results = []
     for fast in (True, False):
-        read = attend_at(group.places, q, k, v, ctx, own=pair, fast=fast)
+        with reference_path(not fast):
+            read = attend_at(group.places, q, k, v, ctx, own=pair)
         results.append([read.detach(), *torch.autograd.grad(read.square().sum(), inputs)])
     for one, other in zip(*results, strict=True):
         assert_close(one, other)
@@ -65,7 +66,7 @@ def test_no_tensor_of_length_times_length_is_made() -> None:
     places = sampled(ctx, workers(ctx, interval), interval).groups[0].places
     q, k, v = (torch.randn(1, count, 1, 4, requires_grad=True) for count in (length // interval, length, length))
     with Largest() as largest:
-        attend_at(places, q, k, v, ctx, own=(q, q), fast=True).sum().backward()
+        attend_at(places, q, k, v, ctx, own=(q, q)).sum().backward()
     assert largest.numbers < length * length / 8
 
 
@@ -93,5 +94,5 @@ def test_padding_and_other_documents_are_not_read() -> None:
     assert group.index is not None and group.index.tolist() == [[2, 5]]
     values = torch.eye(6, dtype=torch.float64)[None, :, None]
     alike = torch.zeros(1, 6, 1, 6, dtype=torch.float64)
-    read = attend_at(group.places, alike[:, :2], alike, values, ctx, fast=True)
+    read = attend_at(group.places, alike[:, :2], alike, values, ctx)
     assert_close(read[0, :, 0], torch.tensor([[0, 0.5, 0.5, 0, 0, 0], [0, 0, 0, 0, 0.5, 0.5]], dtype=torch.float64))

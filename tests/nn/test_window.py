@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, resolve
-from litmus.nn import ForwardContext, LayerContext, SSMaxConfig, WindowAttention, WindowConfig
+from litmus.nn import Batch, ForwardContext, LayerContext, SSMaxConfig, WindowAttention, WindowConfig, reference_path
 
 SIZES: dict[str, Any] = {"vocab_size": 61, "dim": 32, "depth": 2, "heads": 4, "context": 24}
 
@@ -39,7 +39,7 @@ def test_a_token_reads_its_window_and_the_sinks_and_nothing_else(
 ) -> None:
     module = rough(WindowConfig(window=3, sinks=sinks).build(layer_context()))
     x = torch.randn(1, 12, 16, dtype=torch.float64, requires_grad=True)
-    y = module(x, ForwardContext(torch.arange(12)[None], fast=fast))
+    y = module(x, ForwardContext(torch.arange(12)[None]))
     (gradient,) = torch.autograd.grad(y[0, 9].square().sum(), x)
     assert set(gradient[0].abs().amax(-1).nonzero()[:, 0].tolist()) == read
 
@@ -67,8 +67,10 @@ def test_decoding_through_the_ring_equals_the_full_pass(
     tokens = torch.randint(61, (2, length))
     cache = model.new_cache(2, length)
     with torch.no_grad():
-        parts = [model(part, cache, fast=fast) for part in tokens.split(chunks, dim=1)]
-        assert_close(torch.cat(parts, dim=1), model(tokens, fast=not fast))
+        with reference_path(not fast):
+            parts = [model(part, cache) for part in tokens.split(chunks, dim=1)]
+        with reference_path(fast):
+            assert_close(torch.cat(parts, dim=1), model(tokens))
 
 
 @given(
@@ -93,7 +95,7 @@ def test_rows_of_different_lengths_decode_as_if_alone(
                 places = slice(width - count, width) if left else slice(0, count)
                 given_tokens[row, places] = tokens[row, taken[row] : taken[row] + count]
                 valid[row, places] = True
-            logits = model(given_tokens, cache, valid=valid)
+            logits = model(Batch(given_tokens, padding_mask=valid), cache)
             for row, count in enumerate(counts):
                 assert_close(logits[row][valid[row]], full[row, taken[row] : taken[row] + count])
                 taken[row] += count

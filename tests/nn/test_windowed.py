@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from litmus.nn import ForwardContext, Keys, Window, attend, attend_window
+from litmus.nn import ForwardContext, Keys, Window, attend, attend_window, reference_path
 
 HEADS, GROUPS, WIDTH = 4, 2, 6
 
@@ -35,7 +35,8 @@ def by_definition(q: Tensor, k: Tensor, v: Tensor, keys: Keys, window: Window, q
         distance = keys.positions[here, query] - keys.positions[here, key]
         near = distance < window.size or keys.positions[here, key] < window.sinks
         mask[row, 0, t, key] = same and key <= query and near
-    return attend(q, k, v, mask, query_scale, fast=False)
+    with reference_path():
+        return attend(q, k, v, mask, query_scale)
 
 
 def random_inputs(batch: int, queries: int, keys: int) -> list[Tensor]:
@@ -85,7 +86,8 @@ def test_keys_of_earlier_tokens_may_stand_before_those_of_the_queries(
 def test_a_window_of_the_whole_text_is_causal_attention() -> None:
     q, k, v = random_inputs(2, 150, 150)
     keys = Keys(torch.arange(150)[None])
-    whole = attend(q, k, v, "causal", fast=False)
+    with reference_path():
+        whole = attend(q, k, v, "causal")
     assert_close(attend_window(q, k, v, keys, Window(150), ForwardContext(keys.positions)), whole)
     assert_close(attend_window(q, k, v, keys, Window(1, sinks=150), ForwardContext(keys.positions)), whole)
 

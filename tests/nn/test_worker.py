@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from litmus.errors import BadInput
 from litmus.generation.decode_weights import prepare
 from litmus.model import Decoder, build, scored_share
-from litmus.nn import ForwardContext
+from litmus.nn import Batch, ForwardContext, reference_path
 from litmus.nn.worker.block import WorkerBlock, workers
 
 VOCABULARY = 61
@@ -101,7 +101,7 @@ def scored_in_training(model: Decoder, tokens: Tensor, seed: int, documents: Ten
     """(B, T) which targets a training pass puts a loss on: those whose change changes it."""
     sampled = model.objective.draw  # type: ignore[operator]
     torch.manual_seed(seed)
-    query_set = sampled(model.forward_context(tokens, documents=documents))
+    query_set = sampled(model.forward_context(Batch(tokens, document_ids=documents)))
     scored = torch.zeros_like(tokens)
     for group in query_set.groups:
         scored.scatter_add_(1, group.index, group.real.long())
@@ -117,13 +117,13 @@ def test_a_training_loss_is_the_mean_over_the_tokens_drawn(
     overrides = {"block.phase": "fixed", **{f"objective.{key}": value for key, value in changes.items()}}
     model, tokens, targets = model_with(rough, **overrides), text(3, 23), text(3, 23).roll(1, 0)
     documents = torch.tensor([0] * 5 + [1] * 1 + [2] * 10 + [3] * 7).expand(3, -1) if packed else None
-    nats = model.token_losses(tokens, targets, documents=documents)
+    nats = model.token_losses(Batch(tokens, targets, documents))
     model.train()
     for seed in range(5):
         scored = scored_in_training(model, tokens, seed, documents)
         assert scored.max() == 1
         torch.manual_seed(seed)
-        assert_close(model.loss(tokens, targets, documents=documents).total, nats[scored == 1].mean())
+        assert_close(model.loss(Batch(tokens, targets, documents)).total, nats[scored == 1].mean())
 
 
 def test_a_random_phase_shifts_the_workers_of_each_row(rough: Callable[..., Decoder]) -> None:
@@ -171,7 +171,8 @@ def test_fast_training_equals_its_reference(length: int, packed: bool, rough: Ca
 
     def passed(fast: bool) -> list[Tensor]:
         torch.manual_seed(1)
-        total = model.loss(tokens, tokens, documents=documents, fast=fast).total
+        with reference_path(not fast):
+            total = model.loss(Batch(tokens, tokens, documents)).total
         gradients = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
         return [total.detach(), *(g for g in gradients if g is not None)]
 

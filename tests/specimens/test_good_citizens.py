@@ -10,6 +10,7 @@ import torch
 
 from litmus.generation import generate
 from litmus.model import build, load, save, training_flops_per_token
+from litmus.nn import Batch
 
 FILES = sorted((Path(__file__).parents[2] / "specimens").glob("*.py"))
 ALL = [path.stem for path in FILES]
@@ -106,8 +107,8 @@ def test_padding_on_either_side_changes_nothing_where_that_is_not_the_fault(spec
     left[:, 10:] = tokens[:, :70]
     index = torch.arange(80).expand(2, -1)
     alone = model(tokens[:, :70])
-    assert (model(left, valid=index >= 10)[:, 10:] - alone).abs().max() < ROUNDING
-    assert (model(right, valid=index < 70)[:, :70] - alone).abs().max() < ROUNDING
+    assert (model(Batch(left, padding_mask=(index >= 10)))[:, 10:] - alone).abs().max() < ROUNDING
+    assert (model(Batch(right, padding_mask=(index < 70)))[:, :70] - alone).abs().max() < ROUNDING
 
 
 @pytest.mark.parametrize("name", but(DEPENDS_ON_PADDING))
@@ -115,5 +116,5 @@ def test_padding_on_either_side_changes_nothing_where_that_is_not_the_fault(spec
 def test_packed_documents_stay_apart_where_that_is_not_the_fault(specimen, tokens, name):
     model = specimen(name)
     documents = (torch.arange(80) // 40).expand(2, -1)
-    packed = model(tokens, documents=documents)
+    packed = model(Batch(tokens, document_ids=documents))
     assert (packed[:, 40:] - model(tokens[:, 40:])).abs().max() < ROUNDING

@@ -12,7 +12,7 @@ import yaml
 from litmus.auditing import audit
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, training_flops_per_token
-from litmus.nn import ForwardContext
+from litmus.nn import Batch, ForwardContext, reference_path
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.DOTALL))
@@ -60,9 +60,12 @@ def test_a_group_of_layers_has_a_mixer_of_its_own(folder):
 @torch.no_grad()
 def test_the_two_paths_agree(model, tokens):
     full = model(tokens[:, :40])
-    assert (full - model(tokens[:, :40], fast=False)).abs().max() < ROUNDING
+    with reference_path():
+        assert (full - model(tokens[:, :40])).abs().max() < ROUNDING
     documents = (torch.arange(40) // 15).expand(2, -1)
-    packed = [model(tokens[:, :40], documents=documents, fast=fast) for fast in (True, False)]
+    packed = [model(Batch(tokens[:, :40], document_ids=documents))]
+    with reference_path():
+        packed.append(model(Batch(tokens[:, :40], document_ids=documents)))
     assert (packed[0] - packed[1]).abs().max() < ROUNDING
 
 
@@ -73,10 +76,10 @@ def test_a_ragged_batch_in_the_cache_equals_each_row_alone(model, tokens, fast):
     rows[0, 4:], real[0, :4] = tokens[0, :6], False  # padded on the left
     real[1, 5:] = False  # padded on the right
     cache = model.new_cache(2, 64)
-    model(rows, cache, valid=real, fast=fast)
+    model(Batch(rows, padding_mask=real), cache)
     resting = torch.tensor([[False] * 3, [True] * 3])
-    model(torch.stack((tokens[0, :3], tokens[1, 5:8])), cache, valid=resting, fast=fast)
-    last = model(torch.stack((tokens[0, 6:8], tokens[1, 8:10])), cache, fast=fast)
+    model(Batch(torch.stack((tokens[0, :3], tokens[1, 5:8])), padding_mask=resting), cache)
+    last = model(torch.stack((tokens[0, 6:8], tokens[1, 8:10])), cache)
     alone = model(tokens[:, :10])
     assert (last[0] - alone[0, 6:8]).abs().max() < ROUNDING
     assert (last[1] - alone[1, 8:10]).abs().max() < ROUNDING

@@ -148,10 +148,10 @@ class UnsharedConfig(ObjectiveConfig):
 class Unshared(Objective):
     """As a plug-in may write it: plain means over what is scored, and nothing said of steps."""
 
-    def forward(self, model: Any, tokens: Tensor, targets: Tensor, **options: Any) -> Loss:
-        options.pop("label_smoothing")
+    def forward(self, model: Any, batch: Any, label_smoothing: float = 0.0) -> Loss:
+        targets = batch.scored_targets
         terms = AuxLosses.before(targets)
-        logits = model.head(model.hidden(tokens, terms=terms, **options)).flatten(0, 1)
+        logits = model.head(model.hidden(batch, aux_losses=terms)).flatten(0, 1)
         nats = F.cross_entropy(logits, targets.flatten(), reduction="sum") / (targets != -100).sum().clamp(min=1)
         return with_aux_losses(Loss(nats, {"next_token": nats}), terms)
 

@@ -14,6 +14,7 @@ from litmus.data import DataSettings, prepare
 from litmus.data.sampler import Sampler
 from litmus.errors import BadInput, Failed
 from litmus.model import build
+from litmus.nn import Batch
 from litmus.training import TrainSettings
 from litmus.training.display import Display
 from litmus.training.evaluation import check_scorable
@@ -184,7 +185,7 @@ def test_the_first_step_descends_the_loss_of_the_windows_and_documents_that_were
     inputs, targets, _ = Sampler(data.train, context=16, batch=4, seed=order, stride=stride).batch(0)
     documents = (inputs == data.tokenizer.eos_id).cumsum(1) if options.get("isolate_documents") else None
     model = build(plain, vocab_size=data.tokenizer.vocab_size, seed=0)
-    expected = model.loss(inputs, targets, documents=documents).total.item()
+    expected = model.loss(Batch(inputs, targets, documents)).total.item()
     assert events("run", "train")[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 

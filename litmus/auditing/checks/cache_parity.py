@@ -12,6 +12,7 @@ from litmus.auditing.check import Check, Evidence, differences
 from litmus.auditing.hooks import first_difference_in_decoding
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
+from litmus.nn import Batch
 
 TEXT_TOKENS = (41, 70)
 BLOCK_EDGE_TOKENS = 131
@@ -137,7 +138,7 @@ def ragged_batch(target: AuditTarget) -> Iterator[Decoding]:
             tokens[row, text_slice] = rows[row][:length]
             valid[row, text_slice] = True
         cache = model.new_cache(len(rows), width + extra)
-        prefilled = model(tokens, cache, valid=valid)
+        prefilled = model(Batch(tokens, padding_mask=valid), cache)
         yield (
             f"a prefill with padding on the {side}",
             prefilled[valid],
@@ -163,7 +164,8 @@ def rows_come_and_go(target: AuditTarget) -> Iterator[Decoding]:
     present[0, :5], present[1, -6:], present[2, :] = False, False, True
     tokens = target.tokens(3, steps, seed=14)
     cache = model.new_cache(3, steps)
-    logits = torch.cat([model(tokens[:, t : t + 1], cache, valid=present[:, t : t + 1]) for t in range(steps)], dim=1)
+    steps_alone = [Batch(tokens[:, t : t + 1], padding_mask=present[:, t : t + 1]) for t in range(steps)]
+    logits = torch.cat([model(batch, cache) for batch in steps_alone], dim=1)
     expected = torch.cat([model(tokens[row][present[row]][None])[0] for row in range(3)])
     positions = torch.cat([torch.arange(int(present[row].sum())) for row in range(3)])
     yield "decoding rows that start late, pause and end early", logits[present], expected, positions

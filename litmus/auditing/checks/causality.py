@@ -12,6 +12,7 @@ from litmus.auditing.check import Check, Evidence, differences, max_difference, 
 from litmus.auditing.hooks import captured, first_difference, training_loss
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
+from litmus.nn import Batch
 
 ALL_CUTS_UP_TO = (12, 24)
 """Up to this length (quick, full), every cut of every length is tried."""
@@ -180,10 +181,12 @@ def documents_independent(target: AuditTarget) -> Iterator[Evidence]:
         index = torch.arange(length)
         documents = ((index >= edges[0]).long() + (index >= edges[1]).long())[None]
         with torch.no_grad():
-            before = target.model(tokens, documents=documents)
+            before = target.model(Batch(tokens, document_ids=documents))
             for changed in range(3):
                 inside = documents == changed
-                after = target.model(torch.where(inside, target.other_tokens(tokens), tokens), documents=documents)
+                after = target.model(
+                    Batch(torch.where(inside, target.other_tokens(tokens), tokens), document_ids=documents)
+                )
                 difference = differences(after, before).masked_fill(inside, 0)
                 worst = max(worst, float(difference.max()))
                 if worst > target.rounding:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from litmus.auditing.check import Check, Evidence, max_difference, plural
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
+from litmus.nn import Batch, reference_path
 
 SHAPES = (4, 16)
 GRADIENT_ROUNDING = 1e-8
@@ -32,7 +32,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
                 fault=True,
                 measured=gradient if name else forward,
                 tolerance=gradient_limit(target) if name else target.loss_rounding,
-                where=name or "model(tokens, fast=True) against fast=False",
+                where=name or "model(tokens) against itself within reference_path()",
             )
             return
     yield Evidence(
@@ -59,7 +59,10 @@ def compared(model: Decoder, target: AuditTarget, batch: int, length: int, packe
     """Differences of logits or losses and of gradients, and the parameter whose gradient is wrong ("" if none)."""
     tokens, targets = target.tokens(batch, length, seed=61), target.tokens(batch, length, seed=62)
     documents = (torch.arange(length) // max(1, length // 3)).expand(batch, -1) if packed else None
-    fast, plain = (forward_backward(model, tokens, targets, documents, fast=fast) for fast in (True, False))
+    given = Batch(tokens, targets, documents)
+    fast = forward_backward(model, given)
+    with reference_path():
+        plain = forward_backward(model, given)
     forward = max(
         max_difference(fast[0], plain[0]), float((fast[1] - plain[1]).abs()) / max(1.0, float(plain[1].abs()))
     )
@@ -72,16 +75,16 @@ def compared(model: Decoder, target: AuditTarget, batch: int, length: int, packe
     return forward, worst, worst_name if forward <= target.loss_rounding and worst > gradient_limit(target) else ""
 
 
-def forward_backward(model: Decoder, tokens: Tensor, targets: Tensor, documents: Tensor | None, *, fast: bool) -> Any:
+def forward_backward(model: Decoder, batch: Batch) -> Any:
     """Logits, training loss, its gradients by parameter, and the largest gradient."""
     model.train().zero_grad()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = model.loss(tokens, targets, documents=documents, fast=fast).total
+        loss = model.loss(batch).total
     loss.backward()
     gradients = {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}
     with torch.no_grad():
-        logits = model.eval()(tokens, documents=documents, fast=fast)
+        logits = model.eval()(batch)
     largest = max((float(gradient.abs().max()) for gradient in gradients.values()), default=0.0)
     return logits, loss.detach(), gradients, largest
 
@@ -89,7 +92,8 @@ def forward_backward(model: Decoder, tokens: Tensor, targets: Tensor, documents:
 CHECK = Check(
     name="equivalence",
     asserts="Every fast path computes the same as its reference implementation, forward and gradient.",
-    how="model(tokens) and model.loss with fast=True against fast=False at random shapes, some with packed documents.",
+    how="model(tokens) and model.loss against themselves within litmus.nn.reference_path(), at random shapes, some with "
+    "packed documents.",
     tolerance="1e-9 standard deviations of the logits and 1e-8 of each parameter's largest gradient, in fp64: the same "
     "formula in another order.",
     means="The model that is trained is not the one that the reference describes.",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from litmus.auditing.check import Check, Evidence, differences, max_difference
 from litmus.auditing.target import AuditTarget
+from litmus.nn import Batch
 
 MIN_EFFECT = 1e-6
 """Smallest change that counts as an effect, in standard deviations of the logits: far above rounding."""
@@ -47,9 +48,9 @@ def shifted_texts(target: AuditTarget) -> Iterator[tuple[str, Tensor, Tensor]]:
                 row, text_slice = padded(target, text, padding, side)
                 valid = torch.zeros_like(row, dtype=torch.bool)
                 valid[:, text_slice] = True
-                yield f"padding of {padding} on the {side}", model(row, valid=valid)[:, text_slice], alone
+                yield f"padding of {padding} on the {side}", model(Batch(row, padding_mask=valid))[:, text_slice], alone
                 documents = (~valid).long() if side == "left" else 1 - valid.long()
-                packed = model(row, documents=documents)[:, text_slice]
+                packed = model(Batch(row, document_ids=documents))[:, text_slice]
                 yield f"a document of {padding} tokens {'before' if side == 'left' else 'after'} it", packed, alone
 
 

@@ -18,6 +18,7 @@ from litmus.generation.bench.strategies import DecodeStrategy
 from litmus.generation.engine import check_cache_memory
 from litmus.model import Decoder
 from litmus.model.plugins import plugin_faults
+from litmus.nn import reference_path
 
 MAX_LOGIT_GAP_STD = 1e-3
 """Largest gap between the top logit and that of the generated token, in standard deviations of the logits, that
@@ -123,7 +124,8 @@ def check_equal(strategy: DecodeStrategy, prompts: Tensor, number: int) -> None:
     """Failed unless, in fp32, each token has the top logit of the plain forward pass over the text before it."""
     new = torch.stack(list(strategy.tokens(prompts, number, exact=True)), dim=1).to(prompts.device)
     text = torch.cat((prompts, new), dim=1)
-    logits = strategy.exact.head(strategy.exact.hidden(text, fast=False)[:, prompts.shape[1] - 1 : -1])
+    with reference_path():
+        logits = strategy.exact.head(strategy.exact.hidden(text)[:, prompts.shape[1] - 1 : -1])
     gap = (logits.amax(-1) - logits.gather(-1, new[..., None])[..., 0]) / logits.std(-1)
     if bool((gap > MAX_LOGIT_GAP_STD).any()):
         row, step = divmod(int(gap.argmax()), number)
@@ -139,7 +141,7 @@ def random_prompts(model: Decoder, rows: int, length: int, seed: int = 0) -> Ten
     """Prompts (B, T) of random tokens, for untrained models."""
     generator = torch.Generator().manual_seed(seed)
     prompts = torch.randint(model.recipe.vocab_size, (rows, length), generator=generator)
-    return prompts.to(model.embedding.weight.device)
+    return prompts.to(model.device)
 
 
 def self_generated_prompts(model: Decoder, rows: int, length: int, seed: int = 0) -> Tensor:
@@ -148,7 +150,7 @@ def self_generated_prompts(model: Decoder, rows: int, length: int, seed: int = 0
     if length > 1:
         new = generate(model, prompts, max_new_tokens=length - 1, temperature=1.0, seed=seed)
         prompts = [[*first, *rest] for first, rest in zip(prompts, new, strict=True)]
-    return torch.tensor(prompts, device=model.embedding.weight.device)
+    return torch.tensor(prompts, device=model.device)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -63,7 +63,7 @@ def decode_strategies(model: Decoder, *, precision: str | None = None, compile: 
     """
     weights: dict[str, Any] = {"precision": precision}
     own = prepare(model, **weights)
-    plain = model if own.embedding.weight.dtype == model.embedding.weight.dtype else own
+    plain = model if own.dtype == model.dtype else own
     strategies = [
         DecodeStrategy("no cache", plain, model, recompute, "off", caches=False),
         DecodeStrategy("cache", plain, model, with_cache, "off"),
@@ -71,7 +71,7 @@ def decode_strategies(model: Decoder, *, precision: str | None = None, compile: 
     if any(isinstance(module, Mla) for module in model.modules()):
         strategies.insert(1, DecodeStrategy("absorbed", plain, model, recompute, "on", caches=False))
         strategies.append(DecodeStrategy("cache + absorbed", plain, model, with_cache, "on"))
-    exact = own if own.embedding.weight.dtype == torch.float32 else model
+    exact = own if own.dtype == torch.float32 else model
     strategies.append(DecodeStrategy("litmus", own, exact, with_cache))
     if compile:
         strategies.append(DecodeStrategy("compiled", own, exact, compiled_steps()))
@@ -139,7 +139,7 @@ def speculative(stats: AcceptanceStats) -> Decode:
 
 def _has_int8(model: Decoder) -> bool:
     try:
-        check_int8(model.embedding.weight.device)
+        check_int8(model.device)
     except BadInput:
         return False
     return True

@@ -64,7 +64,7 @@ class ModelDraft:
         assert self.cache.start is not None
         new = list(tokens[self.cache.start :])
         for _ in range(number):
-            given = torch.tensor([new], device=self.model.embedding.weight.device)
+            given = torch.tensor([new], device=self.model.device)
             new = [sample(self.model.last_logits(given, self.cache))]
 
     def commit(self, kept: int, hidden: Tensor) -> None:
@@ -90,8 +90,8 @@ class MtpDraft:
         self.max_tokens = model.objective.depth
 
     def start(self, capacity: int) -> None:
-        like = self.model.embedding.weight
-        self.hidden = [like.new_zeros(1, capacity, like.shape[1]) for _ in range(self.max_tokens + 1)]
+        like = next(self.model.parameters())
+        self.hidden = [like.new_zeros(1, capacity, self.model.recipe.dim) for _ in range(self.max_tokens + 1)]
         self.caches = []
         for number in range(self.max_tokens):
             layers = []
@@ -150,5 +150,5 @@ def load_draft(
             f"the draft {name} has logits for {run.model.recipe.vocab_size} tokens and the model for "
             f"{model.recipe.vocab_size}; they must agree"
         )
-    draft = prepare(run.model.to(model.embedding.weight))
+    draft = prepare(run.model.to(next(model.parameters())))
     return ModelDraft(draft, DEFAULT_DRAFT_TOKENS if max_tokens is None else max_tokens)

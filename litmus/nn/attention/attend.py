@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from litmus.nn.core.batch import use_reference
 from litmus.nn.core.forward_context import AttentionMask
 
 SHORT = 512
@@ -16,15 +17,13 @@ QUERIES = 4
 """The fewest queries of a head for which fused attention on a CPU is fast in bf16."""
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, attention_mask: AttentionMask, query_scale: Tensor | None = None, *, fast: bool
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, attention_mask: AttentionMask, query_scale: Tensor | None = None) -> Tensor:
     """softmax(factor · q·k / sqrt(D)) v for q (B, T, H, D), k (B, S, G, D), v (B, S, G, E); returns (B, T, H, E).
 
     Each of the G key-value heads serves H / G query heads (Ainslie et al. 2023, arXiv 2305.13245).
     `factor` (B or 1, T, H or 1) multiplies the scores of a query (SSMax); None means 1.
     """
-    if not fast:
+    if use_reference():
         return _reference(q, k, v, attention_mask, query_scale)
     if query_scale is not None:
         q = (q * query_scale[..., None]).to(q.dtype)  # exact: the factor belongs to the query alone
@@ -34,16 +33,32 @@ def attend(
     return _fused(q, k, v, attention_mask)
 
 
-def attention_weights(q: Tensor, k: Tensor, attention_mask: AttentionMask, query_scale: Tensor | None) -> Tensor:
-    """The attention weights (B, H, T, S) by their definition, in at least fp32."""
+def attention_scores(q: Tensor, k: Tensor, query_scale: Tensor | None = None) -> Tensor:
+    """factor · q·k / sqrt(D) for q (B, T, H, D) and k (B, S, G, D), (B, H, T, S) in at least fp32."""
     heads, groups = q.shape[2], k.shape[2]
     exact = torch.promote_types(q.dtype, torch.float32)
     k = k.repeat_interleave(heads // groups, dim=2)
     scores = torch.einsum("bthd,bshd->bhts", q.to(exact), k.to(exact)) / q.shape[-1] ** 0.5
     if query_scale is not None:
         scores = scores * query_scale.transpose(1, 2)[..., None].to(exact)
+    return scores
+
+
+def attention_weights(q: Tensor, k: Tensor, attention_mask: AttentionMask, query_scale: Tensor | None) -> Tensor:
+    """The attention weights (B, H, T, S) by their definition, in at least fp32."""
+    return _softmax(attention_scores(q, k, query_scale), attention_mask)
+
+
+def attend_by_scores(scores: Tensor, v: Tensor, attention_mask: AttentionMask) -> Tensor:
+    """softmax of the scores (B, H, T, S) that the mask leaves, times values v (B, S, G, E); returns (B, T, H, E)."""
+    weights = _softmax(scores, attention_mask)
+    values = v.repeat_interleave(scores.shape[1] // v.shape[2], dim=2)
+    return torch.einsum("bhts,bshd->bthd", weights, values.to(weights.dtype)).to(v.dtype)
+
+
+def _softmax(scores: Tensor, attention_mask: AttentionMask) -> Tensor:
     if attention_mask == "causal":
-        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~visible, -torch.inf)
     elif isinstance(attention_mask, Tensor):
         scores = scores.masked_fill(~attention_mask, -torch.inf)
@@ -51,9 +66,7 @@ def attention_weights(q: Tensor, k: Tensor, attention_mask: AttentionMask, query
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, attention_mask: AttentionMask, query_scale: Tensor | None) -> Tensor:
-    weights = attention_weights(q, k, attention_mask, query_scale)
-    v = v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)
-    return torch.einsum("bhts,bshd->bthd", weights, v.to(weights.dtype)).to(q.dtype)
+    return attend_by_scores(attention_scores(q, k, query_scale), v, attention_mask).to(q.dtype)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, attention_mask: AttentionMask) -> Tensor:

@@ -63,7 +63,7 @@ def attend_window(
         q = (q * query_scale[..., None]).to(q.dtype)
     k, v = (torch.cat((bands.cut(x), _at(x, sinks)), dim=2).flatten(0, 1) for x in (k, v))
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-    y = attend(bands.queries(q).flatten(0, 1), k, v, mask, fast=True)
+    y = attend(bands.queries(q).flatten(0, 1), k, v, mask)
     return y.unflatten(0, (batch, bands.count)).flatten(1, 2)[:, :length]
 
 

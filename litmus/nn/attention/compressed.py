@@ -80,18 +80,18 @@ class Latent(AttentionBase):
             q = (q * query_scale[..., None]).to(q.dtype)
         if ctx.cache is not None and x.shape[1] == 1:
             keys, values, attention_mask = self.held.append(k, v, scores, ctx, ctx.cache)
-            y = attend(q, keys.to(q.dtype), values.to(q.dtype), attention_mask, None, fast=ctx.fast)
-        elif ctx.padding_mask is not None and (ctx.cache is not None or ctx.fast):
+            y = attend(q, keys.to(q.dtype), values.to(q.dtype), attention_mask)
+        elif ctx.padding_mask is not None and (ctx.cache is not None or not ctx.use_reference):
             real, order = ctx.memo("real first", lambda: real_first(ctx))
             q, k, v, scores = (part.take_along_dim(order[..., None, None], 1) for part in (q, k, v, scores))
             y = self.at_once(q, k, v, scores, real.with_cache(ctx.cache))
             y = torch.zeros_like(y).scatter(1, order[..., None, None].expand_as(y), y)
-        elif ctx.cache is not None or ctx.fast:
+        elif ctx.cache is not None or not ctx.use_reference:
             y = self.at_once(q, k, v, scores, ctx)
         else:
             keys, values, mask = definition(ctx, self.shape, scores, k, v)
             observe_attention(q, keys, mask, None, ctx)
-            y = attend(q, keys, values, mask, None, fast=False)
+            y = attend(q, keys, values, mask)
         return self.out_proj(y, x, ctx)
 
     def at_once(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor, ctx: ForwardContext) -> Tensor:
@@ -106,11 +106,11 @@ class Latent(AttentionBase):
         if ctx.observed is not None:
             visible = lambda some: lies.visible(self.shape, some, every, blocks)  # noqa: E731
             observe_attention(q, torch.cat(keys, 1), visible, None, ctx)
-        if ctx.fast:
+        if not ctx.use_reference:
             masks = ctx.memo(("masks", self.shape), lambda: chunk_masks(q.shape[1], lies, self.shape))
             return read_in_chunks(q, keys, values, lies, self.shape, masks)
         mask = lies.visible(self.shape, slice(0, q.shape[1]), every, blocks)
-        return attend(q, torch.cat(keys, 1), torch.cat(values, 1), mask, None, fast=ctx.fast)
+        return attend(q, torch.cat(keys, 1), torch.cat(values, 1), mask, None)
 
     def latents(self, weights: Tensor, x: Tensor, lies: Layout) -> Tensor:
         """The latents (B, N·r, G, D) of the blocks of x (B, T, G, D)."""

@@ -126,7 +126,7 @@ def read_in_chunks(
         far = blocks * shape.latents
         k = torch.cat((*near_k[near], far_k[:, :far]), 1)
         v = torch.cat((*near_v[near], far_v[:, :far]), 1)
-        parts.append(attend(part, k, v, mask, None, fast=True))
+        parts.append(attend(part, k, v, mask))
     return torch.cat(parts, 1)
 
 

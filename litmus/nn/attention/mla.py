@@ -102,7 +102,7 @@ class Mla(Mixer):
         if self._absorbs(ctx):
             y = self.absorbed(q, latents, attention_mask, query_scale)
         else:
-            y = attend(q, *self.expanded(latents), attention_mask, query_scale, fast=ctx.fast)
+            y = attend(q, *self.expanded(latents), attention_mask, query_scale)
         if self.output_gate is not None:
             y = self.output_gate(y, x, ctx)
         return self.out(y.flatten(-2))
@@ -137,8 +137,8 @@ class Mla(Mixer):
         Per head and cached token, expanding takes rank · (nope + value) multiplications whatever the number T of
         queries, and attending to latents T · (2 · rank - nope - value) more than to keys and values.
         """
-        if not ctx.fast or self.absorb != "auto":
-            return ctx.fast and self.absorb == "on"
+        if ctx.use_reference or self.absorb != "auto":
+            return not ctx.use_reference and self.absorb == "on"
         if ctx.cache is None or ctx.start_pos == 0:
             return False
         width = self.nope + self.value

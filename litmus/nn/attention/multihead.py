@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from litmus.errors import BadInput
-from litmus.nn.attention.attend import attend
+from litmus.nn.attention.attend import attend, attend_by_scores, attention_scores
 from litmus.nn.attention.gates import Gate, GateConfig
 from litmus.nn.attention.ssmax import SSMax, SSMaxConfig
 from litmus.nn.attention.stats import observe_attention
 from litmus.nn.core.cache import heads_buffer, update_kv
-from litmus.nn.core.forward_context import Buffers, ForwardContext
+from litmus.nn.core.forward_context import AttentionMask, Buffers, ForwardContext
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import Mixer, MixerConfig
 from litmus.nn.layers.linear import linear, residual_linear
@@ -86,6 +86,13 @@ class AttentionBase(Mixer):
             y = self.output_gate(y, x, ctx)
         return self.out(y.flatten(-2))
 
+    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        sizes = (batch, capacity, self.kv_heads, self.head_dim)
+        return {name: heads_buffer(*sizes, device, dtype) for name in ("k", "v")}
+
+    def kv_elements(self, capacity: int) -> int:
+        return 2 * self.kv_heads * self.head_dim * capacity
+
 
 class Attention(AttentionBase):
     """softmax(q·k / sqrt(D)) v per head over the token itself and those before it (Vaswani et al. 2017)."""
@@ -94,19 +101,33 @@ class Attention(AttentionBase):
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         q, k, v = self.qkv_proj(x, ctx)
-        query_scale = self.ssmax(ctx) if self.ssmax else None
         if ctx.cache is not None:
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
-        attention_mask = ctx.attention_mask()
-        observe_attention(q, k, attention_mask, query_scale, ctx)
-        return self.out_proj(attend(q, k, v, attention_mask, query_scale, fast=ctx.fast), x, ctx)
+        mask = self.attention_mask(ctx)
+        query_scale = self.query_scale(ctx, mask)
+        if type(self).scores is not Attention.scores:
+            q = q if query_scale is None else q * query_scale[..., None]
+            return self.out_proj(attend_by_scores(self.scores(q, k, ctx), v, mask), x, ctx)
+        observe_attention(q, k, mask, query_scale, ctx)
+        return self.out_proj(attend(q, k, v, mask, query_scale), x, ctx)
 
-    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
-        sizes = (batch, capacity, self.kv_heads, self.head_dim)
-        return {name: heads_buffer(*sizes, device, dtype) for name in ("k", "v")}
+    def attention_mask(self, ctx: ForwardContext) -> AttentionMask:
+        """Which keys each query reads, a bool mask (B or 1, 1, T, S); every query must have one."""
+        return ctx.attention_mask()
 
-    def kv_elements(self, capacity: int) -> int:
-        return 2 * self.kv_heads * self.head_dim * capacity
+    def scores(self, q: Tensor, k: Tensor, ctx: ForwardContext) -> Tensor:
+        """The scores (B, H, T, S) of queries (B, T, H, D) and keys (B, S, G, D), before mask and softmax.
+
+        A subclass that overrides this computes attention by its definition, with T x S scores in memory.
+        """
+        return attention_scores(q, k)
+
+    def query_scale(self, ctx: ForwardContext, mask: AttentionMask) -> Tensor | None:
+        """The factor of Scalable-Softmax on each query's scores, if any; n counts the keys that `mask` shows."""
+        if self.ssmax is None:
+            return None
+        own = type(self).attention_mask is not Attention.attention_mask and isinstance(mask, Tensor)
+        return self.ssmax(ctx, keys=mask.sum(-1)[:, 0] if own else None)  # type: ignore[union-attr]
 
 
 def divisors(number: int) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from litmus.nn.attention.attend import attend
+from litmus.nn.core.batch import use_reference
 from litmus.nn.core.forward_context import ForwardContext
 
 CHUNKS = 4
@@ -45,14 +46,13 @@ def attend_at(
     *,
     own: tuple[Tensor, Tensor] | None = None,
     query_scale: Tensor | None = None,
-    fast: bool,
 ) -> Tensor:
     """softmax(factor · q·k / sqrt(D)) v of queries (B, N, H, D) over keys and values (B, S, G, D) up to their places.
 
     `own`, a key and a value (B, N, G, D) per query, takes the place of what is stored at the query's own place.
     The plain reference is one product under a mask (N, S); the fast path cuts the queries into runs with their keys.
     """
-    count = q.shape[1]
+    count, fast = q.shape[1], not use_reference()
     if not count:  # as where every document ends before its first such token
         return q.new_zeros(*q.shape[:-1], v.shape[-1])
     size = min(MOST, max(LEAST, -(-count // CHUNKS))) if fast else count
@@ -65,7 +65,7 @@ def attend_at(
             k_read, v_read = (torch.cat((x, y[:, begin:end]), 1) for x, y in ((k_read, own[0]), (v_read, own[1])))
         mask = visible(some, keys, ctx, own=own is not None)
         weight = query_scale if query_scale is None else query_scale[:, begin:end]
-        read.append(attend(q[:, begin:end], k_read, v_read, mask, weight, fast=fast))
+        read.append(attend(q[:, begin:end], k_read, v_read, mask, weight))
     return torch.cat(read, dim=1)
 
 

@@ -62,11 +62,11 @@ class WindowAttention(AttentionBase):
         """Read keys that stand in the order of their tokens: in blocks, or by the definition, under one mask."""
         observe_attention(q, k, lambda some: _mask(keys, self.window, ctx, some), query_scale, ctx)
         side_by_side = ctx.padding_mask is None and (ctx.cache is None or ctx.start_pos is not None)
-        if ctx.fast and side_by_side:
+        if not ctx.use_reference and side_by_side:
             return attend_window(q, k, v, keys, self.window, ctx, query_scale)
         every = torch.arange(q.shape[1], device=q.device)
         mask = ctx.memo(("window", self.window, k.shape[1]), lambda: _mask(keys, self.window, ctx, every))
-        return attend(q, k, v, mask, query_scale, fast=ctx.fast)
+        return attend(q, k, v, mask, query_scale)
 
     def _behind_old(
         self, q: Tensor, k: Tensor, v: Tensor, ctx: ForwardContext, cache: Buffers, query_scale: Tensor | None
@@ -88,9 +88,9 @@ class WindowAttention(AttentionBase):
         used = self.ring.slots(ctx.kv_len if ctx.start_pos is None else ctx.start_pos + 1)
         k, v = (cache[name][:, :used].to(q.dtype) for name in ("k", "v"))
         if ctx.start_pos is not None:
-            return attend(q, k, v, "all", query_scale, fast=ctx.fast)
+            return attend(q, k, v, "all", query_scale)
         slot = torch.arange(used, device=q.device)
-        return attend(q, k, v, (slot <= ctx.positions)[:, None, None], query_scale, fast=ctx.fast)
+        return attend(q, k, v, (slot <= ctx.positions)[:, None, None], query_scale)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         sizes = (batch, self.ring.slots(capacity), self.kv_heads, self.head_dim)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from litmus.nn.objectives.cross_entropy import IGNORED
+from litmus.nn.core.batch import IGNORED
 
 Sums = dict[str, Tensor]
 """What a loss sums over its tokens, such as how many are scored, by the name of the term; a second one of a name (that

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from litmus.nn.core.aux_losses import AuxLosses
+from litmus.nn.core.batch import use_reference
 
 Buffers = dict[str, Tensor]
 """One layer's cache: named buffers whose first dimension is the batch row."""
@@ -30,10 +31,10 @@ class ForwardContext:
     document_ids: (B, T) document number of each token, for packed documents that must not see each other.
     cache: this layer's buffers while decoding, else None. Slot i of a row holds the token at position i.
     kv_len: number of cache slots that can hold a token after this pass, the same for every row.
-    fast: whether mechanisms take their fast path or their plain reference.
     memo_store: results that several layers need (masks, rotations), computed once per pass.
     observed: collects layer statistics (attention entropy), if they were asked for.
     aux_losses: collects terms of the training loss (a router's balance) while it is computed.
+    token_ids: (B, T) the tokens themselves, for parts that look something up by token.
     """
 
     positions: Tensor
@@ -42,10 +43,15 @@ class ForwardContext:
     document_ids: Tensor | None = None
     cache: Buffers | None = None
     kv_len: int = 0
-    fast: bool = True
     memo_store: dict[Any, Any] = field(default_factory=dict)
     observed: dict[str, list[Tensor]] | None = None
     aux_losses: AuxLosses | None = None
+    token_ids: Tensor | None = None
+
+    @property
+    def use_reference(self) -> bool:
+        """Whether mechanisms take their plain reference (`litmus.nn.reference_path`) in place of their fast path."""
+        return use_reference()
 
     def with_cache(self, cache: Buffers | None) -> ForwardContext:
         """The same context with the cache of one layer."""
@@ -56,6 +62,17 @@ class ForwardContext:
         if key not in self.memo_store:
             self.memo_store[key] = compute()
         return self.memo_store[key]
+
+    @property
+    def key_positions(self) -> Tensor:
+        """The positions (B or 1, S) of all keys: the cache's slots, or the tokens of this pass."""
+        if self.cache is not None:
+            return torch.arange(self.kv_len, device=self.positions.device)[None]
+        return self.positions
+
+    def causal_mask(self, window: int | None = None) -> Tensor:
+        """`attention_mask` as a bool mask (B or 1, 1, T, S) in every case."""
+        return self.memo(("attention mask", window, self.cache is None), lambda: self._mask(window))
 
     def attention_mask(self, window: int | None = None) -> AttentionMask:
         """Which keys each query may read: itself and what precedes it (the last `window` tokens, if given).
@@ -68,7 +85,7 @@ class ForwardContext:
                 return "causal"
             if length == 1:
                 return "all"
-        return self.memo(("attention mask", window, self.cache is None), lambda: self._mask(window))
+        return self.causal_mask(window)
 
     def _mask(self, window: int | None) -> Tensor:
         query = self.positions[:1] if self.start_pos is not None else self.positions
@@ -90,12 +107,12 @@ class ForwardContext:
         return (mask | (index == index[:, None]))[:, None]
 
 
-def positions_within(documents: Tensor | None, valid: Tensor | None, index: Tensor) -> Tensor:
-    """Positions (B, T) that count the real tokens of each document from 0; documents must stand in one piece each."""
-    real = torch.ones_like(index) if valid is None else valid.long()
+def positions_within(document_ids: Tensor | None, padding_mask: Tensor | None, index: Tensor) -> Tensor:
+    """Positions (B, T) that count the real tokens of each document from 0; documents must be contiguous."""
+    real = torch.ones_like(index) if padding_mask is None else padding_mask.long()
     counted = real.cumsum(1)
-    if documents is not None:
-        begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    if document_ids is not None:
+        begins = F.pad(document_ids[:, 1:] != document_ids[:, :-1], (1, 0), value=True)
         counted = counted - torch.where(begins, counted - real, 0).cummax(1).values
     return (counted - 1).clamp(min=0)
 

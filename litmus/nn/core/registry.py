@@ -53,6 +53,11 @@ class Part(Bounded):
         """Make the module for this declaration at `layer`; raise BadInput when the sizes do not fit."""
         raise BadInput(f"{self.family} kind {self.kind!r} declares no build(layer)")
 
+    @classmethod
+    def adapt(cls, module: nn.Module, layer: LayerContext) -> nn.Module:
+        """A plug-in's module, whose class stands in a recipe, in the form of this family."""
+        return module
+
 
 @runtime_checkable
 class Adapts(Protocol):
@@ -65,6 +70,21 @@ class Adapts(Protocol):
 def not_implemented(owner: object, method: str) -> BadInput:
     """The error for a method that a part's contract asks for and its class leaves out."""
     return BadInput(f"{type(owner).__name__} has no {method}; docs/plugins.md says what it must do")
+
+
+@runtime_checkable
+class PartlyActive(Protocol):
+    """A module some of whose parameters one token does not use, such as the experts that it does not choose."""
+
+    def inactive_parameters(self) -> int:
+        """How many parameters one token does not use."""
+
+
+def takes_context(module: nn.Module) -> bool:
+    """Whether `forward` takes a second argument, the context."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional for p in parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 P = TypeVar("P", bound=Part)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from litmus.nn.core.forward_context import Buffers, ForwardContext
 from litmus.nn.core.layer_context import LayerContext
-from litmus.nn.core.mixer import Mixer
+from litmus.nn.core.mixer import Mixer, as_mixer
 from litmus.nn.core.registry import Part
 from litmus.nn.layers.dropout import Dropout
+
+FEEDFORWARD = "feedforward."
+"""Before the names of the feedforward's buffers in a layer's cache."""
 
 
 class BlockConfig(Part):
     """The form of a layer."""
 
     family: ClassVar[str] = "block"
+
+    @classmethod
+    def adapt(cls, module: nn.Module, layer: LayerContext) -> nn.Module:
+        return as_mixer(module, layer)
 
     def check_compatible(self, blocks: Sequence[BlockConfig]) -> None:
         """Raise BadInput where a layer of this form cannot stand in one model with layers of those forms."""
@@ -38,45 +45,68 @@ class SingleResidualConfig(BlockConfig):
         return SingleResidualBlock(layer)
 
 
-class PreNormBlock(Mixer):
+class Block(Mixer):
+    """Base of layers that have a `mixer` and a `feedforward`: the cache is what the two of them need."""
+
+    mixer: Mixer
+    feedforward: Any
+
+    @property
+    def caches_feedforward(self) -> bool:
+        """Whether the feedforward keeps something of earlier tokens, and so is no function of the token alone."""
+        return callable(getattr(self.feedforward, "new_cache", None))
+
+    @property
+    def supports_rollback(self) -> bool:  # type: ignore[override]
+        return self.mixer.supports_rollback and not (
+            self.caches_feedforward and not getattr(self.feedforward, "supports_rollback", False)
+        )
+
+    def feedforward_context(self, ctx: ForwardContext) -> ForwardContext:
+        """The context with the feedforward's buffers as its cache, where it has any."""
+        if ctx.cache is None or not self.caches_feedforward:
+            return ctx
+        own = {name.removeprefix(FEEDFORWARD): x for name, x in ctx.cache.items() if name.startswith(FEEDFORWARD)}
+        return ctx.with_cache(own)
+
+    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        buffers = self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
+        if self.caches_feedforward:
+            own = self.feedforward.new_cache(batch, capacity, device=device, dtype=dtype)
+            buffers = {**buffers, **{FEEDFORWARD + name: buffer for name, buffer in own.items()}}
+        return buffers
+
+    def kv_elements(self, capacity: int) -> int:
+        own = self.feedforward.kv_elements(capacity) if self.caches_feedforward else 0
+        return self.mixer.kv_elements(capacity) + own
+
+
+class PreNormBlock(Block):
     """x + mixer(norm(x)), then x + feedforward(norm(x)) (Xiong et al. 2020, arXiv 2002.04745)."""
 
     def __init__(self, layer: LayerContext) -> None:
         super().__init__()
         self.mixer_norm = layer.norm()
-        self.mixer: Mixer = layer.new_mixer()
-        self.supports_rollback = self.mixer.supports_rollback
+        self.mixer = layer.new_mixer()
         self.feedforward_norm = layer.norm()
         self.feedforward = layer.new_feedforward()
         self.dropout = Dropout(layer.dropout)
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         x = x + self.dropout(self.mixer(self.mixer_norm(x), ctx))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x), ctx))
-
-    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
-        return self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
-
-    def kv_elements(self, capacity: int) -> int:
-        return self.mixer.kv_elements(capacity)
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x), self.feedforward_context(ctx)))
 
 
-class SingleResidualBlock(Mixer):
+class SingleResidualBlock(Block):
     """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: the mixer itself adds nothing to the stream."""
 
     def __init__(self, layer: LayerContext) -> None:
         super().__init__()
         self.norm = layer.norm()
-        self.mixer: Mixer = layer.new_mixer()
-        self.supports_rollback = self.mixer.supports_rollback
+        self.mixer = layer.new_mixer()
         self.feedforward = layer.new_feedforward()
         self.dropout = Dropout(layer.dropout)
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        return x + self.dropout(self.feedforward(self.mixer(self.norm(x), ctx), ctx))
-
-    def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
-        return self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
-
-    def kv_elements(self, capacity: int) -> int:
-        return self.mixer.kv_elements(capacity)
+        mixed = self.mixer(self.norm(x), ctx)
+        return x + self.dropout(self.feedforward(mixed, self.feedforward_context(ctx)))

@@ -48,7 +48,7 @@ class CausalConv(nn.Module):
 
     def _earlier(self, states: Tensor, lag: int, ctx: ForwardContext) -> Tensor:
         """The state of the token `lag` places before each token in its text, (B, T, dim)."""
-        if ctx.fast and ctx.padding_mask is None:
+        if not ctx.use_reference and ctx.padding_mask is None:
             length = ctx.positions.shape[1]
             found = states[:, self.lags - lag : self.lags - lag + length]
             if ctx.document_ids is None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from litmus.nn.core.forward_context import ForwardContext
 from litmus.nn.core.layer_context import LayerContext
-from litmus.nn.core.registry import Part
+from litmus.nn.core.registry import Part, not_implemented, takes_context
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.linear import linear, residual_linear
 
@@ -20,9 +20,24 @@ class FeedforwardConfig(Part):
 
     family: ClassVar[str] = "feedforward"
 
+    @classmethod
+    def adapt(cls, module: nn.Module, layer: LayerContext) -> nn.Module:
+        return module if takes_context(module) else Tokenwise(module)
+
+
+class Tokenwise(nn.Module):
+    """A plug-in's feedforward with `forward(x)` alone: the context is left out."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        return self.module(x)
+
 
 class DenseConfig(FeedforwardConfig):
-    """What the dense kinds share; each kind sets its own default for `hidden`, the inner width."""
+    """What the dense kinds share: `hidden`, the inner width (default: as many parameters as 4 · dim has)."""
 
     size_keys: ClassVar[tuple[str, ...]] = ("hidden",)
     hidden: int | None = Field(None, ge=1)
@@ -36,60 +51,65 @@ class GeluConfig(DenseConfig):
     approximate: Literal["none", "tanh"] = "none"
 
     def build(self, layer: LayerContext) -> nn.Module:
-        return Gelu(self, self.hidden or 4 * layer.dim, layer)
+        return Gelu(self, layer)
 
 
 class Relu2Config(DenseConfig):
     kind: Literal["relu2"] = "relu2"
 
     def build(self, layer: LayerContext) -> nn.Module:
-        return Relu2(self, self.hidden or 4 * layer.dim, layer)
+        return Relu2(self, layer)
 
 
 class SwigluConfig(DenseConfig):
     kind: Literal["swiglu"] = "swiglu"
 
     def build(self, layer: LayerContext) -> nn.Module:
-        return Swiglu(self, self.hidden or swiglu_hidden(layer.dim), layer)
+        return Swiglu(self, layer)
 
 
-def swiglu_hidden(dim: int) -> int:
-    """The inner width at which a SwiGLU has the parameters of a 4·dim feedforward: 8/3·dim, rounded up to 32s."""
-    return -(-8 * dim // (3 * 32)) * 32
+class Dense(nn.Module):
+    """W_2 f(W_1 x); a subclass sets the activation f."""
+
+    def __init__(self, config: DenseConfig, layer: LayerContext) -> None:
+        super().__init__()
+        hidden = config.hidden or 4 * layer.dim
+        self.up = linear(layer.dim, hidden, bias=config.bias)
+        self.down = residual_linear(hidden, layer, bias=config.bias)
+        self.dropout = Dropout(layer.dropout)
+
+    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        return self.down(self.dropout(self.activation(self.up(x))))
+
+    def activation(self, h: Tensor) -> Tensor:
+        """f of the inner numbers (B, T, hidden), in the same shape."""
+        raise not_implemented(self, "activation(h)")
 
 
-class Gelu(nn.Module):
+class Gelu(Dense):
     """W_2 gelu(W_1 x) (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
 
-    def __init__(self, config: GeluConfig, hidden: int, layer: LayerContext) -> None:
-        super().__init__()
-        self.up = linear(layer.dim, hidden, bias=config.bias)
-        self.down = residual_linear(hidden, layer, bias=config.bias)
-        self.dropout = Dropout(layer.dropout)
+    def __init__(self, config: GeluConfig, layer: LayerContext) -> None:
+        super().__init__(config, layer)
         self.approximate = config.approximate
 
-    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        return self.down(self.dropout(F.gelu(self.up(x), approximate=self.approximate)))
+    def activation(self, h: Tensor) -> Tensor:
+        return F.gelu(h, approximate=self.approximate)
 
 
-class Relu2(nn.Module):
+class Relu2(Dense):
     """W_2 relu(W_1 x)² (So et al. 2021, Primer, arXiv 2109.08668)."""
 
-    def __init__(self, config: Relu2Config, hidden: int, layer: LayerContext) -> None:
-        super().__init__()
-        self.up = linear(layer.dim, hidden, bias=config.bias)
-        self.down = residual_linear(hidden, layer, bias=config.bias)
-        self.dropout = Dropout(layer.dropout)
-
-    def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        return self.down(self.dropout(F.relu(self.up(x)).square()))
+    def activation(self, h: Tensor) -> Tensor:
+        return F.relu(h).square()
 
 
 class Swiglu(nn.Module):
     """W_down (silu(W_gate x) · W_up x) (Shazeer 2020, arXiv 2002.05202); gate and up share one matmul."""
 
-    def __init__(self, config: SwigluConfig, hidden: int, layer: LayerContext) -> None:
+    def __init__(self, config: SwigluConfig, layer: LayerContext) -> None:
         super().__init__()
+        hidden = config.hidden or swiglu_hidden(layer.dim)
         self.gate_up = linear(layer.dim, 2 * hidden, bias=config.bias)
         self.down = residual_linear(hidden, layer, bias=config.bias)
         self.dropout = Dropout(layer.dropout)
@@ -97,3 +117,8 @@ class Swiglu(nn.Module):
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(self.dropout(F.silu(gate) * up))
+
+
+def swiglu_hidden(dim: int) -> int:
+    """The inner width at which a SwiGLU has the parameters of a 4·dim feedforward: 8/3·dim, rounded up to 32s."""
+    return -(-8 * dim // (3 * 32)) * 32

@@ -65,7 +65,7 @@ class DepthBlock(Mixer):
         inner = self._among_chosen(chosen, ctx)
         if ctx.cache is not None:
             ctx.cache["chosen"] += chosen.sum(1, keepdim=True)
-        if not ctx.fast:
+        if ctx.use_reference:
             y = self.block(x, inner)
             return torch.where(chosen[..., None], x + weight[..., None] * (y - x), x)
         places = self._places(chosen, ctx)

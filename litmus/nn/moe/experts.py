@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
+from litmus.nn.core.batch import use_reference
 from litmus.nn.core.forward_context import ForwardContext, has_values
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.registry import Part, parse_config
@@ -56,7 +57,7 @@ class MixtureOfExperts(nn.Module):
         hidden = config.hidden or expert_hidden(layer.dim, config.top_k + config.shared)
         self.router = config.router.build(layer, config.experts, config.top_k)
         self.experts = Experts(config.experts, config.top_k, hidden, layer)
-        self.shared = Swiglu(SwigluConfig(), config.shared * hidden, layer) if config.shared else None
+        self.shared = Swiglu(SwigluConfig(hidden=config.shared * hidden), layer) if config.shared else None
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         routing = self.router(x.flatten(0, 1))
@@ -64,7 +65,7 @@ class MixtureOfExperts(nn.Module):
             self.router.leave_terms(routing, ctx)
         if ctx.observed is not None:
             observe(routing, ctx)
-        y = self.experts(x.flatten(0, 1), routing, fast=ctx.fast).view_as(x)
+        y = self.experts(x.flatten(0, 1), routing).view_as(x)
         return y if self.shared is None else y + self.shared(x, ctx)
 
 
@@ -82,15 +83,15 @@ class Experts(nn.Module):
         nn.init.normal_(self.down, std=residual_std(layer))
         self.dropout = Dropout(layer.dropout)
 
-    def forward(self, x: Tensor, routing: Routing, *, fast: bool) -> Tensor:
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
         """Sum the gated outputs of the chosen experts for each of the tokens x (N, dim)."""
-        if not fast:
+        if use_reference():
             return self._one_by_one(x, routing)
         if len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
             return self._single(x, routing)
         return self._sorted(x, routing)
 
-    def idle_parameters(self) -> int:
+    def inactive_parameters(self) -> int:
         """How many parameters one token does not use."""
         return (self.gate_up[0].numel() + self.down[0].numel()) * (len(self.down) - self.top_k)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100
-LEAST_ROWS = 256
+from litmus.nn.core.batch import IGNORED, use_reference
+
+MIN_CHUNK_ROWS = 256
 """Rows of a chunk however large the vocabulary: fewer, and adding up the weight's gradient costs more than it saves."""
 CHUNK_NUMBERS = 4_000_000
 """Logits held at one time: about 16 MB in fp32, near the caches of a CPU and still a large matmul on a GPU."""
@@ -22,7 +25,6 @@ def cross_entropy(
     targets: Tensor,
     *,
     label_smoothing: float = 0.0,
-    fast: bool = True,
 ) -> Tensor:
     """Mean cross-entropy in nats of the head's logits hidden·weightᵀ + bias against the scored targets.
 
@@ -30,7 +32,7 @@ def cross_entropy(
     smoothing e the target distribution is (1 - e)·onehot + e / V (Szegedy et al. 2016, arXiv 1512.00567).
     The mean of no target is 0.
     """
-    if not fast:
+    if use_reference():
         logits = F.linear(hidden, weight, bias).to(torch.promote_types(hidden.dtype, torch.float32))
         total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
         return total / (targets != IGNORED).sum().clamp(min=1)
@@ -40,15 +42,38 @@ def cross_entropy(
     return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, label_smoothing)
 
 
+def head_cross_entropy(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """`cross_entropy` for any head from vectors (N, dim) to logits (N, V); the backward pass computes logits again."""
+
+    def summed(h: Tensor, target: Tensor) -> Tensor:
+        logits = head(h).to(torch.promote_types(h.dtype, torch.float32))
+        return F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+
+    count = (targets != IGNORED).sum().clamp(min=1)
+    if use_reference():
+        return summed(hidden, targets) / count
+    chunks = zip(hidden.split(MIN_CHUNK_ROWS), targets.split(MIN_CHUNK_ROWS), strict=True)
+    return torch.stack([checkpoint(summed, *chunk, use_reentrant=False) for chunk in chunks]).sum() / count
+
+
 @torch.no_grad()
-def token_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def token_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     """Nats of each target (N,) in at least fp32, 0 where the target is -100; no gradient."""
     nats = []
-    rows = _chunk_rows(weight)
+    weight = getattr(head, "weight", None)
+    rows = MIN_CHUNK_ROWS if weight is None else _chunk_rows(weight)
+    like = next(head.parameters(), hidden).dtype
     for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-        logits = F.linear(h, weight.to(h.dtype), None if bias is None else bias.to(h.dtype))
+        logits = head(h) if h.dtype == like else torch.func.functional_call(head, _cast(head, h.dtype), (h,))
         nats.append(F.cross_entropy(logits.to(torch.promote_types(h.dtype, torch.float32)), target, reduction="none"))
     return torch.cat(nats)
+
+
+def _cast(head: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The head's parameters in the dtype of what it is given."""
+    return {name: parameter.to(dtype) for name, parameter in head.named_parameters()}
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -117,4 +142,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _chunk_rows(weight: Tensor) -> int:
-    return max(LEAST_ROWS, CHUNK_NUMBERS // len(weight))
+    return max(MIN_CHUNK_ROWS, CHUNK_NUMBERS // len(weight))

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from litmus.errors import BadInput
 from litmus.nn.core.aux_losses import AuxLosses, Sums, scored, share_of_step
+from litmus.nn.core.batch import IGNORED, Batch
 from litmus.nn.core.forward_context import ForwardContext
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.registry import not_implemented
 from litmus.nn.layers.linear import linear
-from litmus.nn.objectives.cross_entropy import IGNORED
 from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
 
 
@@ -57,34 +57,26 @@ class MtpObjective(Objective):
             )
         self.depth, self.weight = config.depth, config.weight
 
-    def forward(
-        self,
-        model: LanguageModel,
-        tokens: Tensor,
-        targets: Tensor,
-        *,
-        documents: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        fast: bool = True,
-    ) -> Loss:
-        terms = AuxLosses.before(targets)
-        hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)
-        nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+    def forward(self, model: LanguageModel, batch: Batch, label_smoothing: float = 0.0) -> Loss:
+        targets = batch.scored_targets
+        aux_losses = AuxLosses.before(targets)
+        hidden = model.hidden(batch, aux_losses=aux_losses)
+        nats = head_nats(model, hidden, targets, label_smoothing)
         nats = share_of_step("next_token", nats, scored(targets))
         total, parts = nats, {"next_token": nats}
         for number in range(1, self.depth + 1):
-            further = ahead(targets, number, documents)
-            ctx = model.forward_context(tokens, documents=documents, fast=fast, terms=terms.counting(further))
-            hidden, vectors = self.predict_ahead(number, model, hidden, tokens.roll(-number, 1), ctx)
-            nats = head_nats(model, vectors, further, label_smoothing=label_smoothing, fast=fast)
+            further = targets_ahead(batch, number)
+            ctx = model.forward_context(batch, aux_losses=aux_losses.counting(further))
+            hidden, vectors = self.predict_ahead(number, model, hidden, batch.tokens.roll(-number, 1), ctx)
+            nats = head_nats(model, vectors, further, label_smoothing)
             nats = share_of_step(f"mtp_{number}", nats, scored(further))
             total = total + self.weight / self.depth * nats
             parts[f"mtp_{number}"] = nats
-        return with_aux_losses(Loss(total, parts), terms)
+        return with_aux_losses(Loss(total, parts), aux_losses)
 
-    def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
-        further = {f"mtp_{k}": scored(ahead(targets, k, documents)) for k in range(1, self.depth + 1)}
-        return {"next_token": scored(targets), **further}
+    def counts(self, batch: Batch) -> Sums | None:
+        further = {f"mtp_{k}": scored(targets_ahead(batch, k)) for k in range(1, self.depth + 1)}
+        return {"next_token": scored(batch.scored_targets), **further}
 
     def predict_ahead(
         self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, ctx: ForwardContext
@@ -147,8 +139,9 @@ class ParallelMtp(MtpObjective):
         return hidden, hidden + F.silu(self.maps[number - 1](hidden))
 
 
-def ahead(targets: Tensor, number: int, documents: Tensor | None) -> Tensor:
-    """Targets (B, T) from `number` places further on; -100 where the row, or the token's document, ends before."""
+def targets_ahead(batch: Batch, number: int) -> Tensor:
+    """The targets (B, T) `number` places further on; -100 where the row, or the token's document, ends before."""
+    targets, documents = batch.scored_targets, batch.document_ids
     further = targets.roll(-number, 1)
     further[:, max(0, targets.shape[1] - number) :] = IGNORED
     return further if documents is None else further.masked_fill(documents.roll(-number, 1) != documents, IGNORED)

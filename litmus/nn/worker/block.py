@@ -85,7 +85,7 @@ class WorkerBlock(Mixer):
         self.mixer = layer.new_mixer()
         if type(self.mixer) is not Attention:
             found = type(self.mixer).__name__
-            raise BadInput(f"the worker block's mixer is of class {found}; only kind 'attention' is valid in it")
+            raise BadInput(f"the worker block's mixer is of class {found}; only 'attention' is valid in it")
         self.feedforward_norm = layer.norm()
         self.feedforward = layer.new_feedforward()
         self.dropout = Dropout(layer.dropout)
@@ -147,7 +147,7 @@ class WorkerBlock(Mixer):
                 mask = visible(group.places.some(some), k.shape[1], ctx, own=True)
                 scale = None if query_scale is None else query_scale[:, some]
                 observe_attention(q[:, some], torch.cat((k, own[0][:, some]), dim=1), mask, scale, ctx)
-            read.append(attend_at(group.places, q, k, v, ctx, own=own, query_scale=query_scale, fast=ctx.fast))
+            read.append(attend_at(group.places, q, k, v, ctx, own=own, query_scale=query_scale))
         return torch.cat(read, dim=1)
 
     def _attend_alone(self, h: Tensor, own_h: Tensor, ctx: ForwardContext) -> Tensor:
@@ -160,7 +160,7 @@ class WorkerBlock(Mixer):
         q, k, v = self.mixer.qkv_proj(torch.cat((h, own_h), dim=1), ctx)
         query_scale = self.mixer.ssmax(ctx) if self.mixer.ssmax else None
         stored_k, stored_v = update_kv(ctx.cache["k"], k[:, 1:], ctx), update_kv(ctx.cache["v"], v[:, 1:], ctx)
-        read = attend(q[:, 1:], stored_k, stored_v, ctx.attention_mask(), query_scale, fast=ctx.fast)
+        read = attend(q[:, 1:], stored_k, stored_v, ctx.attention_mask(), query_scale)
         update_kv(ctx.cache["k"], k[:, :1], ctx)
         update_kv(ctx.cache["v"], v[:, :1], ctx)
         return read

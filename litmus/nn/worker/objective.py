@@ -6,13 +6,12 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from litmus.errors import BadInput
 from litmus.nn.core.aux_losses import AuxLosses, Sums, scored, share_of_step
+from litmus.nn.core.batch import IGNORED, Batch
 from litmus.nn.core.forward_context import ForwardContext
 from litmus.nn.core.layer_context import LayerContext
-from litmus.nn.objectives.cross_entropy import IGNORED
 from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
 from litmus.nn.worker.block import WorkerConfig, workers
 from litmus.nn.worker.streams import QuerySet, counting, sampled
@@ -45,29 +44,20 @@ class WorkerObjective(Objective):
         self.stride = block.interval * round(1 / queries) if queries and block.interval > 1 else None
         self.scored_share = 1 / self.interval + (1 / self.stride if self.stride else 0)
 
-    def forward(
-        self,
-        model: LanguageModel,
-        tokens: Tensor,
-        targets: Tensor,
-        *,
-        documents: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        fast: bool = True,
-    ) -> Loss:
+    def forward(self, model: LanguageModel, batch: Batch, label_smoothing: float = 0.0) -> Loss:
         if not self.training:
-            every = super().forward
-            return every(model, tokens, targets, documents=documents, label_smoothing=label_smoothing, fast=fast)
-        query_set = self.draw(model.forward_context(tokens, documents=documents, fast=fast))
-        terms = counting(AuxLosses.before(targets), query_set)
-        hidden = model.hidden(tokens, documents=documents, fast=fast, terms=terms)  # (B, N, dim)
+            return super().forward(model, batch, label_smoothing)
+        query_set = self.draw(model.forward_context(batch))
+        targets = batch.scored_targets
+        aux_losses = counting(AuxLosses.before(targets), query_set)
+        hidden = model.hidden(batch, aux_losses=aux_losses)  # (B, N, dim)
         targets = torch.cat([group.per_token(targets, IGNORED) for group in query_set.groups], dim=1)
-        nats = head_nats(model, hidden, targets, label_smoothing=label_smoothing, fast=fast)
+        nats = head_nats(model, hidden, targets, label_smoothing)
         nats = share_of_step("next_token", nats, scored(targets))
-        return with_aux_losses(Loss(nats, {"next_token": nats}), terms)
+        return with_aux_losses(Loss(nats, {"next_token": nats}), aux_losses)
 
-    def counts(self, targets: Tensor, documents: Tensor | None) -> Sums | None:
-        return None if self.training else super().counts(targets, documents)
+    def counts(self, batch: Batch) -> Sums | None:
+        return None if self.training else super().counts(batch)
 
     def draw(self, ctx: ForwardContext) -> QuerySet:
         """Who is a worker in the memory and who is asked besides, a new draw for each row.

@@ -110,4 +110,4 @@ def _group(chosen: Tensor, stride: int, ctx: ForwardContext, *, in_memory: bool)
 
 def _context_of(index: Tensor, ctx: ForwardContext) -> ForwardContext:
     """The step of the tokens at index (B, N) alone."""
-    return ForwardContext(ctx.positions.gather(1, index), None, fast=ctx.fast, observed=ctx.observed)
+    return ForwardContext(ctx.positions.gather(1, index), None, observed=ctx.observed)

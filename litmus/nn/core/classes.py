@@ -1,0 +1,120 @@
+"""A module's class in a recipe: its options are the keywords of its `__init__`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from litmus.errors import BadInput
+from litmus.nn.core.layer_context import SIZES, LayerContext
+from litmus.nn.core.registry import Part
+
+_DECLARED: dict[tuple[type[Part], type], type[Part]] = {}
+
+
+def with_kinds(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's mapping with each class in it registered and replaced by the name of its kind.
+
+    A class stands for a part ({"mixer": MyMixer}) or for its kind ({"mixer": {"kind": MyMixer, "width": 3}}).
+    """
+    families = {family.family: family for family in Part.__subclasses__()}
+
+    def replaced(key: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [replaced(key, item) for item in value]
+        if isinstance(value, type):
+            if key not in families:
+                raise BadInput(
+                    f"{key} is the class {value.__name__}; a class is valid for {', '.join(sorted(families))}"
+                )
+            return {"kind": kind_of(families[key], value)}
+        if isinstance(value, Mapping):
+            inner = {name: replaced(name, item) for name, item in value.items() if name != "kind"}
+            if "kind" not in value:
+                return inner
+            kind = value["kind"]
+            if isinstance(kind, type) and key in families:
+                kind = kind_of(families[key], kind)
+            return {"kind": kind, **inner}
+        return value
+
+    return {key: replaced(key, value) for key, value in raw.items()}
+
+
+def kind_of(family: type[Part], cls: type) -> str:
+    """The kind by which recipes name the class: MyMixer is my_mixer. Registers it."""
+    if issubclass(cls, Part):
+        return str(cls.model_fields["kind"].default)
+    if not issubclass(cls, nn.Module):
+        raise BadInput(f"{family.family} is the class {cls.__name__}, which is no torch.nn.Module")
+    if (family, cls) not in _DECLARED:
+        _DECLARED[family, cls] = _declaration(family, cls)
+    declared = _DECLARED[family, cls]
+    declared.register()  # another class of that name may have been registered since
+    return str(declared.model_fields["kind"].default)
+
+
+def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
+    """The declaration of a class: the options of the class that it derives from, and its own keywords."""
+    kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+    hints = _hints(cls)
+    sizes, annotations, defaults = [], {}, {}
+    wanted = set()
+    for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if name in ("config", "layer"):
+            wanted.add(name)
+        elif parameter.default is not parameter.empty:
+            annotations[name] = hints.get(name, Any if parameter.default is None else type(parameter.default))
+            defaults[name] = parameter.default
+        elif name in SIZES:
+            sizes.append(name)
+        else:
+            raise BadInput(
+                f"{cls.__name__}.__init__ needs {name!r}, which nothing gives; give it a default, to make it an option "
+                f"of the recipe, or ask for {', '.join(('layer', 'config', *SIZES))}"
+            )
+
+    def build(self: Part, layer: LayerContext, **more: Any) -> nn.Module:
+        given: dict[str, Any] = {name: value for name, value in (("config", self), ("layer", layer)) if name in wanted}
+        given |= {name: getattr(self, name) for name in defaults} | {name: getattr(layer, name) for name in sizes}
+        return family.adapt(cls(**given, **more), layer)
+
+    base = _config_class(cls, family)
+    made: type[Part] = type(base)(  # type: ignore[misc]
+        f"{cls.__name__}Config",
+        (base,),
+        {
+            "__module__": cls.__module__,
+            "__qualname__": f"{cls.__name__}Config",
+            "__doc__": cls.__doc__,
+            "__annotations__": {**annotations, "kind": Literal[kind]},
+            **defaults,
+            "kind": kind,
+            "build": build,
+        },
+    )
+    return made
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(vars(cls).get("__init__", cls), include_extras=True)
+    except (NameError, TypeError):  # of a name that is imported for type checkers only
+        return {}
+
+
+def _config_class(cls: type, family: type[Part]) -> type[Part]:
+    """The declaration that the class's `config` argument is annotated with, in it or what it derives from."""
+    for parent in cls.__mro__:
+        if "__init__" in vars(parent):
+            found = _hints(parent).get("config")
+            if isinstance(found, type) and issubclass(found, family):
+                return found
+    return family
