@@ -20,6 +20,7 @@ from litmus.runtime.precision import MasterWeights, Precision, autocast
 from litmus.training.optimizers import Optimizers, clip_gradients, gradient_norm, hidden_matrices
 from litmus.training.settings import TrainSettings
 
+
 class NotFinite(Exception):
     """A loss or gradient is infinite or NaN; the weights are unchanged."""
 

@@ -55,7 +55,7 @@ def test_the_yaml_keeps_layer_groups_that_switch_something_off() -> None:
 def test_the_yaml_states_every_key() -> None:
     stated = yaml.safe_load(resolve("standard").to_yaml())
     assert set(Recipe.model_fields) - set(stated) == {"plugin"}
-    assert stated["head"] == {"tied": True, "bias": False}
+    assert stated["head"] == {"kind": "linear", "tied": True, "bias": False}
     assert stated["positions"] == {"kind": "rope", "theta": 10_000.0}
 
 

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_recipe_is_refused(content: bytes, sentence: str, tmp_
         ({"contxt": 3}, r"recipe 'standard': unknown key 'contxt'; did you mean 'context'\?"),
         ({"mixer.kv_head": 3}, r"recipe 'standard': mixer 'attention': unknown key 'kv_head'; did you mean 'kv_heads'"),
         ({"mixer.ssmax.lerned": True}, r"unknown key 'ssmax.lerned'; did you mean 'learned'\?"),
-        ({"head.tide": True}, r"unknown key 'head.tide'; did you mean 'tied'"),
+        ({"head.tide": True}, r"head 'linear': unknown key 'tide'; did you mean 'tied'"),
         ({"mixer.kind": "atention"}, r"unknown mixer kind 'atention'; did you mean 'attention'"),
         ({"positions.kind": "rop"}, r"unknown positions kind 'rop'; did you mean 'rope'\?"),
         ({"positions.kind": ["rope"]}, r"unknown positions kind \['rope'\]"),

@@ -92,8 +92,8 @@ def forward_backward(model: Decoder, batch: Batch) -> Any:
 CHECK = Check(
     name="equivalence",
     asserts="Every fast path computes the same as its reference implementation, forward and gradient.",
-    how="model(tokens) and model.loss against themselves within litmus.nn.reference_path(), at random shapes, some with "
-    "packed documents.",
+    how="model(tokens) and model.loss against themselves within litmus.nn.reference_path(), at random shapes, some "
+    "with packed documents.",
     tolerance="1e-9 standard deviations of the logits and 1e-8 of each parameter's largest gradient, in fp64: the same "
     "formula in another order.",
     means="The model that is trained is not the one that the reference describes.",
