@@ -28,6 +28,7 @@ ATTRIBUTES = {
     "ForwardContext": {
         "at": "with_cache",
         "documents": "document_ids",
+        "fast": "use_reference",
         "once": "memo",
         "start": "start_pos",
         "terms": "aux_losses",
