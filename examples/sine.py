@@ -1,0 +1,11 @@
+"""One thing overridden: the activation of a dense feedforward."""
+
+from litmus.nn import Dense
+
+
+class Sine(Dense):
+    def activation(self, h):
+        return h.sin()
+
+
+recipe = {"base": "standard", "feedforward": Sine, "about": "Sine as the activation."}

@@ -1,0 +1,56 @@
+"""Every file in examples/: short, built, decoded through its cache, and passed by the quick audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import litmus
+from litmus.nn import Batch
+
+FILES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+SMALL = {"vocab_size": 61, "dim": 32, "depth": 3, "heads": 4, "context": 40}
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def example(request):
+    return request.param
+
+
+def test_the_gallery_is_whole_and_each_file_short():
+    assert len(FILES) >= 12
+    assert all(len(path.read_text(encoding="utf-8").splitlines()) < 60 for path in FILES)
+
+
+@torch.no_grad()
+def test_it_decodes_ragged_rows_and_packed_documents_as_if_alone(example, rough):
+    model = rough(litmus.build(example, **SMALL)).eval()
+    tokens = torch.randint(61, (2, 12))
+    full = model(tokens)
+    cache = model.new_cache(2, 20)
+    real = torch.tensor([[True] * 6, [False] * 5 + [True]])  # the second row has one token, padded on the left
+    model(Batch(tokens[:, :6], padding_mask=real), cache)
+    second = torch.cat((tokens[1, 5:6], tokens[1, 1:4]))[None]
+    for step in range(3):
+        logits = model(torch.stack((tokens[0, 6 + step], second[0, 1 + step]))[:, None], cache)
+        assert_close(logits[0, 0], full[0, 6 + step])
+        assert_close(logits[1, 0], model(second)[0, 1 + step])
+    documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 1 + [1] * 11])
+    packed = model(Batch(tokens, document_ids=documents))
+    assert_close(packed[0], torch.cat((model(tokens[:1, :5]), model(tokens[:1, 5:])), dim=1)[0])
+    assert_close(packed[1], torch.cat((model(tokens[1:, :1]), model(tokens[1:, 1:])), dim=1)[0])
+
+
+@pytest.mark.slow
+def test_it_passes_the_quick_audit(example):
+    report = litmus.audit(example, quick=True)
+    assert report.passed, report
+
+
+@pytest.mark.slow
+def test_it_is_saved_trained_and_loaded(example, tmp_path):
+    run = litmus.train(example, data="stdlib", out=tmp_path / "run", steps=2, batch=2, **{"context": 32})
+    assert run is not None
