@@ -113,7 +113,7 @@ def test_every_module_says_what_it_is() -> None:
 
 def test_tests_mirror_the_package() -> None:
     folders = {path.name for path in Path(__file__).parent.iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
-    assert folders <= {*FLOORS, "specimens"}
+    assert folders <= {*FLOORS, "examples", "specimens"}
 
 
 @pytest.mark.parametrize("module", ["litmus", "litmus.cli"])
