@@ -75,7 +75,7 @@ def test_beam_search_equals_its_definition(
 
 
 @pytest.mark.parametrize("recipe", ["mla", "window-sinks", "latent", "worker", "mod", "ssmax-nope"])
-def test_beams_change_places_in_the_cache_of_every_kind_of_mixer(recipe: str, rough: Callable[..., Decoder]) -> None:
+def test_beams_are_reordered_in_the_cache_of_every_kind_of_mixer(recipe: str, rough: Callable[..., Decoder]) -> None:
     model = rough(build(recipe, **SHAPE)).eval()
     found = beam_search(model, Request(PROMPT, max_new_tokens=7), beams=3)
     assert [hypothesis.tokens for hypothesis in found] == [text for text, _ in best_texts(model, 3, 7, set(), 1, False)]
@@ -91,7 +91,7 @@ def test_a_beam_ends_at_the_context(model: Decoder) -> None:
     assert [(len(hypothesis.tokens), hypothesis.finish_reason) for hypothesis in found] == [(2, "context")] * 2
 
 
-def test_hypotheses_are_told_token_by_token() -> None:
+def test_hypotheses_become_token_events() -> None:
     events = list(hypothesis_events([Hypothesis([5, 6], -1.0, "stop"), Hypothesis([], -2.0, "length")]))
     assert [(event.id, event.token, event.finish_reason) for event in events] == [
         (0, 5, None),

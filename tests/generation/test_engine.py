@@ -67,7 +67,7 @@ def test_greedy_decoding_is_the_argmax_without_a_cache(any_model: Decoder) -> No
     assert found == [without_cache(any_model, request) for request in greedy]
 
 
-def test_a_row_that_joins_in_a_gap_brings_its_own_settings(model: Decoder) -> None:
+def test_a_request_that_takes_a_freed_row_keeps_its_own_settings(model: Decoder) -> None:
     engine = Engine(model, max_batch_size=2)
     engine.submit(Request([1], Sampling(temperature=0), 1))
     engine.submit(Request([2], Sampling(temperature=0), 12))
@@ -88,7 +88,7 @@ DIFFERENT = [
 ]
 
 
-def test_a_row_is_the_same_alone_beside_others_and_after_them(any_model: Decoder) -> None:
+def test_a_sequence_is_the_same_alone_in_a_batch_and_in_a_reused_row(any_model: Decoder) -> None:
     wanted = [replace(request, sampling=own) for request, own in zip(requests(), DIFFERENT, strict=True)]
     expected = [alone(any_model, request) for request in wanted]
     assert decoded(Engine(any_model, max_batch_size=6), wanted) == expected
@@ -109,7 +109,7 @@ def test_a_stop_token_ends_its_row_and_no_other(any_model: Decoder) -> None:
         assert found == [row[: row.index(stop)] if stop in row else row for row in whole]
 
 
-def test_a_slid_row_goes_on_from_the_last_half_of_its_tokens(any_model: Decoder) -> None:
+def test_a_slid_sequence_continues_from_the_last_half_of_its_tokens(any_model: Decoder) -> None:
     greedy = Sampling(temperature=0)
     found = alone(any_model, Request(PROMPTS[2], greedy, 50), overflow="slide")
     assert len(found) == 50
@@ -120,7 +120,7 @@ def test_a_slid_row_goes_on_from_the_last_half_of_its_tokens(any_model: Decoder)
         tokens = tokens if len(tokens) < CONTEXT else tokens[-(CONTEXT // 2) :]
 
 
-def test_after_a_slide_filters_look_back_on_what_the_model_still_sees(model: Decoder) -> None:
+def test_after_a_slide_processors_read_the_context_that_is_left(model: Decoder) -> None:
     engine = Engine(model, max_batch_size=1, overflow="slide")
     engine.submit(Request(PROMPTS[2], Sampling(frequency_penalty=0.3), 50))
     tokens = list(PROMPTS[2])
@@ -142,7 +142,7 @@ def test_a_slid_row_does_not_disturb_its_neighbours(model: Decoder) -> None:
         assert decoded(engine, wanted) == expected
 
 
-def test_a_long_prompt_lets_the_others_go_on(model: Decoder) -> None:
+def test_a_long_prompt_does_not_stop_the_others(model: Decoder) -> None:
     engine = Engine(model, max_batch_size=2, max_prefill_tokens=3)
     engine.submit(Request([1], max_new_tokens=12))
     engine.step()
@@ -152,7 +152,7 @@ def test_a_long_prompt_lets_the_others_go_on(model: Decoder) -> None:
     assert heard[6] == [0, 1]
 
 
-def test_the_last_event_says_why_a_row_ended(model: Decoder) -> None:
+def test_the_last_event_has_the_finish_reason(model: Decoder) -> None:
     engine = Engine(model, max_batch_size=3, capacity=12)
     greedy = Sampling(temperature=0)
     first = alone(model, Request([4], greedy, 1))[0]
@@ -182,7 +182,7 @@ def test_log_probabilities_are_the_models_own(model: Decoder) -> None:
     assert {event.logprob for event in events if event.id == 1} == {None}
 
 
-def test_a_cancelled_request_is_not_heard_of_again(model: Decoder) -> None:
+def test_a_cancelled_request_has_no_further_events(model: Decoder) -> None:
     wanted = requests()
     engine = Engine(model, max_batch_size=2)
     for request in wanted:

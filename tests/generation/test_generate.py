@@ -49,7 +49,7 @@ def test_greedy_rows_are_the_argmax_step_by_step(model: Decoder) -> None:
         assert row == text[len(prompt) :]
 
 
-def test_drawn_rows_follow_the_distribution_of_the_model(model: Decoder) -> None:
+def test_sampled_tokens_follow_the_distribution_of_the_model(model: Decoder) -> None:
     draws, prompt = 3000, PROMPTS[0]
     found = generate(model, [prompt] * draws, max_new_tokens=2, temperature=0.9, top_k=4)
     model.eval()
@@ -66,7 +66,7 @@ def test_drawn_rows_follow_the_distribution_of_the_model(model: Decoder) -> None
     assert stats.chisquare(observed, [draws * p for p in expected.values()]).pvalue > 1e-3
 
 
-def test_a_row_is_the_same_whatever_stands_beside_it(model: Decoder) -> None:
+def test_a_sequence_does_not_depend_on_the_batch(model: Decoder) -> None:
     together = generate(model, PROMPTS, max_new_tokens=8, seed=5)
     for row, prompt in enumerate(PROMPTS):
         assert generate(model, [prompt], max_new_tokens=8, seed=5 + row) == [together[row]]
@@ -108,7 +108,7 @@ def test_a_row_ends_at_the_limit_or_at_the_end_of_the_context(model: Decoder, li
     assert [len(row) for row in rows] == [min(limit, CONTEXT - len(prompt)) for prompt in prompts]
 
 
-def test_each_step_is_told_with_none_for_rows_that_have_ended(model: Decoder) -> None:
+def test_on_token_gets_none_for_finished_prompts(model: Decoder) -> None:
     told: list[list[int | None]] = []
     whole = generate(model, PROMPTS, max_new_tokens=12, temperature=1.5, seed=3)
     stop = whole[0][4]
@@ -126,7 +126,7 @@ def test_texts_are_continued_from_a_new_document_and_never_echoed(model: Decoder
     assert generate(model, "hello", tokenizer=letters, **options) == [letters.decode(ids[0])]
 
 
-def test_the_end_token_of_the_tokenizer_stops_a_text_unless_told_otherwise(model: Decoder) -> None:
+def test_the_end_token_of_the_tokenizer_stops_a_text_by_default(model: Decoder) -> None:
     options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 3.0}
     written = {end: generate(model, [[end, 7]], **options)[0] for end in range(VOCABULARY)}
     letters = Letters(next(end for end, tokens in written.items() if end in tokens))
@@ -223,7 +223,7 @@ def test_an_option_that_does_not_exist_is_refused_with_the_nearest(model: Decode
         generate(model, PROMPTS, top_pp=0.9)
 
 
-def test_more_prompts_than_rows_wait_for_a_place(model: Decoder) -> None:
+def test_prompts_beyond_the_batch_size_wait(model: Decoder) -> None:
     prompts = [[n % VOCABULARY] for n in range(70)]
     expected = [generate(model, [prompt], max_new_tokens=4, seed=n)[0] for n, prompt in enumerate(prompts)]
     assert generate(model, prompts, max_new_tokens=4) == expected
@@ -241,7 +241,7 @@ def test_more_prompts_than_rows_wait_for_a_place(model: Decoder) -> None:
         ([], {}, "no prompt was given; at least one is needed"),
     ],
 )
-def test_an_option_that_does_not_go_with_the_prompts_is_said_to_be_that_and_not_unknown(
+def test_an_option_for_other_prompts_is_not_called_unknown(
     prompts: Any, option: dict[str, Any], sentence: str, model: Decoder
 ) -> None:
     with pytest.raises(BadInput) as error:

@@ -211,7 +211,7 @@ def test_settings_that_filter_nothing_build_nothing() -> None:
         {"frequency_penalty": 0.5, "top_k": 4, "logit_bias": {4: 1.0}},
     ],
 )
-def test_tokens_are_drawn_as_often_as_their_filtered_probability_says(options: dict[str, Any]) -> None:
+def test_sample_frequencies_match_the_truncated_probabilities(options: dict[str, Any]) -> None:
     draws = 4000
     scores, sampling = [0.3, -1.0, 2.0, -math.inf, 1.0, 1.0, -0.5], Sampling(temperature=1.2, **options)
     history = history_of([(scores, [2, 1, 2, 4], 1, None)] * draws)

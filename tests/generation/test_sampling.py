@@ -95,13 +95,13 @@ def test_a_row_is_filtered_by_itself(options: dict[str, float]) -> None:
 
 
 @given(row=rows)
-def test_temperature_0_takes_the_likeliest_whatever_is_drawn(row: list[float]) -> None:
+def test_temperature_0_is_greedy_for_every_random_number(row: list[float]) -> None:
     tokens = next_tokens(torch.tensor([row] * 3), Sampling(temperature=0), torch.tensor([0.0, 0.5, 0.999]))
     assert tokens.tolist() == [max(range(len(row)), key=lambda i: torch.tensor(row)[i].item())] * 3
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.8}, {"top_k": 5, "top_p": 0.9}])
-def test_tokens_are_drawn_as_often_as_their_probability_says(options: dict[str, float]) -> None:
+def test_sample_frequencies_match_the_probabilities(options: dict[str, float]) -> None:
     row = [0.3, -1.0, 2.0, -math.inf, 1.0, 1.0, -0.5]
     sampling = Sampling(temperature=1.3, **options)
     p = probabilities(torch.tensor([row], dtype=torch.float64), sampling)[0]
@@ -112,7 +112,9 @@ def test_tokens_are_drawn_as_often_as_their_probability_says(options: dict[str, 
 
 
 @given(row=rows, uniform=st.floats(0, 1, exclude_max=True), k=st.none() | st.integers(1, 5), mass=st.floats(0.05, 1))
-def test_an_impossible_token_is_never_drawn(row: list[float], uniform: float, k: int | None, mass: float) -> None:
+def test_a_token_of_probability_0_is_never_sampled(
+    row: list[float], uniform: float, k: int | None, mass: float
+) -> None:
     sampling = Sampling(temperature=1, top_k=k, top_p=mass)
     logits = torch.tensor([row], dtype=torch.float64)
     token = int(next_tokens(logits, sampling, torch.tensor([uniform], dtype=torch.float64)))

@@ -69,7 +69,7 @@ def test_penalties_count_the_drafted_tokens_too(make: Callable[..., Decoder]) ->
 
 
 @pytest.mark.parametrize("draft", ["another", "modules"])
-def test_drawn_text_has_the_distribution_of_the_model(make: Callable[..., Decoder], draft: str) -> None:
+def test_sampled_text_has_the_distribution_of_the_model(make: Callable[..., Decoder], draft: str) -> None:
     tiny = {"vocab_size": 5, "dim": 8, "depth": 1, "heads": 2}
     model = make("mtp", **tiny, **{"objective.depth": 2})
     sampling = Sampling(temperature=0.9, top_k=3)

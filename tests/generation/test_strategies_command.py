@@ -66,7 +66,7 @@ def test_contrastive_search_with_one_candidate_is_greedy(call: Any, runs: Path) 
     assert call("--contrastive", "0.6", "--top-k", "8")[1] != greedy + "\n"
 
 
-def test_a_draft_changes_no_greedy_text_and_its_acceptance_is_told(call: Any, runs: Path) -> None:
+def test_a_draft_changes_no_greedy_text_and_its_acceptance_is_printed(call: Any, runs: Path) -> None:
     plain = call("--temperature", "0")
     drafted = call("--temperature", "0", "--draft", str(runs / "small"), "--draft-tokens", "2")
     assert drafted[:2] == plain[:2]

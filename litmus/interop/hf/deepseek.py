@@ -276,9 +276,9 @@ def _layer_mappings(layer: Any, ours: str, theirs: str) -> list[TensorMapping]:
     mixer: Mla = layer.mixer
     query = [
         *(
-            head * (mixer.nope + mixer.rope) + place
+            head * (mixer.nope + mixer.rope) + row
             for head in range(mixer.heads)
-            for place in _paired(mixer.nope, mixer.rope)
+            for row in _paired(mixer.nope, mixer.rope)
         )
     ]
     last = "q_proj" if mixer.q_down is None else "q_b_proj"

@@ -33,8 +33,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{folder} is not a Hugging Face model: it has no {CONFIG}")
     config = read_json(folder / CONFIG)
     for key in ("quantization_config", "compression_config"):
-        if said := config.get(key):
-            method = said.get("quant_method") if isinstance(said, dict) else said
+        if quantization := config.get(key):
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
             raise BadInput(
                 f"{folder / CONFIG}: weights quantized by {shown(method)} cannot be read; bf16, fp16 or fp32 ones can"
             )

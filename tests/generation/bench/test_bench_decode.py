@@ -46,13 +46,13 @@ def test_latent_attention_is_measured_in_the_four_decode_strategies_the_founding
     assert [strategy.name for strategy in decode_strategies(make("standard"))][:3] == ["no cache", "cache", "litmus"]
 
 
-def test_a_model_with_modules_also_drafts_for_itself_and_one_whose_cache_keeps_all_is_asked(make: Any) -> None:
+def test_a_model_with_mtp_modules_is_also_decoded_speculatively(make: Any) -> None:
     assert "speculative" in [strategy.name for strategy in decode_strategies(make("deepseek"))]
     assert "speculative" not in [strategy.name for strategy in decode_strategies(make("mla"))]
 
 
 @pytest.mark.parametrize("recipe", ["standard", "deepseek", "window-sinks", "worker"])
-def test_all_ways_write_the_same(make: Any, recipe: str) -> None:
+def test_all_strategies_generate_the_same(make: Any, recipe: str) -> None:
     model = make(recipe)
     for strategy in decode_strategies(model):
         for rows in (1, 3):
@@ -60,7 +60,7 @@ def test_all_ways_write_the_same(make: Any, recipe: str) -> None:
                 check_equal(strategy, random_prompts(model, rows, 9), 6)
 
 
-def test_a_way_that_writes_something_else_is_told_before_anything_is_timed(make: Any) -> None:
+def test_a_strategy_with_another_text_fails_before_anything_is_timed(make: Any) -> None:
     model = make("standard")
 
     def wrong(model: Decoder, prompts: Tensor, number: int) -> Iterator[Tensor]:
@@ -75,7 +75,7 @@ def test_a_way_that_writes_something_else_is_told_before_anything_is_timed(make:
     assert not [text for text in heard if text.startswith("timing")]
 
 
-def test_the_ways_take_turns(make: Any) -> None:
+def test_runs_are_interleaved(make: Any) -> None:
     model, heard = make("standard"), []
     strategies = decode_strategies(model)[:2]
     found = measure(strategies, [random_prompts(model, 1, 5)], new_tokens=3, repeats=2, log=heard.append)
@@ -98,7 +98,7 @@ def test_without_a_cache_none_is_held(make: Any) -> None:
     assert cached.cache_bytes(2, 10) == 2 * 10 * 2 * 32 * 2 * 4
 
 
-def test_a_model_writes_its_own_prompts_at_the_length_asked_for(make: Any) -> None:
+def test_self_generated_prompts_have_the_wanted_length(make: Any) -> None:
     model = make("standard")
     assert self_generated_prompts(model, 2, 7).shape == (2, 7)
     assert self_generated_prompts(model, 2, 1).shape == (2, 1)
@@ -117,7 +117,7 @@ def test_the_figure_has_four_panels_and_is_written_by_its_name(cells: list[Cell]
     assert (tmp_path / f"figure{kind}").stat().st_size > 1000
 
 
-def test_the_table_and_the_data_hold_every_way(cells: list[Cell]) -> None:
+def test_the_table_and_the_data_hold_every_strategy(cells: list[Cell]) -> None:
     assert table(cells, "title").row_count == 3
     data = [cell_data(cell) for cell in cells]
     assert [entry["strategy"] for entry in data] == ["no cache", "cache"]
