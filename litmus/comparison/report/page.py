@@ -221,7 +221,7 @@ def _figures(
         ),
         "seconds_difference": (
             plots.plot_curve_differences(result, "seconds"),
-            f"The same, minus {result.baseline} on the same seed: below zero the arm is ahead in time.",
+            f"The same, minus {result.baseline} on the same seed: below zero the arm has the lower loss at that time.",
         ),
         "position": (
             plots.plot_loss_by_position(result),
