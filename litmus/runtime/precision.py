@@ -98,20 +98,20 @@ class MasterWeights:
 
     def accumulate_gradients(self) -> None:
         """Move the gradients of one backward pass to the fp32 parameters, added to those already there."""
-        for held, master in self._pairs:
-            if held.grad is None:
+        for parameter, master in self._pairs:
+            if parameter.grad is None:
                 continue
             if master.grad is None:
-                master.grad = held.grad.float()
+                master.grad = parameter.grad.float()
             else:
-                master.grad += held.grad
-            held.grad = None
+                master.grad += parameter.grad
+            parameter.grad = None
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
         """Copy the updated fp32 parameters into the model's bf16 parameters."""
         if self._pairs:
-            torch._foreach_copy_([held for held, _ in self._pairs], [master for _, master in self._pairs])
+            torch._foreach_copy_([parameter for parameter, _ in self._pairs], [master for _, master in self._pairs])
 
     def gradients(self) -> dict[str, Tensor]:
         """The fp32 gradients by parameter name; parameters without a gradient are left out."""

@@ -83,8 +83,8 @@ class Plan:
         return Group(table, "", schedule)
 
     def _per_scored_token(self) -> str:
-        share = scored_share(self.recipe)
-        return f"; {self.flops_per_token / share:.4g} per scored token, {share:.0%} of them" if share < 1 else ""
+        scored = scored_share(self.recipe)
+        return f"; {self.flops_per_token / scored:.4g} per scored token, {scored:.0%} of them" if scored < 1 else ""
 
     def _budget_in_full(self) -> str:
         if self.steps is None:

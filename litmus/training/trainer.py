@@ -162,9 +162,9 @@ class Trainer:
             self.usage = checkpoint.state.usage
             self.peak_memory = checkpoint.state.peak_memory_bytes
             self.saved_step = self.usage.steps
-            display.log(f"going on after step {self.usage.steps} from {checkpoint.folder}")
+            display.log(f"resuming after step {self.usage.steps} from {checkpoint.folder}")
         elif has_started(folder):
-            display.log(f"{folder} has no checkpoint, so it begins again at the first step")
+            display.log(f"{folder} has no checkpoint, so it starts again at the first step")
 
     def run(self) -> RunResult:
         """Train until the budget is used, evaluate the model on the held-out split, and write result.json."""
@@ -331,7 +331,7 @@ class Trainer:
         )
 
     def _interrupted(self, number: int) -> Interrupted:
-        sentence = f"stopped after step {self.usage.steps} and saved; the same command goes on from there"
+        sentence = f"stopped after step {self.usage.steps} and saved; the same command resumes it"
         self.display.log(sentence)
         return Interrupted(sentence, number)
 

@@ -134,7 +134,7 @@ def test_trials_end_with_a_comparison_that_was_killed_and_the_same_command_goes_
     reached = [metrics_lines(trial) for trial in trials(tmp_path)]
     for trial, before in zip(trials(tmp_path), reached, strict=True):
         wait_for(lambda trial=trial, before=before: training_process(trial, before), again)
-    assert again.errors().count("going on after step") == 2
+    assert again.errors().count("resuming after step") == 2
 
     children = [owner(trial) for trial in trials(tmp_path)]
     os.kill(children[0], signal.SIGKILL)

@@ -137,9 +137,9 @@ def test_a_run_with_a_spoilt_file_ends_as_it_would_have_or_is_refused_and_untouc
         assert result.evaluation == read_result(made / "whole").evaluation
         theirs, ours = weights_of(made / "whole"), weights_of(run)
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-        begun_again = not any("going on after step" in note for note in notes)
+        begun_again = not any("resuming after step" in note for note in notes)
         assert begun_again == (name == "checkpoints"), notes
-        assert not begun_again or any("begins again at the first step" in note for note in notes)
+        assert not begun_again or any("starts again at the first step" in note for note in notes)
         for restored in ("run.yaml", "recipe.yaml", "tokenizer/tokenizer.json"):
             assert (run / restored).read_bytes() == (made / "killed" / restored).read_bytes()
 

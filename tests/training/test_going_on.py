@@ -136,7 +136,7 @@ def test_of_trainings_begun_at_the_same_moment_in_one_folder_exactly_one_trains(
 def test_a_stopped_training_saves_and_its_exit_code_tells_the_signal(number, times, code, begin, tmp_path):
     ((found, _, err),) = begin({"settings": {"budget": "9 steps"}, "at": 3, "signal": number, "times": times})
     assert found == code, err
-    assert err == "litmus: stopped after step 3 and saved; the same command goes on from there\n"
+    assert err == "litmus: stopped after step 3 and saved; the same command resumes it\n"
     assert load_run(tmp_path / "run").step == 3
 
 

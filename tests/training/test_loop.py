@@ -336,7 +336,7 @@ def test_a_stopped_training_saves_says_so_and_goes_on_as_if_nothing_had_been(qui
     display = InterruptAt(7, number)
     with pytest.raises(Interrupted, match="after step 7"):
         quick("stopped", display=display)
-    assert "the same command goes on from there" in display.notes[-1]
+    assert "the same command resumes it" in display.notes[-1]
     assert len(display.steps) == 7
     assert signal.getsignal(number) == handler
     assert load_run(tmp_path / "stopped").step == 7

@@ -115,7 +115,7 @@ def go_on(quick, folder):
 
 def test_it_goes_on_from_the_newest_checkpoint(interrupted, quick, tmp_path, events):
     notes = go_on(quick, interrupted)
-    assert any("going on after step 12" in note for note in notes)
+    assert any("resuming after step 12" in note for note in notes)
     assert_same(outcome(interrupted, events), outcome(tmp_path / "run", events))
 
 
