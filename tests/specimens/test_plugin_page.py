@@ -16,7 +16,8 @@ from litmus.nn import Batch, ForwardContext, reference_path
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.DOTALL))
-PLUGINS = ["fading_memory", "my_idea", "strided", "three_parts"]
+PLUGINS = ["fading_memory", "moving_average", "my_idea", "strided", "three_parts"]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ROUNDING = 1e-12
 
 
@@ -26,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / "ungated.yaml").write_text(re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0], encoding="utf-8")
+    (folder / "biased.yaml").write_text(re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0], encoding="utf-8")
     return folder
 
 
@@ -39,6 +40,11 @@ def test_the_page_shows_these_files():
     assert sorted(FILES) == sorted([f"{name}.py" for name in PLUGINS] + ["try_it.py"])
 
 
+@pytest.mark.parametrize("name", ["fading_memory", "moving_average", "strided"])
+def test_the_page_shows_the_examples_as_they_are(name):
+    assert FILES[f"{name}.py"] == (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+
+
 def test_the_lines_to_try_run_as_printed(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     exec(compile(FILES["try_it.py"], "try_it.py", "exec"), {})
@@ -46,8 +52,8 @@ def test_the_lines_to_try_run_as_printed(folder, monkeypatch, capsys):
 
 
 def test_a_yaml_file_beside_the_plugin_changes_one_option(folder):
-    own, changed = build(folder / "my_idea.py").recipe, build(folder / "ungated.yaml").recipe
-    assert own.mixer.gate and not changed.mixer.gate
+    own, changed = build(folder / "my_idea.py").recipe, build(folder / "biased.yaml").recipe
+    assert changed.mixer.gate_bias and not own.mixer.gate_bias
     different = {key for key, value in own.to_dict().items() if changed.to_dict()[key] != value}
     assert different == {"name", "mixer"}
 
@@ -123,23 +129,23 @@ def test_the_saved_recipe_names_its_file(model, folder):
 
 MISTAKES = [
     ("recipe = {", "recipes = {", "defines no recipe"),
-    ("import Buffers", "import Bufers", "ImportError: cannot import name 'Bufers' from 'litmus.nn'"),
-    ('kind: Literal["my_idea"] = "my_idea"', "kind: str", "MyIdeaConfig names no kind"),
-    ('"my_idea"', '"attention"', "mixer kind 'attention' is declared twice, in "),
+    ("import Attention", "import Atention", "ImportError: cannot import name 'Atention' from 'litmus.nn'"),
+    ("gate_bias: bool = False", "gate_bias: bool", "MyGate.__init__ needs 'gate_bias', which nothing gives"),
     (
-        '{"kind": "my_idea"}',
-        '{"kind": "my_idea", "gte": True}',
-        "mixer 'my_idea': unknown key 'gte'; did you mean 'gate'?",
+        '"mixer": MyGate',
+        '"mixer": {"kind": MyGate, "gate_bios": True}',
+        "mixer 'my_gate': unknown key 'gate_bios'; did you mean 'gate_bias'",
     ),
-    ("def build", "def biuld", "mixer kind 'my_idea' declares no build(layer)"),
+    ('"mixer": MyGate', '"mixers": MyGate', "mixers is the class MyGate; a class is valid for block, embedding, "),
+    ("MyGate", "Window", "mixer kind 'window' is declared twice, in "),
 ]
 
 
 @pytest.mark.parametrize(("right", "wrong", "sentence"), MISTAKES, ids=[wrong for _, wrong, _ in MISTAKES])
 def test_a_mistake_gets_the_sentence_on_the_page(tmp_path, right, wrong, sentence):
     assert sentence in TEXT and right in FILES["my_idea.py"]
-    code = FILES["my_idea.py"].replace(right, wrong).replace('"my_idea"', f'"{tmp_path.name}"')  # a kind not yet taken
+    code = FILES["my_idea.py"].replace(right, wrong)
     (tmp_path / "my_idea.py").write_text(code, encoding="utf-8")
     with pytest.raises(BadInput) as error:
         build(tmp_path / "my_idea.py")
-    assert sentence.replace("my_idea", tmp_path.name) in str(error.value)
+    assert sentence in str(error.value)
