@@ -143,3 +143,11 @@ def test_nothing_that_stands_there_is_overwritten(exported: Callable[[str], Path
     with pytest.raises(BadInput, match="is there already"):
         import_run(folder, tmp_path / "diary")
     assert (tmp_path / "diary" / "today.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("remote_code", [False, True])
+def test_layers_that_share_weights_are_refused(remote_code: bool, tmp_path: Path) -> None:
+    shape = {"dim": 16, "depth": 2, "heads": 2, "context": 32, "layers": [{"repeat": 2, "shared": True}]}
+    model = build("standard", vocab_size=257, overrides=shape)
+    with pytest.raises(BadInput, match=r"layers share weights \(set shared to false\)"):
+        export_model(model, None, tmp_path / "out", remote_code=remote_code)

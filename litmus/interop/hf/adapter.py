@@ -59,7 +59,17 @@ def common_incompatibilities(recipe: Recipe, *, norm: str, positions: str) -> li
             f"positions is {recipe.positions.kind!r}",
             f"set positions to {positions}",
         ),
-        *require(not recipe.head.bias, "the head has a bias", "set head.bias to false"),
+        *structure_incompatibilities(recipe),
+        *require(not getattr(recipe.head, "bias", False), "the head has a bias", "set head.bias to false"),
+    ]
+
+
+def structure_incompatibilities(recipe: Recipe) -> list[str]:
+    """Incompatibilities of every architecture: another kind of embedding or head, or layers that share weights."""
+    return [
+        *require(recipe.embedding.kind == "table", f"embedding is {recipe.embedding.kind!r}", "set it to table"),
+        *require(recipe.head.kind == "linear", f"head is {recipe.head.kind!r}", "set it to linear"),
+        *require(not any(group.shared for group in recipe.layers), "layers share weights", "set shared to false"),
     ]
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from litmus.errors import BadInput
-from litmus.interop.hf.adapter import HFAdapter, part_incompatibilities, require
+from litmus.interop.hf.adapter import HFAdapter, part_incompatibilities, require, structure_incompatibilities
 from litmus.interop.hf.config import Config, check_count
 from litmus.interop.hf.state_dict_mapping import TensorMapping, same
 from litmus.model import Decoder, Recipe
@@ -41,6 +41,7 @@ class RemoteCodeAdapter(HFAdapter):
         found += require(known_norm, f"norm is {recipe.norm.kind!r}", "set it to rmsnorm")
         known = ("rope", "none", "learned", "sinusoidal")
         found += require(recipe.positions.kind in known, f"positions is {recipe.positions.kind!r}", "set it to rope")
+        found += structure_incompatibilities(recipe)
         scaled = getattr(recipe.positions, "scaling", None) is not None
         found += require(not scaled, "positions.scaling", "leave it out")
         for parts in recipe.layer_parts():
