@@ -42,7 +42,8 @@ def export(
 
     from litmus.interop import export_run
 
-    folder = out or run.with_name(f"{run.resolve().name}-{to}")
+    named = run if run.name not in ("", "..") else run.resolve()  # "." has no name to add to
+    folder = out or named.with_name(f"{run.resolve().name}-{to}")
 
     architecture = export_run(
         run,

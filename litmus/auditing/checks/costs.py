@@ -235,8 +235,12 @@ def low_rank_buffers(target: AuditTarget) -> Iterator[Redundancy]:
     if widest == 0 or tokens < 8:
         return
     cache = model.new_cache(1, tokens)
+    text = target.tokens(1, tokens, seed=120)
     with torch.no_grad():
-        model(target.tokens(1, tokens, seed=120), cache)
+        model(text, cache)
+        embedded = model.embedding(text)[0].double()
+    # A narrow embedding (a factorised one) limits what the first layer can cache, whatever its mixer does.
+    embedding_rank = int(torch.linalg.matrix_rank(embedded, rtol=1e-9)) if embedded.ndim == 2 else target.recipe.dim
     for number, layer in enumerate(cache.layers):
         for name, buffer in layer.items():
             if not per_token(empty[0].layers[number][name], empty[1].layers[number][name]):
@@ -244,6 +248,7 @@ def low_rank_buffers(target: AuditTarget) -> Iterator[Redundancy]:
             content = buffer[0].flatten(1).double()  # one row per slot; a bounded cache has fewer slots than tokens
             content = content[content.any(1)]
             possible = min(content.shape[1], target.recipe.dim, target.recipe.vocab_size)
+            possible = min(possible, embedding_rank) if number == 0 else possible
             if content.shape[0] < 1.2 * possible:
                 continue  # too few tokens to determine the rank
             rank = int(torch.linalg.matrix_rank(content, rtol=1e-9))
