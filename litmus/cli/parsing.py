@@ -159,7 +159,11 @@ def _number(title: str, word: str, kind: type, low: float | None, high: float | 
         value = kind(word) if len(word) <= 400 else math.inf
     except ValueError:
         value = math.nan
-    if (isinstance(value, int) or math.isfinite(value)) and (low is None or value >= low) and (high is None or value <= high):
+    if (
+        (isinstance(value, int) or math.isfinite(value))
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+    ):
         return
     low, high = (int(bound) if isinstance(bound, float) and bound.is_integer() else bound for bound in (low, high))
     called = "whole number" if kind is int else "number"

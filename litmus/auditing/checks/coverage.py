@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from litmus.auditing.check import Check, Evidence, plural
@@ -129,7 +129,10 @@ def gradients_everywhere(target: AuditTarget) -> Iterator[Evidence]:
             if seed and positions.all() and all(gradient.any() for gradient in gradients.values()):
                 break
     unused = [name for name, gradient in gradients.items() if not gradient.any()]
-    dead = {name: found for name, gradient in gradients.items() if (found := dead_slices(name, gradient))}
+    # Rows of embedding tables are used only by their own token, wherever the table is.
+    tables = {f"{name}.weight" for name, part in target.model.named_modules() if isinstance(part, nn.Embedding)}
+    dead = {name: dead_slices(name, gradient) for name, gradient in gradients.items() if name not in tables}
+    dead = {name: slices for name, slices in dead.items() if slices}
     if unused:
         yield Evidence(
             f"{plural(len(unused), 'parameter')} of {len(gradients)} never receive a gradient: {first_names(unused)}",
@@ -184,7 +187,7 @@ def add_gradients(
 def dead_slices(name: str, gradient: Tensor) -> list[int]:
     """Indices of slices without any gradient, along the first dimension of a layer's matrix or stack of matrices."""
     if gradient.ndim < 2 or not name.startswith("layers."):
-        return []  # rows of embeddings and position tables are used only by their own token or position
+        return []  # rows of position tables are used only by their own position
     return (~gradient.flatten(1).any(1)).nonzero()[:, 0].tolist()
 
 
