@@ -28,6 +28,7 @@ FLOORS = (
     "runtime",
     "nn",
     "model",
+    "diagnostics",
     "data",
     "training",
     "generation",

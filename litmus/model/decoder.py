@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from litmus.errors import BadInput
 from litmus.model.bounds import check_built
 from litmus.model.recipe import Recipe
-from litmus.nn.attention.stats import LAYER_FIGURES
 from litmus.nn.core.aux_losses import AuxLosses, scored
 from litmus.nn.core.batch import Batch
 from litmus.nn.core.cache import Cache
@@ -17,7 +16,6 @@ from litmus.nn.core.mixer import Mixer
 from litmus.nn.core.registry import Adapts, PartlyActive
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.embeddings import tie
-from litmus.nn.moe.routers import RouterStats, router_figures
 from litmus.nn.objectives.objective import Loss, shared
 
 
@@ -90,30 +88,6 @@ class Decoder(nn.Module):
     def token_losses(self, tokens: Tensor | Batch, targets: Tensor | None = None) -> Tensor:
         """Nats of each target (B, T) in at least fp32, 0 where it is -100; the logits never exist all at once."""
         return self.objective.token_losses(self, tokens if isinstance(tokens, Batch) else Batch(tokens, targets))
-
-    @torch.no_grad()
-    def observe(self, tokens: Tensor) -> tuple[dict[str, dict[int, float]], dict[int, RouterStats]]:
-        """What layers tell of themselves on tokens (B, T), in one pass.
-
-        By name (litmus.nn.attention.stats) and by layer, from 0, the figures of the layers that have one; and by layer
-        how evenly the routers of experts spread the tokens.
-        """
-        observed: dict[int, dict[str, list[Tensor]]] = {}
-        self.hidden(tokens, observed=observed)
-        figures = {
-            name: {number: float(torch.stack(left[name]).mean()) for number, left in observed.items() if name in left}
-            for name in LAYER_FIGURES
-        }
-        routing = {number: router for number, left in observed.items() for router in router_figures([left])}
-        return {name: values for name, values in figures.items() if values}, routing
-
-    def layer_figures(self, tokens: Tensor) -> dict[str, dict[int, float]]:
-        """What layers tell of themselves on tokens (B, T): by name and layer, where a layer has such a figure."""
-        return self.observe(tokens)[0]
-
-    def routing(self, tokens: Tensor) -> dict[int, RouterStats]:
-        """How evenly the router of each layer of experts spreads tokens (B, T), by layer."""
-        return self.observe(tokens)[1]
 
     def post_optimizer_step(self) -> None:
         """Let the parts that adapt by another rule than the gradient do so; training calls it once per step."""

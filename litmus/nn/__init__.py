@@ -28,7 +28,8 @@ from litmus.nn.layers.positions import PositionsConfig, Rotation
 from litmus.nn.layers.scan import recurrent_scan
 from litmus.nn.mod.block import DepthBlock, DepthConfig
 from litmus.nn.moe.experts import Experts, MixtureOfExperts, MoeConfig
-from litmus.nn.moe.routers import Router, RouterConfig, RouterStats, Routing
+from litmus.nn.moe.routers import Router, RouterConfig, Routing
+from litmus.nn.moe.stats import RouterStats
 from litmus.nn.objectives.mtp import MtpConfig, ParallelMtpConfig
 from litmus.nn.objectives.objective import Loss, Objective, ObjectiveConfig, with_aux_losses
 from litmus.nn.worker.block import WorkerConfig

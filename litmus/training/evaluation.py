@@ -17,6 +17,7 @@ from litmus.data.sampler import check_window_fits, document_ids, held_out_window
 from litmus.data.text.corpora import resolve
 from litmus.data.text.documents import read_pieces
 from litmus.data.tokens.splits import decide_split
+from litmus.diagnostics import layer_stats
 from litmus.errors import BadInput
 from litmus.model.plugins import plugin_faults
 from litmus.nn import Batch, RouterStats
@@ -108,7 +109,7 @@ def evaluate(
             nats[:width] += losses.double().sum(0)
             scored[:width] += is_scored.sum(0)
         sample = _sample(data.held_out, context, int(scored.sum())).to(device)
-        stats, routing = model.observe(sample)
+        measured = layer_stats(model, sample)
     finally:
         model.train(was_training)
     tokens = int(scored.sum())
@@ -125,9 +126,9 @@ def evaluate(
         tokens=tokens,
         bytes=text_bytes,
         loss_by_position=(nats[occupied] / scored[occupied]).tolist(),
-        attention_entropy=stats.pop("attention_entropy", None),
-        layer_stats=stats,
-        routing=routing or None,
+        attention_entropy=measured.stats.pop("attention_entropy", None),
+        layer_stats=measured.stats,
+        routing=measured.routing or None,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from litmus.diagnostics import layer_stats
 from litmus.errors import BadInput
 from litmus.model import Decoder, resolve
 from litmus.nn import Batch
@@ -88,7 +89,7 @@ def test_attention_that_cannot_tell_keys_apart_has_the_entropy_of_their_number(s
             layer.mixer.qkv.weight[:32] = 0
     length = 9
     expected = sum(math.log(t + 1) for t in range(length)) / length
-    entropies = model.layer_figures(torch.randint(61, (2, length)))["attention_entropy"]
+    entropies = layer_stats(model, torch.randint(61, (2, length))).stats["attention_entropy"]
     assert entropies == pytest.approx(dict.fromkeys(range(3), expected), rel=1e-6)
 
 
@@ -96,19 +97,21 @@ def test_the_largest_activation_is_that_of_the_residual_stream_after_each_layer(
     model, tokens, found = small("standard"), torch.randint(61, (2, 9)), []
     for layer in model.layers:
         layer.register_forward_hook(lambda _, __, x: found.append(x.abs().max().item()))
-    figures = model.layer_figures(tokens)
+    figures = layer_stats(model, tokens).stats
     assert figures["largest_activation"] == dict(enumerate(found[:3]))
 
 
 def test_only_layers_with_gates_and_routes_tell_of_them(small: Small) -> None:
     tokens = torch.randint(61, (2, 9))
-    assert "mean_gate" not in small("standard").layer_figures(tokens)
-    assert small("gated").layer_figures(tokens)["mean_gate"] == pytest.approx(dict.fromkeys(range(3), 0.5), abs=0.05)
+    assert "mean_gate" not in layer_stats(small("standard"), tokens).stats
+    assert layer_stats(small("gated"), tokens).stats["mean_gate"] == pytest.approx(
+        dict.fromkeys(range(3), 0.5), abs=0.05
+    )
 
 
 def test_figures_carry_the_number_of_their_layer(small: Small) -> None:
     """In a mixture of depths every second layer is routed, and tells nothing of its attention among few tokens."""
-    figures = small("mod", depth=5).layer_figures(torch.randint(61, (2, 9)))
+    figures = layer_stats(small("mod", depth=5), torch.randint(61, (2, 9))).stats
     assert list(figures["processed_share"]) == [1, 3]
     assert list(figures["attention_entropy"]) == [0, 2, 4]
     assert list(figures["largest_activation"]) == [0, 1, 2, 3, 4]
@@ -119,7 +122,7 @@ def test_observing_takes_one_pass(small: Small) -> None:
     for name in ("standard", "moe", "worker"):
         model = small(name)
         model.embedding.register_forward_hook(lambda *_: passes.append("a pass"))
-        model.observe(torch.randint(61, (6, 9)))
+        layer_stats(model, torch.randint(61, (6, 9)))
     assert len(passes) == 3
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from litmus.diagnostics import layer_stats
 from litmus.errors import BadInput
 from litmus.model import build
 from litmus.nn import AuxLosses, ForwardContext, LayerContext, Router
@@ -18,9 +19,8 @@ from litmus.nn.moe.routers import (
     SigmoidRouterConfig,
     SoftmaxRouterConfig,
     SoftmaxV2RouterConfig,
-    observe,
-    router_figures,
 )
+from litmus.nn.moe.stats import record_routing, router_stats
 
 TOKENS, EXPERTS, TOP_K = 12, 8, 3
 
@@ -174,8 +174,8 @@ def test_the_bias_evens_out_the_load(layer_context: Callable[..., LayerContext])
     @torch.no_grad()
     def violation() -> float:
         ctx = ForwardContext(torch.zeros(1, 256), observed={})
-        observe(module(x), ctx)
-        return router_figures([ctx.observed or {}])[0].max_violation
+        record_routing(module(x), ctx)
+        return router_stats([ctx.observed or {}])[0].max_violation
 
     before = violation()
     for _ in range(100):
@@ -263,7 +263,7 @@ def test_v2_weighs_by_plain_probabilities_and_ranks_a_group_by_its_best_expert(
         assert_close(routing.gates[token], 2.5 * p[chosen])
 
 
-def test_router_figures_say_how_uneven_the_load_is_over_all_passes() -> None:
+def test_router_stats_say_how_uneven_the_load_is_over_all_passes() -> None:
     first = {
         "expert_choices": [torch.tensor([2.0, 1, 0, 1]), torch.tensor([4.0, 0, 0, 0])],
         "router_entropy": [torch.tensor([2.0, 2]), torch.tensor([0.0, 2])],
@@ -272,25 +272,25 @@ def test_router_figures_say_how_uneven_the_load_is_over_all_passes() -> None:
         "expert_choices": [torch.tensor([0.0, 1, 2, 1]), torch.tensor([0.0, 4, 0, 0])],
         "router_entropy": [torch.tensor([4.0, 2]), torch.tensor([2.0, 2])],
     }
-    even, crowded = router_figures([first, second])
+    even, crowded = router_stats([first, second])
     assert (even.max_violation, even.dead, even.entropy) == (0.0, 0, 1.5)
     assert (crowded.max_violation, crowded.dead, crowded.load) == (1.0, 2, [0.5, 0.5, 0.0, 0.0])
 
 
 def test_a_model_reports_the_routing_of_each_layer_that_routes() -> None:
     model = build("deepseek", vocab_size=61, dim=32, depth=3, heads=2, context=16)
-    figures = model.routing(torch.randint(61, (2, 12)))
+    figures = layer_stats(model, torch.randint(61, (2, 12))).routing
     assert list(figures) == [1, 2], "the first layer is dense"
     assert all(sum(layer.load) == pytest.approx(1) and len(layer.load) == 16 for layer in figures.values())
     assert all(0 < layer.entropy <= torch.tensor(16.0).log() + 1e-6 for layer in figures.values())
-    assert build("standard", size="tiny", vocab_size=61).routing(torch.zeros(1, 4, dtype=torch.long)) == {}
+    assert layer_stats(build("standard", size="tiny", vocab_size=61), torch.zeros(1, 4, dtype=torch.long)).routing == {}
 
 
 def test_routing_of_many_rows_is_over_all_of_them() -> None:
     model = build("moe", vocab_size=61, dim=32, depth=1, heads=2, context=16)
     tokens = torch.randint(61, (7, 12))
-    (together,) = model.routing(tokens).values()
-    apart = torch.tensor([model.routing(row[None])[0].load for row in tokens])
+    (together,) = layer_stats(model, tokens).routing.values()
+    apart = torch.tensor([layer_stats(model, row[None]).routing[0].load for row in tokens])
     assert together.load == pytest.approx(apart.mean(0).tolist())
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from litmus.diagnostics import layer_stats
 from litmus.model import build
 from litmus.training import trainer
 from litmus.training.run.loading import load_run
@@ -74,7 +75,7 @@ def test_evaluation_and_generation_leave_the_bias_alone() -> None:
     model.loss(tokens, tokens)
     model.eval()
     loads = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model(tokens), model.token_losses(tokens, tokens), model.loss(tokens, tokens), model.routing(tokens)
+    model(tokens), model.token_losses(tokens, tokens), model.loss(tokens, tokens), layer_stats(model, tokens).routing
     assert all(torch.equal(buffer, loads[name]) for name, buffer in model.named_buffers())
     model.post_optimizer_step()
     assert all(model.get_buffer(f"layers.{layer}.feedforward.router.bias").any() for layer in (0, 1))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from litmus.data import TokenData
 from litmus.data.tokens.tokenizer import Tokenizer
+from litmus.diagnostics import layer_stats
 from litmus.errors import BadInput
 from litmus.model import build
 from litmus.training import evaluation
@@ -105,7 +106,7 @@ def test_attention_entropy_is_that_of_each_layer_on_real_tokens(model, data):
     score = evaluate(model, data, context=16, batch=3, limit_tokens=64)
     model.eval()
     tokens = torch.from_numpy(data.held_out[:64].astype(np.int64)).view(4, 16)
-    assert score.attention_entropy == pytest.approx(model.layer_figures(tokens)["attention_entropy"])
+    assert score.attention_entropy == pytest.approx(layer_stats(model, tokens)["attention_entropy"]).stats
     assert len(score.attention_entropy) == 2
 
 
@@ -113,7 +114,7 @@ def test_other_figures_of_layers_are_kept_by_name(model, data):
     score = evaluate(model, data, context=16, batch=3, limit_tokens=64)
     model.eval()
     tokens = torch.from_numpy(data.held_out[:64].astype(np.int64)).view(4, 16)
-    found = model.layer_figures(tokens)
+    found = layer_stats(model, tokens).stats
     del found["attention_entropy"]
     assert set(found) == {"first_token_attention", "largest_activation"}
     assert score.layer_stats == {name: pytest.approx(values) for name, values in found.items()}
@@ -124,14 +125,14 @@ def test_figures_are_over_windows_from_all_over_the_text(model, data, monkeypatc
     score = evaluate(model, data, context=16, batch=4, limit_tokens=16 * 9 + 5)
     model.eval()
     tokens = torch.from_numpy(data.held_out[: 16 * 9].astype(np.int64)).view(9, 16)[[0, 4, 8]]
-    assert score.attention_entropy == pytest.approx(model.layer_figures(tokens)["attention_entropy"])
+    assert score.attention_entropy == pytest.approx(layer_stats(model, tokens)["attention_entropy"]).stats
 
 
 def test_a_score_of_less_than_one_window_takes_entropy_over_its_tokens_only(model, data):
     score = evaluate(model, data, context=16, batch=4, limit_tokens=5)
     model.eval()
     tokens = torch.from_numpy(data.held_out[:5].astype(np.int64))[None]
-    assert score.attention_entropy == pytest.approx(model.layer_figures(tokens)["attention_entropy"])
+    assert score.attention_entropy == pytest.approx(layer_stats(model, tokens)["attention_entropy"]).stats
 
 
 def test_routing_is_that_of_whole_windows_and_absent_without_experts(model, data):
@@ -139,7 +140,7 @@ def test_routing_is_that_of_whole_windows_and_absent_without_experts(model, data
     routed = build("moe-v3", vocab_size=257, dim=32, depth=2, heads=2, context=16).eval()
     score = evaluate(routed, data, context=16, batch=6, limit_tokens=100)
     tokens = torch.from_numpy(data.held_out[:96].astype(np.int64)).view(6, 16)
-    assert score.routing == routed.routing(tokens)
+    assert score.routing == layer_stats(routed, tokens).routing
     assert [len(layer.load) for layer in score.routing.values()] == [16, 16]
     assert Evaluation.model_validate_json(score.model_dump_json()) == score
 

@@ -26,8 +26,8 @@ from litmus.comparison.report.plotting import to_svg
 from litmus.comparison.report.summary import ArmSummary, scored_bytes, summarize
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.verdicts import get_metric, measure_noise
+from litmus.diagnostics import LAYER_STATS
 from litmus.files import write_atomically
-from litmus.nn.attention.stats import LAYER_FIGURES
 
 MAX_SAMPLE_CHARACTERS = 1200
 
@@ -261,7 +261,7 @@ def _galleries(result: ComparisonResult) -> list[tuple[str, list[PageFigure]]]:
     ]
     layers = [
         _page_figure(figure, f"{meaning} By layer, on held-out text.")
-        for name, meaning in LAYER_FIGURES.items()
+        for name, meaning in LAYER_STATS.items()
         if (figure := plots.plot_layer_stat(result, name)) is not None
     ]
     galleries = [

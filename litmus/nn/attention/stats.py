@@ -1,4 +1,4 @@
-"""Figures that layers leave about themselves when somebody asks."""
+"""Statistics of attention, recorded in `ctx.observed` when they are asked for."""
 
 from __future__ import annotations
 
@@ -10,29 +10,18 @@ from torch import Tensor
 from litmus.nn.attention.attend import attention_weights
 from litmus.nn.core.forward_context import AttentionMask, ForwardContext
 
-LAYER_FIGURES = {
-    "attention_entropy": "How spread out attention is: 0 looks at one token, higher looks at many (nats).",
-    "first_token_attention": "How much of a query's attention the first token gets, on average: an attention sink "
-    "where it is large.",
-    "largest_activation": "The largest number in the residual stream after the layer, whatever its sign.",
-    "mean_gate": "The mean score of the attention gate: 0 lets nothing through, 1 everything.",
-    "processed_share": "The share of tokens that a routed layer processes.",
-}
-"""What may be left in `ctx.observed`, one number for each layer that has it, and what it says."""
+MAX_QUERIES = 1024
+"""Queries of each row that are measured; of longer rows evenly spaced ones, because all of them take T x T weights."""
 
-
-QUERIES = 1024
-"""Of longer texts so many queries of each row are looked at, evenly spread, since all of them take T x T weights."""
-
-WEIGHTS = 2**22
-"""Attention weights held at one time, at most: 16 MB in fp32. A single query may have more keys than that."""
+MAX_WEIGHTS = 2**22
+"""Attention weights in memory at one time (16 MB in fp32), unless a single query has more keys."""
 
 
 def observed_queries(count: int, device: torch.device) -> Tensor:
-    """Which of `count` queries are looked at: all, or QUERIES of them from the first to the last."""
-    if count <= QUERIES:
+    """Which of `count` queries are measured: all, or MAX_QUERIES of them from the first to the last."""
+    if count <= MAX_QUERIES:
         return torch.arange(count, device=device)
-    return torch.linspace(0, count - 1, QUERIES, device=device, dtype=torch.float64).round().long()
+    return torch.linspace(0, count - 1, MAX_QUERIES, device=device, dtype=torch.float64).round().long()
 
 
 def observe_attention(
@@ -42,12 +31,11 @@ def observe_attention(
     query_scale: Tensor | None,
     ctx: ForwardContext,
 ) -> None:
-    """Leave two figures of softmax(factor · q·k / sqrt(D)) in `ctx.observed`, where there is one.
+    """Record two statistics of softmax(factor · q·k / sqrt(D)) in `ctx.observed`, if it is there.
 
-    visibility may be a function from the numbers of some queries (n,) to their mask (B or 1, 1, n, S), for where the
-    mask of all would be large. attention_entropy: entropy of a query's weights in nats. first_token_attention: the
-    weight of the first key (an attention sink where it is large; the first token's own is 1). Both are means over rows,
-    heads and the queries looked at.
+    attention_mask may be a function from indices of queries (n,) to their mask (B or 1, 1, n, S), if the whole mask
+    would be large. attention_entropy: entropy of a query's weights in nats. first_token_attention: the weight of the
+    first key (1 for the first token itself). Both are means over rows, heads and the measured queries.
     """
     if ctx.observed is None:
         return
@@ -55,7 +43,7 @@ def observe_attention(
     entropy = torch.zeros((), device=q.device, dtype=torch.float32)
     first = torch.zeros_like(entropy)
     queries = observed_queries(q.shape[1], q.device)
-    for some in queries.split(max(1, WEIGHTS // (q.shape[0] * k.shape[1]))):
+    for some in queries.split(max(1, MAX_WEIGHTS // (q.shape[0] * k.shape[1]))):
         mask = _of_queries(attention_mask, some, k.shape[1])
         scale = None if query_scale is None else query_scale[:, some]
         for head in range(q.shape[2]):

@@ -18,7 +18,8 @@ from litmus.nn.core.registry import Part, parse_config
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.feedforwards import FeedforwardConfig, Swiglu, SwigluConfig, swiglu_hidden
 from litmus.nn.layers.linear import INIT_STD, residual_std
-from litmus.nn.moe.routers import RouterConfig, Routing, SoftmaxRouterConfig, observe
+from litmus.nn.moe.routers import RouterConfig, Routing, SoftmaxRouterConfig
+from litmus.nn.moe.stats import record_routing
 
 
 class MoeConfig(FeedforwardConfig):
@@ -64,7 +65,7 @@ class MixtureOfExperts(nn.Module):
         if ctx.aux_losses is not None:
             self.router.leave_terms(routing, ctx)
         if ctx.observed is not None:
-            observe(routing, ctx)
+            record_routing(routing, ctx)
         y = self.experts(x.flatten(0, 1), routing).view_as(x)
         return y if self.shared is None else y + self.shared(x, ctx)
 

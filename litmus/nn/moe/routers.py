@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -244,45 +243,6 @@ def assignments(routing: Routing, counted: Tensor) -> Tensor:
     weights = counted[..., None].expand(*counted.shape, routing.experts.shape[-1]).reshape(rows, -1)
     none = torch.zeros(rows, experts, dtype=routing.shares.dtype, device=chosen.device)
     return none.scatter_add(1, chosen, weights.to(none.dtype))
-
-
-@dataclass(frozen=True)
-class RouterStats:
-    """How evenly one layer's router spread its tokens.
-
-    load: each expert's share of all assignments. max_violation: (highest load - mean) / mean, 0 when even
-    (Wang et al. 2024, arXiv 2408.15664). entropy: of one token's wants, mean in nats. dead: experts without a token.
-    """
-
-    load: list[float]
-    max_violation: float
-    entropy: float
-    dead: int
-
-
-def observe(routing: Routing, ctx: ForwardContext) -> None:
-    """Leave in `ctx.observed` how often one layer chose each expert (E,), and (sum of entropies, tokens)."""
-    assert ctx.observed is not None
-    counted = counted_tokens(ctx).flatten()
-    entropy = (torch.special.entr(routing.shares).sum(-1) * counted).sum()
-    ctx.observed.setdefault("expert_choices", []).append(assignments(routing, counted[None])[0])
-    ctx.observed.setdefault("router_entropy", []).append(torch.stack((entropy, counted.sum().to(entropy.dtype))))
-
-
-def router_figures(passes: Sequence[Mapping[str, list[Tensor]]]) -> list[RouterStats]:
-    """The figures of each layer that has a router, first to last, over what all these forward passes left."""
-    choices = zip(*(observed.get("expert_choices", []) for observed in passes), strict=True)
-    entropies = zip(*(observed.get("router_entropy", []) for observed in passes), strict=True)
-    return [
-        _figures(torch.stack(counts).sum(0), torch.stack(entropy).sum(0))
-        for counts, entropy in zip(choices, entropies, strict=True)
-    ]
-
-
-def _figures(count: Tensor, entropy: Tensor) -> RouterStats:
-    load = (count / count.sum().clamp(min=1)).tolist()
-    total, tokens = entropy.tolist()
-    return RouterStats(load, max(load) * len(load) - 1, total / max(tokens, 1), load.count(0.0))
 
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
