@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,30 @@ def test_no_file_imports_from_a_floor_above_its_own(path: Path) -> None:
         root, _, rest = name.partition(".")
         if root == "litmus" and rest != "__version__":
             assert rest.split(".")[0] in FLOORS[: own + 1], f"{named(path)} imports {name}"
+
+
+def dotted(path: Path) -> str:
+    return ".".join(("litmus", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports within functions and those for type checkers included."""
+    modules = {dotted(path): path for path in MODULES if dotted(path) != "litmus"}
+    graph = {}
+    for module, path in modules.items():
+        names = imports(ast.parse(path.read_text(encoding="utf-8")))
+        imported = {name if name in modules else name.rpartition(".")[0] for name in names}
+        graph[module] = (imported & set(modules)) - {module}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_the_folders_of_nn_import_each_other_in_one_direction() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in (path for path in MODULES if path.parent.parent == PACKAGE / "nn"):
+        names = [name.split(".") for name in imports(ast.parse(path.read_text(encoding="utf-8")))]
+        folders = {parts[2] for parts in names if parts[:2] == ["litmus", "nn"] and len(parts) > 3}
+        graph.setdefault(path.parent.name, set()).update(folders - {path.parent.name})
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         words = sys.argv[1:] if arguments is None else list(arguments)
 
         def command() -> int | None:
-            from litmus.cli.parsing import run_command
+            from litmus.cli.app import run_command
 
             return run_command(words)
 

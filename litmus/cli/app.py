@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +13,10 @@ from litmus import __version__
 from litmus.cli import audit, bench, chat, compare, data, eval, export, generate, import_, recipes, train
 from litmus.cli.output import QUIET
 from litmus.cli.parsing import Command, Group
+
+GLOBAL_FLAGS = ("--debug", "--quiet")
+"""Flags of `litmus` itself, which may also follow a command."""
+
 
 app = typer.Typer(
     name="litmus",
@@ -53,3 +60,32 @@ app.command("import", cls=Command)(import_.import_run)
 app.command(cls=Command)(recipes.recipes)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+
+
+@cache
+def tree() -> Any:
+    """The typer command with all subcommands."""
+    return typer.main.get_command(app)
+
+
+def run_command(arguments: Sequence[str]) -> int | None:
+    """Parse `arguments` and run the command they name; BadInput for what cannot be parsed."""
+    command = tree()
+    if "_LITMUS_COMPLETE" in os.environ:
+        command(prog_name="litmus")  # the shell asks for completions
+    quiet = QUIET.set(False)
+    try:
+        with command.make_context("litmus", flags_first(arguments)) as context:
+            returned = command.invoke(context)
+        return returned if isinstance(returned, int) else None
+    except typer.Exit as ending:
+        return ending.exit_code
+    finally:
+        QUIET.reset(quiet)
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """`arguments` with the global flags before a "--" moved to the front."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    flags = [word for word in arguments[:end] if word in GLOBAL_FLAGS]
+    return [*flags, *(word for word in arguments[:end] if word not in GLOBAL_FLAGS), *arguments[end:]]

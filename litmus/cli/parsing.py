@@ -7,52 +7,15 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 import types
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from litmus.bounds import MAX_INT
-from litmus.cli.output import QUIET
 from litmus.errors import BadInput, nearest, shown
-
-GLOBAL_FLAGS = ("--debug", "--quiet")
-"""Flags of `litmus` itself, which may also follow a command."""
-
-
-@cache
-def tree() -> Any:
-    """The typer command with all subcommands."""
-    from litmus.cli.app import app
-
-    return typer.main.get_command(app)
-
-
-def run_command(arguments: Sequence[str]) -> int | None:
-    """Parse `arguments` and run the command they name; BadInput for what cannot be parsed."""
-    command = tree()
-    if "_LITMUS_COMPLETE" in os.environ:
-        command(prog_name="litmus")  # the shell asks for completions
-    quiet = QUIET.set(False)
-    try:
-        with command.make_context("litmus", flags_first(arguments)) as context:
-            returned = command.invoke(context)
-        return returned if isinstance(returned, int) else None
-    except typer.Exit as ending:
-        return ending.exit_code
-    finally:
-        QUIET.reset(quiet)
-
-
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """`arguments` with the global flags before a "--" moved to the front."""
-    end = list(arguments).index("--") if "--" in arguments else len(arguments)
-    flags = [word for word in arguments[:end] if word in GLOBAL_FLAGS]
-    return [*flags, *(word for word in arguments[:end] if word not in GLOBAL_FLAGS), *arguments[end:]]
 
 
 class Command(TyperCommand):

@@ -17,7 +17,7 @@ import pytest
 from litmus import process
 from litmus.catalog import recipes
 from litmus.cli import main
-from litmus.cli.parsing import tree
+from litmus.cli.app import tree
 from litmus.errors import BadInput, Failed
 
 Call = Callable[..., tuple[int, str, str]]
