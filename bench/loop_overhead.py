@@ -12,7 +12,7 @@ import torch
 from measure import write_table
 
 from litmus.data import DataSettings
-from litmus.data.sampler import Batch
+from litmus.data.sampler import SampledBatch
 from litmus.model import resolve
 from litmus.training import TrainSettings
 from litmus.training.train_step import StepStats, TrainStep
@@ -30,7 +30,7 @@ def main() -> None:
     inside = 0.0
     plain_step = TrainStep.step
 
-    def timed_step(self: TrainStep, batches: Sequence[Batch], lr: float) -> StepStats:
+    def timed_step(self: TrainStep, batches: Sequence[SampledBatch], lr: float) -> StepStats:
         nonlocal inside
         start = time.perf_counter()
         stats = plain_step(self, batches, lr)

@@ -14,7 +14,7 @@ from litmus.errors import BadInput
 NOT_SCORED = -100
 
 
-class Batch(NamedTuple):
+class SampledBatch(NamedTuple):
     """Inputs and targets, (B, T) int64, and the position in the token stream at which each row starts."""
 
     inputs: torch.Tensor
@@ -60,12 +60,12 @@ class Sampler:
         self.windows_per_epoch = (last_start - self._largest_offset) // self.stride + 1
         self._epoch = lru_cache(maxsize=2)(self._epoch_order)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> SampledBatch:
         """The rows of this rank in the batch of `step` (from 0)."""
         starts = [self._start(step * self.batch_size + row) for row in self._rows]
         rows = np.stack([self.tokens[start : start + self.context + 1] for start in starts])
         both = torch.from_numpy(rows.astype(np.int64))
-        return Batch(both[:, :-1].contiguous(), both[:, 1:].contiguous(), starts)
+        return SampledBatch(both[:, :-1].contiguous(), both[:, 1:].contiguous(), starts)
 
     def _start(self, index: int) -> int:
         epoch, place = divmod(index, self.windows_per_epoch)

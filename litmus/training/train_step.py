@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from litmus import nn
-from litmus.data.sampler import Batch, document_ids
+from litmus.data.sampler import SampledBatch, document_ids
 from litmus.model import Decoder, Loss
+from litmus.nn import Batch
 from litmus.nn.core.aux_losses import Sums, micro_batch, total_of
 from litmus.runtime.compile import compiled
 from litmus.runtime.precision import MasterWeights, Precision, autocast
@@ -49,7 +49,7 @@ class TrainStep:
         self._counts_known = False  # whether objective.counts alone gives the totals
         self._loss = compiled(model.loss, self.device) if settings.compile else model.loss
 
-    def step(self, batches: Sequence[Batch], lr: float) -> StepStats:
+    def step(self, batches: Sequence[SampledBatch], lr: float) -> StepStats:
         """Update the weights by the gradient of the mean loss over all `batches` at learning rate `lr`.
 
         Raises NotFinite before any weight changes.
@@ -67,19 +67,19 @@ class TrainStep:
         self._model.post_optimizer_step()
         return StepStats(stats.pop("total"), stats, norm)
 
-    def accumulate(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def accumulate(self, batches: Sequence[SampledBatch]) -> dict[str, Tensor]:
         """Add the gradient of the mean loss over `batches` to the gradients; returns it as "total", with its parts."""
         totals = self._totals(batches) if len(batches) > 1 else None
         passes = [self._backward(batch, totals) for batch in batches]
         return {name: torch.stack([losses[name] for losses in passes]).sum() for name in passes[0]}
 
-    def _to_device(self, batch: Batch) -> nn.Batch:
+    def _to_device(self, batch: SampledBatch) -> Batch:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
         documents = document_ids(inputs, self._document_start) if self._settings.isolate_documents else None
-        return nn.Batch(inputs, targets, documents)
+        return Batch(inputs, targets, documents)
 
-    def _totals(self, batches: Sequence[Batch]) -> Sums:
+    def _totals(self, batches: Sequence[SampledBatch]) -> Sums:
         """The denominators of the means in the step's loss, summed over all batches.
 
         If layers add terms to the loss, or the objective samples its targets, they are known only after a forward pass.
@@ -100,12 +100,12 @@ class TrainStep:
         return total_of(passes)
 
     @torch.no_grad()
-    def _sums(self, batch: nn.Batch) -> Sums:
+    def _sums(self, batch: Batch) -> Sums:
         with micro_batch(None) as part:
             self._losses(self._model.loss, batch)
         return part.sums
 
-    def _backward(self, batch: Batch, totals: Sums | None) -> dict[str, Tensor]:
+    def _backward(self, batch: SampledBatch, totals: Sums | None) -> dict[str, Tensor]:
         """Add the gradient of a batch's part of the loss; returns that part of the loss and of its terms."""
         with contextlib.nullcontext() if totals is None else micro_batch(totals):
             loss = self._losses(self._loss, self._to_device(batch))
@@ -113,7 +113,7 @@ class TrainStep:
         self.weights.accumulate_gradients()
         return {name: value.detach().float() for name, value in {"total": loss.total, **loss.parts}.items()}
 
-    def _losses(self, of: Callable[..., Loss], batch: nn.Batch) -> Loss:
+    def _losses(self, of: Callable[..., Loss], batch: Batch) -> Loss:
         with autocast(self.precision, self.device):
             return of(batch, label_smoothing=self._settings.label_smoothing)
 
@@ -133,7 +133,7 @@ def seed_for(seed: int, step: int, rank: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
 
 
-def _diagnosis(loss: float, norm: float, gradients: dict[str, Tensor], batches: Sequence[Batch]) -> str:
+def _diagnosis(loss: float, norm: float, gradients: dict[str, Tensor], batches: Sequence[SampledBatch]) -> str:
     """Loss, gradient norm, the parameter with the largest gradient, and the windows of the batch."""
     windows = [window for batch in batches for window in batch.windows]
     sizes = {name: float(gradient.norm()) for name, gradient in gradients.items()}

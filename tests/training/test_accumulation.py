@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.data.sampler import Batch
+from litmus.data.sampler import SampledBatch
 from litmus.model import Decoder, build
 from litmus.nn import FeedforwardConfig, ForwardContext, LayerContext, Loss, Objective, ObjectiveConfig
 from litmus.nn.core.aux_losses import AuxLosses
@@ -42,11 +42,11 @@ def stepper(recipe: Any, rough: Callable[..., Decoder], **options: Any) -> Train
     return TrainStep(model, TrainSettings(**options), "fp32", END)
 
 
-def batch_of(rows: Sequence[int], unscored: Tensor) -> Batch:
+def batch_of(rows: Sequence[int], unscored: Tensor) -> SampledBatch:
     """Rows by number, each always the same; `unscored` (ROWS, LENGTH) says which targets are left out."""
     tokens = torch.randint(23, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(5))
     index = torch.tensor(rows)
-    return Batch(tokens[index, :-1], tokens[index, 1:].masked_fill(unscored[index], -100), list(rows))
+    return SampledBatch(tokens[index, :-1], tokens[index, 1:].masked_fill(unscored[index], -100), list(rows))
 
 
 def accumulated(over: TrainStep, split: Split, unscored: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from litmus.data.sampler import Batch
+from litmus.data.sampler import SampledBatch
 from litmus.model import build
 from litmus.training import TrainSettings
 from litmus.training.train_step import NotFinite, TrainStep, seed_for
@@ -9,11 +9,13 @@ from litmus.training.train_step import NotFinite, TrainStep, seed_for
 
 def batch_of(rows, seed=0):
     tokens = torch.randint(50, (rows, 17), generator=torch.Generator().manual_seed(seed))
-    return Batch(tokens[:, :-1], tokens[:, 1:], [100 * row for row in range(rows)])
+    return SampledBatch(tokens[:, :-1], tokens[:, 1:], [100 * row for row in range(rows)])
 
 
 def halves(batch):
-    return [Batch(batch.inputs[rows], batch.targets[rows], batch.windows[rows]) for rows in (slice(2), slice(2, 4))]
+    return [
+        SampledBatch(batch.inputs[rows], batch.targets[rows], batch.windows[rows]) for rows in (slice(2), slice(2, 4))
+    ]
 
 
 @pytest.fixture
