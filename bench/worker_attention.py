@@ -21,9 +21,9 @@ SIDES = ("full causal", "one product, masked", "workers", "workers, other phase 
 def sides(batch: int, length: int, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
     """Forward and backward of every side, on the same keys and values."""
     ctx = ForwardContext(torch.arange(length).expand(batch, -1))
-    at_end = sampled(ctx, workers(ctx, INTERVAL), INTERVAL).groups[0].places
+    at_end = sampled(ctx, workers(ctx, INTERVAL), INTERVAL).groups[0].queries
     phases = torch.arange(batch)[:, None] % INTERVAL
-    anywhere = sampled(ctx, workers(ctx, INTERVAL, phases), INTERVAL).groups[0].places
+    anywhere = sampled(ctx, workers(ctx, INTERVAL, phases), INTERVAL).groups[0].queries
 
     def numbers(count: int) -> Tensor:
         return torch.randn(batch, count, HEADS, WIDTH, dtype=dtype, requires_grad=True)

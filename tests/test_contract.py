@@ -237,7 +237,7 @@ def test_label_smoothing_mixes_in_all_tokens_alike(
 
 def test_loss_and_score_never_hold_the_logits_of_a_whole_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, vocabulary = 192, 2048
-    monkeypatch.setattr(loss, "CHUNK_NUMBERS", 16 * vocabulary)
+    monkeypatch.setattr(loss, "MAX_CHUNK_LOGITS", 16 * vocabulary)
     monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     model = build(name, **{**SHRUNK, "vocab_size": vocabulary})
     tokens = torch.randint(vocabulary, (rows // 16, 16))

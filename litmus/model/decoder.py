@@ -1,4 +1,4 @@
-"""The decoder: embedding, layers, norm and head, built from a recipe. It is read from top to bottom."""
+"""The decoder: embedding, layers, final norm and head, built from a recipe."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Decoder(nn.Module):
         self.objective = recipe.objective.build(layers[-1])
 
     def forward(self, tokens: Tensor | Batch, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) of tokens (B, T); with a cache the tokens continue what it holds and are added to it.
+        """Logits (B, T, V) of tokens (B, T); with a cache the tokens continue the cached ones and are added to it.
 
-        A `Batch` says which tokens are padding and, without a cache, to which packed document each belongs. Within
-        `litmus.nn.reference_path()` every mechanism computes by its plain reference.
+        A `Batch` also has a padding mask and, without a cache, the ids of packed documents. Within
+        `litmus.nn.reference_path()` every module computes by its slow reference implementation.
         """
         return self.head(self.hidden(tokens, cache))
 
@@ -55,9 +55,9 @@ class Decoder(nn.Module):
         observed: dict[int, dict[str, list[Tensor]]] | None = None,
         aux_losses: AuxLosses | None = None,
     ) -> Tensor:
-        """The normed vectors (B, T, dim) that the head turns into logits.
+        """Hidden states (B, T, dim) after the final norm: the head's input.
 
-        Layers add loss terms to `aux_losses`, and statistics to `observed`, by layer number.
+        Layers add auxiliary losses to `aux_losses` and statistics to `observed`, by layer number.
         """
         batch = Batch.of(tokens)
         stats: dict[str, list[Tensor]] | None = None if observed is None else {}
@@ -79,18 +79,18 @@ class Decoder(nn.Module):
         return self.head(chosen)
 
     def loss(self, tokens: Tensor | Batch, targets: Tensor | None = None, *, label_smoothing: float = 0.0) -> Loss:
-        """The training loss of tokens (B, T) against targets (B, T), or of a batch; targets of -100 are not scored."""
+        """Training loss of tokens and targets (B, T), or of a Batch with targets; targets of -100 are skipped."""
         batch = tokens if isinstance(tokens, Batch) else Batch(tokens, targets)
         loss = self.objective(self, batch, label_smoothing)
         return shared(loss, scored(batch.scored_targets))
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor | Batch, targets: Tensor | None = None) -> Tensor:
-        """Nats of each target (B, T) in at least fp32, 0 where it is -100; the logits never exist all at once."""
+        """Cross-entropy (B, T) of each target in nats and at least fp32, 0 where it is -100; logits are chunked."""
         return self.objective.token_losses(self, tokens if isinstance(tokens, Batch) else Batch(tokens, targets))
 
     def post_optimizer_step(self) -> None:
-        """Let the parts that adapt by another rule than the gradient do so; training calls it once per step."""
+        """Update state that has no gradient, such as router biases; training calls this after each step."""
         for child in self.children():
             for module in child.modules():
                 if isinstance(module, Adapts):
@@ -98,12 +98,12 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the parameters."""
+        """Dtype of the parameters."""
         return next(self.parameters()).dtype
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
@@ -114,19 +114,19 @@ class Decoder(nn.Module):
         return Cache(layers, batch, capacity, self.device)
 
     def kv_elements(self, capacity: int) -> int:
-        """How many numbers all layers need to cache one row of `capacity` tokens, as the mixers declare it."""
+        """Number of cache elements of all layers for one row of `capacity` tokens, as the mixers declare it."""
         return sum(layer.kv_elements(capacity) for layer in self._mixers())
 
     def parameter_counts(self) -> dict[str, int]:
-        """Parameters in total; without the token embedding, the position table and the head; and active ones.
+        """Numbers of parameters: "total"; "non_embedding", those of layers and final norm; "active".
 
-        Active are those that the logits of one token use: the objective's own are not, nor experts not chosen.
+        Active are those that the logits of one token depend on: neither the objective's nor those of unused experts.
         """
         total = sum(p.numel() for p in self.parameters())
-        outside = sum(p.numel() for part in (self.layers, self.norm) for p in part.parameters())
+        non_embedding = sum(p.numel() for part in (self.layers, self.norm) for p in part.parameters())
         unused = sum(p.numel() for p in self.objective.parameters())
         unused += sum(part.inactive_parameters() for part in self.layers.modules() if isinstance(part, PartlyActive))
-        return {"total": total, "non_embedding": outside, "active": total - unused}
+        return {"total": total, "non_embedding": non_embedding, "active": total - unused}
 
     def _mixers(self) -> list[Mixer]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         observed: dict[str, list[Tensor]] | None = None,
         aux_losses: AuxLosses | None = None,
     ) -> ForwardContext:
-        """What layers need to know of the batch besides its vectors; reserves the tokens' places in the cache."""
+        """The context of a forward pass over the batch; with a cache, checks that the tokens fit."""
         batch = Batch.of(tokens)
         tokens, padding_mask, document_ids = batch.tokens, batch.padding_mask, batch.document_ids
         index = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)

@@ -93,7 +93,7 @@ def test_a_query_reads_latents_of_past_blocks_and_its_window_in_one_softmax(
     module = made(layer_context, rough, block=block, latents=latents, window=window, **keys)
     x = torch.randn(14, DIM, dtype=torch.float64)
     ctx = ForwardContext(torch.arange(14)[None])
-    with mock.patch.object(compression, "CHUNK", CHUNK):
+    with mock.patch.object(compression, "QUERIES_PER_CHUNK", CHUNK):
         assert_close(module(x[None], ctx), module.out_proj(by_formula(module, x)[None], x[None], ctx))
 
 
@@ -125,7 +125,7 @@ def test_the_fast_path_equals_the_reference_forward_and_gradient(
         documents, valid = (place >= ends[:, :1]).long(), place < ends[:, 1:].clamp(min=1)
         positions, start = place - documents * ends[:, :1], None
     found = []
-    with mock.patch.object(compression, "CHUNK", CHUNK):
+    with mock.patch.object(compression, "QUERIES_PER_CHUNK", CHUNK):
         for fast in (True, False):
             with reference_path(not fast):
                 y = module(x, ForwardContext(positions, start, valid, documents))
@@ -146,7 +146,7 @@ def test_cached_attention_equals_attention_at_once_however_tokens_come(
     x = torch.randn(2, length, DIM, dtype=torch.float64)
     with reference_path():
         full = module(x, ForwardContext(torch.arange(length).expand(2, -1)))
-    with mock.patch.object(compression, "CHUNK", CHUNK), reference_path(not fast):
+    with mock.patch.object(compression, "QUERIES_PER_CHUNK", CHUNK), reference_path(not fast):
         for spare in (0, 3):
             cache = module.new_cache(2, length + spare, device=x.device, dtype=x.dtype)
             parts, start = [], 0
@@ -170,7 +170,7 @@ def test_ragged_rows_go_on_as_if_alone(
     with reference_path():
         full = module(x, ForwardContext(torch.arange(longest).expand(3, -1)))
     cache = module.new_cache(3, longest, device=x.device, dtype=x.dtype)
-    with mock.patch.object(compression, "CHUNK", CHUNK):
+    with mock.patch.object(compression, "QUERIES_PER_CHUNK", CHUNK):
         for given_now in counts:
             count = torch.tensor(given_now)
             width = max(1, int(count.max()))

@@ -66,7 +66,7 @@ def test_value_and_gradients_equal_the_definition_whatever_the_chunks(
     hidden, weight, shift, targets = a_problem(rows, vocabulary, bias, ignored)
     inputs = [tensor for tensor in (hidden, weight, shift) if tensor is not None]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss, "CHUNK_NUMBERS", chunk)
+        patch.setattr(loss, "MAX_CHUNK_LOGITS", chunk)
         patch.setattr(loss, "MIN_CHUNK_ROWS", 16)
         found = cross_entropy(hidden, weight, shift, targets, label_smoothing=smoothing)
     expected = by_definition(hidden, weight, shift, targets, smoothing)
@@ -88,7 +88,7 @@ def test_nothing_to_score_is_a_loss_of_0_with_gradient_0(fast: bool) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_gradient_agrees_with_finite_differences(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(loss, "MAX_CHUNK_LOGITS", 1)
     monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     hidden, weight, shift, targets = a_problem(20, 4, bias=True, ignored=0.2)
     assert torch.autograd.gradcheck(
@@ -124,7 +124,7 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_bf16_is_close_to_the_exact_loss(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(loss, "MAX_CHUNK_LOGITS", 1)
     monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     hidden, weight, shift, targets = a_problem(200, 30, bias=True, ignored=0.2)
     with reference_path():
@@ -140,7 +140,7 @@ def test_bf16_is_close_to_the_exact_loss(smoothing: float, monkeypatch: pytest.M
 
 
 def test_under_autocast_the_weight_gradient_is_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(loss, "MAX_CHUNK_LOGITS", 1)
     monkeypatch.setattr(loss, "MIN_CHUNK_ROWS", 16)
     weight = torch.randn(9, DIM, requires_grad=True)
     hidden = 1 + 0.1 * torch.randn(8000, DIM)  # every chunk pulls the same way: a bf16 sum would stop growing
@@ -182,7 +182,7 @@ def test_a_target_outside_the_vocabulary_is_an_error(fast: bool, stray: int) -> 
 def test_token_losses_equal_the_definition_row_by_row(rows: int, vocabulary: int, bias: bool, chunk: int) -> None:
     hidden, weight, shift, targets = a_problem(rows, vocabulary, bias, ignored=0.3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss, "CHUNK_NUMBERS", chunk)
+        patch.setattr(loss, "MAX_CHUNK_LOGITS", chunk)
         patch.setattr(loss, "MIN_CHUNK_ROWS", 16)
         nats = token_cross_entropy(head_of(weight, shift), hidden, targets)
     assert not nats.requires_grad

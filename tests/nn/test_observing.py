@@ -43,8 +43,8 @@ def test_of_long_texts_evenly_spread_queries_stand_for_all(
     q, k = torch.randn(2, 600, 4, 8), torch.randn(2, 600, 2, 8)
     weights = attention_weights(q, k, "causal", None)
     for queries, held in ((100, 2**22), (100, 999), (600, 999)):
-        monkeypatch.setattr(observing, "MAX_QUERIES", queries)
-        monkeypatch.setattr(observing, "MAX_WEIGHTS", held)
+        monkeypatch.setattr(observing, "MAX_MEASURED_QUERIES", queries)
+        monkeypatch.setattr(observing, "MAX_WEIGHTS_IN_MEMORY", held)
         observed: dict[str, list[Tensor]] = {}
         observe_attention(q, k, "causal", None, ForwardContext(whole_rows(q[:, :, 0]).positions, observed=observed))
         some = torch.linspace(0, 599, queries).round().long()
@@ -56,7 +56,7 @@ def test_of_long_texts_evenly_spread_queries_stand_for_all(
 @pytest.mark.parametrize("name", ["standard", "window-sinks", "latent", "mla", "worker", "moe"])
 def test_no_allocation_grows_with_the_square_of_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     length = 1500
-    monkeypatch.setattr(observing, "MAX_QUERIES", 16)
+    monkeypatch.setattr(observing, "MAX_MEASURED_QUERIES", 16)
     model = build(name, vocab_size=61, dim=16, depth=2, heads=2, context=length, **WINDOWS.get(name, {})).eval()
     largest = Largest()
     with largest, torch.no_grad():

@@ -43,7 +43,7 @@ def training_step(targets: Tensor, **changes: Any) -> ForwardContext:
 def balance(router: Router, x: Tensor, ctx: ForwardContext) -> Tensor:
     """The unweighted term that the router leaves for tokens x (N, dim) seen at `step`."""
     assert ctx.aux_losses is not None
-    router.leave_terms(router(x), ctx)
+    router.add_aux_losses(router(x), ctx)
     return ctx.aux_losses.values["balance"].pop()[1]
 
 
@@ -65,7 +65,7 @@ def test_the_balance_loss_is_that_of_the_switch_transformer(
 ) -> None:
     module = router(SoftmaxRouterConfig(balance=0.5), layer_context, rough)
     routing, ctx = module(x), training_step(torch.zeros(2, TOKENS // 2, dtype=torch.long))
-    module.leave_terms(routing, ctx)
+    module.add_aux_losses(routing, ctx)
     ((weight, value),) = ctx.aux_losses.values["balance"]  # type: ignore[union-attr]
     p = (x @ module.weight.T).softmax(-1)
     fractions = [(routing.experts == e).sum() / (TOKENS * TOP_K) for e in range(EXPERTS)]
@@ -153,7 +153,7 @@ def test_after_a_step_crowded_experts_lose_and_lonely_ones_gain_the_same(
     module = router(SigmoidRouterConfig(bias_rate=0.25), layer_context, rough)
     targets = torch.zeros(2, TOKENS // 2, dtype=torch.long)
     for _ in range(2):  # two batches before one step, as in gradient accumulation
-        module.leave_terms(module(x), training_step(targets))
+        module.add_aux_losses(module(x), training_step(targets))
     counts = [2 * int((module(x).experts == e).sum()) for e in range(EXPERTS)]
     mean = sum(counts) / EXPERTS
     assert module.load.tolist() == counts
@@ -179,7 +179,7 @@ def test_the_bias_evens_out_the_load(layer_context: Callable[..., LayerContext])
 
     before = violation()
     for _ in range(100):
-        module.leave_terms(module(x), training_step(torch.zeros(1, 256, dtype=torch.long)))
+        module.add_aux_losses(module(x), training_step(torch.zeros(1, 256, dtype=torch.long)))
         module.post_optimizer_step()
     assert before > 1 and violation() < 0.4
 
@@ -188,7 +188,7 @@ def test_nothing_is_counted_outside_of_training(
     layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
 ) -> None:
     module = router(SigmoidRouterConfig(), layer_context, rough).eval()
-    module.leave_terms(module(x), training_step(torch.zeros(1, TOKENS, dtype=torch.long)))
+    module.add_aux_losses(module(x), training_step(torch.zeros(1, TOKENS, dtype=torch.long)))
     assert module.load.sum() == 0
 
 
@@ -228,7 +228,7 @@ def test_a_weight_of_zero_leaves_no_term(
     config: Any, layer_context: Callable[..., LayerContext], rough: Any, x: Tensor
 ) -> None:
     module, ctx = router(config, layer_context, rough), training_step(torch.zeros(1, TOKENS, dtype=torch.long))
-    module.leave_terms(module(x), ctx)
+    module.add_aux_losses(module(x), ctx)
     assert ctx.aux_losses.values == {}  # type: ignore[union-attr]
 
 

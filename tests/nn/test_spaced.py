@@ -18,7 +18,7 @@ HEADS, GROUPS, WIDTH = 4, 2, 8
 
 
 def read_one_by_one(asked: Tensor, q: Tensor, k: Tensor, v: Tensor, own: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The definition, for queries (N, H, D) at places `asked` of the keys (S, G, D) of one row."""
+    """The definition, for queries (N, H, D) at indices `asked` of the keys (S, G, D) of one row."""
     read = []
     for n, place in enumerate(asked.tolist()):
         keys, values = (x[: place + 1].clone() for x in (k, v))
@@ -42,7 +42,7 @@ def test_the_fast_path_equals_the_definition_forward_and_gradient(
     def numbers(count: int, heads: int) -> Tensor:
         return torch.randn(2, count, heads, WIDTH, generator=generator, dtype=torch.float64, requires_grad=True)
 
-    count = group.places.index.shape[1]
+    count = group.queries.index.shape[1]
     q, k, v = numbers(count, HEADS), numbers(length, GROUPS), numbers(length, GROUPS)
     own_k, own_v = numbers(count, GROUPS), numbers(count, GROUPS)
     pair = (own_k, own_v) if own else None
@@ -50,23 +50,23 @@ def test_the_fast_path_equals_the_definition_forward_and_gradient(
     results = []
     for fast in (True, False):
         with reference_path(not fast):
-            read = attend_at(group.places, q, k, v, ctx, own=pair)
+            read = attend_at(group.queries, q, k, v, ctx, own=pair)
         results.append([read.detach(), *torch.autograd.grad(read.square().sum(), inputs)])
     for one, other in zip(*results, strict=True):
         assert_close(one, other)
     for row in range(2):
         mine = None if pair is None else (own_k[row], own_v[row])
-        expected = read_one_by_one(group.places.index[row], q[row], k[row], v[row], mine)
+        expected = read_one_by_one(group.queries.index[row], q[row], k[row], v[row], mine)
         assert_close(results[0][0][row], expected.detach())
 
 
 def test_no_tensor_of_length_times_length_is_made() -> None:
     length, interval = 2048, 4
     ctx = ForwardContext(torch.arange(length)[None])
-    places = sampled(ctx, workers(ctx, interval), interval).groups[0].places
+    queries = sampled(ctx, workers(ctx, interval), interval).groups[0].queries
     q, k, v = (torch.randn(1, count, 1, 4, requires_grad=True) for count in (length // interval, length, length))
     with Largest() as largest:
-        attend_at(places, q, k, v, ctx, own=(q, q)).sum().backward()
+        attend_at(queries, q, k, v, ctx, own=(q, q)).sum().backward()
     assert largest.numbers < length * length / 8
 
 
@@ -94,5 +94,5 @@ def test_padding_and_other_documents_are_not_read() -> None:
     assert group.index is not None and group.index.tolist() == [[2, 5]]
     values = torch.eye(6, dtype=torch.float64)[None, :, None]
     alike = torch.zeros(1, 6, 1, 6, dtype=torch.float64)
-    read = attend_at(group.places, alike[:, :2], alike, values, ctx)
+    read = attend_at(group.queries, alike[:, :2], alike, values, ctx)
     assert_close(read[0, :, 0], torch.tensor([[0, 0.5, 0.5, 0, 0, 0], [0, 0, 0, 0, 0.5, 0.5]], dtype=torch.float64))

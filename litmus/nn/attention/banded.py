@@ -1,4 +1,4 @@
-"""Attention within a sliding window, in time and memory linear in the number of tokens: no T x T mask anywhere."""
+"""Sliding-window attention in time and memory linear in the number of tokens, without a T x T mask."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from torch.nn import functional as F
 from litmus.nn.attention.attend import attend
 from litmus.nn.core.forward_context import ForwardContext
 
-BLOCK = 64
-"""Queries in a block: each meets up to BLOCK - 1 keys beyond its window in vain; smaller products run slower."""
+QUERIES_PER_BLOCK = 64
+"""Queries of a block share their keys, up to QUERIES_PER_BLOCK - 1 of which a query masks; smaller blocks mean smaller
+matmuls, which are slower."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a query may read: the last `size` tokens, itself among them, and the first `sinks` tokens of its text."""
+    """A query attends to the last `size` tokens, including itself, and the first `sinks` tokens of its text."""
 
     size: int
     sinks: int = 0
 
     def visible(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Whether tokens at positions `queries` may read those at positions `keys` (-1: nothing stands there)."""
+        """Whether queries at positions `queries` attend to keys at positions `keys` (-1: no key)."""
         age = queries - keys
         return (keys >= 0) & (age >= 0) & ((age < self.size) | (keys < self.sinks))
 
 
 @dataclass(frozen=True)
 class Keys:
-    """S keys in the order of their tokens, the last T of them those of the queries.
+    """S keys in the order of their tokens; the last T are those of the T queries.
 
-    positions: (B or 1, S) the place of each in its text. documents: (B, S) the text, where a row packs several.
-    Tokens of a text stand side by side; only those after the sinks that no window reaches any more may be missing.
+    positions: (B or 1, S) position of each key in its text. documents: (B, S) packed document of each key, or None.
+    The keys of a text are contiguous; only keys after the sinks that are outside of every window may be missing.
     """
 
     positions: Tensor
@@ -49,19 +50,20 @@ def attend_window(
     ctx: ForwardContext,
     query_scale: Tensor | None = None,
     *,
-    block: int = BLOCK,
+    block: int = QUERIES_PER_BLOCK,
 ) -> Tensor:
-    """softmax(factor · q·k / sqrt(D)) v over each query's window, for q (B, T, H, D), k (B, S, G, D), v (B, S, G, E).
+    """softmax(query_scale · q·k / sqrt(D)) v in each query's window; q (B, T, H, D), k (B, S, G, D), v (B, S, G, E).
 
-    Blocks of queries become rows of one batch of fused attention. Each meets a band of keys: its own block, the whole
-    blocks before it that its first query reaches, and the sinks of that query's text. Returns (B, T, H, E).
+    Blocks of queries become the batch rows of one fused attention. The keys of a block are its band: the block itself,
+    the whole blocks before it that overlap the window of its first query, and the sinks of that query's text. Returns
+    (B, T, H, E).
     """
     batch, length = q.shape[:2]
     bands = Bands(k.shape[1], length, block, before=-(-(window.size - 1) // block))
-    sinks, mask = ctx.memo(("bands", bands, window), lambda: _visible(bands, keys, window))
+    sinks, mask = ctx.memo(("bands", bands, window), lambda: _sinks_and_mask(bands, keys, window))
     if query_scale is not None:
         q = (q * query_scale[..., None]).to(q.dtype)
-    k, v = (torch.cat((bands.cut(x), _at(x, sinks)), dim=2).flatten(0, 1) for x in (k, v))
+    k, v = (torch.cat((bands.cut(x), _gather(x, sinks)), dim=2).flatten(0, 1) for x in (k, v))
     mask = mask.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
     y = attend(bands.queries(q).flatten(0, 1), k, v, mask)
     return y.unflatten(0, (batch, bands.count)).flatten(1, 2)[:, :length]
@@ -69,7 +71,7 @@ def attend_window(
 
 @dataclass(frozen=True)
 class Bands:
-    """How the last `length` of `keys` places are cut into blocks, each with the `before` blocks in front of it."""
+    """Division of the last `length` of `keys` keys into blocks; a band is a block and the `before` blocks before it."""
 
     keys: int
     length: int
@@ -78,51 +80,52 @@ class Bands:
 
     @property
     def count(self) -> int:
-        """The number of blocks."""
+        """Number of blocks."""
         return -(-self.length // self.block)
 
     def queries(self, x: Tensor, fill: int = 0) -> Tensor:
-        """(B, T, ...) as (B, blocks, block, ...), the last one filled up."""
+        """(B, T, ...) as (B, blocks, block, ...); the last block is padded with `fill`."""
         return _padded(x, 0, self.count * self.block - self.length, fill).unflatten(1, (self.count, self.block))
 
     def cut(self, x: Tensor, fill: int = 0) -> Tensor:
-        """(B, S, ...) as (B, blocks, keys in a band, ...), `fill` where no key stands."""
+        """(B, S, ...) as (B, blocks, keys in a band, ...), with `fill` where there is no key."""
         front = self.before * self.block - (self.keys - self.length)
         back = self.count * self.block - self.length
         blocks = _padded(x, front, back, fill).unflatten(1, (self.before + self.count, self.block))
         return torch.cat([blocks[:, first : first + self.count] for first in range(self.before + 1)], dim=2)
 
 
-def _visible(bands: Bands, keys: Keys, window: Window) -> tuple[Tensor, Tensor]:
-    """Where the sinks of each block stand among the keys (B or 1, blocks, n), and what each query of a block reads of
+def _sinks_and_mask(bands: Bands, keys: Keys, window: Window) -> tuple[Tensor, Tensor]:
+    """Key indices of each block's sinks (B or 1, blocks, n), and the mask of each query over band and sinks.
 
-    its band and then of these, (B or 1, blocks, block, keys in a band + n).
+    The mask is (B or 1, blocks, block, keys in a band + n).
     """
     positions, documents = keys.positions, keys.documents
     device, older = positions.device, bands.keys - bands.length
     band = bands.cut(positions, -1)
-    reads = window.visible(bands.queries(positions[:, older:], -1)[..., None], band[..., None, :])
+    mask = window.visible(bands.queries(positions[:, older:], -1)[..., None], band[..., None, :])
     first = older + torch.arange(bands.count, device=device) * bands.block  # the first query of each block
     begins = torch.zeros_like(first)[None] if documents is None else first - positions[:, first]
     sinks = begins[..., None] + torch.arange(window.sinks, device=device)
-    # Sinks inside the band are read there. Those before it belong to the text that the block begins in.
+    # Sinks inside the band are masked here, as the band has them. Those before it belong to the text in which the block
+    # begins.
     before_band = sinks < (first - bands.before * bands.block)[:, None]
-    reads_sinks = before_band[..., None, :].expand(*reads.shape[:3], -1)
+    sink_mask = before_band[..., None, :].expand(*mask.shape[:3], -1)
     if documents is not None:
         texts = bands.queries(documents[:, older:], -1)
-        reads = reads & (texts[..., None] == bands.cut(documents, -1)[..., None, :])
-        reads_sinks = reads_sinks & (texts == texts[..., :1])[..., None]
-    # What fills up the last block reads itself: its output is cut off, but a query without any key would be NaN.
+        mask = mask & (texts[..., None] == bands.cut(documents, -1)[..., None, :])
+        sink_mask = sink_mask & (texts == texts[..., :1])[..., None]
+    # Padding of the last block attends to itself: its output is cut off, but the softmax over no key is NaN.
     itself = torch.eye(bands.block, dtype=torch.bool, device=device)
-    reads = reads | F.pad(itself, (bands.before * bands.block, 0))
-    return sinks.clamp(max=bands.keys - 1), torch.cat((reads, reads_sinks), dim=-1)
+    mask = mask | F.pad(itself, (bands.before * bands.block, 0))
+    return sinks.clamp(max=bands.keys - 1), torch.cat((mask, sink_mask), dim=-1)
 
 
-def _at(x: Tensor, places: Tensor) -> Tensor:
-    """x (B, S, ...) at places (B or 1, N, n): (B, N, n, ...)."""
-    return x[torch.arange(len(x), device=x.device)[:, None, None], places]
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, S, ...) at index (B or 1, N, n): (B, N, n, ...)."""
+    return x[torch.arange(len(x), device=x.device)[:, None, None], index]
 
 
 def _padded(x: Tensor, front: int, back: int, fill: int = 0) -> Tensor:
-    """x (B, S, ...) with `front` and `back` more places along S, or that many fewer where negative."""
+    """x (B, S, ...) with `front` and `back` elements of padding along S; negative numbers remove elements."""
     return F.pad(x, (0, 0) * (x.ndim - 2) + (front, back), value=fill)

@@ -1,7 +1,7 @@
-"""What compressed attention reads: blocks of tokens made into latents, and the latest tokens as they are.
+"""Compressed attention over whole sequences: compression of blocks to latents, masks, attention in chunks.
 
-Everything here is counted in places of a row of keys. Padding has been moved to the end of the row, so that the tokens
-of a text stand side by side.
+Indices here are indices into a row of keys. Padding has been moved to the end of the row, so that the tokens of a text
+are contiguous.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from torch import Tensor
 from litmus.nn.attention.attend import attend
 from litmus.nn.core.forward_context import ForwardContext
 
-CHUNK = 128
-"""Queries that are answered together. They read the tokens of the window before the first of them to the last of them:
-fewer at a time read less in vain, more at a time make larger products."""
+QUERIES_PER_CHUNK = 128
+"""Queries of a chunk share their keys, from the window of the first query to the last query. Smaller chunks mask fewer
+keys, larger ones have larger matmuls."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Blocks of `block` tokens become `latents` each; a query reads `window` tokens as they are, itself the last."""
+    """Blocks of `block` tokens are compressed to `latents` each; `window` recent tokens are kept uncompressed."""
 
     block: int
     latents: int
     window: int
 
     def keys(self, positions: Tensor) -> Tensor:
-        """How many keys the tokens at `positions` read."""
+        """Number of keys, latents included, of the queries at `positions`."""
         return positions // self.block * self.latents + (positions + 1).clamp(max=self.window)
 
     @property
     def span(self) -> int:
-        """How many chunks of keys before its own the window of a chunk of queries reaches into."""
-        return -(-(self.window - 1) // CHUNK)
+        """Number of chunks of keys before its own that the window of a chunk of queries overlaps."""
+        return -(-(self.window - 1) // QUERIES_PER_CHUNK)
 
     @property
     def history(self) -> int:
-        """How many keys a chunk of queries needs before its own."""
-        return self.span * CHUNK
+        """Number of keys that a chunk of queries needs before its own."""
+        return self.span * QUERIES_PER_CHUNK
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the T queries and N blocks of a step stand in the rows of keys; the queries' own keys are the last T.
+    """Indices of T queries and N blocks in the rows of keys; the last T keys are those of the queries.
 
-    first: (B or 1, T) place of the first token of each query's text; negative where it is held no longer.
-    begins: (B or 1, N) place of each block's first token, ascending.
-    history: how many keys stand before those of the queries, a multiple of CHUNK.
-    before: how many tokens of its text come before a row's first query, at most.
+    first: (B or 1, T) index of the first token of each query's text; negative if it is no longer in the window.
+    begins: (B or 1, N) index of each block's first token, ascending.
+    history: number of keys before those of the queries, a multiple of QUERIES_PER_CHUNK.
+    before: maximum over rows of the number of tokens before the first query.
     """
 
     first: Tensor
@@ -59,9 +59,9 @@ class Layout:
     before: int = 0
 
     def visible(self, shape: Shape, queries: slice | Tensor, keys: slice, blocks: int) -> Tensor:
-        """Which `keys` and which latents of the first `blocks` each of `queries` reads, (B or 1, 1, T, S + N·r).
+        """Mask (B or 1, 1, T, S + N·r) of `queries` over `keys` and the latents of the first `blocks` blocks.
 
-        In positions t and j of one text, block b and token j: (b + 1)·m <= t and t - w < j <= t.
+        The query at position t of a text attends to block b with (b + 1)·m <= t and to token j with t - w < j <= t.
         """
         device = self.first.device
         numbers = queries if isinstance(queries, Tensor) else torch.arange(queries.start, queries.stop, device=device)
@@ -74,8 +74,8 @@ class Layout:
         return torch.cat((near.expand(len(whole), -1, -1), whole.repeat_interleave(shape.latents, -1)), -1)[:, None]
 
 
-def layout(ctx: ForwardContext, shape: Shape) -> Layout:
-    """The layout of whole rows, from position 0 on, whose padding comes last."""
+def layout_of(ctx: ForwardContext, shape: Shape) -> Layout:
+    """The layout of rows without a cache, whose padding comes last."""
     length = ctx.positions.shape[1]
     place = torch.arange(length, device=ctx.positions.device)
     if ctx.start_pos == 0:
@@ -85,8 +85,8 @@ def layout(ctx: ForwardContext, shape: Shape) -> Layout:
     return Layout(place - ctx.positions, begins[:, : length // shape.block])
 
 
-def real_first(ctx: ForwardContext) -> tuple[ForwardContext, Tensor]:
-    """The step with padding moved behind the real tokens of each row, and the order (B, T) that does so."""
+def padding_last(ctx: ForwardContext) -> tuple[ForwardContext, Tensor]:
+    """The context with padding moved to the end of each row, and the permutation (B, T) of tokens."""
     assert ctx.padding_mask is not None
     order = torch.argsort(~ctx.padding_mask, dim=1, stable=True)
     positions, valid = ctx.positions.gather(1, order), ctx.padding_mask.gather(1, order)
@@ -94,19 +94,19 @@ def real_first(ctx: ForwardContext) -> tuple[ForwardContext, Tensor]:
     return replace(ctx, positions=positions, padding_mask=valid, document_ids=documents), order
 
 
-def blocks_of(x: Tensor, begins: Tensor, block: int) -> Tensor:
-    """The vectors x (B, S, ...) of each block's tokens, (B, N, m, ...)."""
-    places = begins[..., None] + torch.arange(block, device=x.device)
+def gather_blocks(x: Tensor, begins: Tensor, block: int) -> Tensor:
+    """The elements of x (B, S, ...) at each block's m tokens, (B, N, m, ...)."""
+    index = begins[..., None] + torch.arange(block, device=x.device)
     rows = torch.arange(x.shape[0], device=x.device)[:, None, None]
-    return x[rows, places.clamp(max=x.shape[1] - 1)]
+    return x[rows, index.clamp(max=x.shape[1] - 1)]
 
 
 def compress(weights: Tensor, x: Tensor) -> Tensor:
-    """sum over a block's tokens of weights (B, N, m, G, r) times x (B, N, m, G, D), as latents (B, N, r, G, D)."""
+    """Latents (B, N, r, G, D): sum over a block's tokens of weights (B, N, m, G, r) times x (B, N, m, G, D)."""
     return torch.einsum("bnmgr,bnmgd->bnrgd", weights.to(x.dtype), x)
 
 
-def read_in_chunks(
+def attend_in_chunks(
     q: Tensor,
     keys: tuple[Tensor, Tensor],
     values: tuple[Tensor, Tensor],
@@ -114,14 +114,15 @@ def read_in_chunks(
     shape: Shape,
     masks: Sequence[Tensor],
 ) -> Tensor:
-    """One softmax over latents and tokens for q (B, T, H, D); keys and values are (tokens, latents (B, N·r, G, D)).
+    """Attention of q (B, T, H, D), with one softmax over tokens and latents.
 
-    Each chunk of queries reads what it can reach, by its mask of `chunk_masks`: O(T·(w + T·r/m)) and no T x T mask.
+    keys, values: (those of tokens (B, S, G, D), those of latents (B, N·r, G, D)). masks: from `chunk_masks`. Each chunk
+    of queries uses only the keys in its `reach`: O(T·(w + T·r/m)), without a T x T mask.
     """
     parts = []
-    # Split, and not sliced: the gradient of a slice is as long as the row.
-    (near_k, far_k), (near_v, far_v) = ((near.split(CHUNK, 1), far) for near, far in (keys, values))
-    for number, (part, mask) in enumerate(zip(q.split(CHUNK, 1), masks, strict=True)):
+    # split, not slices: the gradient of each slice would be a tensor of the whole row.
+    (near_k, far_k), (near_v, far_v) = ((near.split(QUERIES_PER_CHUNK, 1), far) for near, far in (keys, values))
+    for number, (part, mask) in enumerate(zip(q.split(QUERIES_PER_CHUNK, 1), masks, strict=True)):
         blocks, near = reach(number, part.shape[1], layout, shape)
         far = blocks * shape.latents
         k = torch.cat((*near_k[near], far_k[:, :far]), 1)
@@ -131,29 +132,29 @@ def read_in_chunks(
 
 
 def chunk_masks(length: int, layout: Layout, shape: Shape) -> list[Tensor]:
-    """What the queries of each chunk read of what the chunk reaches."""
+    """The mask of each chunk of queries over the keys and latents in its `reach`."""
     masks = []
-    for number, begin in enumerate(range(0, length, CHUNK)):
-        end = min(begin + CHUNK, length)
+    for number, begin in enumerate(range(0, length, QUERIES_PER_CHUNK)):
+        end = min(begin + QUERIES_PER_CHUNK, length)
         blocks, near = reach(number, end - begin, layout, shape)
-        keys = slice(near.start * CHUNK, layout.history + end)
+        keys = slice(near.start * QUERIES_PER_CHUNK, layout.history + end)
         masks.append(layout.visible(shape, slice(begin, end), keys, blocks))
     return masks
 
 
 def reach(number: int, length: int, layout: Layout, shape: Shape) -> tuple[int, slice]:
-    """How many blocks, and which chunks of keys, the `length` queries of chunk `number` can see."""
-    last = layout.before + number * CHUNK + length - 1
-    own = number + layout.history // CHUNK
+    """Number of blocks, and chunks of keys, that the `length` queries of chunk `number` can attend to."""
+    last = layout.before + number * QUERIES_PER_CHUNK + length - 1
+    own = number + layout.history // QUERIES_PER_CHUNK
     return min(layout.begins.shape[1], last // shape.block), slice(max(0, own - shape.span), own + 1)
 
 
 def definition(
     ctx: ForwardContext, shape: Shape, scores: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys, values (B, T + T·r, G, D) and who reads what, (B, 1, T, T + T·r), spelled out over all pairs of tokens.
+    """The reference: keys, values (B, T + T·r, G, D) and mask (B, 1, T, T + T·r), from all pairs of tokens.
 
-    A block is known by its last token: behind the tokens come r latents for each, which count where a block ends.
+    After the T tokens come r latents per token, those of its block; the mask admits those of each block's last token.
     """
     positions = ctx.positions
     index = torch.arange(positions.shape[1], device=positions.device)

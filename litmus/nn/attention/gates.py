@@ -1,4 +1,4 @@
-"""Gated attention: each token decides how much of what its heads have read goes on."""
+"""Gated attention: a learned gate on the output of each head."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from litmus.nn.layers.linear import linear
 
 
 class GateConfig(Bounded):
-    """`headwise`: one score per head; `elementwise`: one per number of a head's output.
+    """`headwise`: one score per head; `elementwise`: one per element of a head's output.
 
-    `score: ns_sigmoid` is the paper's control: it never goes below a half, so that it cannot shut a head off.
+    `score: ns_sigmoid` is the paper's control: scores are at least 1/2, so that the gate cannot close.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,8 +27,8 @@ class GateConfig(Bounded):
 class Gate(nn.Module):
     """Y' = Y * sigmoid(X W_g) (Qiu et al. 2025, arXiv 2505.06708, position G1).
 
-    Y is what the heads have read, before the map that joins them; X the normed vectors that also make the queries.
-    The control is non-sparse: 1/2 + 1/2 · sigmoid(X W_g).
+    Y are the heads' outputs before the output projection, X the normed inputs of the layer. The control, ns_sigmoid, is
+    non-sparse: 1/2 + 1/2 · sigmoid(X W_g).
     """
 
     def __init__(self, config: GateConfig, heads: int, head_dim: int, layer: LayerContext) -> None:
@@ -38,7 +38,7 @@ class Gate(nn.Module):
         self.map = linear(layer.dim, heads * (head_dim if config.kind == "elementwise" else 1))
 
     def forward(self, y: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """The heads' outputs y (B, T, H, D), gated by x (B, T, dim); leaves the mean score in `ctx.observed`."""
+        """Gate the heads' outputs y (B, T, H, D) by x (B, T, dim); record the mean score in `ctx.observed`."""
         scores = self.map(x).sigmoid().unflatten(-1, (self.heads, -1))  # (B, T, H, 1 or D)
         if not self.sparse:
             scores = 0.5 + 0.5 * scores

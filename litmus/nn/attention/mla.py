@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values of all heads come from one short vector per token, which is cached."""
+"""Multi-head latent attention (MLA): keys and values of all heads are projected from one cached latent per token."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from litmus.nn.core.mixer import Mixer, MixerConfig
 from litmus.nn.layers.linear import linear, residual_linear
 from litmus.nn.layers.norms import RMSNorm
 
-FEW = 64
-"""Up to so many queries a CPU reads latents faster through plain matmuls than fused (bench/mla_decode.py)."""
+MAX_MATMUL_QUERIES = 64
+"""Queries per row up to which absorbed attention on a CPU is faster by plain matmuls (bench/mla_decode.py)."""
 
 LATENT_EPS = 1e-6
-"""Of the norms over latents, as published; it does not follow the recipe's norm."""
+"""Epsilon of the norms over latents, as published; independent of the recipe's norm."""
 
 
 class MlaConfig(MixerConfig):
-    """Widths default to the proportions of DeepSeek-V2-Lite: heads and values of dim / heads, half of that rotated
-    next to them, a latent of dim / 4; the query's latent, where there is one, is three times as wide.
+    """Default widths have the proportions of DeepSeek-V2-Lite.
 
-    `absorb`: "on" reads the latents themselves, "off" expands them to keys and values, "auto" takes what costs less.
+    kv_rank: latent (dim / 4). nope_dim, value_dim: unrotated part of a key, and value, of a head (dim / heads).
+    rope_dim: rotated part of a key (half of that). latent_query: project queries from a latent of q_rank (3 · kv_rank).
+    absorb: "on" attends to the latents themselves, "off" to keys and values expanded from them, "auto" chooses by cost.
     """
 
     size_keys: ClassVar[tuple[str, ...]] = ("heads", "kv_rank", "q_rank", "nope_dim", "rope_dim", "value_dim")
@@ -62,7 +63,7 @@ class Mla(Mixer):
     """
 
     supports_rollback = True
-    dense_weights = ("kv_up",)  # `absorbed` multiplies by its halves
+    dense_weights = ("kv_up",)  # `absorbed` multiplies by parts of it
 
     def __init__(self, config: MlaConfig, layer: LayerContext) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class Mla(Mixer):
         return self.out(y.flatten(-2))
 
     def queries(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """(B, T, H, nope + rope), the second part rotated."""
+        """Queries (B, T, H, nope + rope), whose second part is rotated."""
         if self.q_down is not None and self.q_norm is not None:
             x = self.q_norm(self.q_down(x))
         q = self.q_up(x).unflatten(-1, (self.heads, -1))
@@ -118,7 +119,7 @@ class Mla(Mixer):
         return torch.cat((content, self.rotation(rotated, ctx)), dim=-1)
 
     def latents(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """What is cached of each token, (B, T, rank + rope): a normed latent, and the rotated key part of all heads."""
+        """The cached vectors (B, T, rank + rope): normed latent, and the rotated key part that all heads share."""
         latent, rotated = self.kv_down(x).split((self.rank, self.rope), dim=-1)
         latent = self.kv_norm(latent)
         if self.rotation is None:
@@ -126,7 +127,7 @@ class Mla(Mixer):
         return torch.cat((latent, self.rotation(rotated[:, :, None], ctx)[:, :, 0]), dim=-1)
 
     def expanded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (B, S, H, nope + rope) and values (B, S, H, value) of all heads."""
+        """Keys (B, S, H, nope + rope) and values (B, S, H, value) from cached vectors (B, S, rank + rope)."""
         latent, rotated = latents.split((self.rank, self.rope), dim=-1)
         k, v = self.kv_up(latent).unflatten(-1, (self.heads, -1)).split((self.nope, self.value), dim=-1)
         return torch.cat((k, rotated[:, :, None].expand(-1, -1, self.heads, -1)), dim=-1), v
@@ -134,8 +135,8 @@ class Mla(Mixer):
     def _absorbs(self, ctx: ForwardContext) -> bool:
         """Whether to attend to the latents themselves.
 
-        Per head and cached token, expanding takes rank · (nope + value) multiplications whatever the number T of
-        queries, and attending to latents T · (2 · rank - nope - value) more than to keys and values.
+        Multiplications per head and cached token: expanding takes rank · (nope + value) for any number T of queries;
+        attending to latents takes T · (2 · rank - nope - value) more than attending to keys and values.
         """
         if ctx.use_reference or self.absorb != "auto":
             return not ctx.use_reference and self.absorb == "on"
@@ -145,9 +146,9 @@ class Mla(Mixer):
         return ctx.positions.shape[1] * (2 * self.rank - width) < self.rank * width
 
     def absorbed(self, q: Tensor, latents: Tensor, attention_mask: AttentionMask, query_scale: Tensor | None) -> Tensor:
-        """The same by another order of multiplication: q_c · (W_UK c) = (W_UKᵀ q_c) · c, sum a (W_UV c) = W_UV sum a c.
+        """The same function, reassociated: q_c · (W_UK c) = (W_UKᵀ q_c) · c, sum a (W_UV c) = W_UV sum a c.
 
-        All heads then read the same keys (B, S, rank + rope), whose first part is also their values.
+        All heads then share the keys (B, S, rank + rope), whose first part is also the values.
         """
         up_k, up_v = self.kv_up.weight.view(self.heads, -1, self.rank).split((self.nope, self.value), dim=1)
         content, rotated = q.split((self.nope, self.rope), dim=-1)
@@ -165,18 +166,18 @@ class Mla(Mixer):
 
 
 def attend_shared(q: Tensor, keys: Tensor, values: int, attention_mask: AttentionMask, scale: float) -> Tensor:
-    """softmax(scale · q·k) k[:values] for q (B, T, H, D) and keys (B, S, D) that all heads share; (B, T, H, values)."""
+    """softmax(scale · q·k) k[:values] for q (B, T, H, D) and keys (B, S, D) shared by all heads; (B, T, H, values)."""
     batch, length, heads, width = q.shape
     if split_kv.serves(q):
         every = torch.full((batch,), keys.shape[1], device=q.device)
         visible = attention_mask.sum(-1).view(-1).expand(batch) if isinstance(attention_mask, Tensor) else every
         return split_kv.attend_split(q[:, 0], keys, values, visible, scale)[:, None]
-    q = q.reshape(batch, length * heads, width)  # heads are more queries: the keys are read once for all of them
+    q = q.reshape(batch, length * heads, width)  # heads become queries, so that keys are read once
     mask = _mask(attention_mask, length, keys.shape[1], q.device)
     if mask is not None:
         mask = mask[:, :, None].expand(-1, -1, heads, -1).flatten(1, 2)  # (B or 1, T·H, S)
-    if q.device.type == "cpu" and length <= FEW:
-        # Less time than fused attention; and keys·q takes a fifth of q·keys, which would reorder the keys.
+    if q.device.type == "cpu" and length <= MAX_MATMUL_QUERIES:
+        # Faster than fused attention; and keys·q takes a fifth of the time of q·keys, which would copy the keys.
         scores = torch.matmul(keys, q.mT).mT.to(torch.promote_types(q.dtype, torch.float32)) * scale
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
@@ -188,7 +189,7 @@ def attend_shared(q: Tensor, keys: Tensor, values: int, attention_mask: Attentio
 
 
 def _mask(attention_mask: AttentionMask, queries: int, keys: int, device: torch.device) -> Tensor | None:
-    """Which keys (B or 1, T, S) each query reads, None for all."""
+    """The mask (B or 1, T, S), or None for all keys."""
     if isinstance(attention_mask, Tensor):
         return attention_mask[:, 0]
     if attention_mask == "all":
@@ -197,7 +198,7 @@ def _mask(attention_mask: AttentionMask, queries: int, keys: int, device: torch.
 
 
 def _head_width(config: MlaConfig, heads: int, layer: LayerContext) -> int:
-    """dim / heads, from which widths default that the recipe does not give."""
+    """dim / heads, from which default widths are derived."""
     if layer.dim % heads and None in (config.nope_dim, config.value_dim, config.rope_dim):
         raise BadInput(
             f"heads = {heads} does not divide dim = {layer.dim}; valid: {divisors(layer.dim)}, "

@@ -1,4 +1,4 @@
-"""Multi-head attention with grouped key-value heads, optional QK-norm, biases, Scalable-Softmax and output gate."""
+"""Multi-head attention with grouped-query heads and optional biases, QK-norm, Scalable-Softmax and output gate."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from litmus.nn.layers.norms import RMSNorm
 
 
 class AttentionBaseConfig(MixerConfig):
-    """What mixers with query, key and value heads share.
+    """Options of mixers with query, key and value heads.
 
-    `heads` defaults to the recipe's, `kv_heads` to `heads`, `head_dim` to dim / heads.
+    heads: query heads H (default: the recipe's). kv_heads: key-value heads G (default: H). head_dim: width D of a head
+    (default: dim / H). bias: of the linear maps. qk_norm: RMSNorm of queries and keys, per head. ssmax:
+    Scalable-Softmax. gate: gate on the output.
     """
 
     size_keys: ClassVar[tuple[str, ...]] = ("heads", "kv_heads", "head_dim")
@@ -45,7 +47,7 @@ class AttentionConfig(AttentionBaseConfig):
 
 
 class AttentionBase(Mixer):
-    """From x to queries, keys and values, and from what the heads have read back to x; mixers read in between."""
+    """Projections to queries, keys and values and from the heads' outputs back; subclasses attend in between."""
 
     def __init__(self, config: AttentionBaseConfig, layer: LayerContext) -> None:
         super().__init__()
@@ -67,10 +69,10 @@ class AttentionBase(Mixer):
         self.output_gate = Gate(config.gate, self.heads, self.head_dim, layer) if config.gate else None
 
     def qkv_proj(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, T, H, D), keys and values (B, T, G, D) of x (B, T, dim); queries and keys normed and rotated."""
+        """Project x (B, T, dim) to queries (B, T, H, D), keys and values (B, T, G, D); apply QK-norm and RoPE."""
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H + 2G, D)
         if self.q_norm is None and self.rotation is not None:
-            qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+            qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)  # one rotation for both is faster
             q, k = self.rotation(qk, ctx).split((self.heads, self.kv_heads), dim=2)
         else:
             q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
@@ -81,7 +83,7 @@ class AttentionBase(Mixer):
         return q, k, v
 
     def out_proj(self, y: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """The heads' outputs y (B, T, H, D), gated by x, as a write (B, T, dim) into the residual stream."""
+        """Project the heads' outputs y (B, T, H, D), gated by x, to (B, T, dim) of the residual stream."""
         if self.output_gate is not None:
             y = self.output_gate(y, x, ctx)
         return self.out(y.flatten(-2))
@@ -95,7 +97,10 @@ class AttentionBase(Mixer):
 
 
 class Attention(AttentionBase):
-    """softmax(q·k / sqrt(D)) v per head over the token itself and those before it (Vaswani et al. 2017)."""
+    """Causal attention, softmax(q·k / sqrt(D)) v per head (Vaswani et al. 2017).
+
+    A subclass can override `attention_mask`, `scores`, `qkv_proj` or `out_proj`.
+    """
 
     supports_rollback = True
 
@@ -112,24 +117,24 @@ class Attention(AttentionBase):
         return self.out_proj(attend(q, k, v, mask, query_scale), x, ctx)
 
     def attention_mask(self, ctx: ForwardContext) -> AttentionMask:
-        """Which keys each query reads, a bool mask (B or 1, 1, T, S); every query must have one."""
+        """Which keys each query attends to, as a bool mask (B or 1, 1, T, S); each query needs at least one."""
         return ctx.attention_mask()
 
     def scores(self, q: Tensor, k: Tensor, ctx: ForwardContext) -> Tensor:
-        """The scores (B, H, T, S) of queries (B, T, H, D) and keys (B, S, G, D), before mask and softmax.
+        """Attention scores (B, H, T, S) of queries (B, T, H, D) and keys (B, S, G, D), before mask and softmax.
 
-        A subclass that overrides this computes attention by its definition, with T x S scores in memory.
+        If a subclass overrides this, attention is not fused: the T x S scores are computed in memory.
         """
         return attention_scores(q, k)
 
     def query_scale(self, ctx: ForwardContext, mask: AttentionMask) -> Tensor | None:
-        """The factor of Scalable-Softmax on each query's scores, if any; n counts the keys that `mask` shows."""
+        """Factor of Scalable-Softmax on each query's scores, or None; n is the number of keys in `mask`."""
         if self.ssmax is None:
             return None
-        own = type(self).attention_mask is not Attention.attention_mask and isinstance(mask, Tensor)
-        return self.ssmax(ctx, keys=mask.sum(-1)[:, 0] if own else None)  # type: ignore[union-attr]
+        overridden = type(self).attention_mask is not Attention.attention_mask and isinstance(mask, Tensor)
+        return self.ssmax(ctx, keys=mask.sum(-1)[:, 0] if overridden else None)  # type: ignore[union-attr]
 
 
 def divisors(number: int) -> str:
-    """The divisors of `number`, for an error sentence."""
+    """The divisors of `number`, for an error message."""
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,4 +1,4 @@
-"""A cache that forgets: it holds the first tokens of a text (its sinks) and the last ones, in a ring of slots."""
+"""The cache layout of window attention: slots for the sinks, and a ring buffer for the last tokens."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from litmus.nn.core.forward_context import ForwardContext
 
 @dataclass(frozen=True)
 class Ring:
-    """The slots of a row: one for each sink, then `size` more that are filled in turn.
+    """The slots of a row: one for each sink, then a ring buffer of `size` slots.
 
-    A token at position p >= sinks has slot sinks + (p - sinks) % size. So the slots fill in order, and then each new
-    token takes the place of the one that has just left every window.
+    The token at position p >= sinks has slot sinks + (p - sinks) % size, so that each new token overwrites the one that
+    has just left the window.
     """
 
     window: Window
 
     def slots(self, capacity: int) -> int:
-        """How many slots a row of up to `capacity` tokens needs."""
+        """Number of slots for a row of up to `capacity` tokens."""
         return min(capacity, self.window.sinks + self.window.size)
 
     def slot(self, positions: Tensor) -> Tensor:
-        """The slot of the token at each position."""
+        """Slot of the token at each position."""
         sinks, size = self.window.sinks, self.window.size
         return torch.where(positions < sinks, positions, sinks + (positions - sinks) % size)
 
-    def held(self, slots: int, ctx: ForwardContext) -> tuple[Tensor | slice, Tensor]:
-        """Before this step's tokens are written: which slots to read, and the positions (B or 1, S) of their tokens.
+    def cached(self, slots: int, ctx: ForwardContext) -> tuple[Tensor | slice, Tensor]:
+        """The slots with tokens of earlier passes, and their positions (B or 1, S); call it before `write`.
 
-        Where all rows agree on their length, the slots come in the order of their tokens; else all of them come, and
-        an empty one has position -1.
+        If all rows have the same length, the slots are in token order; otherwise all slots are returned, with position
+        -1 for empty ones.
         """
         window, device = self.window, ctx.positions.device
         if ctx.start_pos is not None:
@@ -42,33 +42,33 @@ class Ring:
             positions = positions[(positions < window.sinks) | (positions > ctx.start_pos - window.size)]
             return self.slot(positions), positions[None]
         slot = torch.arange(slots, device=device)
-        newest = ctx.positions[:, :1] - 1  # of what the row holds
+        newest = ctx.positions[:, :1] - 1  # last position in the cache
         turns = (newest - slot).div(window.size, rounding_mode="floor")
         latest = torch.where(slot < window.sinks, slot, slot + turns * window.size)
         return slice(None), torch.where(slot <= newest, latest, -1)
 
     def write(self, buffer: Tensor, new: Tensor, ctx: ForwardContext) -> None:
-        """Store those of `new` (B, T, ...) that a later token may read in `buffer` (B, slots, ...)."""
+        """Write the tokens of `new` (B, T, ...) that fit into the ring to `buffer` (B, slots, ...)."""
         new = new.to(buffer.dtype)
-        if new.shape[1] == 1:  # a row without a token writes too, where its next token will
+        if new.shape[1] == 1:  # padded rows write too, to the slot of their next token
             buffer[torch.arange(len(buffer), device=buffer.device), self.slot(ctx.positions)[:, 0]] = new[:, 0]
             return
         if ctx.start_pos is not None:
             positions = ctx.positions[0]
-            places = self._kept(positions, ctx.start_pos + new.shape[1] - 1).nonzero()[:, 0]
-            buffer[:, self.slot(positions[places])] = new[:, places]
+            columns = self._fits(positions, ctx.start_pos + new.shape[1] - 1).nonzero()[:, 0]
+            buffer[:, self.slot(positions[columns])] = new[:, columns]
             return
         last = (
             ctx.positions[:, -1:]
             if ctx.padding_mask is None
             else ctx.positions.masked_fill(~ctx.padding_mask, -1).amax(1, True)
         )
-        kept = self._kept(ctx.positions, last)
+        kept = self._fits(ctx.positions, last)
         if ctx.padding_mask is not None:
             kept = kept & ctx.padding_mask
-        rows, columns = ctx.memo(("kept places", self), lambda: torch.nonzero(kept, as_tuple=True))
+        rows, columns = ctx.memo(("tokens in ring", self), lambda: torch.nonzero(kept, as_tuple=True))
         buffer[rows, self.slot(ctx.positions[rows, columns])] = new[rows, columns]
 
-    def _kept(self, positions: Tensor, last: Tensor | int) -> Tensor:
-        """Which tokens the ring still holds once the one at position `last` is in."""
+    def _fits(self, positions: Tensor, last: Tensor | int) -> Tensor:
+        """Which positions the slots hold after the token at position `last` has been written."""
         return (positions < self.window.sinks) | (positions > last - self.window.size)

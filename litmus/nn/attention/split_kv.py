@@ -1,8 +1,8 @@
-"""Decoding over a long cache that all heads share, on a GPU: its keys are split over many programs and merged.
+"""Flash-decoding (Dao et al. 2023) on a GPU, for a long cache of keys that all heads share (MLA).
 
-One query per row keeps one program busy while the rest of the GPU waits; shares of the keys keep all of them busy, and
-their results merge exactly by their log-sum-exps (flash-decoding, Dao et al. 2023). Fused attention serves keys of up
-to 256 numbers; latents of DeepSeek's size (512 + 64) need this.
+With one query per row a kernel without splits would run in few programs and leave most of the GPU idle. Here the keys
+are split over many programs, whose results are merged exactly by their log-sum-exps. Fused attention supports keys up
+to a width of 256; the latents of DeepSeek (512 + 64) need this kernel.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import torch
 from torch import Tensor
 
 FUSED_WIDTH = 256
-"""The widest keys that fused attention takes on CUDA."""
+"""Maximum width of keys in fused attention on CUDA."""
 BLOCK_HEADS, BLOCK_KEYS = 16, 32
-"""Heads and keys of one tile: its weighted mean of 512 numbers per head still fits the registers of a program."""
-LEAST_SHARE = 128
-PROGRAMS = 256
-"""About as many programs as keep a large GPU busy."""
+"""Heads and keys of one tile; its accumulator of 512 elements per head fits into the registers of a program."""
+MIN_KEYS_PER_SPLIT = 128
+TARGET_PROGRAMS = 256
+"""Number of programs that occupies a large GPU."""
 
 
 @functools.cache
 def is_installed() -> bool:
-    """Whether Triton is there, as it is with PyTorch's builds for CUDA."""
+    """Whether Triton is installed, as with PyTorch's builds for CUDA."""
     return importlib.util.find_spec("triton") is not None
 
 
 def serves(q: Tensor) -> bool:
-    """Whether queries (B, T, H, D) are for this kernel: one per row, on CUDA, too wide for fused attention."""
-    few = q.shape[1] == 1 and q.shape[-1] > FUSED_WIDTH
-    return few and q.is_cuda and q.dtype != torch.float64 and not torch.is_grad_enabled() and is_installed()
+    """Whether this kernel applies to queries (B, T, H, D): one per row, on CUDA, too wide for fused attention."""
+    applies = q.shape[1] == 1 and q.shape[-1] > FUSED_WIDTH
+    return applies and q.is_cuda and q.dtype != torch.float64 and not torch.is_grad_enabled() and is_installed()
 
 
 def attend_split(q: Tensor, keys: Tensor, values: int, visible: Tensor, scale: float) -> Tensor:
@@ -44,8 +44,8 @@ def attend_split(q: Tensor, keys: Tensor, values: int, visible: Tensor, scale: f
     batch, heads, width = q.shape
     q = q.contiguous()
     groups = -(-heads // BLOCK_HEADS)
-    share = _share(keys.shape[1], batch * groups)
-    splits = -(-keys.shape[1] // share)
+    split_size = _keys_per_split(keys.shape[1], batch * groups)
+    splits = -(-keys.shape[1] // split_size)
     out = torch.empty(batch, heads, splits, values, device=q.device, dtype=torch.float32)
     lse = torch.empty(batch, heads, splits, device=q.device, dtype=torch.float32)
     partial_attention[(batch, groups, splits)](
@@ -57,7 +57,7 @@ def attend_split(q: Tensor, keys: Tensor, values: int, visible: Tensor, scale: f
         scale,
         heads,
         splits,
-        share,
+        split_size,
         q.stride(0),
         q.stride(1),
         keys.stride(0),
@@ -68,16 +68,16 @@ def attend_split(q: Tensor, keys: Tensor, values: int, visible: Tensor, scale: f
         ROPE_BLOCK=max(16, _power_of_two(width - values)),
         BLOCK_HEADS=BLOCK_HEADS,
         BLOCK_KEYS=BLOCK_KEYS,
-        num_stages=2 if q.element_size() == 2 else 1,  # as many tiles at once as the smaller GPUs have room for
+        num_stages=2 if q.element_size() == 2 else 1,  # tiles in flight that fit into the shared memory of smaller GPUs
     )
     return (lse.softmax(-1)[..., None] * out).sum(2).to(q.dtype)
 
 
-def _share(keys: int, programs: int) -> int:
-    """Keys per split: so few that all programs together keep the GPU busy, a multiple of a block."""
-    splits = max(1, PROGRAMS // programs)
-    share = max(LEAST_SHARE, -(-keys // splits))
-    return -(-share // BLOCK_KEYS) * BLOCK_KEYS
+def _keys_per_split(keys: int, programs: int) -> int:
+    """Keys per split, a multiple of BLOCK_KEYS, such that all splits of `programs` occupy the GPU."""
+    splits = max(1, TARGET_PROGRAMS // programs)
+    size = max(MIN_KEYS_PER_SPLIT, -(-keys // splits))
+    return -(-size // BLOCK_KEYS) * BLOCK_KEYS
 
 
 def _power_of_two(number: int) -> int:

@@ -1,4 +1,4 @@
-"""The Triton kernel of split-KV decoding: one query per row, all heads read the same keys, one share of them each."""
+"""The Triton kernel of split-KV decoding: one query per row, keys shared by all heads, one split per program."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from triton import language as tl
 @triton.jit
 def partial_attention(
     q_pointer,  # (B, H, R + P)
-    keys_pointer,  # (B, S, R + P), whose first R numbers are also the values
-    visible_pointer,  # (B,) how many keys each row reads
-    out_pointer,  # (B, H, splits, R) fp32: each share's weighted mean
-    lse_pointer,  # (B, H, splits) fp32: log of each share's sum of exponentials
+    keys_pointer,  # (B, S, R + P); the first R elements are also the values
+    visible_pointer,  # (B,) number of keys of each row
+    out_pointer,  # (B, H, splits, R) fp32: weighted mean of the values of each split
+    lse_pointer,  # (B, H, splits) fp32: log-sum-exp of the scores of each split
     scale,
     heads,
     splits,
-    share,  # keys per split, a multiple of BLOCK_KEYS
+    split_size,  # keys per split, a multiple of BLOCK_KEYS
     q_row,
     q_head,
     key_row,
     key_slot,
     RANK: tl.constexpr,
     ROPE: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,  # the next powers of two, as tiles must have
+    RANK_BLOCK: tl.constexpr,  # next powers of two, as required of tiles
     ROPE_BLOCK: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """Attention of one block of heads of one row over one share of its keys, by an online softmax."""
+    """Attention of one block of heads of one row over one split of its keys, by an online softmax."""
     row, split = tl.program_id(0), tl.program_id(2)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     rank, rope = tl.arange(0, RANK_BLOCK), tl.arange(0, ROPE_BLOCK)
@@ -39,15 +39,15 @@ def partial_attention(
     q_rope = tl.load(q_at + RANK + rope[None, :], mask=is_head[:, None] & is_rope[None, :], other=0.0)
 
     visible = tl.load(visible_pointer + row)
-    first = split * share
-    last = tl.minimum(first + share, visible)
+    first = split * split_size
+    last = tl.minimum(first + split_size, visible)
     highest = tl.full((BLOCK_HEADS,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK_HEADS,), tl.float32)
     mean = tl.zeros((BLOCK_HEADS, RANK_BLOCK), tl.float32)
     for begin in range(first, last, BLOCK_KEYS):
         slot = begin + tl.arange(0, BLOCK_KEYS)
         is_key = slot < last
-        # 64 bits: a batch of long caches holds more numbers than 32 bits count
+        # 64 bits: a batch of long caches can have more than 2^31 elements
         key_at = keys_pointer + row.to(tl.int64) * key_row + slot[:, None].to(tl.int64) * key_slot
         latent = tl.load(key_at + rank[None, :], mask=is_key[:, None] & is_rank[None, :], other=0.0)
         rotated = tl.load(key_at + RANK + rope[None, :], mask=is_key[:, None] & is_rope[None, :], other=0.0)
@@ -61,14 +61,14 @@ def partial_attention(
         mean = mean * shrink[:, None] + tl.dot(weights.to(latent.dtype), latent, input_precision="ieee")
         highest = higher
 
-    # A share beyond the row's keys has total 0: its log-sum-exp stays -inf, and it will weigh nothing.
-    some = tl.where(total == 0.0, 1.0, total)
-    lse = highest + tl.log(some)
-    mean = mean / some[:, None]
-    place = (row * heads + head) * splits + split
-    tl.store(lse_pointer + place, lse, mask=is_head)
+    # A split beyond the row's keys has total 0: its log-sum-exp stays -inf, so its weight in the merge is 0.
+    divisor = tl.where(total == 0.0, 1.0, total)
+    lse = highest + tl.log(divisor)
+    mean = mean / divisor[:, None]
+    index = (row * heads + head) * splits + split
+    tl.store(lse_pointer + index, lse, mask=is_head)
     tl.store(
-        out_pointer + place[:, None].to(tl.int64) * RANK + rank[None, :],
+        out_pointer + index[:, None].to(tl.int64) * RANK + rank[None, :],
         mean,
         mask=is_head[:, None] & is_rank[None, :],
     )

@@ -1,4 +1,4 @@
-"""Scalable-Softmax: attention scores times s·log n, so that attention does not fade as the keys grow in number."""
+"""Scalable-Softmax: attention scores times s·log n, so that attention does not flatten with the number n of keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from litmus.nn.core.forward_context import ForwardContext
 
 
 class SSMaxConfig(Bounded):
-    """`init` 0.168 makes the mean of s·log n over n <= 1024 equal 1; `learned: false` fixes s = 1 (no s at all)."""
+    """`init` 0.168 makes the mean of s·log n over n <= 1024 equal 1; `learned: false` fixes s at 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     learned: bool = True
@@ -20,10 +20,10 @@ class SSMaxConfig(Bounded):
 
 
 class SSMax(nn.Module):
-    """The factor s·log n (+ b) on the scores of each query and head (Nakanishi 2025, arXiv 2501.19399).
+    """The query scale s·log n (+ b): factor on the scores of each query and head (Nakanishi 2025, arXiv 2501.19399).
 
-    n is the number of keys the query may read: its position + 1, the window if smaller, or what the mixer says.
-    s (and b) are one learned scalar per head.
+    n is the number of keys that the query attends to: its position + 1 or, if smaller, the window; or given by the
+    mixer. s (and b) are one learned scalar per head.
     """
 
     def __init__(self, config: SSMaxConfig, heads: int) -> None:
@@ -32,7 +32,7 @@ class SSMax(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads)) if config.bias else None
 
     def forward(self, ctx: ForwardContext, window: int | None = None, *, keys: Tensor | None = None) -> Tensor:
-        """The factor, (B or 1, T, H or 1) in at least fp32; `keys` (B or 1, T) is n where window does not tell."""
+        """The query scale (B or 1, T, H or 1) in at least fp32; `keys` (B or 1, T) gives n instead of `window`."""
         exact = torch.float32 if self.scale is None else torch.promote_types(self.scale.dtype, torch.float32)
         if keys is not None:
             query_scale = keys.to(exact).log()[..., None]

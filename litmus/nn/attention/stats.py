@@ -1,4 +1,4 @@
-"""Statistics of attention, recorded in `ctx.observed` when they are asked for."""
+"""Statistics of attention weights, recorded in `ctx.observed`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 from litmus.nn.attention.attend import attention_weights
 from litmus.nn.core.forward_context import AttentionMask, ForwardContext
 
-MAX_QUERIES = 1024
-"""Queries of each row that are measured; of longer rows evenly spaced ones, because all of them take T x T weights."""
+MAX_MEASURED_QUERIES = 1024
+"""Queries per row that are measured; in longer rows they are evenly spaced, as all queries would need T x T weights."""
 
-MAX_WEIGHTS = 2**22
-"""Attention weights in memory at one time (16 MB in fp32), unless a single query has more keys."""
+MAX_WEIGHTS_IN_MEMORY = 2**22
+"""Attention weights computed at a time (16 MB in fp32), unless a single query has more keys."""
 
 
 def observed_queries(count: int, device: torch.device) -> Tensor:
-    """Which of `count` queries are measured: all, or MAX_QUERIES of them from the first to the last."""
-    if count <= MAX_QUERIES:
+    """Indices of the measured ones of `count` queries: all, or MAX_MEASURED_QUERIES from the first to the last."""
+    if count <= MAX_MEASURED_QUERIES:
         return torch.arange(count, device=device)
-    return torch.linspace(0, count - 1, MAX_QUERIES, device=device, dtype=torch.float64).round().long()
+    return torch.linspace(0, count - 1, MAX_MEASURED_QUERIES, device=device, dtype=torch.float64).round().long()
 
 
 def observe_attention(
@@ -31,11 +31,11 @@ def observe_attention(
     query_scale: Tensor | None,
     ctx: ForwardContext,
 ) -> None:
-    """Record two statistics of softmax(factor · q·k / sqrt(D)) in `ctx.observed`, if it is there.
+    """Record two statistics of softmax(query_scale · q·k / sqrt(D)) in `ctx.observed`, unless that is None.
 
-    attention_mask may be a function from indices of queries (n,) to their mask (B or 1, 1, n, S), if the whole mask
-    would be large. attention_entropy: entropy of a query's weights in nats. first_token_attention: the weight of the
-    first key (1 for the first token itself). Both are means over rows, heads and the measured queries.
+    attention_mask can be a function from indices of queries (n,) to their mask (B or 1, 1, n, S), to avoid a large
+    mask. attention_entropy: entropy of a query's weights in nats. first_token_attention: weight of the first key (1 for
+    the first query). Both are means over rows, heads and the measured queries.
     """
     if ctx.observed is None:
         return
@@ -43,7 +43,7 @@ def observe_attention(
     entropy = torch.zeros((), device=q.device, dtype=torch.float32)
     first = torch.zeros_like(entropy)
     queries = observed_queries(q.shape[1], q.device)
-    for some in queries.split(max(1, MAX_WEIGHTS // (q.shape[0] * k.shape[1]))):
+    for some in queries.split(max(1, MAX_WEIGHTS_IN_MEMORY // (q.shape[0] * k.shape[1]))):
         mask = _of_queries(attention_mask, some, k.shape[1])
         scale = None if query_scale is None else query_scale[:, some]
         for head in range(q.shape[2]):
@@ -58,7 +58,7 @@ def observe_attention(
 
 
 def _of_queries(attention_mask: AttentionMask | Callable[[Tensor], Tensor], some: Tensor, keys: int) -> AttentionMask:
-    """What the queries of these numbers read."""
+    """The mask of the queries with these indices."""
     if isinstance(attention_mask, Tensor):
         return attention_mask[:, :, some]
     if attention_mask == "causal":

@@ -1,4 +1,4 @@
-"""Sliding-window attention: a token reads the last few tokens and, where wanted, the first ones (attention sinks)."""
+"""Sliding-window attention, optionally with attention sinks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from litmus.nn.core.layer_context import LayerContext
 
 
 class WindowConfig(AttentionBaseConfig):
-    """A token reads the last `window` tokens, itself among them (default: a quarter of the context), and `sinks` first.
+    """window: number of tokens that a query attends to, including itself (default: a quarter of the context).
 
-    Sinks are the first tokens of a text, which stay readable at any distance.
+    sinks: number of tokens at the start of a text that queries at any distance attend to as well.
     """
 
     kind: Literal["window"] = "window"
@@ -34,10 +34,11 @@ class WindowConfig(AttentionBaseConfig):
 
 
 class WindowAttention(AttentionBase):
-    """softmax(q·k / sqrt(D)) v per head over the last w tokens (Beltagy et al. 2020, arXiv 2004.05150) and the first n
+    """softmax(q·k / sqrt(D)) v per head over the last w tokens and the first n, the sinks.
 
-    (Xiao et al. 2023, arXiv 2309.17453). Keys keep the rotation of their place in the text, in the cache as well, so
-    that scores depend on true distances. SSMax counts what a token reads, min(t + 1, w + n).
+    Window: Beltagy et al. 2020 (arXiv 2004.05150); sinks: Xiao et al. 2023 (arXiv 2309.17453), but here keys are
+    rotated by their position in the text, in the cache as well, so that scores depend on true distances. The n of SSMax
+    is the number of keys that a query attends to, min(t + 1, w + n).
     """
 
     def __init__(self, config: WindowConfig, layer: LayerContext) -> None:
@@ -51,38 +52,38 @@ class WindowAttention(AttentionBase):
         if ctx.cache is None:
             y = self._in_order(q, k, v, Keys(_positions(ctx), ctx.document_ids), ctx, query_scale)
         elif x.shape[1] == 1:
-            y = self._one_by_one(q, k, v, ctx, ctx.cache, query_scale)
+            y = self._single_token(q, k, v, ctx, ctx.cache, query_scale)
         else:
-            y = self._behind_old(q, k, v, ctx, ctx.cache, query_scale)
+            y = self._chunk(q, k, v, ctx, ctx.cache, query_scale)
         return self.out_proj(y, x, ctx)
 
     def _in_order(
         self, q: Tensor, k: Tensor, v: Tensor, keys: Keys, ctx: ForwardContext, query_scale: Tensor | None
     ) -> Tensor:
-        """Read keys that stand in the order of their tokens: in blocks, or by the definition, under one mask."""
+        """Attend to keys in token order: in blocks, or, with padding or as the reference, with one mask."""
         observe_attention(q, k, lambda some: _mask(keys, self.window, ctx, some), query_scale, ctx)
-        side_by_side = ctx.padding_mask is None and (ctx.cache is None or ctx.start_pos is not None)
-        if not ctx.use_reference and side_by_side:
+        contiguous = ctx.padding_mask is None and (ctx.cache is None or ctx.start_pos is not None)
+        if not ctx.use_reference and contiguous:
             return attend_window(q, k, v, keys, self.window, ctx, query_scale)
         every = torch.arange(q.shape[1], device=q.device)
         mask = ctx.memo(("window", self.window, k.shape[1]), lambda: _mask(keys, self.window, ctx, every))
         return attend(q, k, v, mask, query_scale)
 
-    def _behind_old(
+    def _chunk(
         self, q: Tensor, k: Tensor, v: Tensor, ctx: ForwardContext, cache: Buffers, query_scale: Tensor | None
     ) -> Tensor:
-        """Read what the ring holds and the new keys behind it; then the new ones take their places in the ring."""
-        slots, positions = self.ring.held(cache["k"].shape[1], ctx)
+        """Decode several tokens per row: attend to the cached keys and the new ones, then write the new ones."""
+        slots, positions = self.ring.cached(cache["k"].shape[1], ctx)
         keys = Keys(torch.cat((positions, _positions(ctx)), dim=1))
         k_all, v_all = (torch.cat((cache[name][:, slots].to(q.dtype), x), dim=1) for name, x in (("k", k), ("v", v)))
         self.ring.write(cache["k"], k, ctx)
         self.ring.write(cache["v"], v, ctx)
         return self._in_order(q, k_all, v_all, keys, ctx, query_scale)
 
-    def _one_by_one(
+    def _single_token(
         self, q: Tensor, k: Tensor, v: Tensor, ctx: ForwardContext, cache: Buffers, query_scale: Tensor | None
     ) -> Tensor:
-        """A single token takes the place of the one that has just left its window, and reads all that is there."""
+        """Decode one token per row: it replaces the token that has left its window, then attends to the whole ring."""
         self.ring.write(cache["k"], k, ctx)
         self.ring.write(cache["v"], v, ctx)
         used = self.ring.slots(ctx.kv_len if ctx.start_pos is None else ctx.start_pos + 1)
@@ -101,20 +102,20 @@ class WindowAttention(AttentionBase):
 
 
 def _positions(ctx: ForwardContext) -> Tensor:
-    """The positions (B or 1, T) of this step's tokens."""
+    """Positions (B or 1, T) of the tokens of this pass."""
     return ctx.positions[:1] if ctx.start_pos is not None else ctx.positions
 
 
 def _mask(keys: Keys, window: Window, ctx: ForwardContext, queries: Tensor) -> Tensor:
-    """Which keys the queries of these numbers (n,) read, (B or 1, 1, n, S)."""
+    """Mask (B or 1, 1, n, S) of the queries with these indices (n,)."""
     positions, length = keys.positions, ctx.positions.shape[1]
     older = positions.shape[1] - length
     if ctx.padding_mask is not None:
-        nowhere = F.pad(~ctx.padding_mask, (older, 0))
-        positions = positions.expand(len(nowhere), -1).masked_fill(nowhere, -1)
+        padding = F.pad(~ctx.padding_mask, (older, 0))
+        positions = positions.expand(len(padding), -1).masked_fill(padding, -1)
     mask = window.visible(_positions(ctx)[:, queries, None], positions[:, None])
     if ctx.document_ids is not None:
         mask = mask & (ctx.document_ids[:, queries, None] == ctx.document_ids[:, None])
-    # Padding reads only itself: its output is never used, but a row without any key would be NaN.
+    # Padding attends to itself: its output is never used, but the softmax over no key is NaN.
     itself = queries[:, None] == torch.arange(length, device=mask.device)
     return (mask | F.pad(itself, (older, 0)))[:, None]

@@ -1,8 +1,8 @@
-"""Terms that layers add to the training loss, such as the balance of a router, and the tokens they may look at.
+"""Auxiliary losses of layers, such as the load balance of a router, and loss normalization over micro-batches.
 
-The loss of a training step is a mean over all of its batches, each of which sees only its own tokens. Within
-`micro_batch` a batch's loss is therefore its share of the step's: what a mean is divided by is that of the step, and
-the losses and gradients of the batches add up to those of one large batch, however rows are divided among them.
+With gradient accumulation the loss of a training step is a mean over all of its micro-batches. Within `micro_batch` the
+loss of a micro-batch is its summand of that mean: sums are divided by the count of the whole step. Losses and gradients
+of the micro-batches then add up to those of one large batch, however its rows are split.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from litmus.nn.core.batch import IGNORED
 
 Sums = dict[str, Tensor]
-"""What a loss sums over its tokens, such as how many are scored, by the name of the term; a second one of a name (that
-of the next layer) is "name/1"."""
+"""Sums over the tokens of a batch, such as the number of scored targets, by the name of the loss term; further ones of
+the same name (of the next layers) are "name/1", "name/2", ..."""
 
 
 class MicroBatch:
-    """One batch of a step: the `sums` over its own tokens, and those over all batches once they are known."""
+    """One micro-batch of a step: `sums` over its tokens, and `totals` over all micro-batches (None: not known yet)."""
 
     def __init__(self, totals: Mapping[str, Tensor] | None) -> None:
         self.totals = totals
@@ -29,7 +29,7 @@ class MicroBatch:
         self.shared = False
 
     def total(self, name: str, own: Tensor) -> Tensor:
-        """`own`, a sum over this batch's tokens, over the tokens of the whole step."""
+        """Record the sum `own` of this micro-batch; return that of the step, or `own` if it is not known yet."""
         earlier = sum(key.partition("/")[0] == name for key in self.sums)
         key = f"{name}/{earlier}" if earlier else name
         self.sums[key] = own.detach()
@@ -41,9 +41,9 @@ _current: MicroBatch | None = None
 
 @contextlib.contextmanager
 def micro_batch(totals: Mapping[str, Tensor] | None) -> Iterator[MicroBatch]:
-    """Within this block a loss is that of one batch of a step with these `totals`.
+    """In this block losses are those of one micro-batch of a step with these `totals`.
 
-    None while they are being counted: then `sums` are what the batch adds to them.
+    With None the totals are being counted, by adding up the `sums` of each micro-batch.
     """
     global _current
     before, _current = _current, MicroBatch(totals)
@@ -54,7 +54,7 @@ def micro_batch(totals: Mapping[str, Tensor] | None) -> Iterator[MicroBatch]:
 
 
 def total_of(batches: Iterable[Mapping[str, Tensor]]) -> Sums:
-    """The sums of all batches of a step together."""
+    """The sums of all micro-batches of a step, added up by name."""
     totals: Sums = {}
     for sums in batches:
         for name, value in sums.items():
@@ -63,15 +63,15 @@ def total_of(batches: Iterable[Mapping[str, Tensor]]) -> Sums:
 
 
 def over_step(name: str, own: Tensor) -> Tensor:
-    """`own`, a sum over the tokens of this batch, over those of its whole step (itself, where that is all)."""
+    """The sum over the whole step, given the sum `own` of this micro-batch; `own` outside of `micro_batch`."""
     return own if _current is None else _current.total(name, own)
 
 
 def share_of_step(name: str, mean: Tensor, count: Tensor) -> Tensor:
-    """What `mean`, over `count` things of this batch, adds to the mean over those of its whole step.
+    """Summand of this micro-batch in the step's mean, given the micro-batch's `mean` over `count` elements.
 
-    An objective that takes its terms through this says so of all of them; of one that does not, the whole loss is taken
-    as a mean over the scored targets.
+    An objective either calls this for each of its terms or for none; in the latter case the whole loss is treated as a
+    mean over the scored targets.
     """
     if _current is not None:
         _current.shared = True
@@ -79,7 +79,7 @@ def share_of_step(name: str, mean: Tensor, count: Tensor) -> Tensor:
 
 
 def is_shared() -> bool:
-    """Whether what an objective has made of this batch is a share of the loss of a step."""
+    """Whether the objective has scaled its loss by `share_of_step` (or there is nothing to scale)."""
     return _current is None or _current.shared
 
 
@@ -90,17 +90,17 @@ def _share(name: str, mean: Tensor, count: Tensor) -> Tensor:
 
 
 def scored(targets: Tensor) -> Tensor:
-    """How many of the targets are scored."""
+    """Number of scored targets."""
     return (targets != IGNORED).sum()
 
 
 @dataclass(frozen=True)
 class AuxLosses:
-    """What layers leave for the objective while a training loss is computed.
+    """The auxiliary losses that layers add during a forward pass in training.
 
-    counted: (B, T) False where a token serves no scored target; statistics over tokens leave it out.
-    values: the (weight, value) of each layer, by the name of the term.
-    scored: how many targets the loss is over; None where nobody said.
+    counted: (B, T) False for tokens that no scored target depends on; statistics over tokens skip them.
+    values: (weight, value) of each layer, by the name of the term.
+    scored: number of scored targets; None if unknown.
     """
 
     counted: Tensor
@@ -109,17 +109,17 @@ class AuxLosses:
 
     @classmethod
     def before(cls, targets: Tensor) -> AuxLosses:
-        """For targets (B, T): a token counts up to the last scored target of its row; padding comes after it."""
+        """For targets (B, T): tokens up to the last scored target of their row are counted."""
         return cls((targets != IGNORED).flip(1).cummax(1).values.flip(1), scored=scored(targets))
 
     def counting(self, targets: Tensor) -> AuxLosses:
-        """The same collection for layers whose vectors serve other targets (B, T)."""
+        """The same collection for layers that are trained on other targets (B, T)."""
         return replace(self, counted=AuxLosses.before(targets).counted)
 
     def add(self, name: str, value: Tensor, weight: float, count: Tensor | None = None) -> None:
-        """Add `weight` · `value` to the training loss; `value` is reported under `name`.
+        """Add `weight` · `value` to the training loss and report `value` under `name`.
 
-        It is a mean over `count` things of this batch, by default its counted tokens.
+        `value` is a mean over `count` elements of this batch, by default its counted tokens.
         """
         count = self.counted.sum() if count is None else count
         self.values.setdefault(name, []).append((weight, _share(name, value, count)))

@@ -1,4 +1,4 @@
-"""The tokens of one forward pass, and whether mechanisms compute them by their fast path or their reference."""
+"""The batch of one forward pass, and the switch between fast paths and reference implementations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 IGNORED = -100
-"""The target of a token that is not scored."""
+"""Target of tokens that do not count in the loss."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens (B, T) and what belongs to each of them.
+    """Token ids (B, T) with their targets, documents and padding.
 
-    targets: (B, T) the token to predict after each, IGNORED (-100) where nothing is scored; None outside of training.
-    document_ids: (B, T) number of the packed document; tokens see only their own document. Not with a cache.
-    padding_mask: (B, T) False at padding, on either side; None where every token is real.
+    targets: (B, T) next token of each token, IGNORED (-100) where the loss skips it; None if no loss is computed.
+    document_ids: (B, T) packed document of each token; tokens attend within their document only. Not with a cache.
+    padding_mask: (B, T) False at padding, left or right; None if every token is real.
     """
 
     tokens: Tensor
@@ -28,12 +28,12 @@ class Batch:
 
     @classmethod
     def of(cls, tokens: Tensor | Batch) -> Batch:
-        """Plain tokens as a batch; a batch as it is."""
+        """`tokens` as a Batch; a Batch is returned unchanged."""
         return tokens if isinstance(tokens, Batch) else cls(tokens)
 
     @property
     def scored_targets(self) -> Tensor:
-        """The targets, which a training loss needs."""
+        """The targets, which must not be None."""
         assert self.targets is not None, "a loss needs targets"
         return self.targets
 
@@ -42,13 +42,13 @@ _reference = False
 
 
 def use_reference() -> bool:
-    """Whether mechanisms take their plain reference."""
+    """Whether the code runs in a `reference_path()` block."""
     return _reference
 
 
 @contextlib.contextmanager
 def reference_path(wanted: bool = True) -> Iterator[None]:
-    """Within this block every mechanism computes by its plain reference (its definition, slow and clear), if wanted."""
+    """In this block every module computes by its slow reference implementation, unless `wanted` is False."""
     global _reference
     before, _reference = _reference, wanted
     try:

@@ -1,4 +1,4 @@
-"""The cache of a decoding model: static buffers per layer, and how many tokens each row holds."""
+"""The cache for decoding: static buffers per layer, and the number of tokens in each row."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from litmus.nn.core.forward_context import Buffers, ForwardContext
 class Cache:
     """Static buffers of every layer for `batch` rows of up to `capacity` tokens.
 
-    `lengths` (B,) int64 counts the tokens each row holds. `start` is that count when all rows are known to
-    agree, else None; `used` bounds it from above. Both live on the host, so that no step waits for a device.
+    `lengths` (B,) int64 is the number of tokens in each row. `start` is that number as an int if it is known to be the
+    same in all rows, else None; `used` is an upper bound of it. Both are Python ints, so that reading them does not
+    synchronize with the device.
     """
 
     def __init__(self, layers: list[Buffers], batch: int, capacity: int, device: torch.device) -> None:
@@ -26,13 +27,13 @@ class Cache:
         self.used = 0
 
     def bytes(self) -> int:
-        """Bytes held by all buffers, measured on the live tensors."""
+        """Size of all buffers in bytes."""
         return sum(buffer.nbytes for layer in self.layers for buffer in layer.values())
 
     def reserve(self, tokens: int) -> int:
-        """Upper bound of the used slots once `tokens` more per row are in; BadInput when they do not fit."""
+        """Upper bound of the used slots after `tokens` more per row; BadInput if they do not fit."""
         if self.used + tokens > self.capacity:
-            self.used = int(self.lengths.max())  # the bound counts padding; the exact figure may still fit
+            self.used = int(self.lengths.max())  # the bound includes padding; the exact length may fit
         if self.used + tokens > self.capacity:
             raise BadInput(
                 f"the cache holds {self.used} of {self.capacity} tokens and {tokens} more were given; "
@@ -41,7 +42,7 @@ class Cache:
         return self.used + tokens
 
     def advance(self, tokens: int, valid: Tensor | None) -> None:
-        """Count the tokens of a finished step; padding (valid False) does not count."""
+        """Add the tokens of a forward pass to the lengths; padding (`valid` (B, T) False) does not count."""
         self.used += tokens
         if valid is None:
             self.lengths += tokens
@@ -51,24 +52,24 @@ class Cache:
             self.start = None
 
     def slice_rows(self, first: int, last: int) -> Cache:
-        """The rows first..last-1 as a cache of their own over the same buffers; its owner keeps `start` and `used`."""
+        """A view of rows first..last-1; the caller has to keep its `start` and `used` up to date."""
         rows = copy.copy(self)
         rows.layers = [{name: buffer[first:last] for name, buffer in layer.items()} for layer in self.layers]
         rows.lengths = self.lengths[first:last]
         return rows
 
     def reorder(self, rows: Tensor) -> None:
-        """Let the rows be those of index `rows` (N,), in that order: a row may be taken often, or not at all."""
+        """Replace the rows by those at indices `rows` (N,); an index may occur several times or not at all."""
         self.layers = [{name: buffer[rows] for name, buffer in layer.items()} for layer in self.layers]
         self.lengths = self.lengths[rows]
 
     def truncate(self, length: int) -> None:
-        """Forget what each row holds beyond `length` tokens, which it must hold; where `supports_rollback`."""
+        """Truncate every row to its first `length` tokens; all mixers must have `supports_rollback`."""
         self.lengths.fill_(length)
         self.start = self.used = length
 
     def reset_rows(self, rows: Tensor | slice) -> None:
-        """Empty the rows where `rows` (B,) is True, or those of a slice, so that new texts can take their places."""
+        """Empty the rows where `rows` (B,) is True, or those of a slice, for new sequences."""
         for layer in self.layers:
             for buffer in layer.values():
                 buffer[rows] = 0
@@ -77,22 +78,22 @@ class Cache:
 
 
 def heads_buffer(batch: int, capacity: int, heads: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Zeros (B, capacity, H, D) for keys or values, which lie head by head in memory: the way attention reads them."""
+    """Zeros (B, capacity, H, D) for keys or values, in memory as (B, H, capacity, D), which suits attention."""
     return torch.zeros(batch, heads, capacity, width, device=device, dtype=dtype).transpose(1, 2)
 
 
 def update_kv(buffer: Tensor, new: Tensor, ctx: ForwardContext) -> Tensor:
-    """Store `new` (B, T, ...) at its tokens' slots of `buffer` (B, capacity, ...); return the used part (B, S, ...).
+    """Write `new` (B, T, ...) to `buffer` (B, capacity, ...) at slots `ctx.positions`; return the first kv_len slots.
 
-    In a step of single tokens a row without one writes too, where its next token will: nothing reads it before that
-    token replaces it, and no step has to find out which rows are real (on a GPU, to wait for it).
+    With T = 1, padded rows are written as well, at the slot of their next token: it is not attended to before that
+    token overwrites it, and selecting the real rows would synchronize with the GPU.
     """
     new = new.to(buffer.dtype)
     if ctx.start_pos is not None:
         buffer[:, ctx.start_pos : ctx.start_pos + new.shape[1]] = new
     elif ctx.padding_mask is not None and new.shape[1] > 1:
         valid = ctx.padding_mask
-        rows, columns = ctx.memo("valid places", lambda: torch.nonzero(valid, as_tuple=True))
+        rows, columns = ctx.memo("indices of real tokens", lambda: torch.nonzero(valid, as_tuple=True))
         buffer[rows, ctx.positions[rows, columns]] = new[rows, columns]
     else:
         rows = torch.arange(buffer.shape[0], device=buffer.device)[:, None]

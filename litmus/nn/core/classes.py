@@ -1,4 +1,4 @@
-"""A module's class in a recipe: its options are the keywords of its `__init__`."""
+"""Module classes in recipes: a config is generated whose options are the keywords of `__init__`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DECLARED: dict[tuple[type[Part], type], type[Part]] = {}
 
 
 def with_kinds(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's mapping with each class in it registered and replaced by the name of its kind.
+    """Register the classes in a recipe's mapping and replace each by the name of its kind.
 
-    A class stands for a part ({"mixer": MyMixer}) or for its kind ({"mixer": {"kind": MyMixer, "width": 3}}).
+    A class can be the part ({"mixer": MyMixer}) or its kind ({"mixer": {"kind": MyMixer, "width": 3}}).
     """
     families = {family.family: family for family in Part.__subclasses__()}
 
@@ -47,7 +47,7 @@ def with_kinds(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(family: type[Part], cls: type) -> str:
-    """The kind by which recipes name the class: MyMixer is my_mixer. Registers it."""
+    """Register the class and return the name of its kind: my_mixer for MyMixer."""
     if issubclass(cls, Part):
         return str(cls.model_fields["kind"].default)
     if not issubclass(cls, nn.Module):
@@ -60,7 +60,7 @@ def kind_of(family: type[Part], cls: type) -> str:
 
 
 def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
-    """The declaration of a class: the options of the class that it derives from, and its own keywords."""
+    """The config of a class: the options of its base class and the keywords of its `__init__`."""
     kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
     hints = _hints(cls)
     sizes, annotations, defaults = [], {}, {}
@@ -78,7 +78,7 @@ def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
         else:
             raise BadInput(
                 f"{cls.__name__}.__init__ needs {name!r}, which nothing gives; give it a default, to make it an option "
-                f"of the recipe, or ask for {', '.join(('layer', 'config', *SIZES))}"
+                f"of the recipe, or use one of {', '.join(('layer', 'config', *SIZES))}"
             )
 
     def build(self: Part, layer: LayerContext, **more: Any) -> nn.Module:
@@ -106,12 +106,12 @@ def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
 def _hints(cls: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(vars(cls).get("__init__", cls), include_extras=True)
-    except (NameError, TypeError):  # of a name that is imported for type checkers only
+    except (NameError, TypeError):  # a name that is imported under TYPE_CHECKING only
         return {}
 
 
 def _config_class(cls: type, family: type[Part]) -> type[Part]:
-    """The declaration that the class's `config` argument is annotated with, in it or what it derives from."""
+    """The config class in the annotation of `config` in the `__init__` of the class or its first base with one."""
     for parent in cls.__mro__:
         if "__init__" in vars(parent):
             found = _hints(parent).get("config")

@@ -1,4 +1,4 @@
-"""The context of a forward pass: what each layer is told about its tokens besides their vectors."""
+"""The context of a forward pass: what a layer needs besides the hidden states (positions, masks, cache)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Buffers = dict[str, Tensor]
 """One layer's cache: named buffers whose first dimension is the batch row."""
 
 AttentionMask = Tensor | Literal["causal", "all"]
-"""Which keys a query may read: a bool mask (B or 1, 1, T, S), or one of two shapes that need no mask."""
+"""Which keys each query attends to: a bool mask (B or 1, 1, T, S), or a name for two cases that need no mask."""
 
 
 @dataclass(frozen=True)
 class ForwardContext:
     """Positions, padding, documents and cache of the (B, T) tokens of one forward pass.
 
-    positions: (B, T) position of each token in its row; restarts at each isolated document, ignores padding.
-    start_pos: the common first position if every row holds start_pos .. start_pos+T-1 without padding, else None.
+    positions: (B, T) position of each token in its row; restarts at each packed document and does not count padding.
+    start_pos: the first position, if all rows have positions start_pos .. start_pos+T-1 and no padding; else None.
     padding_mask: (B, T) False at padding; None if every token is real.
-    document_ids: (B, T) document number of each token, for packed documents that must not see each other.
+    document_ids: (B, T) packed document of each token; tokens attend within their document only. None: one per row.
     cache: this layer's buffers while decoding, else None. Slot i of a row holds the token at position i.
-    kv_len: number of cache slots that can hold a token after this pass, the same for every row.
-    memo_store: results that several layers need (masks, rotations), computed once per pass.
-    observed: collects layer statistics (attention entropy), if they were asked for.
-    aux_losses: collects terms of the training loss (a router's balance) while it is computed.
-    token_ids: (B, T) the tokens themselves, for parts that look something up by token.
+    kv_len: number of cache slots to attend to: the most tokens that any row can have after this pass.
+    memo_store: results that several layers use (masks, rotations), computed once per pass.
+    observed: if not None, layers append their statistics here (e.g. attention entropy), by name.
+    aux_losses: if not None, layers add auxiliary losses here (e.g. the load balance of a router).
+    token_ids: (B, T) token ids, for parts with lookup tables.
     """
 
     positions: Tensor
@@ -50,32 +50,32 @@ class ForwardContext:
 
     @property
     def use_reference(self) -> bool:
-        """Whether mechanisms take their plain reference (`litmus.nn.reference_path`) in place of their fast path."""
+        """Whether to compute by the slow reference instead of the fast path (see `litmus.nn.reference_path`)."""
         return use_reference()
 
     def with_cache(self, cache: Buffers | None) -> ForwardContext:
-        """The same context with the cache of one layer."""
+        """This context with `cache`, the buffers of one layer."""
         return self if cache is self.cache else replace(self, cache=cache)
 
     def memo(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """`compute()`, called by the first layer that needs it and kept for the others."""
+        """The result of `compute()`, which is called once per forward pass and `key`."""
         if key not in self.memo_store:
             self.memo_store[key] = compute()
         return self.memo_store[key]
 
     @property
     def key_positions(self) -> Tensor:
-        """The positions (B or 1, S) of all keys: the cache's slots, or the tokens of this pass."""
+        """Positions (B or 1, S) of all keys: the cache slots if there is a cache, else the tokens of this pass."""
         if self.cache is not None:
             return torch.arange(self.kv_len, device=self.positions.device)[None]
         return self.positions
 
     def causal_mask(self, window: int | None = None) -> Tensor:
-        """`attention_mask` as a bool mask (B or 1, 1, T, S) in every case."""
+        """`attention_mask`, always as a bool mask (B or 1, 1, T, S)."""
         return self.memo(("attention mask", window, self.cache is None), lambda: self._mask(window))
 
     def attention_mask(self, window: int | None = None) -> AttentionMask:
-        """Which keys each query may read: itself and what precedes it (the last `window` tokens, if given).
+        """Causal mask: each query attends to itself and earlier tokens (the last `window` tokens, if given).
 
         Keys are the tokens of this pass, or the first kv_len cache slots if there is a cache.
         """
@@ -103,12 +103,12 @@ class ForwardContext:
             mask = mask & (self.document_ids[:, None, :] == self.document_ids[:, :, None])
         if window is not None:
             mask = mask & (self.positions[:, None, :] > self.positions[:, :, None] - window)
-        # Padding reads only itself: its output is never used, but a row without any key would be NaN.
+        # Padding attends to itself: its output is never used, but the softmax over no key is NaN.
         return (mask | (index == index[:, None]))[:, None]
 
 
 def positions_within(document_ids: Tensor | None, padding_mask: Tensor | None, index: Tensor) -> Tensor:
-    """Positions (B, T) that count the real tokens of each document from 0; documents must be contiguous."""
+    """Position (B, T) of each token in its document, without padding; documents are contiguous, index is arange(T)."""
     real = torch.ones_like(index) if padding_mask is None else padding_mask.long()
     counted = real.cumsum(1)
     if document_ids is not None:
@@ -118,5 +118,5 @@ def positions_within(document_ids: Tensor | None, padding_mask: Tensor | None, i
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether the tensor holds numbers: those on the meta device and fake ones, used to count costs, hold none."""
+    """Whether the tensor has values; meta and fake tensors, with which costs are counted, have none."""
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))

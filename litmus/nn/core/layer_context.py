@@ -1,4 +1,4 @@
-"""What a part is built from: the sizes of the model, its layer, and how to build that layer's other parts."""
+"""The context in which a part is built: model sizes, layer number, constructors of the layer's other parts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import nn
 
 @dataclass(frozen=True)
 class LayerContext:
-    """The sizes of the model and one of its layers, and callables that build that layer's other parts.
+    """The sizes of the model, the number of one of its layers, and callables that build that layer's other parts.
 
     dim: width of the residual stream.
     heads: the recipe's default number of heads.
-    context: the longest sequence that the recipe is meant for, in tokens.
-    depth: number of layers. index: number of this layer, from 0 to `depth` - 1.
+    context: the recipe's maximum sequence length in tokens.
+    depth: number of layers. index: index of this layer, 0 to `depth` - 1.
     vocab_size: number of tokens in the vocabulary.
-    norm: `norm()` builds the recipe's norm over `dim` numbers, `norm(width)` over `width`; `norm_eps` is its epsilon.
-    rotation: `rotation(width)` is the rotation of query and key heads of `width` numbers, or None.
-    new_mixer, new_feedforward, new_layer: build one more such part of this layer, with weights of its own.
-    block: how the layer's block is declared, for objectives that train one kind of block.
+    norm: `norm()` builds the recipe's norm of width `dim`, `norm(width)` of another width; `norm_eps` is its epsilon.
+    rotation: `rotation(width)` returns the RoPE rotation of heads of width `width`, or None without RoPE.
+    new_mixer, new_feedforward, new_layer: build a new module of this layer's kind, with new weights.
+    block: the config of the layer's block, for objectives that support one kind of block only.
     """
 
     dim: int
@@ -41,4 +41,4 @@ class LayerContext:
 
 
 SIZES = tuple(field.name for field in fields(LayerContext))[:7]
-"""The sizes among the fields: what the `__init__` of a plug-in's class may ask for by name."""
+"""The fields that are numbers; `__init__` of a plug-in's class can have arguments of these names."""

@@ -1,4 +1,4 @@
-"""Mixers move information between tokens and say what they cache; plain modules with `forward(x)` as mixers."""
+"""Base class of mixers (attention and its alternatives), and the adapter of plain modules with `forward(x)`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from litmus.nn.core.registry import Part, not_implemented, takes_context
 
 
 class MixerConfig(Part):
-    """How a layer moves information between tokens."""
+    """Base config of mixers, the parts of a layer that move information between tokens."""
 
     family: ClassVar[str] = "mixer"
 
@@ -29,13 +29,11 @@ class MixerConfig(Part):
 class Mixer(nn.Module):
     """Base of mixers. One `forward` serves training, prefill, chunked prefill and token-by-token decoding.
 
-    `supports_rollback` says that a row of its cache forgets its last tokens by going back in length, since slot i holds
-    token i and nothing else remembers it; speculative decoding needs that of every mixer.
-
-    `recomputes` says that each decoding step computes the whole prefix again.
-
-    `dense_weights` names the `nn.Linear` attributes whose `.weight` is read as a matrix. They stay `nn.Linear` where
-    decoding packs or quantizes the others. Any module may declare it.
+    supports_rollback: the last tokens of a row can be removed from the cache by reducing its length, because slot i
+    depends on token i alone. Speculative decoding needs it of every mixer.
+    recomputes: each decoding step computes the whole prefix again.
+    dense_weights: names of the `nn.Linear` attributes whose `.weight` is used directly as a matrix. They stay
+    `nn.Linear` when decoding packs or quantizes the others. Any module can declare it.
     """
 
     supports_rollback: bool = False
@@ -43,27 +41,27 @@ class Mixer(nn.Module):
     dense_weights: tuple[str, ...] = ()
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """Mix x (B, T, dim) into the same shape; with `ctx.cache`, write this step's tokens there first."""
+        """Map x (B, T, dim) to (B, T, dim); with `ctx.cache`, write the tokens of x to the cache first."""
         raise not_implemented(self, "forward(x, ctx)")
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
-        """Static buffers for `batch` rows of up to `capacity` tokens, zeroed; every first dimension is the row."""
+        """Buffers of zeros for `batch` rows of up to `capacity` tokens; their first dimension is the batch."""
         raise not_implemented(self, "new_cache(batch, capacity, device, dtype)")
 
     def kv_elements(self, capacity: int) -> int:
-        """How many numbers the cache of one row of `capacity` tokens takes; by default as many as the buffers have."""
+        """Number of elements in the cache of one row of `capacity` tokens; by default those of `new_cache`."""
         buffers = self.new_cache(1, capacity, device=torch.device("meta"), dtype=torch.float32)
         return sum(buffer.numel() for buffer in buffers.values())
 
 
 def as_mixer(module: nn.Module, layer: LayerContext) -> nn.Module:
-    """A plug-in's module as a mixer or block: one with `forward(x)` alone decodes by recomputation."""
+    """A plug-in's module as a mixer or block; a module with `forward(x)` decodes by recomputation."""
     if not takes_context(module):
         return Recomputed(module, layer.dim)
     if not callable(getattr(module, "new_cache", None)):
         raise BadInput(
             f"{type(module).__name__}.forward takes a context, so that it decodes from ctx.cache, but it has no "
-            "new_cache; derive it from litmus.nn.Mixer and add one, or let forward take x alone"
+            "new_cache; derive it from litmus.nn.Mixer and add one, or define forward(x) without a context"
         )
     return module
 
@@ -71,8 +69,8 @@ def as_mixer(module: nn.Module, layer: LayerContext) -> nn.Module:
 class Recomputed(Mixer):
     """A mixer or block with `forward(x)`, x (B, T, dim) of whole texts: decoding recomputes the whole prefix.
 
-    The cache holds the inputs of all tokens so far. Texts of padded or packed rows are computed apart, those of one
-    length together.
+    The cache stores the inputs of all tokens so far. With padding or packed documents, each text is computed
+    separately, texts of the same length in one batch.
     """
 
     supports_rollback = True
@@ -87,7 +85,7 @@ class Recomputed(Mixer):
         if ctx.cache is None:
             if ctx.padding_mask is None and ctx.document_ids is None:
                 return self.module(x)
-            return self._apart(x, ctx)
+            return self._per_text(x, ctx)
         inputs = update_kv(ctx.cache["inputs"], x, ctx).to(x.dtype)
         if ctx.start_pos is not None:
             return self.module(inputs)[:, ctx.start_pos :]
@@ -96,38 +94,38 @@ class Recomputed(Mixer):
         lengths = torch.where(real, ctx.positions + 1, 0).amax(1)
         for row, length in enumerate(lengths.tolist()):
             if length:
-                places = real[row].nonzero()[:, 0]
-                outputs[row, places] = self.module(inputs[row : row + 1, :length])[0, ctx.positions[row, places]]
+                columns = real[row].nonzero()[:, 0]
+                outputs[row, columns] = self.module(inputs[row : row + 1, :length])[0, ctx.positions[row, columns]]
         return outputs
 
-    def _apart(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """Each text of rows that are padded or packed by itself."""
+    def _per_text(self, x: Tensor, ctx: ForwardContext) -> Tensor:
+        """The output for padded rows and packed documents: each text is computed separately."""
         if not has_values(x):
             return self.module(x)
         batch, length = ctx.positions.shape
         row = torch.arange(batch, device=x.device)[:, None]
-        text = row if ctx.document_ids is None else row * (length + 1) + _numbered(ctx.document_ids)
-        places: dict[int, list[int]] = defaultdict(list)
+        text = row if ctx.document_ids is None else row * (length + 1) + _text_index(ctx.document_ids)
+        tokens_of: dict[int, list[int]] = defaultdict(list)  # indices into the flattened batch, by text
         real = torch.ones_like(ctx.positions, dtype=torch.bool) if ctx.padding_mask is None else ctx.padding_mask
-        for place, (number, counts) in enumerate(
+        for index, (number, is_real) in enumerate(
             zip(text.expand(batch, length).flatten().tolist(), real.flatten().tolist(), strict=True)
         ):
-            if counts:
-                places[number].append(place)
+            if is_real:
+                tokens_of[number].append(index)
         flat, by_length = x.flatten(0, 1), defaultdict(list)
-        for of_text in places.values():
-            by_length[len(of_text)].append(of_text)
+        for tokens in tokens_of.values():
+            by_length[len(tokens)].append(tokens)
         outputs = torch.zeros_like(flat)
         for texts in by_length.values():
-            index = torch.tensor(texts, device=x.device)
-            outputs = outputs.index_put((index,), self.module(flat[index]).to(outputs.dtype))
+            indices = torch.tensor(texts, device=x.device)
+            outputs = outputs.index_put((indices,), self.module(flat[indices]).to(outputs.dtype))
         return outputs.view_as(x)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         return {"inputs": torch.zeros(batch, capacity, self.dim, device=device, dtype=dtype)}
 
 
-def _numbered(document_ids: Tensor) -> Tensor:
-    """Which text of its row each token belongs to, from 0; texts are contiguous."""
+def _text_index(document_ids: Tensor) -> Tensor:
+    """Index (B, T) of each token's text in its row, from 0; texts are contiguous."""
     changes = document_ids[:, 1:] != document_ids[:, :-1]
     return F.pad(changes.cumsum(1), (1, 0))

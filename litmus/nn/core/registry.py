@@ -1,7 +1,7 @@
-"""How a part of an architecture (mixer, feedforward, norm, positions, block) is declared, found and built.
+"""The registry of parts (mixers, feedforwards, norms, positions, blocks, ...): their configs by family and kind.
 
-A part is a pydantic class whose `kind` names it in recipes, with a `build` that makes its torch module.
-Declaring the class registers it, wherever it is declared: built-in parts and users' plug-ins take the same way.
+A config is a pydantic class whose `kind` names it in recipes, with a `build` that returns the torch module. Defining
+the class registers it, in the package as in a user's plug-in file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from litmus.nn.core.layer_context import LayerContext
 
 
 class Part(Bounded):
-    """Base of part declarations; a subclass sets `kind: Literal["its_name"] = "its_name"` and implements `build`."""
+    """Base of configs; a subclass sets `kind: Literal["its_name"] = "its_name"` and implements `build`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str
@@ -26,7 +26,7 @@ class Part(Bounded):
     family: ClassVar[str]
     kinds: ClassVar[dict[str, type[Part]]]
     size_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys that belong to one model size; applying a row of the size table resets them to their defaults."""
+    """Keys that depend on the model size; choosing another size resets them to their defaults."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -38,50 +38,50 @@ class Part(Bounded):
 
     @classmethod
     def register(cls) -> None:
-        """Register this class under its kind: when it is defined, and when an older version of a plug-in returns."""
+        """Register this class under its kind: when it is defined, and when an earlier plug-in version is used again."""
         kind = cls.model_fields["kind"].default
         if not isinstance(kind, str):
             if "build" in vars(cls):
                 raise BadInput(f"{cls.__name__} names no kind; add e.g. kind: Literal['mine'] = 'mine' to it")
-            return  # a base that several kinds share, not a kind
+            return  # a base class of several kinds
         known = cls.kinds.get(kind)
         if known is not None and _source(known) != _source(cls):
             raise BadInput(f"{cls.family} kind {kind!r} is declared twice, in {_source(known)} and {_source(cls)}")
         cls.kinds[kind] = cls
 
     def build(self, layer: LayerContext) -> nn.Module:
-        """Make the module for this declaration at `layer`; raise BadInput when the sizes do not fit."""
+        """Build the module of this config for `layer`; raise BadInput if the sizes do not fit."""
         raise BadInput(f"{self.family} kind {self.kind!r} declares no build(layer)")
 
     @classmethod
     def adapt(cls, module: nn.Module, layer: LayerContext) -> nn.Module:
-        """A plug-in's module, whose class stands in a recipe, in the form of this family."""
+        """The module of a class named in a recipe, wrapped where its `forward` is not that of this family."""
         return module
 
 
 @runtime_checkable
 class Adapts(Protocol):
-    """A module that also changes by another rule than the gradient, once per training step."""
+    """A module with state that is updated once per training step by another rule than the gradient."""
 
     def post_optimizer_step(self) -> None:
-        """Adapt by what the forward passes since the last call showed."""
+        """Update the state from the forward passes since the last call."""
 
 
 def not_implemented(owner: object, method: str) -> BadInput:
-    """The error for a method that a part's contract asks for and its class leaves out."""
+    """The error for a required method that a class does not implement."""
     return BadInput(f"{type(owner).__name__} has no {method}; docs/plugins.md says what it must do")
 
 
 @runtime_checkable
 class PartlyActive(Protocol):
-    """A module some of whose parameters one token does not use, such as the experts that it does not choose."""
+    """A module of which one token uses some parameters only, such as a mixture of experts."""
 
     def inactive_parameters(self) -> int:
-        """How many parameters one token does not use."""
+        """Number of parameters that one token does not use."""
 
 
 def takes_context(module: nn.Module) -> bool:
-    """Whether `forward` takes a second argument, the context."""
+    """Whether `forward` has a second argument, the context."""
     parameters = inspect.signature(module.forward).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in positional for p in parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
@@ -91,7 +91,7 @@ P = TypeVar("P", bound=Part)
 
 
 def parse_config(family: type[P], raw: Any) -> P:
-    """Validate a raw mapping with the class its `kind` names; unknown kinds get the nearest valid one."""
+    """Validate a mapping with the config class of its `kind`; the error of an unknown kind names the nearest one."""
     if isinstance(raw, family):
         return raw
     if not isinstance(raw, dict):

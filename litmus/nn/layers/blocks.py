@@ -1,4 +1,4 @@
-"""How a layer combines its mixer and its feedforward."""
+"""Blocks: layers that combine a mixer and a feedforward."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from litmus.nn.core.registry import Part
 from litmus.nn.layers.dropout import Dropout
 
 FEEDFORWARD = "feedforward."
-"""Before the names of the feedforward's buffers in a layer's cache."""
+"""Prefix of the names of the feedforward's buffers in a layer's cache."""
 
 
 class BlockConfig(Part):
-    """The form of a layer."""
+    """Base config of blocks."""
 
     family: ClassVar[str] = "block"
 
@@ -28,7 +28,7 @@ class BlockConfig(Part):
         return as_mixer(module, layer)
 
     def check_compatible(self, blocks: Sequence[BlockConfig]) -> None:
-        """Raise BadInput where a layer of this form cannot stand in one model with layers of those forms."""
+        """Raise BadInput if a layer of this config cannot be combined with layers of the configs `blocks`."""
 
 
 class PreNormConfig(BlockConfig):
@@ -46,14 +46,14 @@ class SingleResidualConfig(BlockConfig):
 
 
 class Block(Mixer):
-    """Base of layers that have a `mixer` and a `feedforward`: the cache is what the two of them need."""
+    """Base of layers with a `mixer` and a `feedforward`; their cache has the buffers of both."""
 
     mixer: Mixer
     feedforward: Any
 
     @property
     def caches_feedforward(self) -> bool:
-        """Whether the feedforward keeps something of earlier tokens, and so is no function of the token alone."""
+        """Whether the feedforward has a cache, because its output depends on earlier tokens."""
         return callable(getattr(self.feedforward, "new_cache", None))
 
     @property
@@ -63,22 +63,22 @@ class Block(Mixer):
         )
 
     def feedforward_context(self, ctx: ForwardContext) -> ForwardContext:
-        """The context with the feedforward's buffers as its cache, where it has any."""
+        """The context with the feedforward's buffers as its cache, if it has any."""
         if ctx.cache is None or not self.caches_feedforward:
             return ctx
-        own = {name.removeprefix(FEEDFORWARD): x for name, x in ctx.cache.items() if name.startswith(FEEDFORWARD)}
-        return ctx.with_cache(own)
+        buffers = {name.removeprefix(FEEDFORWARD): x for name, x in ctx.cache.items() if name.startswith(FEEDFORWARD)}
+        return ctx.with_cache(buffers)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         buffers = self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
         if self.caches_feedforward:
-            own = self.feedforward.new_cache(batch, capacity, device=device, dtype=dtype)
-            buffers = {**buffers, **{FEEDFORWARD + name: buffer for name, buffer in own.items()}}
+            more = self.feedforward.new_cache(batch, capacity, device=device, dtype=dtype)
+            buffers = {**buffers, **{FEEDFORWARD + name: buffer for name, buffer in more.items()}}
         return buffers
 
     def kv_elements(self, capacity: int) -> int:
-        own = self.feedforward.kv_elements(capacity) if self.caches_feedforward else 0
-        return self.mixer.kv_elements(capacity) + own
+        more = self.feedforward.kv_elements(capacity) if self.caches_feedforward else 0
+        return self.mixer.kv_elements(capacity) + more
 
 
 class PreNormBlock(Block):
@@ -98,7 +98,7 @@ class PreNormBlock(Block):
 
 
 class SingleResidualBlock(Block):
-    """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: the mixer itself adds nothing to the stream."""
+    """x + feedforward(mixer(norm(x))), as in the mini_deepseek report: one residual connection around both."""
 
     def __init__(self, layer: LayerContext) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A depthwise convolution over the tokens before each token, for texts in any form: padded, packed or decoded."""
+"""A causal depthwise convolution over tokens, with padding, packed documents and a decoding cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from litmus.nn.core.forward_context import ForwardContext
 
 
 class CausalConv(nn.Module):
-    """y_t = bias + sum over j < width of weight_j · x_{t-j}, each channel by itself; x is 0 before a text begins.
+    """y_t = bias + sum over j < width of weight_j · x_{t-j} per channel, with x = 0 before the start of a text.
 
-    What stands at t and what comes before are computed apart, since a query may replace the former alone. Weights
-    start as in torch's Conv1d, U(±1/sqrt(width)); the bias starts at 0, or embeddings of std 0.02 would vanish in it.
-    The weight is (width, 1, dim): no matrix that acts on vectors, so that no optimizer for matrices takes it for one.
+    The terms of x_t (`here`) and of earlier tokens (`before`) are separate methods, because the worker block replaces
+    x_t alone. Weights are initialized as in torch's Conv1d, U(±1/sqrt(width)), but the bias to 0, because embeddings of
+    std 0.02 are small compared with a random one. The weight is (width, 1, dim), so that optimizers for matrices
+    (Muon) do not take it for one.
     """
 
     def __init__(self, dim: int, width: int) -> None:
@@ -23,17 +24,17 @@ class CausalConv(nn.Module):
 
     @property
     def lags(self) -> int:
-        """How many tokens before each it reads."""
+        """Number of earlier tokens in the kernel."""
         return len(self.weight) - 1
 
     def here(self, x: Tensor) -> Tensor:
-        """What the token itself adds, for x (B, N, dim)."""
+        """The term of each token itself, for x (B, N, dim)."""
         return x * self.weight[0]
 
     def before(self, x: Tensor, ctx: ForwardContext, history: Tensor | None = None) -> Tensor:
-        """What the tokens before each of x (B, T, dim) add, and the bias; `history` (B, lags, dim) is brought on.
+        """The terms of earlier tokens and the bias, for x (B, T, dim).
 
-        `history` holds the states of the last tokens before this step, and afterwards those at its end.
+        history: (B, lags, dim) inputs of the last tokens before x, a buffer of the cache; updated in place.
         """
         if not self.lags:
             return self.bias.to(x.dtype).expand_as(x)
@@ -47,42 +48,42 @@ class CausalConv(nn.Module):
         return total
 
     def _earlier(self, states: Tensor, lag: int, ctx: ForwardContext) -> Tensor:
-        """The state of the token `lag` places before each token in its text, (B, T, dim)."""
+        """The input (B, T, dim) `lag` tokens before each token of its text, 0 before the start."""
         if not ctx.use_reference and ctx.padding_mask is None:
             length = ctx.positions.shape[1]
             found = states[:, self.lags - lag : self.lags - lag + length]
             if ctx.document_ids is None:
                 return found
         else:
-            found = _rows(states, self._place(_rank(ctx) - lag, ctx))
+            found = _gather(states, self._index(_rank(ctx) - lag, ctx))
         return found.masked_fill((ctx.positions < lag)[..., None], 0)
 
     def _last(self, states: Tensor, ctx: ForwardContext) -> Tensor:
-        """The states of the last `lags` tokens of each row, (B, lags, dim)."""
+        """The inputs (B, lags, dim) of the last `lags` tokens of each row."""
         if ctx.padding_mask is None:
             return states[:, -self.lags :]
         last = ctx.padding_mask.sum(1, keepdim=True) - self.lags + torch.arange(self.lags, device=states.device)
-        return _rows(states, self._place(last, ctx))
+        return _gather(states, self._index(last, ctx))
 
-    def _place(self, rank: Tensor, ctx: ForwardContext) -> Tensor:
-        """Where in history and new states together the token of this rank among the row's new tokens stands."""
+    def _index(self, rank: Tensor, ctx: ForwardContext) -> Tensor:
+        """Index in (history, x) of the token of each rank among the row's new tokens; ranks below 0 are in history."""
         order = ctx.memo("order of tokens", lambda: _order(ctx))
         inside = order.gather(1, rank.clamp(0, order.shape[1] - 1))
         return (self.lags + torch.where(rank < 0, rank, inside)).clamp(min=0)
 
 
 def _rank(ctx: ForwardContext) -> Tensor:
-    """Which of its row's new tokens each token is, from 0, padding not counted."""
+    """Rank of each token among its row's new tokens, from 0, without padding."""
     real = torch.ones_like(ctx.positions) if ctx.padding_mask is None else ctx.padding_mask.long()
     return real.cumsum(1) - 1
 
 
 def _order(ctx: ForwardContext) -> Tensor:
-    """(B, T) the places of each row's real tokens in order, those of padding behind them."""
+    """(B, T) indices of each row's real tokens in order, followed by those of padding."""
     real = torch.ones_like(ctx.positions) if ctx.padding_mask is None else ctx.padding_mask.long()
     return real.argsort(dim=1, descending=True, stable=True)
 
 
-def _rows(states: Tensor, index: Tensor) -> Tensor:
+def _gather(states: Tensor, index: Tensor) -> Tensor:
     """The states (B, N, dim) at index (B, N) of states (B, T, dim)."""
     return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))

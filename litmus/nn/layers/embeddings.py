@@ -1,4 +1,4 @@
-"""The two ends of a model: the embedding of tokens, and the head that turns vectors into logits."""
+"""Token embeddings, and heads that map hidden states to logits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from litmus.nn.layers.linear import INIT_STD, linear
 
 
 class EmbeddingConfig(Part):
-    """How token ids (B, T) become vectors (B, T, dim), each by itself."""
+    """Base config of embeddings, which map token ids (B, T) to vectors (B, T, dim)."""
 
     family: ClassVar[str] = "embedding"
 
 
 class TableConfig(EmbeddingConfig):
-    """One learned vector for each token."""
+    """A learned vector per token."""
 
     kind: Literal["table"] = "table"
 
@@ -30,7 +30,7 @@ class TableConfig(EmbeddingConfig):
 
 
 class HeadConfig(Part):
-    """How the last vectors (..., dim) become logits (..., V); `tied` heads share the embedding's weight."""
+    """Base config of heads, from hidden states (..., dim) to logits (..., V); `tied`: share the embedding's weight."""
 
     family: ClassVar[str] = "head"
     tied: bool = False
@@ -46,7 +46,7 @@ class LinearHeadConfig(HeadConfig):
 
 
 class LinearHead(nn.Linear):
-    """The linear head as a class to derive from: override `forward(x)` and call the head's own with super()."""
+    """The linear head as a base class: override `forward(x)` and call `super().forward(x)` for its logits."""
 
     def __init__(self, config: LinearHeadConfig, layer: LayerContext) -> None:
         super().__init__(layer.dim, layer.vocab_size, bias=config.bias)
@@ -56,9 +56,9 @@ class LinearHead(nn.Linear):
 
 
 def tie(head: nn.Module, embedding: nn.Module) -> None:
-    """Give the head the embedding's weight (V, dim)."""
-    own, table = (getattr(module, "weight", None) for module in (head, embedding))
-    if not isinstance(own, nn.Parameter) or not isinstance(table, nn.Parameter) or own.shape != table.shape:
+    """Make the head share the embedding's weight (V, dim)."""
+    weight, table = (getattr(module, "weight", None) for module in (head, embedding))
+    if not isinstance(weight, nn.Parameter) or not isinstance(table, nn.Parameter) or weight.shape != table.shape:
         raise BadInput(
             f"head.tied shares the embedding's weight, but {type(head).__name__} and {type(embedding).__name__} have "
             "no weight of one shape (vocabulary, dim); head.tied=false is valid"

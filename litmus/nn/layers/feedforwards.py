@@ -1,4 +1,4 @@
-"""Dense feedforwards: what happens within one token. Each maps (B, T, dim) to (B, T, dim)."""
+"""Dense feedforwards, which map each token of (B, T, dim) independently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from litmus.nn.layers.linear import linear, residual_linear
 
 
 class FeedforwardConfig(Part):
-    """What a layer does within each token."""
+    """Base config of feedforwards."""
 
     family: ClassVar[str] = "feedforward"
 
@@ -26,7 +26,7 @@ class FeedforwardConfig(Part):
 
 
 class Tokenwise(nn.Module):
-    """A plug-in's feedforward with `forward(x)` alone: the context is left out."""
+    """Adapter of a plug-in's feedforward with `forward(x)`, without a context."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Tokenwise(nn.Module):
 
 
 class DenseConfig(FeedforwardConfig):
-    """What the dense kinds share: `hidden`, the inner width (default: as many parameters as 4 · dim has)."""
+    """Options of dense feedforwards; `hidden` is the inner width (default: 4 · dim, or 8/3 · dim for SwiGLU)."""
 
     size_keys: ClassVar[tuple[str, ...]] = ("hidden",)
     hidden: int | None = Field(None, ge=1)
@@ -45,7 +45,7 @@ class DenseConfig(FeedforwardConfig):
 
 
 class GeluConfig(DenseConfig):
-    """`approximate: tanh` is the form GPT-2 was trained with."""
+    """`approximate: tanh` is the variant of GPT-2."""
 
     kind: Literal["gelu"] = "gelu"
     approximate: Literal["none", "tanh"] = "none"
@@ -82,7 +82,7 @@ class Dense(nn.Module):
         return self.down(self.dropout(self.activation(self.up(x))))
 
     def activation(self, h: Tensor) -> Tensor:
-        """f of the inner numbers (B, T, hidden), in the same shape."""
+        """The activation f, elementwise on h (B, T, hidden)."""
         raise not_implemented(self, "activation(h)")
 
 
@@ -120,5 +120,5 @@ class Swiglu(nn.Module):
 
 
 def swiglu_hidden(dim: int) -> int:
-    """The inner width at which a SwiGLU has the parameters of a 4·dim feedforward: 8/3·dim, rounded up to 32s."""
+    """Inner width of a SwiGLU with the parameters of a 4·dim feedforward: 8/3·dim, rounded up to a multiple of 32."""
     return -(-8 * dim // (3 * 32)) * 32

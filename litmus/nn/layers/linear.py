@@ -10,21 +10,21 @@ INIT_STD = 0.02
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
-    """A linear map whose weights start as N(0, 0.02²), biases as 0."""
-    return _started(nn.Linear(inputs, outputs, bias=bias), INIT_STD)
+    """A linear map; weights are initialized to N(0, 0.02²), biases to 0."""
+    return _initialized(nn.Linear(inputs, outputs, bias=bias), INIT_STD)
 
 
 def residual_linear(inputs: int, layer: LayerContext, *, bias: bool = False) -> nn.Linear:
-    """A linear map into the residual stream: its start is smaller by sqrt(2·depth), the number of such writes."""
-    return _started(nn.Linear(inputs, layer.dim, bias=bias), residual_std(layer))
+    """A linear map into the residual stream; its std is divided by sqrt(2·depth), as 2·depth such outputs are added."""
+    return _initialized(nn.Linear(inputs, layer.dim, bias=bias), residual_std(layer))
 
 
 def residual_std(layer: LayerContext) -> float:
-    """The standard deviation at which weights that write into the residual stream start."""
+    """Initial standard deviation of weights whose outputs are added to the residual stream."""
     return INIT_STD / (2 * layer.depth) ** 0.5
 
 
-def _started(layer: nn.Linear, std: float) -> nn.Linear:
+def _initialized(layer: nn.Linear, std: float) -> nn.Linear:
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""Normalizations of a vector: RMSNorm and LayerNorm."""
+"""Norms: RMSNorm and LayerNorm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from litmus.nn.core.registry import Part
 
 
 class NormConfig(Part):
-    """A normalization over the last dimension, of `layer.dim` numbers."""
+    """Base config of norms over the last dimension, of width `layer.dim`."""
 
     family: ClassVar[str] = "norm"
     eps: float = 1e-5

@@ -17,7 +17,7 @@ from litmus.nn.layers.rope_scaling import RopeScaling
 
 
 class PositionsConfig(Part):
-    """How a model knows where a token stands; `build` makes the module that adds to the embedding."""
+    """Base config of position encodings; `build` returns the module that is applied to the embeddings."""
 
     family: ClassVar[str] = "positions"
 
@@ -25,7 +25,7 @@ class PositionsConfig(Part):
         return NoPositions()
 
     def rotation(self, width: int) -> Rotation | None:
-        """The rotation for query and key heads of `width` numbers, or None when this encoding has none."""
+        """The rotation of query and key heads of width `width`, or None if this encoding has none."""
         return None
 
 
@@ -65,14 +65,14 @@ class RopeConfig(PositionsConfig):
 
 
 class NoPositions(nn.Module):
-    """Adds nothing: a causal decoder of two or more layers can tell positions apart by itself (Haviv et al. 2022)."""
+    """Adds nothing: a causal decoder of two or more layers can infer positions from the mask (Haviv et al. 2022)."""
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         return x
 
 
 class LearnedPositions(nn.Module):
-    """Adds one learned vector per position to x (B, T, dim); there are `context` of them."""
+    """Adds one learned vector per position to x (B, T, dim), for positions below `context`."""
 
     def __init__(self, context: int, dim: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class LearnedPositions(nn.Module):
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         last = ctx.kv_len or x.shape[1]
         if last > len(self.weight) and ctx.start_pos is None:
-            last = int(ctx.positions.max()) + 1  # `used` counts padding; the exact figure may still fit
+            last = int(ctx.positions.max()) + 1  # kv_len includes padding; the exact length may fit
         if last > len(self.weight):
             raise BadInput(
                 f"learned positions end at {len(self.weight)} tokens (the recipe's context), the sequence has {last}; "
@@ -94,7 +94,7 @@ class LearnedPositions(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sin and cos of the position at geometric frequencies to x (B, T, dim), to any length.
+    """Adds sin and cos of the position at geometric frequencies to x (B, T, dim), of any length.
 
     PE[p, 2i] = sin(p / 10000^(2i/dim)), PE[p, 2i+1] = cos(p / 10000^(2i/dim)) (Vaswani et al. 2017, section 3.5),
     times `amplitude`. The paper adds it at amplitude 1 to embeddings of unit variance.
@@ -117,10 +117,10 @@ class SinusoidalPositions(nn.Module):
 
 
 class Rotation:
-    """RoPE: turns each pair (x_i, x_{i + width/2}) of a head by position · theta^(-2i/width).
+    """RoPE: rotates each pair (x_i, x_{i + width/2}) of a head by the angle position · theta^(-2i/width).
 
-    Su et al. 2021 (arXiv 2104.09864), with pairs taken half a head apart as in Llama. Scores between rotated
-    queries and keys depend on the distance of their positions only.
+    Su et al. 2021 (arXiv 2104.09864), with pairs half a head apart as in Llama. Scores of rotated queries and keys
+    depend on their positions through the difference only.
     """
 
     def __init__(self, width: int, theta: float, scaling: RopeScaling | None = None) -> None:
@@ -129,7 +129,7 @@ class Rotation:
         self.scaling = scaling
 
     def __call__(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """Rotate x (B, T, H, width) by its tokens' positions."""
+        """Rotate x (B, T, H, width) by the positions of its tokens."""
         key = ("rotation", self.width, self.theta, self.scaling, x.dtype)
         cos, sin = ctx.memo(key, lambda: self._tables(x, ctx))
         first, second = x.chunk(2, dim=-1)

@@ -1,4 +1,4 @@
-"""Scaled RoPE: rotations slowed down, so that a model trained at one context reads a longer one."""
+"""RoPE scaling: reduced frequencies, to use a model at a longer context than it was trained with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from litmus.nn.core.registry import Part, not_implemented
 
 
 class RopeScaling(Part):
-    """Frequencies f become keep · f + (1 - keep) · f / factor: fast turns stay, slow ones are stretched.
+    """Scaled frequencies keep · f + (1 - keep) · f / factor, with keep 1 for high frequencies and 0 for low ones.
 
-    `context` is the length that the frequencies were trained at; cos and sin are multiplied by `amplitude`.
+    context: the sequence length in the original training. amplitude: factor on cos and sin.
     """
 
     family: ClassVar[str] = "scaling"
@@ -24,17 +24,17 @@ class RopeScaling(Part):
     amplitude: float = Field(1.0, gt=0)
 
     def scaled(self, frequency: Tensor, theta: float) -> Tensor:
-        """The frequencies to turn by, (width / 2,), from those of plain RoPE."""
+        """Scaled frequencies (width / 2,), given those of plain RoPE."""
         keep = self.keep(frequency, theta)
         return frequency * (keep + (1 - keep) / self.factor)
 
     def keep(self, frequency: Tensor, theta: float) -> Tensor:
-        """How much of each frequency stays, from 0 to 1."""
+        """The weight of the unscaled frequency, from 0 to 1."""
         raise not_implemented(self, "keep(frequency, theta)")
 
 
 class Llama3Scaling(RopeScaling):
-    """Llama 3.1's: what turns more than `high` times within `context` stays, less than `low` times is stretched."""
+    """Llama 3.1: keep is 1 above `high` turns within `context`, 0 below `low`, and linear in the turns in between."""
 
     kind: Literal["llama3"] = "llama3"
     low: float = Field(1.0, gt=0)
@@ -46,7 +46,7 @@ class Llama3Scaling(RopeScaling):
 
 
 class YarnScaling(RopeScaling):
-    """YaRN's (Peng et al. 2023, arXiv 2309.00071): between `high` and `low` turns, in equal steps from pair to pair."""
+    """YaRN (Peng et al. 2023, arXiv 2309.00071): between `high` and `low` turns keep is linear in the pair index."""
 
     kind: Literal["yarn"] = "yarn"
     low: float = Field(1.0, gt=0)

@@ -1,4 +1,4 @@
-"""Mixture of depths: some layers process only the tokens that a router chooses; the others pass by unchanged."""
+"""Mixture of depths: some layers process only tokens selected by a router; the others skip the layer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from litmus.nn.mod.routers import DepthRouter, ThresholdRouter, TopKRouter
 
 
 class DepthConfig(BlockConfig):
-    """In every `every`-th layer a router chooses about `capacity` of the tokens; the other layers take all.
+    """In every `every`-th layer a router selects a fraction `capacity` of the tokens; other layers process all.
 
-    `selection: threshold` chooses each token by itself, and `rate` is how fast the threshold follows the scores.
-    `selection: topk` is the published one, which sees the future in training; `predictor_weight` weighs the loss of
-    the predictor that stands in for it afterwards.
+    selection: "threshold" selects each token independently of the others; "topk", as published, uses scores of future
+    tokens in training. rate: update rate of the threshold. predictor_weight: weight of the loss of the predictor that
+    replaces top-k in evaluation and decoding.
     """
 
     kind: Literal["mod"] = "mod"
@@ -41,11 +41,11 @@ class DepthConfig(BlockConfig):
 
 
 class DepthBlock(Mixer):
-    """x + sigmoid(r) · (block(x) - x) for chosen tokens, x for the rest (Raposo et al. 2024, arXiv 2404.02258).
+    """x + sigmoid(r) · (block(x) - x) for selected tokens, x for the rest (Raposo et al. 2024, arXiv 2404.02258).
 
-    Inside, the chosen tokens are a text of their own: they read each other alone, and positions count them alone. The
-    cache holds them side by side; `chosen` says how many there are of each row. Any number may come to be chosen, so
-    its buffers have a slot for every token.
+    The inner block processes the selected tokens only: they attend to each other, and positions count them. The cache
+    stores them contiguously, with their number per row in the buffer "chosen". Every token may be selected, so the
+    buffers have a slot for each.
     """
 
     def __init__(self, config: DepthConfig, layer: LayerContext) -> None:
@@ -62,39 +62,39 @@ class DepthBlock(Mixer):
         chosen, weight = self.router(x, ctx)
         if ctx.observed is not None:
             ctx.observed.setdefault("processed_share", []).append(chosen.float().mean())
-        inner = self._among_chosen(chosen, ctx)
+        inner = self._inner_context(chosen, ctx)
         if ctx.cache is not None:
             ctx.cache["chosen"] += chosen.sum(1, keepdim=True)
         if ctx.use_reference:
             y = self.block(x, inner)
             return torch.where(chosen[..., None], x + weight[..., None] * (y - x), x)
-        places = self._places(chosen, ctx)
-        if not places.shape[1]:
+        selected = self._indices(chosen, ctx)
+        if not selected.shape[1]:
             return x
-        taken = x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
-        y = self.block(taken, gathered(inner, places))
-        change = chosen.gather(1, places)[..., None] * weight.gather(1, places)[..., None] * (y - taken)
-        return x.scatter_add(1, places[..., None].expand_as(change), change.to(x.dtype))
+        inputs = x.gather(1, selected[..., None].expand(-1, -1, x.shape[-1]))
+        y = self.block(inputs, gather_context(inner, selected))
+        change = chosen.gather(1, selected)[..., None] * weight.gather(1, selected)[..., None] * (y - inputs)
+        return x.scatter_add(1, selected[..., None].expand_as(change), change.to(x.dtype))
 
-    def _among_chosen(self, chosen: Tensor, ctx: ForwardContext) -> ForwardContext:
-        """The step in which all but the chosen tokens are padding."""
+    def _inner_context(self, chosen: Tensor, ctx: ForwardContext) -> ForwardContext:
+        """The context in which all but the chosen tokens are padding."""
         index = torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen)
         positions, cache = positions_within(ctx.document_ids, chosen, index), ctx.cache
         if cache is not None:
             positions = positions + cache["chosen"]
             cache = {name: buffer for name, buffer in cache.items() if name != "chosen"}
-        # What the chosen tokens' layers share and show of themselves is about another text than the other layers'.
+        # Masks of the memo store and statistics of other layers are about all tokens, so they are not shared.
         return replace(
             ctx, positions=positions, start_pos=None, padding_mask=chosen, cache=cache, memo_store={}, observed=None
         )
 
-    def _places(self, chosen: Tensor, ctx: ForwardContext) -> Tensor:
-        """(B, M) where the chosen tokens of each row stand, in order, and then others, up to the longest row's M."""
+    def _indices(self, chosen: Tensor, ctx: ForwardContext) -> Tensor:
+        """(B, M) indices of the chosen tokens of each row in order, then of others, up to the maximum M over rows."""
         if has_values(chosen):
             most = int(chosen.sum(1).max())
         else:
             most = round(self.capacity * chosen.shape[1])
-        # In training every weight gets a gradient, if of 0, and every layer leaves its terms.
+        # In training every weight needs a gradient, even if it is 0, and every layer has to add its auxiliary losses.
         least = 1 if torch.is_grad_enabled() or ctx.aux_losses is not None else 0
         return chosen.long().argsort(dim=1, descending=True, stable=True)[:, : max(least, most)]
 
@@ -106,14 +106,14 @@ class DepthBlock(Mixer):
         return self.block.kv_elements(capacity) + 1
 
 
-def gathered(ctx: ForwardContext, places: Tensor) -> ForwardContext:
-    """The step of the tokens at places (B, M) alone."""
+def gather_context(ctx: ForwardContext, index: Tensor) -> ForwardContext:
+    """The context of the tokens at index (B, M) only."""
     assert ctx.padding_mask is not None
-    terms = ctx.aux_losses
+    losses = ctx.aux_losses
     return replace(
         ctx,
-        positions=ctx.positions.gather(1, places),
-        padding_mask=ctx.padding_mask.gather(1, places),
-        document_ids=None if ctx.document_ids is None else ctx.document_ids.expand_as(ctx.positions).gather(1, places),
-        aux_losses=None if terms is None else replace(terms, counted=terms.counted.gather(1, places)),
+        positions=ctx.positions.gather(1, index),
+        padding_mask=ctx.padding_mask.gather(1, index),
+        document_ids=None if ctx.document_ids is None else ctx.document_ids.expand_as(ctx.positions).gather(1, index),
+        aux_losses=None if losses is None else replace(losses, counted=losses.counted.gather(1, index)),
     )

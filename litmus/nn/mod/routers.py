@@ -1,4 +1,4 @@
-"""Which tokens a layer processes, where it processes only a share of them."""
+"""Routers of mixture of depths, which select the tokens that a layer processes."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from litmus.nn.moe.routers import counted_tokens
 
 
 class DepthRouter(nn.Module):
-    """Scores each token of x (B, T, dim) by one learned vector, in at least fp32; the sigmoid weighs what is done."""
+    """Scores each token of x (B, T, dim) by a learned vector, in at least fp32; sigmoid(score) scales the update."""
 
     def __init__(self, capacity: float, layer: LayerContext) -> None:
         super().__init__()
         self.capacity = capacity
         self.weight = nn.Parameter(torch.empty(layer.dim))
-        nn.init.normal_(self.weight, std=layer.dim**-0.5)  # scores of variance 1, wide against what one step moves them
+        nn.init.normal_(self.weight, std=layer.dim**-0.5)  # variance of scores: 1, large compared with one step
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> tuple[Tensor, Tensor]:
-        """Which tokens are chosen (B, T), never padding, and the weight (B, T) of what the layer does to each."""
+        """Mask (B, T) of the selected tokens, without padding, and weight (B, T) of the layer's output for each."""
         scores = projected(x, self.weight)
         chosen = self.choose(scores, x, ctx)
         return (chosen if ctx.padding_mask is None else chosen & ctx.padding_mask), scores.sigmoid().to(x.dtype)
 
     def choose(self, scores: Tensor, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """Which tokens are chosen (B, T)."""
+        """Mask (B, T) of the selected tokens; the caller removes padding."""
         raise not_implemented(self, "choose(scores, x, ctx)")
 
 
 class ThresholdRouter(DepthRouter):
-    """Chooses a token when its score is above a threshold, which no other token of the step has a say in.
+    """Selects tokens whose score exceeds a threshold; the selection does not depend on other tokens of the batch.
 
-    After each training step the threshold moves by `rate` of the way to the score that `capacity` of that step's tokens
-    exceeded (the mean over its batches, by their tokens). At the start it is that of the scores' distribution at
-    initialization, N(0, 1).
+    After each training step the threshold moves by a fraction `rate` towards the score that a fraction `capacity` of
+    the step's tokens exceeded (mean over micro-batches, weighted by tokens). It is initialized to the quantile of
+    N(0, 1), the distribution of scores at initialization.
     """
 
     threshold: Tensor
@@ -64,7 +64,7 @@ class ThresholdRouter(DepthRouter):
 
     @torch.no_grad()
     def post_optimizer_step(self) -> None:
-        """Follow the scores, so that the share of chosen tokens stays near the capacity."""
+        """Update the threshold, so that the fraction of selected tokens stays near the capacity."""
         found = self.seen / self.tokens.clamp(min=1)
         self.threshold += self.rate * torch.where(self.tokens > 0, found - self.threshold, 0.0)
         self.seen.zero_()
@@ -72,10 +72,10 @@ class ThresholdRouter(DepthRouter):
 
 
 class TopKRouter(DepthRouter):
-    """Training: the `capacity` · T tokens of each row with the highest scores, as published. It sees the future.
+    """In training, selects the `capacity` · T tokens of each row with the highest scores, as published: not causal.
 
-    Whether a token is among them depends on tokens that come later. A predictor learns to tell from the token alone,
-    by binary cross-entropy on vectors that pass no gradient back; evaluation and decoding choose by it.
+    The selection of a token depends on later tokens. A predictor learns it from the token alone, by binary
+    cross-entropy on detached inputs; evaluation and decoding select by the predictor.
     """
 
     def __init__(self, capacity: float, predictor_weight: float, layer: LayerContext) -> None:
@@ -91,8 +91,8 @@ class TopKRouter(DepthRouter):
         real = (
             scores.detach() if ctx.padding_mask is None else scores.detach().masked_fill(~ctx.padding_mask, -torch.inf)
         )
-        places = real.topk(max(1, round(self.capacity * x.shape[1])), dim=1).indices
-        chosen = torch.zeros_like(real, dtype=torch.bool).scatter(1, places, True)
+        index = real.topk(max(1, round(self.capacity * x.shape[1])), dim=1).indices
+        chosen = torch.zeros_like(real, dtype=torch.bool).scatter(1, index, True)
         if ctx.aux_losses is not None:
             counted = counted_tokens(ctx)
             nats = F.binary_cross_entropy_with_logits(logits, chosen.to(logits.dtype), reduction="none")
@@ -103,6 +103,6 @@ class TopKRouter(DepthRouter):
 
 
 def projected(x: Tensor, weight: Tensor) -> Tensor:
-    """weight · x / rms(x) for x (B, T, dim), (B, T) in at least fp32: near ties decide, so they must not be rounded."""
+    """weight · x / rms(x) for x (B, T, dim), (B, T) in at least fp32, as rounding would change the selection."""
     exact = torch.promote_types(x.dtype, torch.float32)
     return (F.rms_norm(x.to(exact), weight.shape) * weight.to(exact)).sum(-1)

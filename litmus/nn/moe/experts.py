@@ -1,4 +1,4 @@
-"""Mixture of experts: each token passes through the few of many feedforwards that its router chooses."""
+"""Mixture of experts: a router selects a few of many feedforwards for each token."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from litmus.nn.moe.stats import record_routing
 
 
 class MoeConfig(FeedforwardConfig):
-    """`top_k` of `experts` per token, and `shared` ones that every token passes through.
+    """`top_k` of `experts` experts per token, plus `shared` experts that process every token.
 
-    `hidden` is the inner width of one expert; by default a token's experts together are as wide as a dense SwiGLU.
+    hidden: inner width of one expert; by default a token's experts together are as wide as a dense SwiGLU.
     """
 
     size_keys: ClassVar[tuple[str, ...]] = ("hidden",)
@@ -46,7 +46,7 @@ class MoeConfig(FeedforwardConfig):
 
 
 class MixtureOfExperts(nn.Module):
-    """sum over chosen experts e of gate_e · E_e(x), plus the shared experts; no token is ever dropped.
+    """sum over selected experts e of gate_e · E_e(x), plus the shared experts; no token is dropped.
 
     Shazeer et al. 2017 (arXiv 1701.06538); shared experts: Dai et al. 2024, DeepSeekMoE (arXiv 2401.06066).
     """
@@ -63,7 +63,7 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         routing = self.router(x.flatten(0, 1))
         if ctx.aux_losses is not None:
-            self.router.leave_terms(routing, ctx)
+            self.router.add_aux_losses(routing, ctx)
         if ctx.observed is not None:
             record_routing(routing, ctx)
         y = self.experts(x.flatten(0, 1), routing).view_as(x)
@@ -73,7 +73,7 @@ class MixtureOfExperts(nn.Module):
 class Experts(nn.Module):
     """E SwiGLUs, W_down (silu(W_gate x) · W_up x) each, in stacked weights: (E, 2·hidden, dim) and (E, dim, hidden)."""
 
-    matrices: ClassVar[tuple[str, ...]] = ("gate_up", "down")  # each a stack of them, for the optimizer
+    matrices: ClassVar[tuple[str, ...]] = ("gate_up", "down")  # stacks of matrices, for the optimizer
 
     def __init__(self, experts: int, top_k: int, hidden: int, layer: LayerContext) -> None:
         super().__init__()
@@ -85,39 +85,39 @@ class Experts(nn.Module):
         self.dropout = Dropout(layer.dropout)
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """Sum the gated outputs of the chosen experts for each of the tokens x (N, dim)."""
+        """The gated sum of the selected experts' outputs for each of the tokens x (N, dim)."""
         if use_reference():
-            return self._one_by_one(x, routing)
+            return self._loop(x, routing)
         if len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled():
-            return self._single(x, routing)
+            return self._single_token(x, routing)
         return self._sorted(x, routing)
 
     def inactive_parameters(self) -> int:
-        """How many parameters one token does not use."""
+        """Number of parameters that one token does not use."""
         return (self.gate_up[0].numel() + self.down[0].numel()) * (len(self.down) - self.top_k)
 
-    def _one_by_one(self, x: Tensor, routing: Routing) -> Tensor:
-        """The definition: expert by expert, over the tokens that chose it."""
+    def _loop(self, x: Tensor, routing: Routing) -> Tensor:
+        """The reference: a loop over experts, each applied to the tokens that selected it."""
         out = torch.zeros_like(x)
         for expert in range(len(self.down)):
-            token, place = (routing.experts == expert).nonzero(as_tuple=True)
-            y = self._expert(x[token], expert) * routing.gates[token, place, None]
+            token, choice = (routing.experts == expert).nonzero(as_tuple=True)
+            y = self._expert(x[token], expert) * routing.gates[token, choice, None]
             out = out.index_add(0, token, y.to(out.dtype))
         return out
 
-    def _single(self, x: Tensor, routing: Routing) -> Tensor:
-        """One token on a CPU, where sorting and grouping would cost as much as the products."""
+    def _single_token(self, x: Tensor, routing: Routing) -> Tensor:
+        """One token on a CPU, where sorting and grouping would take as long as the matmuls."""
         outputs = torch.cat([self._expert(x, expert) for expert in routing.experts[0].tolist()])  # (K, dim)
         return (routing.gates.to(outputs.dtype) @ outputs).to(x.dtype)
 
     def _sorted(self, x: Tensor, routing: Routing) -> Tensor:
-        """All choices sorted by expert, one grouped product for each of the two matrices, then back to the tokens."""
+        """The fast path: sort by expert, one grouped matmul per matrix, sum over the experts of each token."""
         chosen, order = routing.experts.flatten().sort(stable=True)
         numbers = torch.arange(len(self.down), device=x.device)
         ends = torch.searchsorted(chosen, numbers, right=True, out_int32=True)
-        gate, up = grouped_linear(_Send.apply(x, order, self.top_k), self.gate_up, ends).chunk(2, dim=-1)
+        gate, up = grouped_linear(_Dispatch.apply(x, order, self.top_k), self.gate_up, ends).chunk(2, dim=-1)
         y = grouped_linear(self.dropout(F.silu(gate) * up), self.down, ends)
-        return _Collect.apply(y * routing.gates.flatten()[order, None].to(y.dtype), order, self.top_k).to(x.dtype)
+        return _Combine.apply(y * routing.gates.flatten()[order, None].to(y.dtype), order, self.top_k).to(x.dtype)
 
     def _expert(self, x: Tensor, expert: int) -> Tensor:
         gate, up = F.linear(x, self.gate_up[expert]).chunk(2, dim=-1)
@@ -125,22 +125,22 @@ class Experts(nn.Module):
 
 
 def expert_hidden(dim: int, active: int) -> int:
-    """The inner width at which `active` experts together are as wide as a dense SwiGLU, rounded up to 16s."""
+    """Inner width of one of `active` experts that together are as wide as a dense SwiGLU; a multiple of 16."""
     return -(-swiglu_hidden(dim) // (16 * active)) * 16
 
 
 def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """x_j W_eᵀ for the rows x (M, in) of group e, which ends before row `ends`[e] (E,); weight (E, out, in)."""
+    """x_j W_eᵀ for rows x (M, in), weight (E, out, in); group e ends before row `ends`[e], ends (E,)."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         x, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (x, weight))
     if not has_values(ends):
-        return F.linear(x, weight[0])  # nothing says where groups end; shapes and costs are the same anywhere
+        return F.linear(x, weight[0])  # `ends` has no values, but shapes and costs do not depend on them
     aligned = all(size * x.element_size() % 16 == 0 for size in weight.shape[1:])
     if aligned and x.dtype in (torch.bfloat16, torch.float32, torch.float16):
         if x.dtype == torch.bfloat16 or not torch.compiler.is_compiling():
             return F.grouped_mm(x, weight.mT, offs=ends)
-        # torch.compile takes this product for one of bf16 only, though it is one of these too.
+        # torch.compile assumes that grouped_mm is for bf16 only, although it supports these dtypes too.
         if "grouped_mm" not in _UNCOMPILED:
             _UNCOMPILED["grouped_mm"] = torch.compiler.disable(F.grouped_mm)
         return _UNCOMPILED["grouped_mm"](x, weight.mT, offs=ends)
@@ -149,13 +149,13 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
 
 _UNCOMPILED: dict[str, Callable[..., Tensor]] = {}
-"""grouped_mm as torch.compile leaves it alone; made when it is wanted, as the decorator imports the whole compiler."""
+"""grouped_mm excluded from torch.compile; created when needed, as the decorator imports the compiler."""
 
 
-class _Send(torch.autograd.Function):
-    """Token j // K of x (N, dim) at the place of each choice j in `order`; the gradient is `_Collect`.
+class _Dispatch(torch.autograd.Function):
+    """Gather the inputs of experts: row i is token `order`[i] // K of x (N, dim). Its backward is `_Combine`.
 
-    Written out because the gradient that torch derives adds rows atomically: slow, and not the same in every run.
+    Custom because the backward of torch's indexing uses atomic additions, which are slow and not deterministic.
     """
 
     @staticmethod
@@ -167,17 +167,17 @@ class _Send(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (order,) = ctx.saved_tensors
-        return _collected(upstream[0], order, ctx.top_k), None, None
+        return _combined(upstream[0], order, ctx.top_k), None, None
 
 
-class _Collect(torch.autograd.Function):
-    """The sum over each token's K choices of the rows y (N·K, dim) that stand in `order`; the gradient is `_Send`."""
+class _Combine(torch.autograd.Function):
+    """Sum the K rows of each token in y (N·K, dim), which has the order of `order`. Its backward is `_Dispatch`."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, order: Tensor, top_k: int) -> Tensor:
         ctx.save_for_backward(order)
         ctx.top_k = top_k
-        return _collected(y, order, top_k)
+        return _combined(y, order, top_k)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -185,7 +185,7 @@ class _Collect(torch.autograd.Function):
         return upstream[0][order // ctx.top_k], None, None
 
 
-def _collected(rows: Tensor, order: Tensor, top_k: int) -> Tensor:
-    back = torch.empty_like(order)
-    back[order] = torch.arange(len(order), device=order.device)
-    return rows[back].unflatten(0, (-1, top_k)).sum(1)
+def _combined(rows: Tensor, order: Tensor, top_k: int) -> Tensor:
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order), device=order.device)
+    return rows[inverse].unflatten(0, (-1, top_k)).sum(1)

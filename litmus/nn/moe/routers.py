@@ -1,4 +1,4 @@
-"""Routers of a mixture of experts: which experts a token goes to, with which weights, and how the load stays even."""
+"""Routers of a mixture of experts: selection of experts, gates, and load balancing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from litmus.nn.layers.linear import INIT_STD
 
 @dataclass(frozen=True)
 class Routing:
-    """Where N tokens go, in at least fp32.
+    """The experts of N tokens; floats are at least fp32.
 
-    experts: (N, K) numbers of the chosen experts. gates: (N, K) weights of their outputs.
-    shares: (N, E) how much each expert was wanted; every row sums to 1.
+    experts: (N, K) indices of the selected experts. gates: (N, K) weights of their outputs.
+    shares: (N, E) normalized scores of all experts; every row sums to 1.
     """
 
     experts: Tensor
@@ -33,7 +33,7 @@ class Routing:
 
 
 class RouterConfig(Part):
-    """How tokens are assigned to experts; `build` makes the router."""
+    """Base config of routers."""
 
     family: ClassVar[str] = "router"
 
@@ -42,7 +42,7 @@ class RouterConfig(Part):
 
 
 class SoftmaxRouterConfig(RouterConfig):
-    """`balance` weighs the balance loss."""
+    """`balance` is the weight of the balance loss."""
 
     kind: Literal["softmax"] = "softmax"
     balance: float = Field(0.01, ge=0)
@@ -52,9 +52,9 @@ class SoftmaxRouterConfig(RouterConfig):
 
 
 class GroupedRouterConfig(RouterConfig):
-    """`balance` weighs the balance loss, `scale` multiplies gates.
+    """`balance` is the weight of the balance loss, `scale` a factor on gates.
 
-    With `groups`, each token chooses among the experts of its `top_groups` best groups only.
+    With `groups`, each token selects experts from its `top_groups` best groups only.
     """
 
     balance: float = Field(1e-4, ge=0)
@@ -63,7 +63,7 @@ class GroupedRouterConfig(RouterConfig):
     top_groups: int = Field(1, ge=1)
 
     def check(self, experts: int, top_k: int) -> None:
-        """Refuse groups that do not divide the experts, and more choices than a token's groups hold."""
+        """Raise BadInput if groups do not divide experts, or `top_k` exceeds the experts in a token's groups."""
         if experts % self.groups:
             raise BadInput(f"groups = {self.groups} does not divide experts = {experts}")
         if self.top_groups > self.groups:
@@ -76,7 +76,7 @@ class GroupedRouterConfig(RouterConfig):
 
 
 class SigmoidRouterConfig(GroupedRouterConfig):
-    """DeepSeek-V3's; `bias_rate` is the step of the balancing bias, and the balance loss is per sequence."""
+    """The router of DeepSeek-V3; `bias_rate` is the step size of the bias, the balance loss is per sequence."""
 
     kind: Literal["sigmoid"] = "sigmoid"
     bias_rate: float = Field(1e-3, ge=0)
@@ -87,7 +87,7 @@ class SigmoidRouterConfig(GroupedRouterConfig):
 
 
 class SoftmaxV2RouterConfig(GroupedRouterConfig):
-    """DeepSeek-V2's: probabilities as they are for gates; the balance loss is that of `softmax`."""
+    """The router of DeepSeek-V2: gates are unnormalized probabilities; the balance loss is that of `softmax`."""
 
     kind: Literal["softmax_v2"] = "softmax_v2"
     balance: float = Field(0.003, ge=0)
@@ -98,9 +98,9 @@ class SoftmaxV2RouterConfig(GroupedRouterConfig):
 
 
 class Router(nn.Module):
-    """Scores tokens (N, dim) against one vector per expert, in at least fp32 whatever the model computes in."""
+    """Scores tokens (N, dim) by one vector per expert, in at least fp32 whatever the model's dtype."""
 
-    matrices: ClassVar[tuple[str, ...]] = ()  # a vector for each expert, none of whose directions are alike
+    matrices: ClassVar[tuple[str, ...]] = ()  # one vector per expert, not a matrix for the optimizer to orthogonalize
 
     def __init__(self, experts: int, top_k: int, layer: LayerContext) -> None:
         super().__init__()
@@ -109,24 +109,24 @@ class Router(nn.Module):
         nn.init.normal_(self.weight, std=INIT_STD)
 
     def forward(self, x: Tensor) -> Routing:
-        """Choose experts for each of the tokens x (N, dim), each by itself."""
+        """Select experts for each of the tokens x (N, dim), independently of each other."""
         raise not_implemented(self, "forward(x)")
 
-    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
-        """Add to `ctx.aux_losses` what keeps the load even."""
-        raise not_implemented(self, "leave_terms(routing, ctx)")
+    def add_aux_losses(self, routing: Routing, ctx: ForwardContext) -> None:
+        """Add the losses that balance the load to `ctx.aux_losses`."""
+        raise not_implemented(self, "add_aux_losses(routing, ctx)")
 
     def scores(self, x: Tensor) -> Tensor:
-        """One number per token and expert, (N, E): near ties decide where a token goes, so they must not be rounded."""
+        """Scores (N, E) in at least fp32, as rounding would change the selection."""
         exact = torch.promote_types(x.dtype, torch.float32)
         with _without_autocast(x.device):
             return F.linear(x.to(exact), self.weight.to(exact))
 
 
 class SoftmaxRouter(Router):
-    """The k likeliest experts of softmax(x W), their probabilities renormalized (Shazeer et al. 2017, 1701.06538).
+    """The top k experts of softmax(x W), with probabilities renormalized (Shazeer et al. 2017, arXiv 1701.06538).
 
-    Balance loss: E · sum_e mean probability of e · fraction of assignments to e; 1 when the load is even
+    Balance loss: E · sum_e mean probability of e · fraction of assignments to e; 1 if the load is uniform
     (Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equation 4, over k choices per token).
     """
 
@@ -141,14 +141,14 @@ class SoftmaxRouter(Router):
         chosen, experts = scores.topk(self.top_k, dim=-1)
         return Routing(experts, chosen.softmax(-1), scores.softmax(-1))
 
-    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+    def add_aux_losses(self, routing: Routing, ctx: ForwardContext) -> None:
         assert ctx.aux_losses is not None
         if not self.balance:
             return
         counted = counted_tokens(ctx).flatten()
         tokens = counted.sum()
         probability = (routing.shares * counted[:, None]).sum(0) / tokens.clamp(min=1)
-        # The load is that of the whole step: a product of two means is no sum over batches.
+        # The load is that of the whole step, as a product of two means is not a sum over micro-batches.
         choices = over_step("choices", assignments(routing, counted[None])[0])
         fraction = choices / choices.sum().clamp(min=1)
         value = len(fraction) * (probability * fraction).sum()
@@ -156,9 +156,9 @@ class SoftmaxRouter(Router):
 
 
 class SoftmaxV2Router(SoftmaxRouter):
-    """The k likeliest experts of softmax(x W), weighed by their probabilities as they are, times `scale`.
+    """The top k experts of softmax(x W), weighted by their unnormalized probabilities times `scale`.
 
-    DeepSeek-V2 (arXiv 2405.04434, section 2.1.2). A group ranks by its likeliest expert.
+    DeepSeek-V2 (arXiv 2405.04434, section 2.1.2). Groups are ranked by their best expert.
     """
 
     def __init__(self, config: SoftmaxV2RouterConfig, experts: int, top_k: int, layer: LayerContext) -> None:
@@ -167,15 +167,16 @@ class SoftmaxV2Router(SoftmaxRouter):
 
     def forward(self, x: Tensor) -> Routing:
         shares = self.scores(x).softmax(-1)
-        gates, experts = within_best_groups(shares, self.config, worth=1, outside=0.0).topk(self.top_k, dim=-1)
+        gates, experts = within_best_groups(shares, self.config, n_best=1, outside=0.0).topk(self.top_k, dim=-1)
         return Routing(experts, self.config.scale * gates, shares)
 
 
 class SigmoidRouter(Router):
-    """Affinities s = sigmoid(x W); experts are chosen by s + bias, their outputs weighed by s alone.
+    """Affinities s = sigmoid(x W); experts are selected by s + bias, but gates depend on s alone.
 
-    DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): gates are s normalized over the chosen, times a scale. After each
-    training step the bias of an expert with more tokens than the mean falls by `bias_rate`, of one with fewer rises.
+    DeepSeek-V3 (arXiv 2412.19437, section 2.1.2): gates are s normalized over the selected experts, times `scale`.
+    After each training step, the bias of an expert with more tokens than the mean is decreased by `bias_rate`, that of
+    an expert with fewer tokens increased.
     The loss per sequence of T tokens is sum_e f_e P_e, f_e = E / (K·T) · assignments to e, P_e = mean of s_e / sum s.
     """
 
@@ -190,13 +191,13 @@ class SigmoidRouter(Router):
 
     def forward(self, x: Tensor) -> Routing:
         affinities = self.scores(x).sigmoid()
-        biased = within_best_groups(affinities.detach() + self.bias, self.config, worth=2, outside=-torch.inf)
+        biased = within_best_groups(affinities.detach() + self.bias, self.config, n_best=2, outside=-torch.inf)
         experts = biased.topk(self.top_k, dim=-1).indices
         chosen = affinities.gather(-1, experts)
         gates = self.config.scale * chosen / chosen.sum(-1, keepdim=True).clamp(min=1e-20)
         return Routing(experts, gates, affinities / affinities.sum(-1, keepdim=True).clamp(min=1e-20))
 
-    def leave_terms(self, routing: Routing, ctx: ForwardContext) -> None:
+    def add_aux_losses(self, routing: Routing, ctx: ForwardContext) -> None:
         assert ctx.aux_losses is not None
         counted = counted_tokens(ctx)
         count = assignments(routing, counted)
@@ -213,36 +214,36 @@ class SigmoidRouter(Router):
 
     @torch.no_grad()
     def post_optimizer_step(self) -> None:
-        """Make what had too many tokens since the last call a little harder to choose, and the rest easier."""
+        """Update the bias by the load since the last call."""
         load = self.load.to(torch.promote_types(self.bias.dtype, torch.float32))
         self.bias -= self.config.bias_rate * (load - load.mean()).sign()
         self.load.zero_()
 
 
-def within_best_groups(scores: Tensor, config: GroupedRouterConfig, *, worth: int, outside: float) -> Tensor:
-    """Scores (N, E), `outside` where a token does not choose; a group ranks by the sum of its `worth` best scores."""
+def within_best_groups(scores: Tensor, config: GroupedRouterConfig, *, n_best: int, outside: float) -> Tensor:
+    """Scores (N, E), but `outside` for experts outside the best groups by the sum of their `n_best` top scores."""
     if config.groups == 1:
         return scores
     grouped = scores.unflatten(-1, (config.groups, -1))
-    best = grouped.topk(min(worth, grouped.shape[-1]), dim=-1).values.sum(-1).topk(config.top_groups, dim=-1)
+    best = grouped.topk(min(n_best, grouped.shape[-1]), dim=-1).values.sum(-1).topk(config.top_groups, dim=-1)
     elsewhere = torch.ones(grouped.shape[:-1], dtype=torch.bool, device=scores.device)
     elsewhere = elsewhere.scatter(-1, best.indices, False)
     return grouped.masked_fill(elsewhere[..., None], outside).flatten(-2)
 
 
 def counted_tokens(ctx: ForwardContext) -> Tensor:
-    """(B, T) which tokens count in statistics of the load: not padding, and none that serves no scored target."""
+    """Mask (B, T) of the tokens in load statistics: real tokens that a scored target depends on."""
     counted = torch.ones_like(ctx.positions, dtype=torch.bool) if ctx.aux_losses is None else ctx.aux_losses.counted
     return counted if ctx.padding_mask is None else counted & ctx.padding_mask
 
 
 def assignments(routing: Routing, counted: Tensor) -> Tensor:
-    """How often the counted tokens (B, T) of each row chose each expert, (B, E)."""
+    """Number (B, E) of the counted tokens (B, T) of each row that selected each expert."""
     rows, experts = counted.shape[0], routing.shares.shape[-1]
     chosen = routing.experts.view(rows, -1)
     weights = counted[..., None].expand(*counted.shape, routing.experts.shape[-1]).reshape(rows, -1)
-    none = torch.zeros(rows, experts, dtype=routing.shares.dtype, device=chosen.device)
-    return none.scatter_add(1, chosen, weights.to(none.dtype))
+    zeros = torch.zeros(rows, experts, dtype=routing.shares.dtype, device=chosen.device)
+    return zeros.scatter_add(1, chosen, weights.to(zeros.dtype))
 
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""Statistics of a router: the load of each expert, and how evenly it is spread."""
+"""Statistics of routers: the load of each expert, and its balance."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from litmus.nn.moe.routers import Routing, assignments, counted_tokens
 
 @dataclass(frozen=True)
 class RouterStats:
-    """How evenly one layer's router spreads its tokens.
+    """Load balance of one layer's router.
 
-    load: each expert's share of all assignments. max_violation: (highest load - mean) / mean, 0 when even
-    (Wang et al. 2024, arXiv 2408.15664). entropy: of a token's scores for the
-    experts, mean in nats. dead: number of experts without a token.
+    load: fraction of all assignments of each expert. max_violation: (highest load - mean) / mean, 0 if balanced
+    (Wang et al. 2024, arXiv 2408.15664). entropy: entropy in nats of a token's normalized scores, mean over tokens.
+    dead: number of experts without tokens.
     """
 
     load: list[float]
@@ -28,7 +28,7 @@ class RouterStats:
 
 
 def record_routing(routing: Routing, ctx: ForwardContext) -> None:
-    """Record in `ctx.observed` how often one layer chose each expert (E,), and (sum of entropies, tokens)."""
+    """Record the assignments of each expert (E,) and (sum of entropies, tokens) of one layer in `ctx.observed`."""
     assert ctx.observed is not None
     counted = counted_tokens(ctx).flatten()
     entropy = (torch.special.entr(routing.shares).sum(-1) * counted).sum()
@@ -37,7 +37,7 @@ def record_routing(routing: Routing, ctx: ForwardContext) -> None:
 
 
 def router_stats(passes: Sequence[Mapping[str, list[Tensor]]]) -> list[RouterStats]:
-    """The statistics of each layer that has a router, first to last, over all these forward passes."""
+    """Statistics of each layer with a router, first to last, over several forward passes."""
     choices = zip(*(observed.get("expert_choices", []) for observed in passes), strict=True)
     entropies = zip(*(observed.get("router_entropy", []) for observed in passes), strict=True)
     return [

@@ -1,4 +1,4 @@
-"""Linear head and cross-entropy together, in chunks, so that the logits of a whole batch never exist at once."""
+"""Head and cross-entropy in chunks, so that the logits of a whole batch are never in memory at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from litmus.nn.core.batch import IGNORED, use_reference
 
 MIN_CHUNK_ROWS = 256
-"""Rows of a chunk however large the vocabulary: fewer, and adding up the weight's gradient costs more than it saves."""
-CHUNK_NUMBERS = 4_000_000
-"""Logits held at one time: about 16 MB in fp32, near the caches of a CPU and still a large matmul on a GPU."""
+"""Minimum rows of a chunk; with fewer, accumulating the gradient of the weight takes longer than chunks save."""
+MAX_CHUNK_LOGITS = 4_000_000
+"""Logits of a chunk: about 16 MB in fp32, near the size of CPU caches and still a large matmul on a GPU."""
 
 
 def cross_entropy(
@@ -28,9 +28,9 @@ def cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy in nats of the head's logits hidden·weightᵀ + bias against the scored targets.
 
-    hidden (N, dim), weight (V, dim), bias (V,), targets (N,) with -100 where nothing is scored. With label
-    smoothing e the target distribution is (1 - e)·onehot + e / V (Szegedy et al. 2016, arXiv 1512.00567).
-    The mean of no target is 0.
+    hidden (N, dim), weight (V, dim), bias (V,), targets (N,) with -100 for tokens that are not scored. With label
+    smoothing e the target distribution is (1 - e)·onehot + e / V (Szegedy et al. 2016, arXiv 1512.00567). Without
+    scored targets the result is 0.
     """
     if use_reference():
         logits = F.linear(hidden, weight, bias).to(torch.promote_types(hidden.dtype, torch.float32))
@@ -45,7 +45,7 @@ def cross_entropy(
 def head_cross_entropy(
     head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """`cross_entropy` for any head from vectors (N, dim) to logits (N, V); the backward pass computes logits again."""
+    """`cross_entropy` for any head from hidden states (N, dim) to logits (N, V), which backward recomputes."""
 
     def summed(h: Tensor, target: Tensor) -> Tensor:
         logits = head(h).to(torch.promote_types(h.dtype, torch.float32))
@@ -60,7 +60,7 @@ def head_cross_entropy(
 
 @torch.no_grad()
 def token_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Nats of each target (N,) in at least fp32, 0 where the target is -100; no gradient."""
+    """Cross-entropy (N,) of each target in nats and at least fp32, 0 where it is -100; without gradient."""
     nats = []
     weight = getattr(head, "weight", None)
     rows = MIN_CHUNK_ROWS if weight is None else _chunk_rows(weight)
@@ -72,12 +72,12 @@ def token_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Ten
 
 
 def _cast(head: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The head's parameters in the dtype of what it is given."""
+    """The head's parameters converted to `dtype`."""
     return {name: parameter.to(dtype) for name, parameter in head.named_parameters()}
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Computes the gradient of each chunk right after its loss, while the chunk's logits are at hand."""
+    """Computes the gradient of each chunk in the forward pass, while its logits are in memory."""
 
     @staticmethod
     def forward(
@@ -87,12 +87,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         w = weight.to(hidden.dtype)
         b = None if bias is None else bias.to(hidden.dtype)
         scored = targets != IGNORED
-        share = 1.0 / scored.sum().clamp(min=1).to(exact)  # what one token contributes to the mean
+        share = 1.0 / scored.sum().clamp(min=1).to(exact)  # weight of one token in the mean
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=exact, device=weight.device) if wants_weight else None
         grad_bias = torch.zeros(weight.shape[0], dtype=exact, device=weight.device) if wants_bias else None
-        # Chunks add up in full precision; a product of less precise factors has one place in memory for all of them.
+        # Chunks are accumulated in fp32; `piece` is a reused buffer for the matmul results of lower precision.
         piece = torch.empty_like(weight, dtype=hidden.dtype) if wants_weight and hidden.dtype != exact else None
         total = torch.zeros((), dtype=exact, device=hidden.device)
         rows = _chunk_rows(weight)
@@ -107,7 +107,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total += nats.masked_fill(~is_scored, 0).sum()
             if not (wants_hidden or wants_weight or wants_bias):
                 continue
-            grad = log_p.exp_()  # softmax minus the target distribution, in place of the log-probabilities
+            grad = log_p.exp_()  # softmax minus target distribution; overwrites log_p
             if label_smoothing:
                 grad -= label_smoothing / len(weight)
             grad.scatter_add_(1, target, torch.full_like(nats, label_smoothing - 1))
@@ -118,7 +118,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad, w, out=grad_hidden[chunk])
             if grad_weight is not None and piece is None:
-                torch.addmm(grad_weight, grad.T, h, out=grad_weight)  # in a form that torch counts FLOPs of
+                torch.addmm(grad_weight, grad.T, h, out=grad_weight)  # an operator whose FLOPs torch counts
             elif grad_weight is not None:
                 grad_weight += torch.mm(grad.T, h, out=piece)
         ctx.save_for_backward(
@@ -142,4 +142,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _chunk_rows(weight: Tensor) -> int:
-    return max(MIN_CHUNK_ROWS, CHUNK_NUMBERS // len(weight))
+    return max(MIN_CHUNK_ROWS, MAX_CHUNK_LOGITS // len(weight))

@@ -1,4 +1,4 @@
-"""Multi-token prediction: training also predicts tokens further ahead; the model's own logits stay what they are."""
+"""Multi-token prediction: auxiliary training losses on tokens further ahead; the model's logits are unchanged."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, Objec
 
 
 class AheadConfig(ObjectiveConfig):
-    """Predict up to `depth` tokens beyond the next one; their mean loss counts `weight` times."""
+    """Predict `depth` tokens beyond the next one; their mean loss has weight `weight`."""
 
     depth: int = Field(1, ge=1)
     weight: float = Field(0.3, gt=0)
 
 
 class MtpConfig(AheadConfig):
-    """DeepSeek-V3's modules, one after another; a module's block is declared as the model's last layer."""
+    """The modules of DeepSeek-V3; the layer in a module has the config of the model's last layer."""
 
     kind: Literal["mtp"] = "mtp"
 
@@ -43,9 +43,9 @@ class ParallelMtpConfig(AheadConfig):
 
 
 class MtpObjective(Objective):
-    """Next-token cross-entropy + weight · mean over k = 1 .. depth of the cross-entropy of the token k further ahead.
+    """Next-token cross-entropy + weight · mean over k = 1 .. depth of the cross-entropy of the token k + 1 ahead.
 
-    Its parts are named "next_token", "mtp_1", "mtp_2", ...
+    The loss terms are named "next_token", "mtp_1", "mtp_2", ...
     """
 
     def __init__(self, config: AheadConfig, layer: LayerContext) -> None:
@@ -81,18 +81,18 @@ class MtpObjective(Objective):
     def predict_ahead(
         self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, ctx: ForwardContext
     ) -> tuple[Tensor, Tensor]:
-        """Vectors (B, T, dim) to look from one token further, and those that the head turns into logits.
+        """Hidden states (B, T, dim) for the next call, and those for the head to predict the token number + 1 ahead.
 
-        `tokens` (B, T) stand `number` places further on; past the end of a row they are any, and not scored.
+        tokens: (B, T) the tokens `number` ahead of each token; beyond the end of a row arbitrary, and not scored.
         """
         raise not_implemented(self, "predict_ahead(number, model, hidden, tokens, ctx)")
 
 
 class SequentialMtp(MtpObjective):
-    """DeepSeek-V3's modules (arXiv 2412.19437, section 2.2), each one token further than the one before.
+    """Sequential modules of DeepSeek-V3 (arXiv 2412.19437, section 2.2); each predicts one token further.
 
-    h'_i = M [norm(h_i) ; norm(Emb(t_{i+k}))] -> one layer -> norm -> the model's own head predicts t_{i+k+1}. The first
-    module starts from the vectors that the main head reads.
+    h'_i = M [norm(h_i) ; norm(Emb(t_{i+k}))] -> one layer -> norm -> the model's head predicts t_{i+k+1}. The input
+    of the first module is that of the model's head.
     """
 
     def __init__(self, config: MtpConfig, layer: LayerContext) -> None:
@@ -108,7 +108,7 @@ class SequentialMtp(MtpObjective):
 
 
 class AheadModule(nn.Module):
-    """M [norm(h) ; norm(e)], then one layer, for vectors h and embeddings e (B, T, dim); `norm` is for the head."""
+    """M [norm(h) ; norm(e)], then one layer, for hidden states h and embeddings e (B, T, dim)."""
 
     def __init__(self, layer: LayerContext) -> None:
         super().__init__()
@@ -124,9 +124,9 @@ class AheadModule(nn.Module):
 
 
 class ParallelMtp(MtpObjective):
-    """One map per token ahead, all from the vectors of the main head: head(h + silu(W_k h)).
+    """One linear map per token ahead, on the input h of the model's head: head(h + silu(W_k h)).
 
-    The heads of Medusa (Cai et al. 2024, arXiv 2401.10774), here with the model's own output matrix.
+    As in Medusa (Cai et al. 2024, arXiv 2401.10774), but with the model's head shared by all.
     """
 
     def __init__(self, config: ParallelMtpConfig, layer: LayerContext) -> None:
@@ -140,7 +140,7 @@ class ParallelMtp(MtpObjective):
 
 
 def targets_ahead(batch: Batch, number: int) -> Tensor:
-    """The targets (B, T) `number` places further on; -100 where the row, or the token's document, ends before."""
+    """The targets (B, T) `number` tokens further; -100 if the row or the token's document ends before."""
     targets, documents = batch.scored_targets, batch.document_ids
     further = targets.roll(-number, 1)
     further[:, max(0, targets.shape[1] - number) :] = IGNORED

@@ -1,4 +1,4 @@
-"""What training descends and how held-out tokens are scored: next-token cross-entropy, and room for others."""
+"""Objectives: the training loss and the scoring of held-out tokens; the default is next-token cross-entropy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from litmus.nn.objectives.cross_entropy import cross_entropy, head_cross_entropy
 
 @dataclass
 class Loss:
-    """`total` is what training descends, in nats per scored token; `parts` are its terms by name, unweighted.
+    """`total` is the training loss in nats per scored token; `parts` are its unweighted terms by name.
 
-    Each term is a mean over what it is about, and 0 with a gradient of 0 where a batch has nothing of that. Of a batch
-    that is one of several of a training step, all are its shares of the step's (`litmus.nn.core.aux_losses`).
+    Each term is a mean, and 0 with a zero gradient if a batch has no elements for it. For a micro-batch, all are its
+    summands of the means over the step (`litmus.nn.core.aux_losses`).
     """
 
     total: Tensor
@@ -29,20 +29,20 @@ class Loss:
 
 
 class LanguageModel(Protocol):
-    """What an objective needs of the model it trains: vectors for tokens, and the shared embedding and head."""
+    """The interface of a model that objectives use."""
 
     embedding: nn.Module
     head: nn.Module
 
     def hidden(self, batch: Batch, *, aux_losses: AuxLosses | None = None) -> Tensor:
-        """The normed vectors (B, T, dim) that the head turns into logits; layers add loss terms to `aux_losses`."""
+        """Hidden states (B, T, dim), the head's input; layers add auxiliary losses to `aux_losses`."""
 
     def forward_context(self, batch: Batch, *, aux_losses: AuxLosses | None = None) -> ForwardContext:
-        """The context of the batch, for layers beyond the model's own."""
+        """The context of the batch, for additional layers of the objective."""
 
 
 class ObjectiveConfig(Part):
-    """How a model is trained and scored."""
+    """Base config of objectives."""
 
     family: ClassVar[str] = "objective"
 
@@ -55,13 +55,13 @@ class NextTokenConfig(ObjectiveConfig):
 
 
 class Objective(nn.Module):
-    """Cross-entropy of each token given those before it; objectives with auxiliary terms extend it."""
+    """Next-token cross-entropy, the base class of objectives."""
 
     scored_share: float = 1.0
-    """How much of a training batch's targets the loss is over, for objectives that draw some of them."""
+    """Fraction of a training batch's targets that are scored; below 1 for objectives that sample them."""
 
     def forward(self, model: LanguageModel, batch: Batch, label_smoothing: float = 0.0) -> Loss:
-        """The training loss of the batch's targets, which -100 leaves out."""
+        """The training loss of a batch with targets; targets of -100 are skipped."""
         targets = batch.scored_targets
         aux_losses = AuxLosses.before(targets)
         nats = head_nats(model, model.hidden(batch, aux_losses=aux_losses), targets, label_smoothing)
@@ -69,21 +69,21 @@ class Objective(nn.Module):
         return with_aux_losses(Loss(nats, {"next_token": nats}), aux_losses)
 
     def counts(self, batch: Batch) -> Sums | None:
-        """What the means of the loss are over, by the names of `share_of_step`, where the batch alone tells.
+        """The counts over which the loss terms are means, by the names given to `share_of_step`.
 
-        None where only a forward pass does, as it draws what it trains.
+        None if only a forward pass determines them, because it samples the tokens to score.
         """
         return {"next_token": scored(batch.scored_targets)}
 
     @torch.no_grad()
     def token_losses(self, model: LanguageModel, batch: Batch) -> Tensor:
-        """Nats of each target (B, T), 0 where it is -100: always -log softmax(logits), whatever training minimizes."""
+        """Cross-entropy (B, T) of each target in nats, 0 where it is -100; -log softmax(logits) for every objective."""
         hidden, targets = model.hidden(batch).flatten(0, 1), batch.scored_targets
         return token_cross_entropy(model.head, hidden, targets.flatten()).view_as(targets)
 
 
 def head_nats(model: LanguageModel, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean nats of the scored targets (B, T) by the model's head on vectors (B, T, dim), in chunks of logits."""
+    """Mean cross-entropy in nats of the scored targets (B, T), from the head's input (B, T, dim), in chunks."""
     hidden, targets = hidden.flatten(0, 1), targets.flatten()
     if isinstance(model.head, nn.Linear) and type(model.head).forward is nn.Linear.forward:
         return cross_entropy(hidden, model.head.weight, model.head.bias, targets, label_smoothing=label_smoothing)
@@ -91,7 +91,7 @@ def head_nats(model: LanguageModel, hidden: Tensor, targets: Tensor, label_smoot
 
 
 def with_aux_losses(loss: Loss, aux_losses: AuxLosses) -> Loss:
-    """`loss` with the layers' terms: the total takes each layer's weighted term, the parts their mean by name."""
+    """`loss` plus auxiliary losses: `total` gets their weighted sum, `parts` their mean over layers by name."""
     loss = loss if aux_losses.scored is None else shared(loss, aux_losses.scored)
     parts = {name: torch.stack([value for _, value in terms]).mean() for name, terms in aux_losses.values.items()}
     weighted = [weight * value for terms in aux_losses.values.values() for weight, value in terms]
@@ -99,7 +99,7 @@ def with_aux_losses(loss: Loss, aux_losses: AuxLosses) -> Loss:
 
 
 def shared(loss: Loss, count: Tensor) -> Loss:
-    """The loss as a share of its step's, where the objective left it a mean over `count` scored targets."""
+    """The loss scaled to its summand of the step's mean, unless the objective has done so by `share_of_step`."""
     if is_shared():
         return loss
     one = torch.ones_like(loss.total)

@@ -1,4 +1,4 @@
-"""Training of worker models: loss at the memory's workers, and at tokens asked in between, from every distance."""
+"""The objective of worker models: loss at the workers of the memory, and at sampled tokens between them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from litmus.nn.worker.streams import QuerySet, counting, sampled
 
 
 class WorkerObjectiveConfig(ObjectiveConfig):
-    """`queries`: how many tokens are asked besides the memory's workers, as a share of their number."""
+    """`queries`: number of scored tokens besides the workers of the memory, as a fraction of the number of workers."""
 
     kind: Literal["worker"] = "worker"
     queries: float = Field(1.0, ge=0, le=1)
@@ -31,11 +31,11 @@ class WorkerObjectiveConfig(ObjectiveConfig):
 
 
 class WorkerObjective(Objective):
-    """Next-token cross-entropy, in training over the tokens drawn, in evaluation over all.
+    """Next-token cross-entropy, in training over sampled tokens, in evaluation over all.
 
-    In decoding a token is asked at every distance from the last worker. Training only the memory's workers would show
-    the model one of these; so each row also asks tokens at one other place of the interval, drawn anew. With a random
-    phase the workers' own place is drawn too, and position as such says nothing.
+    In decoding, queries have every distance from the last worker. Scoring only the workers of the memory would train
+    one distance; therefore each row also scores tokens at one other position of the interval, sampled per row. With a
+    random phase the workers' position in the interval is sampled too, so that absolute position carries no information.
     """
 
     def __init__(self, block: WorkerConfig, queries: float) -> None:
@@ -60,19 +60,19 @@ class WorkerObjective(Objective):
         return None if self.training else super().counts(batch)
 
     def draw(self, ctx: ForwardContext) -> QuerySet:
-        """Who is a worker in the memory and who is asked besides, a new draw for each row.
+        """Sample the workers of the memory and the other scored tokens, independently for each row.
 
-        All of a row is drawn before the next one, so that on a CPU it does not depend on how rows are put into batches.
+        Random numbers are drawn row by row, so that on a CPU they do not depend on how rows are split into batches.
         """
         batch, device = len(ctx.positions), ctx.positions.device
-        drawn_numbers = torch.randint(1 << 32, (batch, 3), device=device)
+        random = torch.randint(1 << 32, (batch, 3), device=device)
         phase = torch.full((batch, 1), self.interval - 1, device=device)
         if self.random:
-            phase = drawn_numbers[:, :1] % self.interval
+            phase = random[:, :1] % self.interval
         chosen = workers(ctx, self.interval, phase)
         if self.stride is None:
             return sampled(ctx, chosen, self.interval)
-        away = 1 + drawn_numbers[:, 1:2] % (self.interval - 1)
-        intervals = drawn_numbers[:, 2:] % (self.stride // self.interval)
-        place = (phase + away + self.interval * intervals) % self.stride
-        return sampled(ctx, chosen, self.interval, ctx.positions % self.stride == place, self.stride)
+        distance = 1 + random[:, 1:2] % (self.interval - 1)
+        intervals = random[:, 2:] % (self.stride // self.interval)
+        offset = (phase + distance + self.interval * intervals) % self.stride
+        return sampled(ctx, chosen, self.interval, ctx.positions % self.stride == offset, self.stride)
