@@ -63,7 +63,7 @@ def attending(model: Decoder, length: int) -> Callable[[], object]:
 
     def once() -> None:
         ctx = model.forward_context(tokens)
-        y: Tensor = mixer.at_once(q, k, v, *scores, ctx) if scores else attend(q, k, v, "causal")
+        y: Tensor = mixer.attend_many(q, k, v, *scores, ctx) if scores else attend(q, k, v, "causal")
         y.sum().backward()
 
     return once

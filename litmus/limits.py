@@ -1,4 +1,4 @@
-"""A time limit for untrusted code, which may run forever; runtime.memory has the limit of its memory."""
+"""A time limit for untrusted code; its memory limit is in runtime.memory."""
 
 from __future__ import annotations
 

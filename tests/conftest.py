@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from litmus.model import recipes, resolve
-from litmus.model.plugins import expendable
+from litmus.model.plugins import disable_trial_runs
 from litmus.nn import Part, reference_path
 
 M = TypeVar("M", bound=nn.Module)
@@ -60,7 +60,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def no_first_runs() -> None:
     """The plug-ins of tests run at once: trying each in a process of its own first would take seconds."""
-    expendable()
+    disable_trial_runs()
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def fresh_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state folder of a user who has not run any plug-in."""
     monkeypatch.setenv("LITMUS_STATE", str(tmp_path / "state"))
     monkeypatch.setattr("litmus.model.trust._named", set())
-    monkeypatch.setattr("litmus.model.trust._told", set())
+    monkeypatch.setattr("litmus.model.trust._warned", set())
     return tmp_path / "state"
 
 

@@ -65,9 +65,9 @@ def test_a_list_of_trusted_plugins_that_is_no_file_trusts_nothing_and_says_so(
     made: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LITMUS_STATE", str(tmp_path))
-    made(tmp_path / trust.LIST)
+    made(tmp_path / trust.TRUST_FILE)
     digest = made.__name__.encode().hex().ljust(64, "0")
     assert not trust.is_trusted(digest)
     trust.trust(digest, tmp_path / "mine.py")
-    assert f"{tmp_path / trust.LIST} cannot be written" in capsys.readouterr().err
+    assert f"{tmp_path / trust.TRUST_FILE} cannot be written" in capsys.readouterr().err
     assert trust.is_trusted(digest), "in this process it was named"

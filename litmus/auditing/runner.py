@@ -24,7 +24,7 @@ from litmus.errors import BadInput, Failed
 from litmus.fork_server import start_process
 from litmus.limits import TimeLimitExceeded, timeout
 from litmus.model import Decoder, Recipe, Source, resolve
-from litmus.model.plugins import expendable, plugin_code, run_plugin
+from litmus.model.plugins import disable_trial_runs, plugin_code, run_plugin
 from litmus.model.recipe import validated
 from litmus.runtime.memory import limit_memory
 from litmus.training.run.loading import load
@@ -261,7 +261,7 @@ def worker_main() -> None:
 
     torch.set_num_threads(1)  # other threads would receive the signals of the time limits
     limit_memory()
-    expendable()
+    disable_trial_runs()
 
     def work() -> None:
         try:

@@ -10,7 +10,7 @@ import torch
 from litmus.catalog import SIZES, recipes
 from litmus.model.costs import cache_bytes_per_token, scored_share, training_flops_per_token
 from litmus.model.decoder import Decoder
-from litmus.model.plugins import LIMIT, plugin_faults
+from litmus.model.plugins import MAX_PLUGIN_SECONDS, plugin_faults
 from litmus.model.recipe import Recipe
 from litmus.model.resolve import Source, resolve
 from litmus.model.storage import load, save
@@ -43,14 +43,14 @@ def build(
     trust_plugin: bool = False,
     **more: Any,
 ) -> Decoder:
-    """Build a model in fp32 on the current default device, its weights drawn from `seed` alone.
+    """Build a model in fp32 on the current default device; `seed` determines its initial weights.
 
-    recipe: a name, a path to a .yaml or .py file, a mapping, or a Recipe. Overrides are given as a mapping or as
-    keywords, nested or by dotted path: build("standard", dim=64, overrides={"mixer.kv_heads": 2}). `trust_plugin` runs
-    code that a recipe file names even if the user has never named it. Failed names what a plug-in does wrong.
+    recipe: a name, a path to a .yaml or .py file, a mapping, or a Recipe. Overrides are a mapping or keywords, nested
+    or by dotted path: build("standard", dim=64, overrides={"mixer.kv_heads": 2}). trust_plugin: run plug-in files that
+    a recipe file refers to, even if the user has never named them. Errors of a plug-in raise Failed.
     """
     changes = {**(overrides or {}), **more}
     resolved = resolve(recipe, size=size, vocab_size=vocab_size, overrides=changes, trust_plugin=trust_plugin)
-    with plugin_faults(resolved, "building", seconds=LIMIT), torch.random.fork_rng():
+    with plugin_faults(resolved, "building", seconds=MAX_PLUGIN_SECONDS), torch.random.fork_rng():
         torch.manual_seed(seed)
         return Decoder(resolved)

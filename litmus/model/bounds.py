@@ -1,4 +1,4 @@
-"""Sizes that no memory holds, found before anything is built: from one layer of each kind, which takes no memory."""
+"""Checks that models and training fit into memory, from one layer of each group on the meta device."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from typing import Any
 import torch
 
 from litmus.errors import BadInput
-from litmus.model.plugins import LIMIT, plugin_faults
+from litmus.model.plugins import MAX_PLUGIN_SECONDS, plugin_faults
 from litmus.model.recipe import Recipe
 from litmus.runtime.memory import total_bytes
 
-PLENTY = 100
-"""Times the memory of this machine from which on a size is refused. What is estimated are lower bounds, and swap space
-or a graphics card may hold more than this machine; far above it nothing would come but a hang or a kill."""
+MAX_MEMORY_RATIO = 100
+"""Requirements above this multiple of the machine's memory are refused. Estimates are lower bounds, and swap space or a
+GPU may hold more than the memory of this machine; far above it the process would hang or be killed."""
 
-WEIGHT, TRAINED = 4, 16
-"""Bytes for a parameter in fp32, and with its gradient and two figures of AdamW."""
+BYTES_PER_WEIGHT, BYTES_PER_TRAINED_WEIGHT = 4, 16
+"""Size of a parameter in fp32, without and with its gradient and the two moments of AdamW."""
 
-KEPT = 16
-"""Bytes that one layer keeps for each number of a token's vector until its backward pass: far fewer than any does."""
+MIN_ACTIVATION_BYTES = 16
+"""Lower bound of the activations that a layer stores for backward, per token and element of `dim`."""
 
 
 def check_built(recipe: Recipe) -> None:
-    """BadInput where a machine with PLENTY times this one's memory could not hold the weights."""
-    largest = sorted(_numbers(recipe.to_dict()))[-3:]
-    if 4 * WEIGHT * recipe.depth * math.prod(largest) < PLENTY * total_bytes():
-        return  # of an ordinary size: no tensor has more than three of its numbers for a shape
-    _check(recipe, _parameters(recipe) * WEIGHT, "its weights")
+    """BadInput if the weights exceed MAX_MEMORY_RATIO times this machine's memory."""
+    largest = sorted(_integers(recipe.to_dict()))[-3:]
+    if 4 * BYTES_PER_WEIGHT * recipe.depth * math.prod(largest) < MAX_MEMORY_RATIO * total_bytes():
+        return  # small enough for sure: a shape is a product of at most three sizes of the recipe
+    _check(recipe, _parameters(recipe) * BYTES_PER_WEIGHT, "its weights")
 
 
 def check_trained(recipe: Recipe, batch: int, context: int | None = None) -> None:
-    """BadInput where such a machine could not train `recipe` on `batch` sequences of `context` tokens at a time."""
-    with plugin_faults(recipe, "building", seconds=LIMIT):
+    """BadInput if training on `batch` sequences of `context` tokens at a time exceeds MAX_MEMORY_RATIO."""
+    with plugin_faults(recipe, "building", seconds=MAX_PLUGIN_SECONDS):
         parameters = _parameters(recipe)
-    _check(recipe, parameters * TRAINED, "training it")
+    _check(recipe, parameters * BYTES_PER_TRAINED_WEIGHT, "training it")
     length = context or recipe.context
-    activations = batch * length * (KEPT * recipe.dim * recipe.depth + 16)
+    activations = batch * length * (MIN_ACTIVATION_BYTES * recipe.dim * recipe.depth + 16)
     _check(recipe, activations, f"training it on {batch} sequences of {length} tokens at a time")
 
 
 def check_memory(needed: float, what: str) -> None:
-    """BadInput where `what` needs more than PLENTY times this machine's memory, in bytes."""
+    """BadInput if `what` needs more than MAX_MEMORY_RATIO times this machine's memory; `needed` is in bytes."""
     here = total_bytes()
-    if needed > PLENTY * here:
+    if needed > MAX_MEMORY_RATIO * here:
         raise BadInput(f"{what} would take about {_readable(needed)}, and this machine has {_readable(here)}")
 
 
@@ -55,9 +55,9 @@ def _check(recipe: Recipe, needed: int, what: str) -> None:
 
 
 def _parameters(recipe: Recipe) -> int:
-    """At least so many parameters and buffers, counted without allocating any, however many layers there are."""
+    """Lower bound of the number of elements in parameters and buffers, in time independent of the depth."""
     number = 0
-    with plugin_faults(recipe, "building", seconds=LIMIT):
+    with plugin_faults(recipe, "building", seconds=MAX_PLUGIN_SECONDS):
         try:
             with torch.device("meta"):
                 first = 0
@@ -69,9 +69,9 @@ def _parameters(recipe: Recipe) -> int:
                     number += (1 if parts["shared"] else repeat) * _size(layer.new_layer())
                     first += repeat
         except (RuntimeError, OverflowError, TypeError):
-            largest = max(_numbers(recipe.to_dict()), default=0)
+            largest = max(_integers(recipe.to_dict()), default=0)
             if largest < 2**31:
-                raise  # no matter of size
+                raise  # not caused by a size
             raise BadInput(
                 f"recipe {recipe.name!r} is too large: with {largest} in it one layer has more than 2^63 bytes"
             ) from None
@@ -82,13 +82,13 @@ def _size(module: torch.nn.Module) -> int:
     return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _numbers(value: Any) -> Iterator[int]:
+def _integers(value: Any) -> Iterator[int]:
     if isinstance(value, dict):
         for inner in value.values():
-            yield from _numbers(inner)
+            yield from _integers(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _numbers(inner)
+            yield from _integers(inner)
     elif isinstance(value, int):
         yield abs(value)
 

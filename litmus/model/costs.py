@@ -1,4 +1,4 @@
-"""What a model costs, measured on the model itself: FLOPs per token and cache bytes per token."""
+"""Costs of a model, measured on the model: FLOPs per token and cache bytes per token."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from litmus.model.decoder import Decoder
-from litmus.model.plugins import LIMIT, plugin_faults, staying
+from litmus.model.plugins import MAX_PLUGIN_SECONDS, plugin_faults, restored_cwd
 from litmus.model.recipe import Recipe
 
 
 def meta_model(recipe: Recipe) -> Decoder:
-    """The model of a recipe on the meta device: shapes without values. Failed where a plug-in cannot be built so."""
-    with plugin_faults(recipe, "building", seconds=LIMIT), torch.device("meta"):
+    """Build the model of a recipe on the meta device (shapes without values); Failed if a plug-in cannot be."""
+    with plugin_faults(recipe, "building", seconds=MAX_PLUGIN_SECONDS), torch.device("meta"):
         return Decoder(recipe)
 
 
 def training_flops_per_token(recipe: Recipe, context: int | None = None) -> float:
-    """Floating-point operations per trained token, forward and backward, counted by torch as the operators run.
+    """Floating-point operations per training token, forward and backward, counted by torch per operator.
 
-    A multiply-add counts as 2. The count takes one sequence of `context` tokens through a copy of the model on the
-    meta device, so that nothing is allocated.
+    A multiply-add counts as 2. The count is for one sequence of `context` tokens in a model on the meta device, without
+    allocating memory.
     """
     length = context or recipe.context
     model = meta_model(recipe)
-    with staying(), torch.device("meta"):
+    with restored_cwd(), torch.device("meta"):
         tokens = torch.zeros(1, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)
         with counter:
@@ -33,13 +33,13 @@ def training_flops_per_token(recipe: Recipe, context: int | None = None) -> floa
 
 
 def scored_share(recipe: Recipe) -> float:
-    """How much of a training batch's targets the recipe's loss is over; FLOPs per token / this are per scored token."""
+    """Fraction of the targets that the recipe's loss scores; FLOPs per token / fraction = FLOPs per scored token."""
     with torch.device("meta"):
         objective = recipe.objective.build(recipe.layer_contexts()[-1])
     return objective.scored_share
 
 
 def cache_bytes_per_token(model: Decoder, capacity: int | None = None) -> float:
-    """Bytes that the live cache buffers of one row take per token, at `capacity` tokens (default: the context)."""
+    """Bytes of the allocated cache of one row per token, at `capacity` tokens (default: the context)."""
     tokens = capacity or model.recipe.context
     return model.new_cache(1, tokens).bytes() / tokens

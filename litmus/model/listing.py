@@ -1,4 +1,4 @@
-"""The list of recipes with their sizes, as a table for the terminal."""
+"""The table of recipes and their sizes for the terminal."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
 def counted(
     names: Iterable[str], *, size: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """What each recipe is and what its model counts.
+    """Sizes and parameter counts of each recipe, as one dict per recipe.
 
-    Active parameters are those that the logits of one token use. Cache bytes are per token in bf16. Models are built on
-    the meta device, so nothing is allocated.
+    Active parameters are those that the logits of one token depend on. Cache bytes are per token in bf16. Models are
+    built on the meta device, without allocating memory.
     """
     for name in names:
         recipe = resolve(name, size=size, overrides=overrides)
@@ -55,7 +55,7 @@ def counted(
 def whole(
     source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None, trust_plugin: bool = False
 ) -> Recipe:
-    """The recipe that `source` resolves to; BadInput or Failed where no model can be built from it."""
+    """The recipe that `source` resolves to; BadInput or Failed if no model can be built from it."""
     recipe = resolve(source, size=size, overrides=overrides, trust_plugin=trust_plugin)
     meta_model(recipe)
     return recipe

@@ -1,4 +1,4 @@
-"""Plug-ins: a user's architecture in one Python file outside the package."""
+"""Plug-ins: architectures defined in a Python file outside the package."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from litmus.nn.core.registry import Part
 from litmus.process import is_out_of_memory, signal_name
 from litmus.runtime.memory import limit_memory
 
-PREFIX = "litmus_plugin_"
-"""How the names of the modules begin that plug-ins are run as."""
+MODULE_PREFIX = "litmus_plugin_"
+"""Prefix of the module names of plug-ins in `sys.modules`."""
 
 _CODE: dict[str, bytes] = {}
-"""The source of each plug-in version that ran in this process, by sha256; the file itself may be edited meanwhile."""
+"""Source of each plug-in version that ran in this process, by sha256; the file may have been edited since."""
 
-COPY = "plugin.py"
-"""The copy of a plug-in next to what was made with it."""
+PLUGIN_FILE = "plugin.py"
+"""Name of the copy of a plug-in in folders of models and runs."""
 
-LARGEST = 10_000_000
-"""Bytes of a plug-in file; no larger one is read."""
+MAX_PLUGIN_BYTES = 10_000_000
+"""Maximum size of a plug-in file."""
 
-LIMIT = 60.0
-"""Seconds that a plug-in file may run to declare its parts, and that building a model of them may take."""
+MAX_PLUGIN_SECONDS = 60.0
+"""Time limit for running a plug-in file, and for building a model."""
 
-GRACE = 60.0
-"""Seconds beyond the limit after which the process of a first run is ended: it first has to import torch."""
+STARTUP_SECONDS = 60.0
+"""Additional time for the process of a trial run, which has to import torch, before it is killed."""
 
 _ADVICE = "a plug-in declares its parts and its recipe, and does nothing else"
-_CAME_BACK = b"came back"
-_expendable = False
+_RETURNED = b"returned"
+_trial_runs_disabled = False
 
 
 def import_plugin(path: Path) -> dict[str, Any]:
-    """Run a plug-in file that the user named, and return its `recipe` with the file's own path and sha256.
+    """Run a plug-in file that the user named; return its `recipe` with the file's path and sha256.
 
-    Its digest is trusted from now on: what was made with this code may run it again.
+    The code is trusted from now on: models and runs made with it can run it again.
     """
     code = _code_in(path)
     recipe = run_plugin(code, path)
@@ -60,7 +60,7 @@ def import_plugin(path: Path) -> dict[str, Any]:
 
 
 def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
-    """What `import_plugin` returns, for a file that a recipe file names: run only if the user has named it before."""
+    """`import_plugin` for a file that a recipe file refers to; it runs only if the user has named it before."""
     code = _code_in(path)
     if not trusted and not is_trusted(_digest(code)):
         raise BadInput(
@@ -71,7 +71,7 @@ def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
 
 
 def run_plugin(code: bytes, path: Path) -> dict[str, Any]:
-    """Run the code of the plug-in file `path`, which declares its kinds, and return its `recipe`."""
+    """Run the code of the plug-in file `path`, which registers its kinds, and return its `recipe`."""
     source = PluginSource(path=str(path.resolve()), sha256=_digest(code))
     module = _run(code, path.resolve(), path)
     raw = getattr(module, "recipe", None)
@@ -83,12 +83,12 @@ def run_plugin(code: bytes, path: Path) -> dict[str, Any]:
 
 
 def declare_plugin(source: PluginSource, folder: Path, *, trusted: bool) -> None:
-    """Declare the kinds of a saved recipe's plug-in; `folder` is where the recipe was found, `trusted` its permission.
+    """Register the kinds of the plug-in of a saved recipe in `folder`.
 
-    What runs is the very code that the recipe was made with, from the original file or the copy in the folder: if
-    the user has named a file of that content before, or gives permission now.
+    The code is that with which the recipe was made, from the original file or from the copy in the folder. It runs only
+    if the user has named a file with this content before, or with `trusted`.
     """
-    original, copy = Path(source.path), folder / COPY
+    original, copy = Path(source.path), folder / PLUGIN_FILE
     found = next(((file, code) for file in (original, copy) if (code := _code_of(file, source.sha256))), None)
     if found is None:
         raise BadInput(
@@ -104,14 +104,14 @@ def declare_plugin(source: PluginSource, folder: Path, *, trusted: bool) -> None
     _run(code, original, file)
 
 
-def expendable() -> None:
-    """Say that this process may be ended by what it runs, so that no plug-in is tried in another one first."""
-    global _expendable
-    _expendable = True
+def disable_trial_runs() -> None:
+    """Run plug-ins directly from now on, without a trial run in another process: this process may be killed by them."""
+    global _trial_runs_disabled
+    _trial_runs_disabled = True
 
 
 def plugin_code(source: PluginSource) -> bytes:
-    """The source of a plug-in as it ran in this process; the file itself may have been edited since."""
+    """The source of a plug-in as it ran in this process; the file may have been edited since."""
     if source.sha256 not in _CODE:
         raise BadInput(f"the plug-in {source.path} (sha256 {source.sha256}) has not run in this process; name the file")
     return _CODE[source.sha256]
@@ -119,13 +119,13 @@ def plugin_code(source: PluginSource) -> bytes:
 
 @contextlib.contextmanager
 def plugin_faults(recipe: Recipe, doing: str, *, seconds: float | None = None, advice: str = "") -> Iterator[None]:
-    """Failed, naming the plug-in and what it did, in place of whatever its code raises in this block.
+    """Raise Failed with the plug-in's path and line for any exception of its code in this block.
 
-    The block is stopped after `seconds`, if they are given, whatever the recipe; `advice` is for that case. A file
-    that Litmus cannot read or write is no fault of a plug-in.
+    The block is stopped after `seconds`, if given, for any recipe; `advice` is appended to that message. Errors of
+    files that Litmus reads or writes are not attributed to the plug-in.
     """
     try:
-        with staying(), timeout(seconds) if seconds else contextlib.nullcontext():
+        with restored_cwd(), timeout(seconds) if seconds else contextlib.nullcontext():
             yield
     except TimeLimitExceeded:
         if seconds is None:
@@ -136,15 +136,15 @@ def plugin_faults(recipe: Recipe, doing: str, *, seconds: float | None = None, a
     except (BadInput, Failed, KeyboardInterrupt):
         raise
     except BaseException as error:
-        # An OSError may be about our own file, a GeneratorExit come from who reads what this block yields.
+        # An OSError may be about a file of Litmus, a GeneratorExit may come from the consumer of a generator.
         if recipe.plugin is None or (isinstance(error, OSError | GeneratorExit) and not _line(error)):
             raise
         raise Failed(f"the plug-in {recipe.plugin.path} failed in {doing} {recipe.name}: {_what(error)}") from error
 
 
 @contextlib.contextmanager
-def staying() -> Iterator[None]:
-    """Come back to the working folder after this block: the paths that the user gave start there."""
+def restored_cwd() -> Iterator[None]:
+    """Restore the working folder after this block, because paths given by the user are relative to it."""
     here = None
     with contextlib.suppress(OSError):  # it may have been removed
         here = os.getcwd()
@@ -160,17 +160,17 @@ def _code_in(path: Path) -> bytes:
     if not path.is_file():
         raise BadInput(f"there is no plug-in file {str(path)!r}")
     try:
-        if path.stat().st_size > LARGEST:
-            raise BadInput(f"{path} has {path.stat().st_size:,} bytes; a plug-in has up to {LARGEST:,}")
+        if path.stat().st_size > MAX_PLUGIN_BYTES:
+            raise BadInput(f"{path} has {path.stat().st_size:,} bytes; a plug-in has up to {MAX_PLUGIN_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _code_of(file: Path, sha256: str) -> bytes | None:
-    """What is in the file, where that has the digest."""
+    """The content of the file if it has this digest, else None."""
     try:
-        code = file.read_bytes() if file.is_file() and file.stat().st_size <= LARGEST else b""
+        code = file.read_bytes() if file.is_file() and file.stat().st_size <= MAX_PLUGIN_BYTES else b""
     except OSError:
         return None
     return code if _digest(code) == sha256 else None
@@ -181,23 +181,23 @@ def _digest(code: bytes) -> str:
 
 
 def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> ModuleType:
-    """Run `code`, which is that of the file `plugin` and was found in `found`, unless it ran; its kinds now hold."""
+    """Run `code` of the plug-in file `plugin`, read from the file `found`, unless it has run; register its kinds."""
     _CODE[_digest(code)] = code
     version = _digest(bytes(plugin) + code)[:12]
-    name = f"{PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{version}"
+    name = f"{MODULE_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{version}"
     if name in sys.modules:
         for declared in vars(sys.modules[name]).values():
             if isinstance(declared, type) and issubclass(declared, Part) and declared.__module__ == name:
                 declared.register()  # another version of the file may have run since
         return sys.modules[name]
-    if not _expendable and not is_trusted(_digest(code)):  # what is on the list ran before, and ended
-        _run_elsewhere(code, plugin, found)
-    limit = LIMIT if limit is None else limit
+    if not _trial_runs_disabled and not is_trusted(_digest(code)):  # trusted code has run before, and terminated
+        _trial_run(code, plugin, found)
+    limit = MAX_PLUGIN_SECONDS if limit is None else limit
     module = ModuleType(name)
-    module.__file__ = str(plugin)  # a copy declares its kinds in the name of the plug-in
+    module.__file__ = str(plugin)  # the kinds of a copy are those of the plug-in
     sys.modules[name] = module
     try:
-        with staying(), timeout(limit):
+        with restored_cwd(), timeout(limit):
             exec(compile(code, str(found), "exec"), vars(module))
         if stale := old_overrides(module):
             raise BadInput(f"the plug-in {found} {stale}")
@@ -213,52 +213,54 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
     return module
 
 
-def _run_elsewhere(code: bytes, plugin: Path, found: Path) -> None:
-    """Run the code in a process of its own; BadInput if it ends that process, hangs it or takes all memory.
+def _trial_run(code: bytes, plugin: Path, found: Path) -> None:
+    """Trial run in another process; BadInput if the code kills that process, hangs or exhausts the memory.
 
-    An error that it merely raises is left to the run in this process, which has its traceback.
+    Exceptions are ignored here, because the run in this process will report them with a traceback.
     """
-    arguments = (str(plugin), str(found), str(LIMIT))
+    arguments = (str(plugin), str(found), str(MAX_PLUGIN_SECONDS))
     process = start_process("litmus.model.plugins", "first_run", *arguments, stderr=subprocess.DEVNULL)
     try:
-        said = communicate(process, code, LIMIT + GRACE)
+        output = communicate(process, code, MAX_PLUGIN_SECONDS + STARTUP_SECONDS)
     except TimeoutError:
-        raise BadInput(f"{found} was still running after {LIMIT:g} s and could not be interrupted; {_ADVICE}") from None
-    if said == _CAME_BACK:
+        raise BadInput(
+            f"{found} was still running after {MAX_PLUGIN_SECONDS:g} s and could not be interrupted; {_ADVICE}"
+        ) from None
+    if output == _RETURNED:
         return
     ended = process.wait()
     how = f"with exit code {ended}" if ended >= 0 else f"by {signal_name(-ended)}"
-    raise BadInput(said.decode() or f"{found} ended the process that read it, {how}; {_ADVICE}")
+    raise BadInput(output.decode() or f"{found} ended the process that read it, {how}; {_ADVICE}")
 
 
 def first_run() -> None:
-    """The other process: run the code on stdin; on stdout, that it came back, or the sentence on why it may not run.
+    """Entry point of the trial process: run the code from stdin; write `_RETURNED` or an error message to stdout.
 
-    What the code prints is dropped, as it runs once more.
+    Output of the code is discarded, as it will run again.
     """
     code, out = sys.stdin.buffer.read(), os.dup(1)
     os.dup2(2, 1)
-    expendable()
+    disable_trial_runs()
     limit_memory()
-    said = _CAME_BACK
+    output = _RETURNED
     try:
         _run(code, Path(sys.argv[1]), Path(sys.argv[2]), limit=float(sys.argv[3]))
     except BaseException as error:
         cause = error.__cause__ or error
         if isinstance(cause, TimeLimitExceeded) or is_out_of_memory(cause):
-            said = str(error).encode()
-    os.write(out, said)
-    os._exit(0)  # whatever threads the code has begun
+            output = str(error).encode()
+    os.write(out, output)
+    os._exit(0)  # does not wait for threads that the code has started
 
 
 def _what(error: BaseException) -> str:
-    """What was raised and, where that is in a plug-in, its line."""
-    said = shown(explained(error), quoted=False, limit=300)
-    return f"{type(error).__name__}{f': {said}' if said else ''}{_line(error)}"
+    """Type and message of the exception, and the line of the plug-in that raised it, if one did."""
+    text = shown(explained(error), quoted=False, limit=300)
+    return f"{type(error).__name__}{f': {text}' if text else ''}{_line(error)}"
 
 
 def _line(error: BaseException) -> str:
-    """The line of a plug-in that an exception came through last; empty when it came through none."""
+    """The innermost line of a plug-in in the traceback, as " (line 12)"; empty if there is none."""
     frames = traceback.walk_tb(error.__traceback__)
-    lines = [number for frame, number in frames if frame.f_globals.get("__name__", "").startswith(PREFIX)]
+    lines = [number for frame, number in frames if frame.f_globals.get("__name__", "").startswith(MODULE_PREFIX)]
     return f" (line {lines[-1]})" if lines else ""

@@ -26,7 +26,7 @@ from litmus.nn.objectives.objective import NextTokenConfig, ObjectiveConfig
 STRICT = ConfigDict(extra="forbid", frozen=True)
 
 MAX_DEPTH = 100_000
-"""Layers of the deepest recipe; a list of its layers is made at once."""
+"""Maximum number of layers, as lists of all layers are created."""
 
 FAMILIES: dict[str, type[Part]] = {
     "embedding": EmbeddingConfig,
@@ -41,10 +41,10 @@ FAMILIES: dict[str, type[Part]] = {
 
 
 class LayerGroup(Bounded):
-    """`repeat` layers in a row (one group may say "rest"); each part is a diff against the recipe's own.
+    """`repeat` consecutive layers; `mixer`, `feedforward` and `block` are diffs against those of the recipe.
 
-    "half" is half the depth, rounded down, so that a recipe of two kinds of layers fits every size. `shared` layers
-    are one layer, applied `repeat` times (Dehghani et al. 2018, arXiv 1807.03819).
+    repeat: a number, "half" (half of the depth, rounded down, to fit every size), or "rest" (in at most one group).
+    shared: the layers share their weights (Dehghani et al. 2018, arXiv 1807.03819).
     """
 
     model_config = STRICT
@@ -63,7 +63,7 @@ class LayerGroup(Bounded):
 
 
 class PluginSource(BaseModel):
-    """The Python file outside the package that declares kinds this recipe uses, and its sha256."""
+    """The plug-in file that defines kinds of this recipe, and its sha256."""
 
     model_config = STRICT
     path: str
@@ -71,7 +71,7 @@ class PluginSource(BaseModel):
 
 
 class Recipe(Bounded):
-    """An architecture. `mixer`, `feedforward` and `block` hold for every layer unless its group says otherwise."""
+    """An architecture. `mixer`, `feedforward` and `block` apply to all layers, unless a layer group changes them."""
 
     model_config = STRICT
     name: str
@@ -102,30 +102,30 @@ class Recipe(Bounded):
     @classmethod
     def _declared(cls, raw: Any, info: Any) -> Part:
         if info.field_name == "head" and isinstance(raw, dict):
-            raw = {"kind": "linear", **raw}  # version 0.1.0 had this head only, and wrote no kind
+            raw = {"kind": "linear", **raw}  # version 0.1.0 had only this head and saved no kind
         return parse_config(FAMILIES[info.field_name], raw)
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
-        blocks = [parts["block"] for _, parts in self.groups()]  # one of each group: depth may be any number
+        blocks = [parts["block"] for _, parts in self.groups()]  # one per group, as the depth can be large
         for block in blocks:
             block.check_compatible(blocks)
         return self
 
     def layer_parts(self) -> list[dict[str, Any]]:
-        """The block, mixer and feedforward of each layer, from first to last."""
+        """The configs of block, mixer and feedforward of each layer."""
         return [parts for repeat, parts in self.groups() for _ in range(repeat)]
 
     def weight_owners(self) -> list[int]:
-        """For each layer the number of the layer whose weights it uses: its own, or the first of a shared group."""
+        """For each layer the index of the layer whose weights it uses: its own, or the first one of a shared group."""
         owners: list[int] = []
         for repeat, parts in self.groups():
             first = len(owners)
-            owners += [first if parts["shared"] else first + place for place in range(repeat)]
+            owners += [first if parts["shared"] else first + index for index in range(repeat)]
         return owners
 
     def groups(self) -> list[tuple[int, dict[str, Any]]]:
-        """How many layers each group makes, and their block, mixer, feedforward and `shared`; none of no layer."""
+        """Number of layers of each nonempty group, and their "block", "mixer", "feedforward" and "shared"."""
         rest = [group for group in self.layers if group.repeat == "rest"]
         repeats = [self.depth // 2 if group.repeat == "half" else group.repeat for group in self.layers]
         counted = sum(repeat for repeat in repeats if repeat != "rest")
@@ -146,18 +146,18 @@ class Recipe(Bounded):
 
     def _part_of(self, group: LayerGroup, family: str) -> Part:
         diff = getattr(group, family)
-        own = getattr(self, family)
+        part = getattr(self, family)
         if diff is None:
-            return own
-        whole = merge({family: own.model_dump(exclude_none=True)}, {family: diff})  # another kind starts afresh
-        return parse_config(FAMILIES[family], whole[family])
+            return part
+        merged = merge({family: part.model_dump(exclude_none=True)}, {family: diff})  # another kind replaces all keys
+        return parse_config(FAMILIES[family], merged[family])
 
     def layer_contexts(self) -> list[LayerContext]:
-        """What the parts of each layer are built from, from first to last."""
+        """The LayerContext of each layer."""
         return [self.layer_context(index, parts) for index, parts in enumerate(self.layer_parts())]
 
     def layer_context(self, index: int, parts: dict[str, Any]) -> LayerContext:
-        """What the given parts of layer `index` are built from."""
+        """The LayerContext of layer `index` with the configs `parts`."""
         mixer, feedforward, block = parts["mixer"], parts["feedforward"], parts["block"]
         layer = LayerContext(
             dim=self.dim,
@@ -178,7 +178,7 @@ class Recipe(Bounded):
         return layer
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys, defaults included, as plain data."""
+        """All keys, including defaults, as plain data."""
         plain = self.model_dump(mode="json", exclude=set(FAMILIES), exclude_none=True)
         parts = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in FAMILIES}
         return {
@@ -186,12 +186,12 @@ class Recipe(Bounded):
         }
 
     def to_yaml(self) -> str:
-        """The resolved recipe as YAML that resolves to itself."""
+        """The recipe as YAML with all keys, which resolves to the same recipe."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
 
 
 def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:
-    """`base` changed by `diff`: mappings merge key by key, a new `kind` replaces its part, the rest is replaced."""
+    """`base` updated by `diff`: mappings are merged recursively, unless `kind` changes; other values are replaced."""
     merged = dict(base)
     for key, value in diff.items():
         old = merged.get(key)
@@ -203,7 +203,7 @@ def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:
 
 
 def validated(raw: dict[str, Any]) -> Recipe:
-    """The Recipe of a raw mapping; BadInput with one sentence for the first thing wrong in it."""
+    """The Recipe of a mapping; BadInput with one sentence for the first error."""
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
@@ -211,7 +211,7 @@ def validated(raw: dict[str, Any]) -> Recipe:
 
 
 def plugin_source(raw: Any, origin: Path) -> PluginSource:
-    """What a saved recipe in `origin` says of its plug-in."""
+    """The validated key `plugin` of a saved recipe in `origin`."""
     try:
         return PluginSource.model_validate(raw)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Names of Litmus that have changed, to explain the errors of plug-in files written for an earlier version."""
+"""Renamed API of Litmus, to explain errors of plug-in files written for an earlier version."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ IMPORTS = {
     "Visibility": "AttentionMask",
     "write": "update_kv",
 }
-"""Names in litmus.nn: before, now."""
+"""Names in litmus.nn: old, new."""
 
 MODULES = {"litmus.audit": "litmus.auditing"}
-"""Modules that a plug-in or a script may have imported: before, now."""
+"""Modules: old, new."""
 
 ATTRIBUTES = {
     "AuxLosses": {"leave": "add"},
@@ -38,26 +38,27 @@ ATTRIBUTES = {
     },
     "LayerContext": {"layer": "index", "positions": "rotation"},
 }
-"""Attributes by class: before, now."""
+"""Attributes by class: old, new."""
 
 METHODS = {"join": "out_proj", "project": "qkv_proj"}
-"""Methods that plug-in classes call on themselves: before, now."""
+"""Methods that plug-in classes call on themselves: old, new."""
 
 OVERRIDES = {
     "BlockConfig": {"assemble": "build"},
     "Module": {
         "after_step": "post_optimizer_step",
-        "cached_" + "numbers": "kv_elements",  # in parts: a search of the package for old names finds real uses only
+        "cached_" + "numbers": "kv_elements",  # split, so that a search for the old names finds uses only
         "re" + "winds": "supports_rollback",
     },
     "NormConfig": {"over": "build"},
+    "Router": {"leave_terms": "add_aux_losses"},
     "RouterConfig": {"build_for": "build"},
 }
-"""What plug-in classes define, by base class: before, now. Nothing calls the old names."""
+"""Methods and attributes that plug-in classes define, by base class: old, new. Nothing uses the old names."""
 
 
 def explained(error: BaseException) -> str:
-    """The message of `error`, with the new name if its cause is an old one."""
+    """The message of `error`; if an old name is the cause, a message with the new name."""
     text = message(error)
     if found := re.match(r"cannot import name '(\w+)' from '(litmus[\w.]*)'", text):
         name, module = found.groups()
@@ -72,7 +73,7 @@ def explained(error: BaseException) -> str:
 
 
 def old_overrides(module: ModuleType) -> str:
-    """Which class of a plug-in defines an old name of `OVERRIDES`, and the new name; "" if none does."""
+    """A message if a class of the plug-in defines an old name of `OVERRIDES`, else ""."""
     for kind in vars(module).values():
         if isinstance(kind, type) and kind.__module__ == module.__name__:
             for base in kind.__mro__[1:]:

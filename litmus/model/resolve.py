@@ -1,4 +1,4 @@
-"""From what a user names (recipe, YAML file, plug-in file, mapping) to a whole Recipe: bases, sizes, overrides."""
+"""Resolve a recipe name, YAML file, plug-in file or mapping to a Recipe: bases, size, overrides."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def resolve(
     vocab_size: int | None = None,
     trust_plugin: bool = False,
 ) -> Recipe:
-    """The whole recipe: `source` over its bases, then the size, then overrides (nested or by dotted path).
+    """The recipe: `source` merged over its bases, then the size, then overrides (nested or by dotted path).
 
-    The size is a row of SIZES; "own", as None, leaves the recipe at the size it states. A plug-in file given here or in
-    a mapping runs; one that a recipe file names runs only if the user has named that very code before, or with
+    size: a row of SIZES; None and "own" keep the size in the recipe. A plug-in file given as `source` or in a mapping
+    runs; one that a recipe file refers to runs only if the user has named a file with this content before, or with
     `trust_plugin`.
     """
     raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source, trusted=trust_plugin)
@@ -41,7 +41,7 @@ def resolve(
 
 
 def at_size(raw: dict[str, Any], size: str) -> dict[str, Any]:
-    """`raw` at a row of the size table; keys tied to the old one (hidden widths, head counts) fall back to defaults."""
+    """`raw` with a size of SIZES; keys that depend on the size (hidden widths, head counts) are reset to defaults."""
     check_size(size)
     return {**_without_sized_keys(raw), **SIZES[size]}
 
@@ -67,11 +67,11 @@ def _without_sized_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_bases(source: str | Path | Mapping[str, Any], *, trusted: bool) -> dict[str, Any]:
-    """The mapping of `source` over that of its base, that over its base, and so on."""
+    """The mapping of `source`, merged over its base, the base of its base, and so on."""
     diffs: list[dict[str, Any]] = []
     seen: list[str] = []
     found: str | Path | Mapping[str, Any] | None = source
-    named_in: Path | None = None  # the recipe file by which `found` came in; None: the user named it
+    named_in: Path | None = None  # the recipe file that refers to `found`; None: the user named it
     while found is not None:
         raw, here = _read(found, named_in, trusted=trusted)
         diffs.append(raw)
@@ -94,7 +94,7 @@ def _with_bases(source: str | Path | Mapping[str, Any], *, trusted: bool) -> dic
 def _read(
     source: str | Path | Mapping[str, Any], named_in: Path | None, *, trusted: bool
 ) -> tuple[dict[str, Any], Path | None]:
-    """The mapping that `source` stands for, with a name, and the folder its relative paths start from."""
+    """The mapping of `source`, with a name, and the folder to which its relative paths refer."""
     if isinstance(source, Mapping):
         return {"name": "unnamed", **with_kinds(source)}, None
     path = Path(source)

@@ -23,7 +23,7 @@ from litmus.files import write_atomically
 from litmus.locks import folder_lock
 from litmus.model import Decoder, Recipe, Source, build, cache_bytes_per_token, resolve, training_flops_per_token
 from litmus.model.bounds import check_trained
-from litmus.model.plugins import plugin_faults, staying
+from litmus.model.plugins import plugin_faults, restored_cwd
 from litmus.model.storage import load_weights, weights
 from litmus.runtime.device import reproducible
 from litmus.runtime.memory import peak_memory_bytes
@@ -199,7 +199,7 @@ class Trainer:
             lr = settings.lr * lr_factor(self.budget.fraction_mid_step(self.usage, mean_cost), settings)
             torch.manual_seed(seed_for(settings.seed, self.usage.steps))
             try:
-                with staying():
+                with restored_cwd():
                     stats = self.train_step.step(batches, lr)
             except NotFinite as fault:
                 raise self._diverged(self.usage.steps + 1, str(fault)) from None
@@ -254,7 +254,7 @@ class Trainer:
         return score.nats_per_token
 
     def _evaluate(self, limit_tokens: int | None) -> Evaluation:
-        with autocast(self.train_step.precision, self.train_step.device), staying():
+        with autocast(self.train_step.precision, self.train_step.device), restored_cwd():
             score = evaluate(
                 self.model,
                 self.data,
@@ -271,7 +271,7 @@ class Trainer:
         """A text that the model generates, which depends only on the seed and the step."""
         assert self.sample_text is not None
         torch.manual_seed(seed_for(self.settings.seed, self.usage.steps))
-        with autocast(self.train_step.precision, self.train_step.device), staying():
+        with autocast(self.train_step.precision, self.train_step.device), restored_cwd():
             text = self.sample_text(self.model, self.data.tokenizer)
         self.display.sample(self.usage.steps, text)
         return text

@@ -99,14 +99,14 @@ def test_a_plugin_that_cannot_be_built_is_named_with_the_line(build_line, said, 
 
 
 def test_building_and_declaring_may_not_take_for_ever(plugin, monkeypatch):
-    monkeypatch.setattr("litmus.model.LIMIT", 0.5)
+    monkeypatch.setattr("litmus.model.MAX_PLUGIN_SECONDS", 0.5)
     with pytest.raises(Failed, match=r"building my_idea of the plug-in .*my_idea.py took more than 0.5 s"):
         build(plugin(build="while True: pass"))
-    monkeypatch.setattr("litmus.model.costs.LIMIT", 0.5)
+    monkeypatch.setattr("litmus.model.costs.MAX_PLUGIN_SECONDS", 0.5)
     for use in (meta_model, training_flops_per_token):
         with pytest.raises(Failed, match=r"building my_idea of the plug-in .*my_idea.py took more than 0.5 s"):
             use(resolve(plugin(build="while True: pass")))
-    monkeypatch.setattr(plugins, "LIMIT", 0.5)
+    monkeypatch.setattr(plugins, "MAX_PLUGIN_SECONDS", 0.5)
     path = plugin()
     path.write_text("while True:\n    pass\n")
     with pytest.raises(BadInput, match=r"my_idea.py was still running after 0.5 s \(line [12]\) and was stopped"):

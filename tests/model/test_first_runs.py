@@ -12,7 +12,7 @@ import pytest
 
 from litmus.errors import BadInput
 from litmus.model import plugins, resolve
-from litmus.model.trust import LIST
+from litmus.model.trust import TRUST_FILE
 
 Write = Callable[..., Path]
 DECLARES = "recipe = {'base': 'standard', 'dim': 64}\n"
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("fresh_state")
 
 @pytest.fixture(autouse=True)
 def a_process_to_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "_expendable", False)
+    monkeypatch.setattr(plugins, "_trial_runs_disabled", False)
 
 
 def written(folder: Path, code: str) -> Path:
@@ -35,7 +35,7 @@ def written(folder: Path, code: str) -> Path:
     [
         ("import os; os._exit(3)\n", r"idea.py ended the process that read it, with exit code 3; a plug-in declares"),
         ("import os; os.kill(os.getpid(), 9)\n", r"idea.py ended .* by SIGKILL \(out of memory, perhaps\); a plug-in"),
-        ("print('came back'); import os; os._exit(0)\n", r"idea.py ended .* with exit code 0"),
+        ("print('returned'); import os; os._exit(0)\n", r"idea.py ended .* with exit code 0"),
         (
             "import torch\nx = []\nwhile True:\n    x.append(torch.empty(1 << 30))\n",
             r"idea.py does not run: .*allocate.* \(line 4\)",
@@ -47,16 +47,16 @@ def test_a_file_that_ends_the_process_that_reads_it_is_named_in_one_sentence(
 ) -> None:
     with pytest.raises(BadInput, match=sentence):
         resolve(written(tmp_path, code))
-    assert not (fresh_state / LIST).exists()
+    assert not (fresh_state / TRUST_FILE).exists()
 
 
 def test_a_file_that_never_comes_back_is_stopped_even_if_it_cannot_be_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins, "LIMIT", 1.0)
+    monkeypatch.setattr(plugins, "MAX_PLUGIN_SECONDS", 1.0)
     with pytest.raises(BadInput, match=r"idea.py was still running after 1 s \(line [12]\) and was stopped; a plug-in"):
         resolve(written(tmp_path, "while True:\n    pass\n"))
-    monkeypatch.setattr(plugins, "GRACE", 20.0)
+    monkeypatch.setattr(plugins, "STARTUP_SECONDS", 20.0)
     deaf = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\ntime.sleep(999)\n"
     with pytest.raises(BadInput, match=r"idea.py was still running after 1 s and could not be interrupted; a plug-in"):
         resolve(written(tmp_path, deaf))
@@ -81,7 +81,7 @@ def test_each_version_is_tried_once_and_then_runs_at_once(tmp_path: Path, monkey
 
     def runs() -> int:
         monkeypatch.setattr("litmus.model.trust._named", set())  # as in a new process
-        for name in [name for name in sys.modules if name.startswith(plugins.PREFIX)]:
+        for name in [name for name in sys.modules if name.startswith(plugins.MODULE_PREFIX)]:
             del sys.modules[name]
         before = len((tmp_path / "runs").read_text()) if (tmp_path / "runs").exists() else 0
         assert resolve(path).dim == 64

@@ -77,8 +77,8 @@ def test_an_old_method_that_nothing_calls_is_told_the_new_name(name, old):
         build(path)
 
 
-@pytest.mark.parametrize("base", ["BlockConfig", "NormConfig", "RouterConfig"])
-def test_an_old_method_of_a_config_is_told_the_new_name(base, old):
+@pytest.mark.parametrize("base", ["BlockConfig", "NormConfig", "Router", "RouterConfig"])
+def test_an_old_method_of_a_part_is_told_the_new_name(base, old):
     ((before, now),) = OVERRIDES[base].items()
     path = old(f"from litmus.nn import {base}\n\nclass Stale({base}):\n    def {before}(self, *given):\n        pass\n")
     with pytest.raises(BadInput, match=rf"the plug-in .*old\.py defines Stale\.{before}, which is now {now}"):
@@ -103,7 +103,7 @@ def test_the_new_names_exist_and_the_old_ones_do_not():
     for kind, renamed in ATTRIBUTES.items():
         names = dir(getattr(litmus.nn, kind)) + list(getattr(getattr(litmus.nn, kind), "__dataclass_fields__", ()))
         assert [now for now in renamed.values() if now not in names] == []
-    names = {*dir(litmus.nn.AttentionBase), *dir(litmus.nn.Adapts), "build"}
+    names = {*dir(litmus.nn.AttentionBase), *dir(litmus.nn.Adapts), *dir(litmus.nn.Router), "build"}
     renamed = [*METHODS.values(), *(now for methods in OVERRIDES.values() for now in methods.values())]
     assert [now for now in renamed if now not in names] == []
 

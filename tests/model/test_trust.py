@@ -15,7 +15,7 @@ import yaml
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, load, recipes, resolve, save
-from litmus.model.trust import LIST, is_trusted, trust
+from litmus.model.trust import TRUST_FILE, is_trusted, trust
 
 Small = Callable[..., Decoder]
 Write = Callable[..., Path]
@@ -140,7 +140,7 @@ def test_what_a_user_names_is_on_the_list_once_with_its_path(
     for _ in range(3):
         resolve(path)
         forgotten(monkeypatch)
-    (line,) = (fresh_state / LIST).read_text().splitlines()
+    (line,) = (fresh_state / TRUST_FILE).read_text().splitlines()
     sha256, _, file = line.split(" ", 2)
     assert (sha256, json.loads(file)) == (digest(path.read_bytes()), str(path))
 
@@ -150,7 +150,7 @@ def test_damaged_lines_count_for_nothing_and_spoil_no_others(
     damage: bytes, fresh_state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh_state.mkdir()
-    (fresh_state / LIST).write_bytes(damage)
+    (fresh_state / TRUST_FILE).write_bytes(damage)
     for number in ("b", "c"):
         trust(number * 64, Path("/a\nb"))
     forgotten(monkeypatch)
@@ -179,7 +179,7 @@ def test_where_nothing_can_be_kept_one_line_says_so_and_this_process_goes_on(
     if obstacle == "a file":
         fresh_state.write_text("")
     elif obstacle == "a folder in its place":
-        (fresh_state / LIST).mkdir(parents=True)
+        (fresh_state / TRUST_FILE).mkdir(parents=True)
     elif os.geteuid() == 0:
         pytest.skip("the root user may write everywhere")
     else:

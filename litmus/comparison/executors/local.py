@@ -18,7 +18,7 @@ from litmus.comparison.trial import GRACE_SECONDS, SPEC, TRUST, TrialSpec, store
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.fork_server import Process, start_process
-from litmus.model.plugins import COPY, plugin_code
+from litmus.model.plugins import PLUGIN_FILE, plugin_code
 from litmus.model.recipe import PluginSource
 from litmus.process import BAD_INPUT, DEBUG, signal_name
 
@@ -100,7 +100,7 @@ class _Processes:
         arguments = [str(folder)]
         if spec.recipe.get("plugin"):
             # The trial runs the code that was audited, even if the file changes in the meantime.
-            write_atomically(folder / COPY, plugin_code(PluginSource.model_validate(spec.recipe["plugin"])))
+            write_atomically(folder / PLUGIN_FILE, plugin_code(PluginSource.model_validate(spec.recipe["plugin"])))
             arguments.append(TRUST)
         with self._lock:
             if self._stopped:

@@ -26,7 +26,7 @@ from litmus.files import (
     remove_leftovers,
     verify,
 )
-from litmus.model.plugins import COPY
+from litmus.model.plugins import PLUGIN_FILE
 from litmus.model.recipe import Recipe
 from litmus.model.storage import RECIPE, WEIGHTS, current_names, write_model
 from litmus.training.budget import Usage
@@ -184,5 +184,5 @@ def _foreign(folder: Path) -> str:
     """Which part of a checkpoint folder is not a checkpoint's, as a clause; empty if there is none."""
     if not folder.is_dir() or folder.is_symlink():
         return "is not a folder of its own"
-    added = sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, COPY, OPTIMIZER, STATE, MANIFEST, CHECKSUMS_0_1})
+    added = sorted(set(file_names(folder)) - {RECIPE, WEIGHTS, PLUGIN_FILE, OPTIMIZER, STATE, MANIFEST, CHECKSUMS_0_1})
     return f"{added[0]} was added to it" if added else ""
