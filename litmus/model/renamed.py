@@ -10,6 +10,8 @@ from litmus.errors import message
 IMPORTS = {
     "Heads": "AttentionBase",
     "HeadsConfig": "AttentionBaseConfig",
+    "Latent": "CompressedAttention",
+    "LatentConfig": "CompressedConfig",
     "RouterFigures": "RouterStats",
     "Site": "LayerContext",
     "Step": "ForwardContext",

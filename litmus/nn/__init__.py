@@ -5,7 +5,7 @@ Everything that a plug-in file needs can be imported from here; docs/plugins.md 
 
 from litmus.nn.attention.attend import attend, attention_weights
 from litmus.nn.attention.banded import Keys, Window, attend_window
-from litmus.nn.attention.compressed import Latent, LatentConfig
+from litmus.nn.attention.compressed import CompressedAttention, CompressedConfig
 from litmus.nn.attention.gates import Gate, GateConfig
 from litmus.nn.attention.mla import Mla, MlaConfig
 from litmus.nn.attention.multihead import Attention, AttentionBase, AttentionBaseConfig, AttentionConfig
@@ -50,6 +50,8 @@ __all__ = [
     "Buffers",
     "Cache",
     "CausalConv",
+    "CompressedAttention",
+    "CompressedConfig",
     "Dense",
     "DepthBlock",
     "DepthConfig",
@@ -61,8 +63,6 @@ __all__ = [
     "GateConfig",
     "HeadConfig",
     "Keys",
-    "Latent",
-    "LatentConfig",
     "LayerContext",
     "LinearHead",
     "LinearHeadConfig",

@@ -21,9 +21,9 @@ from litmus.model import Decoder, build, cache_bytes_per_token
 from litmus.nn import (
     Attention,
     AttentionConfig,
+    CompressedAttention,
+    CompressedConfig,
     ForwardContext,
-    Latent,
-    LatentConfig,
     LayerContext,
     SSMaxConfig,
     reference_path,
@@ -52,11 +52,13 @@ def shapes(draw: st.DrawFn) -> dict[str, int]:
     }
 
 
-def made(layer_context: Callable[..., LayerContext], rough: Callable[..., Latent], **keys: Any) -> Latent:
-    return rough(LatentConfig(**keys).build(layer_context(positions=RopeConfig())))
+def made(
+    layer_context: Callable[..., LayerContext], rough: Callable[..., CompressedAttention], **keys: Any
+) -> CompressedAttention:
+    return rough(CompressedConfig(**keys).build(layer_context(positions=RopeConfig())))
 
 
-def by_formula(module: Latent, x: Tensor) -> Tensor:
+def by_formula(module: CompressedAttention, x: Tensor) -> Tensor:
     """What the heads of one row x (T, dim) read, query by query and block by block, (T, H, D)."""
     ctx = ForwardContext(torch.arange(len(x))[None])
     q, k, v = (part[0] for part in module.qkv_proj(x[None], ctx))
@@ -208,7 +210,7 @@ def test_a_row_emptied_in_a_running_batch_begins_a_new_text(rough: Callable[...,
 def test_the_cache_holds_the_window_and_the_latents_of_every_block(
     block: int, latents: int, window: int, capacity: int, layer_context: Any
 ) -> None:
-    module = LatentConfig(block=block, latents=latents, window=window, kv_heads=2).build(layer_context())
+    module = CompressedConfig(block=block, latents=latents, window=window, kv_heads=2).build(layer_context())
     cache = module.new_cache(3, capacity, device=torch.device("cpu"), dtype=torch.float32)
     slots = window + math.ceil(capacity / block) * latents
     assert cache["k"].shape == cache["v"].shape == (3, slots, 2, 4)
@@ -247,7 +249,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(layer_context: Any) -> No
                     self.numbers = max(self.numbers, tensor.numel())
             return result
 
-    module, length = LatentConfig(block=16, window=64).build(layer_context()), 2048
+    module, length = CompressedConfig(block=16, window=64).build(layer_context()), 2048
     x = torch.randn(1, length, DIM, requires_grad=True)
     with LargestTensor() as largest:
         module(x, ForwardContext(torch.arange(length)[None])).sum().backward()
@@ -281,7 +283,7 @@ def test_decoding_in_lower_precision_follows_the_full_pass(dtype: torch.dtype) -
 @torch.no_grad()
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_entropy_reported_is_that_of_the_weights_over_latents_and_tokens(fast: bool, layer_context: Any) -> None:
-    module = LatentConfig(block=2, latents=1, window=2).build(layer_context())
+    module = CompressedConfig(block=2, latents=1, window=2).build(layer_context())
     for parameter in (module.qkv.weight, module.scores.weight):
         nn.init.zeros_(parameter)  # even weights: the entropy of a query is the log of how many keys it reads
     observed: dict[str, list[Tensor]] = {}

@@ -30,7 +30,7 @@ from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.layers.linear import linear
 
 
-class LatentConfig(AttentionBaseConfig):
+class CompressedConfig(AttentionBaseConfig):
     """Options; in the formulas block is m, latents r, window w.
 
     block: tokens per block. latents: keys and values that a block is compressed to, per head. window: number of recent
@@ -56,11 +56,11 @@ class LatentConfig(AttentionBaseConfig):
             )
         return self
 
-    def build(self, layer: LayerContext) -> Latent:
-        return Latent(self, layer)
+    def build(self, layer: LayerContext) -> CompressedAttention:
+        return CompressedAttention(self, layer)
 
 
-class Latent(AttentionBase):
+class CompressedAttention(AttentionBase):
     """Attention to latents of completed past blocks and to a window of tokens (Zhu et al. 2021, arXiv 2107.02192).
 
     Block b of m tokens: A_b = softmax over its tokens of (x W_Z + B), latents A_bᵀ K_b and A_bᵀ V_b. The query at
@@ -68,7 +68,7 @@ class Latent(AttentionBase):
     rotated before compression, so that a latent has about the position of its tokens.
     """
 
-    def __init__(self, config: LatentConfig, layer: LayerContext) -> None:
+    def __init__(self, config: CompressedConfig, layer: LayerContext) -> None:
         super().__init__(config, layer)
         self.shape = Shape(config.block, config.latents, config.window)
         self.cache_layout = CompressedCache(self.shape)

@@ -64,25 +64,25 @@ class Layout:
         The query at position t of a text attends to block b with (b + 1)·m <= t and to token j with t - w < j <= t.
         """
         device = self.first.device
-        numbers = queries if isinstance(queries, Tensor) else torch.arange(queries.start, queries.stop, device=device)
-        query = numbers[:, None] + self.history
+        index = queries if isinstance(queries, Tensor) else torch.arange(queries.start, queries.stop, device=device)
+        query = index[:, None] + self.history
         key = torch.arange(keys.start, keys.stop, device=device)
         first = self.first[:, queries, None]
         begins = self.begins[:, None, :blocks]
-        whole = (begins + shape.block <= query) & (begins >= first)
+        far = (begins + shape.block <= query) & (begins >= first)
         near = (key <= query) & (key > query - shape.window) & (key >= first)
-        return torch.cat((near.expand(len(whole), -1, -1), whole.repeat_interleave(shape.latents, -1)), -1)[:, None]
+        return torch.cat((near.expand(len(far), -1, -1), far.repeat_interleave(shape.latents, -1)), -1)[:, None]
 
 
 def layout_of(ctx: ForwardContext, shape: Shape) -> Layout:
     """The layout of rows without a cache, whose padding comes last."""
     length = ctx.positions.shape[1]
-    place = torch.arange(length, device=ctx.positions.device)
+    index = torch.arange(length, device=ctx.positions.device)
     if ctx.start_pos == 0:
-        return Layout(torch.zeros_like(place)[None], place[None, : length // shape.block] * shape.block)
+        return Layout(torch.zeros_like(index)[None], index[None, : length // shape.block] * shape.block)
     complete = (ctx.positions + 1) % shape.block == 0
-    begins = torch.where(complete, place - shape.block + 1, length).sort(1).values
-    return Layout(place - ctx.positions, begins[:, : length // shape.block])
+    begins = torch.where(complete, index - shape.block + 1, length).sort(1).values
+    return Layout(index - ctx.positions, begins[:, : length // shape.block])
 
 
 def padding_last(ctx: ForwardContext) -> tuple[ForwardContext, Tensor]:

@@ -43,13 +43,13 @@ def observe_attention(
     entropy = torch.zeros((), device=q.device, dtype=torch.float32)
     first = torch.zeros_like(entropy)
     queries = observed_queries(q.shape[1], q.device)
-    for some in queries.split(max(1, MAX_WEIGHTS_IN_MEMORY // (q.shape[0] * k.shape[1]))):
-        mask = _of_queries(attention_mask, some, k.shape[1])
-        scale = None if query_scale is None else query_scale[:, some]
+    for part in queries.split(max(1, MAX_WEIGHTS_IN_MEMORY // (q.shape[0] * k.shape[1]))):
+        mask = _mask_of(attention_mask, part, k.shape[1])
+        scale = None if query_scale is None else query_scale[:, part]
         for head in range(q.shape[2]):
             one = slice(head, head + 1)
-            part = scale if scale is None or scale.shape[-1] == 1 else scale[..., one]
-            weights = attention_weights(q[:, some, one], k[:, :, head // shared, None], mask, part)
+            head_scale = scale if scale is None or scale.shape[-1] == 1 else scale[..., one]
+            weights = attention_weights(q[:, part, one], k[:, :, head // shared, None], mask, head_scale)
             entropy = entropy + torch.special.entr(weights).sum(-1).mean(0).sum().float()
             first = first + weights[..., 0].mean(0).sum().float()
     number = q.shape[2] * len(queries)
@@ -57,10 +57,10 @@ def observe_attention(
     ctx.observed.setdefault("first_token_attention", []).append(first / number)
 
 
-def _of_queries(attention_mask: AttentionMask | Callable[[Tensor], Tensor], some: Tensor, keys: int) -> AttentionMask:
+def _mask_of(attention_mask: AttentionMask | Callable[[Tensor], Tensor], queries: Tensor, keys: int) -> AttentionMask:
     """The mask of the queries with these indices."""
     if isinstance(attention_mask, Tensor):
-        return attention_mask[:, :, some]
+        return attention_mask[:, :, queries]
     if attention_mask == "causal":
-        return (torch.arange(keys, device=some.device) <= some[:, None])[None, None]
-    return "all" if isinstance(attention_mask, str) else attention_mask(some)
+        return (torch.arange(keys, device=queries.device) <= queries[:, None])[None, None]
+    return "all" if isinstance(attention_mask, str) else attention_mask(queries)

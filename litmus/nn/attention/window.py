@@ -61,7 +61,7 @@ class WindowAttention(AttentionBase):
         self, q: Tensor, k: Tensor, v: Tensor, keys: Keys, ctx: ForwardContext, query_scale: Tensor | None
     ) -> Tensor:
         """Attend to keys in token order: in blocks, or, with padding or as the reference, with one mask."""
-        observe_attention(q, k, lambda some: _mask(keys, self.window, ctx, some), query_scale, ctx)
+        observe_attention(q, k, lambda queries: _mask(keys, self.window, ctx, queries), query_scale, ctx)
         contiguous = ctx.padding_mask is None and (ctx.cache is None or ctx.start_pos is not None)
         if not ctx.use_reference and contiguous:
             return attend_window(q, k, v, keys, self.window, ctx, query_scale)
