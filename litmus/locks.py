@@ -28,7 +28,7 @@ def folder_lock(folder: Path, doing: str, *, on_wait: Callable[[str], None] | No
 
     `doing` completes "another process is ... FOLDER", e.g. "training in". If another process holds the lock, BadInput
     names that process and its host; with `on_wait` the sentence is passed to `on_wait` instead, and the block begins
-    when the lock is free. The operating system releases a lock when its process ends, in whatever way.
+    when the lock is free. The operating system releases a lock when its process ends, also if it is killed.
 
     The lock is a hidden file next to the folder, so that replacing the folder keeps it. If the parent folder is not
     writable, the folder cannot be replaced, and the lock file is inside it.

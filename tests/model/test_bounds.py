@@ -50,5 +50,5 @@ def test_published_sizes_are_none_that_no_memory_holds() -> None:
 
 
 def test_looking_further_ahead_than_the_context_is_refused() -> None:
-    with pytest.raises(BadInput, match="depth = 100000000 tokens further ahead, and a context of 256"):
+    with pytest.raises(BadInput, match="depth = 100000000 tokens beyond the next, but a context of 256"):
         build("mtp", size="tiny", overrides={"objective.depth": 10**8})

@@ -130,7 +130,7 @@ def test_the_saved_recipe_names_its_file(model, folder):
 MISTAKES = [
     ("recipe = {", "recipes = {", "defines no recipe"),
     ("import Attention", "import Atention", "ImportError: cannot import name 'Atention' from 'litmus.nn'"),
-    ("gate_bias: bool = False", "gate_bias: bool", "MyGate.__init__ needs 'gate_bias', which nothing gives"),
+    ("gate_bias: bool = False", "gate_bias: bool", "MyGate.__init__ needs 'gate_bias', which Litmus does not pass"),
     (
         '"mixer": MyGate',
         '"mixer": {"kind": MyGate, "gate_bios": True}',

@@ -51,7 +51,7 @@ def kind_of(family: type[Part], cls: type) -> str:
     if issubclass(cls, Part):
         return str(cls.model_fields["kind"].default)
     if not issubclass(cls, nn.Module):
-        raise BadInput(f"{family.family} is the class {cls.__name__}, which is no torch.nn.Module")
+        raise BadInput(f"{family.family} is the class {cls.__name__}, which is not a torch.nn.Module")
     if (family, cls) not in _DECLARED:
         _DECLARED[family, cls] = _declaration(family, cls)
     declared = _DECLARED[family, cls]
@@ -77,8 +77,8 @@ def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
             sizes.append(name)
         else:
             raise BadInput(
-                f"{cls.__name__}.__init__ needs {name!r}, which nothing gives; give it a default, to make it an option "
-                f"of the recipe, or use one of {', '.join(('layer', 'config', *SIZES))}"
+                f"{cls.__name__}.__init__ needs {name!r}, which Litmus does not pass; give it a default, to make it an "
+                f"option of the recipe, or use one of {', '.join(('layer', 'config', *SIZES))}"
             )
 
     def build(self: Part, layer: LayerContext, **more: Any) -> nn.Module:

@@ -52,7 +52,7 @@ class MtpObjective(Objective):
         super().__init__()
         if config.depth >= layer.context:
             raise BadInput(
-                f"objective {config.kind!r} looks depth = {config.depth} tokens further ahead, and a context of "
+                f"objective {config.kind!r} predicts depth = {config.depth} tokens beyond the next, but a context of "
                 f"{layer.context} tokens has {layer.context - 1} of them; a depth below the context is valid"
             )
         self.depth, self.weight = config.depth, config.weight

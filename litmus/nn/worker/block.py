@@ -34,8 +34,8 @@ class WorkerConfig(BlockConfig):
 
     phase: "random" samples the workers' position in the interval for each row in training (objective kind "worker");
     "fixed" does not. conv_width: kernel width of the convolution. type_embedding: add a learned vector to workers.
-    others: non-worker tokens keep their embedding, as published ("keep"), or add the output of the convolution, scaled
-    by a learned vector ("residual").
+    others: non-worker tokens keep their embedding, as published ("keep"), or each layer adds to them their h, the
+    normed output of the convolution, scaled by a learned vector ("residual").
     """
 
     kind: Literal["worker"] = "worker"
