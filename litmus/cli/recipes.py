@@ -37,15 +37,15 @@ def recipes(
     if name is not None:
         catalog.check_source(name)
 
-        from litmus.model.listing import whole
+        from litmus.model.listing import resolved_recipe
 
-        recipe = whole(name, size=size, overrides=changes, trust_plugin=trust_plugin)
+        recipe = resolved_recipe(name, size=size, overrides=changes, trust_plugin=trust_plugin)
         print(json_format.dumps(recipe.to_dict(), indent=1) if json else recipe.to_yaml().removesuffix("\n"))
     elif sizes or changes:
-        from litmus.model.listing import counted, table
+        from litmus.model.listing import recipe_stats, table
 
         if json:
-            print(json_format.dumps(list(counted(catalog.recipes(), size=size, overrides=changes)), indent=1))
+            print(json_format.dumps(list(recipe_stats(catalog.recipes(), size=size, overrides=changes)), indent=1))
         else:
             results().print(table(catalog.recipes(), size=size, overrides=changes))
     else:

@@ -19,7 +19,7 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
     listing.add_column("recipe", no_wrap=True)
     for column in ("dim x depth x heads\nvocabulary\ncontext", "parameters\nnon-embedding\nactive", "cache\nB/token"):
         listing.add_column(column, justify="right", no_wrap=True)
-    for row in counted(names, size=size, overrides=overrides):
+    for row in recipe_stats(names, size=size, overrides=overrides):
         listing.add_row(
             row["name"],
             f"{row['dim']} x {row['depth']} x {row['heads']}\n{row['vocab_size']:,}\n{row['context']:,}",
@@ -29,7 +29,7 @@ def table(names: Iterable[str], *, size: str | None = None, overrides: Mapping[s
     return listing
 
 
-def counted(
+def recipe_stats(
     names: Iterable[str], *, size: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Sizes and parameter counts of each recipe, as one dict per recipe.
@@ -52,7 +52,7 @@ def counted(
         }
 
 
-def whole(
+def resolved_recipe(
     source: Source, *, size: str | None = None, overrides: Mapping[str, Any] | None = None, trust_plugin: bool = False
 ) -> Recipe:
     """The recipe that `source` resolves to; BadInput or Failed if no model can be built from it."""

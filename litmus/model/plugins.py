@@ -53,7 +53,7 @@ def import_plugin(path: Path) -> dict[str, Any]:
 
     The code is trusted from now on: models and runs made with it can run it again.
     """
-    code = _code_in(path)
+    code = _read_code(path)
     recipe = run_plugin(code, path)
     trust(_digest(code), path.resolve())
     return recipe
@@ -61,7 +61,7 @@ def import_plugin(path: Path) -> dict[str, Any]:
 
 def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
     """`import_plugin` for a file that a recipe file refers to; it runs only if the user has named it before."""
-    code = _code_in(path)
+    code = _read_code(path)
     if not trusted and not is_trusted(_digest(code)):
         raise BadInput(
             f"{named_in} is based on the code in {path} (sha256 {_digest(code)}), which you have not run yourself; "
@@ -89,7 +89,7 @@ def declare_plugin(source: PluginSource, folder: Path, *, trusted: bool) -> None
     if the user has named a file with this content before, or with `trusted`.
     """
     original, copy = Path(source.path), folder / PLUGIN_FILE
-    found = next(((file, code) for file in (original, copy) if (code := _code_of(file, source.sha256))), None)
+    found = next(((file, code) for file in (original, copy) if (code := _code_with_digest(file, source.sha256))), None)
     if found is None:
         raise BadInput(
             f"{folder} was made with the plug-in {original} (sha256 {source.sha256}), which is missing or has changed "
@@ -137,9 +137,9 @@ def plugin_faults(recipe: Recipe, doing: str, *, seconds: float | None = None, a
         raise
     except BaseException as error:
         # An OSError may be about a file of Litmus, a GeneratorExit may come from the consumer of a generator.
-        if recipe.plugin is None or (isinstance(error, OSError | GeneratorExit) and not _line(error)):
+        if recipe.plugin is None or (isinstance(error, OSError | GeneratorExit) and not _plugin_line(error)):
             raise
-        raise Failed(f"the plug-in {recipe.plugin.path} failed in {doing} {recipe.name}: {_what(error)}") from error
+        raise Failed(f"the plug-in {recipe.plugin.path} failed in {doing} {recipe.name}: {_describe(error)}") from error
 
 
 @contextlib.contextmanager
@@ -156,7 +156,7 @@ def restored_cwd() -> Iterator[None]:
                 os.chdir(here)
 
 
-def _code_in(path: Path) -> bytes:
+def _read_code(path: Path) -> bytes:
     if not path.is_file():
         raise BadInput(f"there is no plug-in file {str(path)!r}")
     try:
@@ -167,7 +167,7 @@ def _code_in(path: Path) -> bytes:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _code_of(file: Path, sha256: str) -> bytes | None:
+def _code_with_digest(file: Path, sha256: str) -> bytes | None:
     """The content of the file if it has this digest, else None."""
     try:
         code = file.read_bytes() if file.is_file() and file.stat().st_size <= MAX_PLUGIN_BYTES else b""
@@ -207,9 +207,9 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
             raise
         if isinstance(error, TimeLimitExceeded):
             raise BadInput(
-                f"{found} was still running after {limit:g} s{_line(error)} and was stopped; {_ADVICE}"
+                f"{found} was still running after {limit:g} s{_plugin_line(error)} and was stopped; {_ADVICE}"
             ) from error
-        raise BadInput(f"{found} does not run: {_what(error)}") from error
+        raise BadInput(f"{found} does not run: {_describe(error)}") from error
     return module
 
 
@@ -253,13 +253,13 @@ def first_run() -> None:
     os._exit(0)  # does not wait for threads that the code has started
 
 
-def _what(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     """Type and message of the exception, and the line of the plug-in that raised it, if one did."""
     text = shown(explained(error), quoted=False, limit=300)
-    return f"{type(error).__name__}{f': {text}' if text else ''}{_line(error)}"
+    return f"{type(error).__name__}{f': {text}' if text else ''}{_plugin_line(error)}"
 
 
-def _line(error: BaseException) -> str:
+def _plugin_line(error: BaseException) -> str:
     """The innermost line of a plug-in in the traceback, as " (line 12)"; empty if there is none."""
     frames = traceback.walk_tb(error.__traceback__)
     lines = [number for frame, number in frames if frame.f_globals.get("__name__", "").startswith(MODULE_PREFIX)]

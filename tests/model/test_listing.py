@@ -7,7 +7,7 @@ from rich.console import Console
 
 from litmus.errors import BadInput
 from litmus.model import recipes
-from litmus.model.listing import table, whole
+from litmus.model.listing import resolved_recipe, table
 
 
 def rendered(**options: object) -> str:
@@ -45,4 +45,4 @@ def test_experts_that_a_token_skips_and_modules_for_training_are_not_active() ->
 
 def test_a_recipe_that_cannot_be_built_is_not_printed() -> None:
     with pytest.raises(BadInput, match="top_k = 9 is more than experts = 4"):
-        whole("moe", overrides={"feedforward.top_k": 9})
+        resolved_recipe("moe", overrides={"feedforward.top_k": 9})

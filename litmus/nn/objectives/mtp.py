@@ -19,14 +19,14 @@ from litmus.nn.layers.linear import linear
 from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
 
 
-class AheadConfig(ObjectiveConfig):
+class MtpBaseConfig(ObjectiveConfig):
     """Predict `depth` tokens beyond the next one; their mean loss has weight `weight`."""
 
     depth: int = Field(1, ge=1)
     weight: float = Field(0.3, gt=0)
 
 
-class MtpConfig(AheadConfig):
+class MtpConfig(MtpBaseConfig):
     """The modules of DeepSeek-V3; the layer in a module has the config of the model's last layer."""
 
     kind: Literal["mtp"] = "mtp"
@@ -35,7 +35,7 @@ class MtpConfig(AheadConfig):
         return SequentialMtp(self, layer)
 
 
-class ParallelMtpConfig(AheadConfig):
+class ParallelMtpConfig(MtpBaseConfig):
     kind: Literal["mtp_parallel"] = "mtp_parallel"
 
     def build(self, layer: LayerContext) -> Objective:
@@ -48,7 +48,7 @@ class MtpObjective(Objective):
     The loss terms are named "next_token", "mtp_1", "mtp_2", ...
     """
 
-    def __init__(self, config: AheadConfig, layer: LayerContext) -> None:
+    def __init__(self, config: MtpBaseConfig, layer: LayerContext) -> None:
         super().__init__()
         if config.depth >= layer.context:
             raise BadInput(
@@ -97,17 +97,17 @@ class SequentialMtp(MtpObjective):
 
     def __init__(self, config: MtpConfig, layer: LayerContext) -> None:
         super().__init__(config, layer)
-        self.mtp_layers = nn.ModuleList(AheadModule(layer) for _ in range(config.depth))
+        self.mtp_layers = nn.ModuleList(MtpModule(layer) for _ in range(config.depth))
 
     def predict_ahead(
         self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, ctx: ForwardContext
     ) -> tuple[Tensor, Tensor]:
-        module: AheadModule = self.mtp_layers[number - 1]  # type: ignore[assignment]
+        module: MtpModule = self.mtp_layers[number - 1]  # type: ignore[assignment]
         hidden = module(hidden, model.embedding(tokens), ctx)
         return hidden, module.norm(hidden)
 
 
-class AheadModule(nn.Module):
+class MtpModule(nn.Module):
     """M [norm(h) ; norm(e)], then one layer, for hidden states h and embeddings e (B, T, dim)."""
 
     def __init__(self, layer: LayerContext) -> None:

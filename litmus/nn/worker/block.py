@@ -52,13 +52,13 @@ class WorkerConfig(BlockConfig):
         for other in blocks:
             if not isinstance(other, WorkerConfig):
                 raise BadInput(
-                    f"the recipe combines a worker block with a {other.kind!r} block, but a token is a worker in all "
+                    f"a worker block cannot be combined with a {other.kind!r} block, as a token is a worker in all "
                     "layers or in none; valid: block {kind: worker} in every layer"
                 )
             if other.interval != self.interval:
                 raise BadInput(
-                    f"the recipe has worker blocks of intervals {self.interval} and {other.interval}; one interval "
-                    "in all layers is valid"
+                    f"worker blocks have intervals {self.interval} and {other.interval}; "
+                    "one interval in all layers is valid"
                 )
 
 
