@@ -49,6 +49,8 @@ def test_it_decodes_ragged_rows_and_packed_documents_as_if_alone(example, rough)
 def test_it_passes_the_quick_audit(example):
     report = litmus.audit(resolve(example, overrides=SMALL), quick=True)
     assert {finding.name: finding.detail for finding in report.failed} == {}
+    recomputes = "decodes by recomputation of the whole prefix" in report["cache parity"].detail
+    assert recomputes == (example.stem == "moving_average")
 
 
 def test_it_is_the_same_model_when_saved_and_loaded(example, tmp_path):

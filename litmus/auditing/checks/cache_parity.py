@@ -8,7 +8,7 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from litmus.auditing.check import Check, Evidence, differences
+from litmus.auditing.check import Check, Evidence, differences, plural
 from litmus.auditing.hooks import first_difference_in_decoding
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
@@ -41,6 +41,11 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
             return
     if not faults:
         yield Evidence(f"{count} ways of decoding equal the full pass", measured=worst, tolerance=target.rounding)
+        layers = target.model.layers
+        recomputing = sum(any(getattr(part, "recomputes", False) for part in layer.modules()) for layer in layers)
+        if recomputing:
+            some = plural(len(layers), "layer")
+            yield Evidence(f"the model decodes by recomputation of the whole prefix in {recomputing} of {some}")
 
 
 def faulty_module(target: AuditTarget, position: int) -> str:
