@@ -14,12 +14,14 @@ cached decoding equals it; every token is scored) and keeps the fault alone: onl
 version also trains queries at the other offsets: drop the objective below, or draw its phase anew for each row.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from litmus.nn import (
+    Batch,
     BlockConfig,
     Buffers,
     ForwardContext,
@@ -121,10 +123,10 @@ class OnePhase(Objective):
         super().__init__()
         self.every = config.every
 
-    def forward(self, model, tokens: Tensor, targets: Tensor, **options) -> Loss:
-        index = torch.arange(targets.shape[1], device=targets.device)
-        one_phase = targets.masked_fill(index % self.every != self.every - 1, -100)  # the fault
-        return super().forward(model, tokens, one_phase, **options)
+    def forward(self, model, batch: Batch, label_smoothing: float = 0.0) -> Loss:
+        index = torch.arange(batch.targets.shape[1], device=batch.targets.device)
+        one_phase = batch.targets.masked_fill(index % self.every != self.every - 1, -100)  # the fault
+        return super().forward(model, replace(batch, targets=one_phase), label_smoothing)
 
 
 recipe = {

@@ -57,6 +57,8 @@ def _check(recipe: Recipe, needed: int, what: str) -> None:
 def _parameters(recipe: Recipe) -> int:
     """Lower bound of the number of elements in parameters and buffers, in time independent of the depth."""
     number = 0
+    if recipe.embedding.kind == "table":
+        _check(recipe, recipe.vocab_size * recipe.dim * BYTES_PER_WEIGHT, "its embedding")
     with plugin_faults(recipe, "building", seconds=MAX_PLUGIN_SECONDS):
         try:
             with torch.device("meta"):

@@ -189,6 +189,7 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
         for declared in vars(sys.modules[name]).values():
             if isinstance(declared, type) and issubclass(declared, Part) and declared.__module__ == name:
                 declared.register()  # another version of the file may have run since
+        _register_classes(sys.modules[name])
         return sys.modules[name]
     if not _trial_runs_disabled and not is_trusted(_digest(code)):  # trusted code has run before, and terminated
         _trial_run(code, plugin, found)
@@ -201,6 +202,7 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
             exec(compile(code, str(found), "exec"), vars(module))
         if stale := old_overrides(module):
             raise BadInput(f"the plug-in {found} {stale}")
+        _register_classes(module)
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, (KeyboardInterrupt, BadInput)):
@@ -211,6 +213,12 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
             ) from error
         raise BadInput(f"{found} does not run: {_describe(error)}") from error
     return module
+
+
+def _register_classes(module: ModuleType) -> None:
+    """Register the classes in the plug-in's recipe as kinds: a saved recipe names only the kinds."""
+    if isinstance(raw := getattr(module, "recipe", None), dict):
+        with_kinds(raw)
 
 
 def _trial_run(code: bytes, plugin: Path, found: Path) -> None:

@@ -124,7 +124,7 @@ class ZeroAtBirth(Attention):
 
 
 def test_sound_models_that_are_written_otherwise_pass(small, feedforward, objective, mixer):
-    single = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(), 64, layer_context))
+    single = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(hidden=64), layer_context))
     assert small(feedforward=single).failed == []
     assert small(objective=objective(LossInSinglePrecision)).failed == []
     assert small(mixer=mixer(ZeroAtBirth), head={"tied": False, "bias": True}).failed == []

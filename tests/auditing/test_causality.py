@@ -160,6 +160,6 @@ class InSinglePrecision(Swiglu):
 
 
 def test_rounding_is_not_taken_for_a_leak(small, feedforward):
-    part = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(), 64, layer_context))
+    part = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(hidden=64), layer_context))
     finding = small(only=ONLY, feedforward=part)["causality"]
     assert (finding.status, finding.tolerance) == ("pass", 1e-4)

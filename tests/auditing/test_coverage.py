@@ -1,5 +1,7 @@
 """Coverage: what training, evaluation or the model itself leaves out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -15,23 +17,28 @@ from litmus.training.evaluation import evaluate
 ONLY = ("coverage",)
 
 
-def every_fourth(targets, phase):
-    return targets.masked_fill(torch.arange(targets.shape[1]) % 4 != phase, IGNORED)
+def only(batch, chosen):
+    """The batch with targets where `chosen` (T,) only."""
+    return replace(batch, targets=batch.targets.masked_fill(~chosen, IGNORED))
+
+
+def every_fourth(batch, phase):
+    return only(batch, torch.arange(batch.targets.shape[1]) % 4 == phase)
 
 
 class OnePhase(Objective):
     """Trains every fourth position, uses all."""
 
-    def forward(self, model, tokens, targets, **options):
-        return super().forward(model, tokens, every_fourth(targets, 3), **options)
+    def forward(self, model, batch, label_smoothing=0.0):
+        return super().forward(model, every_fourth(batch, 3), label_smoothing)
 
 
 class AllPhases(Objective):
     """Trains every fourth position, at a phase drawn anew each time: sound."""
 
-    def forward(self, model, tokens, targets, **options):
+    def forward(self, model, batch, label_smoothing=0.0):
         phase = int(torch.randint(4, ()))
-        return super().forward(model, tokens, every_fourth(targets, phase), **options)
+        return super().forward(model, every_fourth(batch, phase), label_smoothing)
 
 
 def test_positions_that_never_get_a_loss_are_counted_and_named(small, objective):
@@ -48,10 +55,10 @@ def test_positions_that_are_drawn_at_random_are_covered_in_expectation(small, ob
 class OftenAtOnePhase(Objective):
     """Trains every fourth position in each pass, and one of the three others beside it."""
 
-    def forward(self, model, tokens, targets, **options):
+    def forward(self, model, batch, label_smoothing=0.0):
         phase = int(torch.randint(3, ()))
-        chosen = torch.isin(torch.arange(targets.shape[1]) % 4, torch.tensor([phase, 3]))
-        return super().forward(model, tokens, targets.masked_fill(~chosen, IGNORED), **options)
+        chosen = torch.isin(torch.arange(batch.targets.shape[1]) % 4, torch.tensor([phase, 3]))
+        return super().forward(model, only(batch, chosen), label_smoothing)
 
 
 def test_positions_trained_much_more_often_than_their_neighbours_are_a_warning(small, objective):
@@ -75,9 +82,9 @@ def test_predictions_that_training_never_scores_are_caught(small, mixer):
 class Weighted(Objective):
     """Half the loss, and a term that no target enters: the predictions it trains are the ones that are used."""
 
-    def forward(self, model, tokens, targets, **options):
-        loss = super().forward(model, tokens, targets, **options)
-        size = model.hidden(tokens).square().mean()
+    def forward(self, model, batch, label_smoothing=0.0):
+        loss = super().forward(model, batch, label_smoothing)
+        size = model.hidden(batch).square().mean()
         return Loss(0.5 * loss.total + 0.01 * size, {"half": 0.5 * loss.total, "size": size})
 
 
@@ -86,9 +93,9 @@ def test_weights_and_terms_without_targets_are_no_fault(small, objective):
 
 
 class TwiceTheSame(Objective):
-    def forward(self, model, tokens, targets, **options):
-        loss = super().forward(model, tokens, targets, **options)
-        return Loss(1.3 * loss.total, {**loss.parts, "ahead": super().forward(model, tokens, targets, **options).total})
+    def forward(self, model, batch, label_smoothing=0.0):
+        loss = super().forward(model, batch, label_smoothing)
+        return Loss(1.3 * loss.total, {**loss.parts, "ahead": super().forward(model, batch, label_smoothing).total})
 
 
 def test_a_term_that_repeats_the_main_one_is_caught(small, objective):
@@ -104,15 +111,15 @@ def test_tokens_predicted_further_ahead_are_no_repetition(small):
 class Flattering(Objective):
     """Scores at a lower temperature than the model predicts with."""
 
-    def token_losses(self, model, tokens, targets, **options):
-        return 0.9 * super().token_losses(model, tokens, targets, **options)
+    def token_losses(self, model, batch):
+        return 0.9 * super().token_losses(model, batch)
 
 
 class ForgetsTheEnd(Objective):
     """Leaves out the last position of each row."""
 
-    def token_losses(self, model, tokens, targets, **options):
-        return super().token_losses(model, tokens, targets, **options) * (torch.arange(tokens.shape[1]) < 49)
+    def token_losses(self, model, batch):
+        return super().token_losses(model, batch) * (torch.arange(batch.tokens.shape[1]) < 49)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +148,7 @@ def test_an_evaluation_of_a_part_of_the_held_out_text_is_caught():
 
 class IdlePart(Swiglu):
     def __init__(self, config, layer_context):
-        super().__init__(config, 64, layer_context)
+        super().__init__(config, layer_context)
         self.spare = nn.Linear(layer_context.dim, layer_context.dim)
 
 
@@ -149,7 +156,7 @@ class DeadUnits(Swiglu):
     """A quarter of the hidden units is masked out."""
 
     def __init__(self, config, layer_context):
-        super().__init__(config, 64, layer_context)
+        super().__init__(config, layer_context)
 
     def forward(self, x, ctx):
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -157,7 +164,9 @@ class DeadUnits(Swiglu):
 
 
 def test_a_model_with_a_parameter_that_nothing_uses_fails_this_check_alone(small, feedforward):
-    report = small(feedforward=feedforward(lambda config, layer_context: IdlePart(SwigluConfig(), layer_context)))
+    report = small(
+        feedforward=feedforward(lambda config, layer_context: IdlePart(SwigluConfig(hidden=64), layer_context))
+    )
     assert [finding.name for finding in report.failed] == ["coverage"]
     assert report.mark() == "fails audit: has parameters that never train"
     assert report["coverage"].where == "layers.0.feedforward.spare.weight"
@@ -165,7 +174,8 @@ def test_a_model_with_a_parameter_that_nothing_uses_fails_this_check_alone(small
 
 def test_dead_units_are_counted(small, feedforward):
     finding = small(
-        only=ONLY, feedforward=feedforward(lambda config, layer_context: DeadUnits(SwigluConfig(), layer_context))
+        only=ONLY,
+        feedforward=feedforward(lambda config, layer_context: DeadUnits(SwigluConfig(hidden=64), layer_context)),
     )["coverage"]
     assert finding.mark == "has dead units"
     assert finding.detail.startswith("32 of 128 units (experts, rows) of layers.0.feedforward.gate_up.weight")

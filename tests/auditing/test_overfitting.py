@@ -13,8 +13,8 @@ ONLY = ("overfits one batch",)
 class HeldBack(Objective):
     """A penalty on all weights that outweighs what there is to learn."""
 
-    def forward(self, model, tokens, targets, **options):
-        loss = super().forward(model, tokens, targets, **options)
+    def forward(self, model, batch, label_smoothing=0.0):
+        loss = super().forward(model, batch, label_smoothing)
         penalty = 30.0 * sum(parameter.square().sum() for parameter in model.parameters())
         return Loss(loss.total + penalty, loss.parts)
 

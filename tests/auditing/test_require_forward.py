@@ -85,7 +85,9 @@ def test_no_failed_arm_is_trained_that_has_no_forward_pass(plugin, capsys, tmp_p
     code, said = typed(capsys, "train", str(path), *data)
     assert code == 1 and "my_idea has no working forward pass, so that nothing can be trained: it crashed" in said
     code, said = typed(capsys, "compare", str(path), "standard", *data, "--budget", "2 steps")
-    assert code == 1 and "nothing is left to compare, as a forward pass that does not work cannot be trained" in said
+    assert (
+        code == 1 and "no arm is left to compare, as a model without a working forward pass cannot be trained" in said
+    )
     assert not list(tmp_path.rglob("trial.json")) and not list(tmp_path.rglob("metrics.jsonl"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,17 @@ def test_it_passes_the_quick_audit(example):
     assert {finding.name: finding.detail for finding in report.failed} == {}
     recomputes = "decodes by recomputation of the whole prefix" in report["cache parity"].detail
     assert recomputes == (example.stem == "moving_average")
+
+
+def test_a_saved_model_of_a_class_is_loaded_in_another_process(tmp_path):
+    model = litmus.build(FILES[0].parent / "sine.py", **SMALL).eval()
+    litmus.save(model, tmp_path / "model")
+    code = (
+        "import litmus, sys; print(float(litmus.load(sys.argv[1]).eval()(__import__('torch').tensor([[5, 7]])).sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(float(model(torch.tensor([[5, 7]])).sum()), rel=1e-4)
 
 
 def test_it_is_the_same_model_when_saved_and_loaded(example, tmp_path):

@@ -43,7 +43,7 @@ class MineConfig(FeedforwardConfig):
 
     def build(self, layer):
         AT_BUILD
-        return Mine(GeluConfig(), 2 * layer.dim, layer)
+        return Mine(GeluConfig(hidden=2 * layer.dim), layer)
 
 class Mine(Gelu):
     def forward(self, x, ctx):

@@ -26,7 +26,7 @@ class OddConfig(FeedforwardConfig):
 
     def build(self, layer):
         AT_BUILD
-        return Odd(GeluConfig(), 2 * layer.dim, layer)
+        return Odd(GeluConfig(hidden=2 * layer.dim), layer)
 
 class Odd(Gelu):
     def forward(self, x, ctx):
