@@ -105,7 +105,7 @@ def started(
         (outputs / name).unlink(missing_ok=True)  # of the command before
     sys.stdout.flush()
     sys.stderr.flush()
-    fork_server._Server.here()
+    fork_server._Server.connection()
     child = os.fork()
     if child == 0:
         code = 70
