@@ -22,8 +22,5 @@ class ChannelMix(nn.Module):
     def new_cache(self, batch, capacity, *, device, dtype):
         return {"before": torch.zeros(batch, 1, self.receive.in_features, device=device, dtype=dtype)}
 
-    def kv_elements(self, capacity):
-        return self.receive.in_features
-
 
 recipe = {"base": "standard", "feedforward": ChannelMix, "about": "A feedforward that also reads the token before."}

@@ -28,6 +28,30 @@ hypothesis.settings.load_profile("litmus")
 SHRUNK = {"vocab_size": 23, "dim": 16, "depth": 3, "heads": 2, "context": 14, "dropout": 0.0}
 
 
+SLOW = (
+    "auditing",
+    "comparison",
+    "generation",
+    "interop",
+    "model/test_first_runs.py",
+    "specimens",
+    "test_contract.py",
+    "test_docs.py",
+    "test_fuzz.py",
+    "test_wheel.py",
+    "training",
+)
+"""Folders and files of tests that train, audit, decode or start processes; `-m "not slow"` leaves them out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of SLOW; others mark themselves."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        if any(path == name or path.startswith(f"{name}/") for name in SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`distinct_recipe` is the name of each built-in recipe, once where several differ in their sizes only."""
     if "distinct_recipe" in metafunc.fixturenames:

@@ -85,7 +85,7 @@ def test_a_class_may_stand_in_a_group_of_layers():
     [
         (
             {"mixer": NoCache},
-            "NoCache.forward takes a context, so that it decodes from ctx.cache, but it has no new_cache",
+            "NoCache.forward takes a context, so that it decodes from ctx.cache, but it is no litmus.nn.Mixer",
         ),
         ({"mixer": int}, "mixer is the class int, which is not a torch.nn.Module"),
         ({"mixers": Halves}, "mixers is the class Halves; a class is valid for block, embedding, feedforward"),

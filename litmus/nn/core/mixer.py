@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,18 +50,23 @@ class Mixer(nn.Module):
 
     def kv_elements(self, capacity: int) -> int:
         """Number of elements in the cache of one row of `capacity` tokens; by default those of `new_cache`."""
-        buffers = self.new_cache(1, capacity, device=torch.device("meta"), dtype=torch.float32)
-        return sum(buffer.numel() for buffer in buffers.values())
+        return cache_elements(self, capacity)
+
+
+def cache_elements(module: Any, capacity: int) -> int:
+    """Number of elements that `module.new_cache` allocates for one row of `capacity` tokens."""
+    buffers = module.new_cache(1, capacity, device=torch.device("meta"), dtype=torch.float32)
+    return sum(buffer.numel() for buffer in buffers.values())
 
 
 def as_mixer(module: nn.Module, layer: LayerContext) -> nn.Module:
     """A plug-in's module as a mixer or block; a module with `forward(x)` decodes by recomputation."""
     if not takes_context(module):
         return Recomputed(module, layer.dim)
-    if not callable(getattr(module, "new_cache", None)):
+    if not isinstance(module, Mixer):
         raise BadInput(
-            f"{type(module).__name__}.forward takes a context, so that it decodes from ctx.cache, but it has no "
-            "new_cache; derive it from litmus.nn.Mixer and add one, or define forward(x) without a context"
+            f"{type(module).__name__}.forward takes a context, so that it decodes from ctx.cache, but it is no "
+            "litmus.nn.Mixer; derive it from that and add a new_cache, or define forward(x) without a context"
         )
     return module
 

@@ -91,6 +91,11 @@ class WorkerBlock(Mixer):
             raise BadInput(f"the worker block's mixer is of class {found}; only 'attention' is valid in it")
         self.feedforward_norm = layer.norm()
         self.feedforward = layer.new_feedforward()
+        if callable(getattr(self.feedforward, "new_cache", None)):
+            found = type(self.feedforward).__name__
+            raise BadInput(
+                f"the worker block's feedforward {found} has a cache; only one without a cache is valid in it"
+            )
         self.dropout = Dropout(layer.dropout)
         updates = config.others == "residual" and not self.last  # the memory after the last layer is not used
         self.share = nn.Parameter(torch.zeros(layer.dim)) if updates else None
