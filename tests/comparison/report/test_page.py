@@ -216,5 +216,5 @@ def test_layer_diagnostics_are_drawn_for_the_arms_that_have_them(result: Results
     trials = [trial("standard", seed, 2.3 + seed / 10) for seed in range(2)]
     trials += [trial("gated", seed, 2.2 + seed / 10, **gates) for seed in range(2)]
     page = render_page(result({"standard": [], "gated": []}, trials=trials))
-    assert "The mean score of the attention gate" in text_of(page)
+    assert "Mean score of the attention gate" in text_of(page)
     assert "Inside the layers" not in text_of(render_page(result(SCORES, AGAIN)))
