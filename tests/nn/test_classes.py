@@ -28,6 +28,13 @@ class Halves(nn.Module):
         return self.map(x.cumsum(1) * self.share)
 
 
+class Optional(Halves):
+    """A plain module that can also be called with a mask, which Litmus does not pass."""
+
+    def forward(self, x, mask=None):
+        return super().forward(x if mask is None else x * mask)
+
+
 class NoCache(nn.Module):
     def __init__(self, dim):
         super().__init__()
@@ -87,6 +94,7 @@ def test_a_class_may_stand_in_a_group_of_layers():
             {"mixer": NoCache},
             "NoCache.forward takes a context, so that it decodes from ctx.cache, but it is no litmus.nn.Mixer",
         ),
+        ({"mixer": nn.Linear(2, 2)}, "mixer is an object of the class Linear; the class itself is valid"),
         ({"mixer": int}, "mixer is the class int, which is not a torch.nn.Module"),
         ({"mixers": Halves}, "mixers is the class Halves; a class is valid for block, embedding, feedforward"),
         ({"head": {"kind": "linear", "tied": True}, "embedding": Halves}, "head.tied shares the embedding's weight"),
@@ -98,7 +106,7 @@ def test_a_class_that_does_not_fit_is_refused_in_one_sentence(recipe, sentence):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", [{"mixer": Halves}, {"mixer": Narrow}, {"block": Doubled}])
+@pytest.mark.parametrize("part", [{"mixer": Halves}, {"mixer": Optional}, {"mixer": Narrow}, {"block": Doubled}])
 def test_it_decodes_as_it_computes_at_once(part, rough):
     model = rough(build({"base": "standard", **part}, **SMALL)).eval()
     tokens, cache = torch.randint(31, (2, 9)), model.new_cache(2, 9)

@@ -33,6 +33,9 @@ def with_kinds(raw: Mapping[str, Any]) -> dict[str, Any]:
                     f"{key} is the class {value.__name__}; a class is valid for {', '.join(sorted(families))}"
                 )
             return {"kind": kind_of(families[key], value)}
+        if isinstance(value, nn.Module):
+            name = type(value).__name__
+            raise BadInput(f"{key} is an object of the class {name}; the class itself is valid: {{{key!r}: {name}}}")
         if isinstance(value, Mapping):
             inner = {name: replaced(name, item) for name, item in value.items() if name != "kind"}
             if "kind" not in value:

@@ -81,10 +81,11 @@ class PartlyActive(Protocol):
 
 
 def takes_context(module: nn.Module) -> bool:
-    """Whether `forward` has a second argument, the context."""
-    parameters = inspect.signature(module.forward).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional for p in parameters) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    """Whether `forward` takes the context: a second argument without a default, or one named `ctx`."""
+    parameters = list(inspect.signature(module.forward).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    return len(required) > 1 or any(p.name == "ctx" or p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 P = TypeVar("P", bound=Part)
