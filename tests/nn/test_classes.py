@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, Signature
+
 import pytest
 import torch
 from hypothesis import given
@@ -72,6 +74,18 @@ def test_the_keywords_of_init_are_the_options_checked_by_their_annotations():
     assert model.layers[0].mixer.module.share == 0.25
     with pytest.raises(BadInput, match="mixer 'halves': share = 'much' is not valid"):
         resolve({"base": "standard", "mixer": {"kind": Halves, "share": "much"}})
+
+
+@pytest.mark.parametrize("name", ["kind", "build", "copy", "family", "_hidden"])
+def test_an_option_may_not_take_a_name_that_configs_use(name):
+    def init(self, **options):
+        nn.Module.__init__(self)
+
+    parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), Parameter(name, Parameter.KEYWORD_ONLY, default=3)]
+    init.__signature__ = Signature(parameters)
+    Mine = type("Mine", (nn.Module,), {"__init__": init})
+    with pytest.raises(BadInput, match=f"Mine.__init__ has an option '{name}', which is no valid name; rename it"):
+        resolve({"base": "standard", "mixer": Mine}, overrides=SMALL)
 
 
 def test_a_class_has_the_options_of_what_it_derives_from():

@@ -65,7 +65,7 @@ def kind_of(family: type[Part], cls: type) -> str:
 def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
     """The config of a class: the options of its base class and the keywords of its `__init__`."""
     kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-    hints = _hints(cls)
+    base, hints = _config_class(cls, family), _hints(cls)
     sizes, annotations, defaults = [], {}, {}
     wanted = set()
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
@@ -74,6 +74,8 @@ def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
         if name in ("config", "layer"):
             wanted.add(name)
         elif parameter.default is not parameter.empty:
+            if name == "kind" or name.startswith("_") or (hasattr(base, name) and name not in base.model_fields):
+                raise BadInput(f"{cls.__name__}.__init__ has an option {name!r}, which is no valid name; rename it")
             annotations[name] = hints.get(name, Any if parameter.default is None else type(parameter.default))
             defaults[name] = parameter.default
         elif name in SIZES:
@@ -89,7 +91,6 @@ def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
         given |= {name: getattr(self, name) for name in defaults} | {name: getattr(layer, name) for name in sizes}
         return family.adapt(cls(**given, **more), layer)
 
-    base = _config_class(cls, family)
     made: type[Part] = type(base)(  # type: ignore[misc]
         f"{cls.__name__}Config",
         (base,),
