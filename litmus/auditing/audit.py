@@ -10,11 +10,11 @@ from litmus.auditing.checks import CHECKS
 from litmus.auditing.report import AuditReport, Finding
 from litmus.auditing.runner import Request, TargetInfo, run, run_in_subprocess
 from litmus.errors import BadInput, Failed, nearest
-from litmus.model import Decoder, Recipe, Source
+from litmus.model import Recipe, Source
 
 
 def audit(
-    source: Source | Decoder,
+    source: Source | Callable[..., Any],
     *,
     quick: bool = False,
     size: str | None = None,
@@ -22,14 +22,17 @@ def audit(
     only: Sequence[str] = (),
     limit: float | None = None,
     trust_plugin: bool = False,
+    vocab_size: int | None = None,
+    context: int | None = None,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> AuditReport:
     """Check that a model is what it claims to be, before anything is scored.
 
     source: a recipe's name, a path to a .yaml or .py file or to the folder of a run or a saved model, a mapping, a
-    Recipe, or a live model (which is copied, not modified). quick: fewer cases, seconds instead of a minute.
-    size, overrides: as for `litmus.build`. only: names of checks to run. limit: time limit per check in seconds.
-    on_finding: called with each finding as soon as it exists.
+    Recipe, or a live model: a Decoder, any other `nn.Module` (copied, not modified), or a function from tokens (B, T)
+    to logits (B, T, V). quick: fewer cases, seconds instead of a minute. size, overrides: as for `litmus.build`. only:
+    names of checks to run. limit: time limit per check in seconds. vocab_size, context: of a module or function that
+    does not state them. on_finding: called with each finding as soon as it exists.
 
     A fault of the model is a finding; BadInput is raised when there is nothing to audit. Code from a file is audited
     in a subprocess, which may crash or hang.
@@ -38,7 +41,7 @@ def audit(
         if name not in CHECKS:
             raise BadInput(f"unknown check {name!r}; {nearest(name, CHECKS)}")
     checks = tuple(name for name in CHECKS if name in (only or CHECKS))
-    request = Request(source, checks, quick, size, overrides or {}, limit, trust_plugin)
+    request = Request(source, checks, quick, size, overrides or {}, limit, trust_plugin, vocab_size, context)
     started = time.perf_counter()
     info, findings = TargetInfo(name=request.name, limit=0), []
     for item in run_in_subprocess(request) if request.runs_foreign_code else run(request):

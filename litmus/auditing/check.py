@@ -7,13 +7,15 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from litmus.auditing.report import Finding
-from litmus.auditing.target import AuditTarget
+from litmus.auditing.target import Ability, AuditTarget
 from litmus.limits import TimeLimitExceeded, timeout
 from litmus.model.renamed import explained
 
@@ -24,12 +26,14 @@ MAX_FAULTS_SHOWN = 3
 class Evidence:
     """One observation of a check: `what` it saw, as a phrase, and the measured value with its tolerance.
 
-    `mark` and `meaning` replace those of the check for this fault. A `warning` does not fail the audit.
+    `mark` and `meaning` replace those of the check for this fault. A `warning` does not fail the audit. `skipped`:
+    nothing was observed, because the target lacks what that takes; `what` is the reason.
     """
 
     what: str
     fault: bool = False
     warning: bool = False
+    skipped: bool = False
     measured: float | None = None
     tolerance: float | None = None
     where: str = ""
@@ -39,6 +43,27 @@ class Evidence:
 
 class NotApplicable(Exception):
     """Raised by a check that does not apply to the target; the message is the reason."""
+
+
+Gather = Callable[..., Iterator[Evidence]]
+"""A check or a part of one: it takes an AuditTarget first, and observes it."""
+
+
+def needs(*abilities: Ability) -> Callable[[Gather], Gather]:
+    """Declare what a check, or a part of one, needs of its target; without it, the reason is the result."""
+
+    def declare(gather: Gather) -> Gather:
+        @wraps(gather)
+        def gather_if_possible(target: AuditTarget, *args: Any) -> Iterator[Evidence]:
+            lacking = next((ability for ability in abilities if target.lacks(ability)), None)
+            if lacking:
+                yield Evidence(target.lacks(lacking), skipped=True)
+            else:
+                yield from gather(target, *args)
+
+        return gather_if_possible
+
+    return declare
 
 
 @dataclass(frozen=True)
@@ -51,7 +76,7 @@ class Check:
     tolerance: str
     means: str
     mark: str
-    gather: Callable[[AuditTarget], Iterator[Evidence]]
+    gather: Gather
 
 
 def max_difference(actual: Tensor, expected: Tensor) -> float:
@@ -105,6 +130,9 @@ def to_finding(check: Check, seen: list[Evidence], reason: str = "", seconds: fl
             mark=first.mark or check.mark,
             seconds=round(seconds, 3),
         )
+    skipped = "; ".join(dict.fromkeys(evidence.what for evidence in seen if evidence.skipped))
+    seen = [evidence for evidence in seen if not evidence.skipped]
+    reason = reason or ("" if seen else skipped)
     if reason:
         return Finding(name=check.name, status="not applicable", detail=reason, seconds=round(seconds, 3))
     measurements = [evidence for evidence in seen if evidence.measured is not None and evidence.tolerance is not None]
@@ -113,7 +141,7 @@ def to_finding(check: Check, seen: list[Evidence], reason: str = "", seconds: fl
     return Finding(
         name=check.name,
         status="warning" if warning else "pass",
-        detail="; ".join(evidence.what for evidence in seen),
+        detail="; ".join(evidence.what for evidence in seen) + (skipped and f" (not checked: {skipped})"),
         measured=nearest.measured,
         tolerance=nearest.tolerance,
         where=warning.where if warning else "",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from litmus.model import Decoder, Loss
+from litmus.model import Loss
 
 ModuleRecord = tuple[str, Tensor, Tensor]
 """A module's name, its first input and its output, both (B, T, ...)."""
@@ -33,19 +34,21 @@ def captured(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextlib.contextmanager
-def recorded(model: Decoder) -> Iterator[list[ModuleRecord]]:
+def recorded(model: nn.Module) -> Iterator[list[ModuleRecord]]:
     """Collect input and output of every module within the block, in the order in which modules finish."""
     seen: list[ModuleRecord] = []
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
-        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            given = inputs[0] if inputs else None
-            if isinstance(given, Tensor) and isinstance(output, Tensor) and given.shape[:2] == output.shape[:2]:
-                seen.append((name, given.detach(), output.detach()))
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None]:
+        def hook(module: nn.Module, inputs: tuple[object, ...], named: dict[str, object], output: object) -> None:
+            given, result = first_tensor((*inputs, *named.values())), first_tensor(output)
+            if given is not None and result is not None and given.shape[:2] == result.shape[:2]:
+                seen.append((name, given.detach(), result.detach()))
 
         return hook
 
-    handles = [module.register_forward_hook(hook_for(name)) for name, module in model.named_modules() if name]
+    handles = [
+        module.register_forward_hook(hook_for(name), with_kwargs=True) for name, module in model.named_modules() if name
+    ]
     try:
         yield seen
     finally:
@@ -53,12 +56,18 @@ def recorded(model: Decoder) -> Iterator[list[ModuleRecord]]:
             handle.remove()
 
 
-def first_difference(model: Decoder, one: Tensor, other: Tensor, until: int, tolerance: float) -> str:
+def first_tensor(given: object) -> Tensor | None:
+    """A tensor itself, or the first one in a tuple, list or mapping."""
+    items = given.values() if isinstance(given, Mapping) else given if isinstance(given, (tuple, list)) else (given,)
+    return next((item for item in items if isinstance(item, Tensor)), None)
+
+
+def first_difference(model: Any, one: Tensor, other: Tensor, until: int, tolerance: float) -> str:
     """The module where positions below `until` begin to differ between tokens (B, T) `one` and `other`; "" if none."""
     return first_differing_module(model, full_pass(model, one), full_pass(model, other), until, tolerance)
 
 
-def first_difference_in_decoding(model: Decoder, tokens: Tensor, until: int, tolerance: float) -> str:
+def first_difference_in_decoding(model: Any, tokens: Tensor, until: int, tolerance: float) -> str:
     """The module where positions below `until` begin to differ when tokens (B, T) are decoded one by one."""
     cache = model.new_cache(*tokens.shape)
     steps = []
@@ -74,14 +83,14 @@ def first_difference_in_decoding(model: Decoder, tokens: Tensor, until: int, tol
     return first_differing_module(model, full_pass(model, tokens), decoded, until, tolerance)
 
 
-def full_pass(model: Decoder, tokens: Tensor) -> list[ModuleRecord]:
+def full_pass(model: nn.Module, tokens: Tensor) -> list[ModuleRecord]:
     with torch.no_grad(), recorded(model) as seen:
         model(tokens)
     return seen
 
 
 def first_differing_module(
-    model: Decoder, first: list[ModuleRecord], second: list[ModuleRecord], until: int, tolerance: float
+    model: nn.Module, first: list[ModuleRecord], second: list[ModuleRecord], until: int, tolerance: float
 ) -> str:
     """The first (innermost) module with equal inputs but different outputs at positions below `until`."""
     for (name, *one), (_, *other) in zip(first, second, strict=False):
@@ -99,18 +108,18 @@ def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return bool(((a - b).abs() <= tolerance * max(largest, 1e-30)).all())
 
 
-def describe_module(model: Decoder, name: str) -> str:
+def describe_module(model: Any, name: str) -> str:
     """ "layer 3 of 0..4, mixer (PhraseAttention)" for the module "layers.3.mixer"."""
     kind = type(model.get_submodule(name)).__name__
     root, _, rest = name.partition(".")
     if root != "layers":
-        return f"{name} ({kind})"
+        return f"{name.removeprefix('module.')} ({kind})"
     number, _, inside = rest.partition(".")
     layer = f"layer {number} of 0..{len(model.layers) - 1}"
     return f"{layer}, {inside} ({kind})" if inside else f"{layer} ({kind})"
 
 
-def training_loss(model: Decoder, tokens: Tensor, targets: Tensor, *, seed: int) -> Loss:
+def training_loss(model: Any, tokens: Tensor, targets: Tensor, *, seed: int) -> Loss:
     """`model.loss` in training mode, with all randomness from `seed`; the model's buffers are restored afterwards."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()

@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel
 
 from litmus import process
+from litmus.auditing.adapters import target_of
 from litmus.auditing.check import Evidence, crash_evidence, run_check, to_finding
 from litmus.auditing.checks import CHECKS, FORWARD
 from litmus.auditing.report import Finding
@@ -23,7 +24,7 @@ from litmus.auditing.target import AuditTarget
 from litmus.errors import BadInput, Failed
 from litmus.fork_server import start_process
 from litmus.limits import TimeLimitExceeded, timeout
-from litmus.model import Decoder, Recipe, Source, resolve
+from litmus.model import Decoder, Recipe, resolve
 from litmus.model.plugins import disable_trial_runs, plugin_code, run_plugin
 from litmus.model.recipe import validated
 from litmus.runtime.memory import limit_memory
@@ -43,13 +44,15 @@ STARTUP_SECONDS = 30.0
 class Request:
     """What to audit and how; `limit` is in seconds per check, None for a limit that fits the model."""
 
-    source: Source | Decoder
+    source: Any
     checks: tuple[str, ...]
     quick: bool = False
     size: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     limit: float | None = None
     trust_plugin: bool = False
+    vocab_size: int | None = None
+    context: int | None = None
 
     @property
     def name(self) -> str:
@@ -60,7 +63,9 @@ class Request:
             return str(self.source.get("name", "unnamed"))
         if isinstance(self.source, (str, Path)):
             return Path(self.source).stem
-        return self.source.recipe.name
+        if isinstance(self.source, Decoder):
+            return self.source.recipe.name
+        return getattr(self.source, "__name__", type(self.source).__name__)
 
     @property
     def runs_foreign_code(self) -> bool:
@@ -111,12 +116,12 @@ def open_target(request: Request) -> AuditTarget:
         folder = Path(source)
         if request.size or request.overrides:
             raise BadInput(f"{folder} holds a model that is already built; audit its recipe to change size or keys")
-        return AuditTarget(load(folder, trust_plugin=request.trust_plugin), quick=quick)
+        return target_of(load(folder, trust_plugin=request.trust_plugin), quick=quick)
     if isinstance(source, (str, Path, Mapping, Recipe)):
         trusted = request.trust_plugin
         recipe = resolve(source, size=request.size, overrides=request.overrides, trust_plugin=trusted)
-        return AuditTarget(recipe, quick=quick)
-    return AuditTarget(source, quick=quick)
+        return target_of(recipe, quick=quick)
+    return target_of(source, quick=quick, vocab_size=request.vocab_size, context=request.context)
 
 
 def run(request: Request) -> Iterator[TargetInfo | Finding]:
@@ -140,7 +145,7 @@ def run(request: Request) -> Iterator[TargetInfo | Finding]:
         return
     yield TargetInfo(name=target.name, note=target.note, limit=limit)
     threads = torch.get_num_threads()
-    if target.live is None:
+    if not target.live:
         torch.set_num_threads(1)  # matrices this small are slower with more, much slower next to other work
     try:
         forward = run_check(FORWARD, target, limit)
@@ -153,7 +158,7 @@ def run(request: Request) -> Iterator[TargetInfo | Finding]:
 
 def time_limit(target: AuditTarget) -> float:
     """Seconds that `MIN_FORWARD_PASSES` take for this model on this machine."""
-    tokens = target.tokens(1, min(32, target.recipe.context))
+    tokens = target.tokens(1, min(32, target.context))
     with torch.no_grad():
         started = time.perf_counter()
         target.model(tokens)

@@ -1,27 +1,42 @@
-"""The target of an audit: a recipe, shrunk to a size that takes seconds, or a live model."""
+"""The target of an audit: a model behind the calls of a Decoder, and what it can be asked."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from litmus.errors import BadInput
-from litmus.model import Decoder, Recipe
-from litmus.model.recipe import FAMILIES
-
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+Ability = Literal[
+    "recipe",
+    "weights",
+    "embeddings",
+    "loss",
+    "padding mask",
+    "packed documents",
+    "cache",
+    "rows of a cache",
+    "generate",
+]
+"""What a check may need of a target beside logits.
+
+recipe: a Litmus recipe, which declares costs, references and an initialization. weights: copies whose weights may be
+cast, perturbed and trained. embeddings: the module that embeds tokens. loss: `model.loss`. padding mask, packed
+documents: a `Batch` with these. cache: `model.new_cache`. rows of a cache: rows of any lengths, padding on either side,
+`reset_rows`. generate: `target.generate`.
+"""
 
 MAX_LAYER_WEIGHTS = 2_000_000
 """Recipes with more weights in their layers are shrunk: fp64 takes about 0.2 ms per token at this size."""
 
-MAX_VOCABULARY = 1024
-MIN_HEAD_DIM = 4
 LONG_CONTEXT = 1024
 """Models with at least this context are not tried beyond it; shorter ones show what happens there."""
 
@@ -39,36 +54,60 @@ COARSE_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.0
 """Tolerance for a model that casts its activations to a coarser type although its weights are fp64."""
 
 
-class AuditTarget:
-    """One recipe or model under audit. Most checks use `model`: fp64, evaluation mode, on the CPU."""
+class AuditTarget(ABC):
+    """A model under audit. Most checks use `model`: fp64, evaluation mode, on the CPU.
 
-    def __init__(self, source: Recipe | Decoder, *, quick: bool) -> None:
+    An adapter gives `build_model`, whose result has the calls of a Decoder: `model(tokens)` is logits (B, T, V), and as
+    far as `missing` does not name them, `model(Batch)`, `model(tokens, cache)`, `model.new_cache(rows, capacity)`,
+    `model.loss(tokens, targets)` and `model.embedding`.
+
+    name, note: of the report. vocab_size, context: tokens that the model knows, and how many it takes at once. missing:
+    why the target lacks an ability, as a clause. live: weights are the user's own, not built from a seed.
+    """
+
+    live = True
+
+    def __init__(self, name: str, *, vocab_size: int, context: int, quick: bool, note: str = "") -> None:
+        self.name, self.note = name, note
+        self.vocab_size, self.context = vocab_size, context
         self.quick = quick
-        self.live = None if isinstance(source, Recipe) else source
-        self.given = source if isinstance(source, Recipe) else source.recipe
-        self.recipe, self.note = (self.given, "") if self.live is not None else shrunk(self.given)
-        self.name = self.given.name
+        self.missing: dict[Ability, str] = {}
 
-    def build_model(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Decoder:
+    def lacks(self, ability: Ability) -> str:
+        """Why the target cannot be asked for this; "" if it can."""
+        return self.missing.get(ability, "")
+
+    @abstractmethod
+    def build_model(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
         """A model in evaluation mode, without dropout: newly built from `seed`, or a copy of the live one."""
-        if self.live is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model = Decoder(self.recipe)
-        else:
-            model = copy.deepcopy(self.live).cpu()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        return model.to(dtype).eval().requires_grad_(True)
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """Number of layers."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Number of elements of the residual stream."""
+
+    @property
+    @abstractmethod
+    def layer_weights(self) -> int:
+        """Number of weights in the layers of `model`."""
+
+    @property
+    def ignores_order(self) -> bool:
+        """Whether the model cannot see the order of tokens, by its description."""
+        return False
 
     @cached_property
-    def model(self) -> Decoder:
+    def model(self) -> Any:
         """The model with every weight perturbed: parameters that start at exactly 0 or 1 (gates, norms) hide faults."""
         return perturbed(self.build_model())
 
     @cached_property
-    def unperturbed(self) -> Decoder:
+    def unperturbed(self) -> Any:
         """The model with its own weights."""
         return self.build_model()
 
@@ -76,27 +115,29 @@ class AuditTarget:
     def rounding(self) -> float:
         """Tolerance for logits that are equal by definition, in standard deviations of the logits."""
         tokens = self.tokens(1, min(9, self.longest))
-        return COARSE_ROUNDING.get(_coarsest_dtype(self.model, lambda model: model(tokens)), ROUNDING)
+        return COARSE_ROUNDING.get(coarsest_dtype(self.model, lambda model: model(tokens)), ROUNDING)
 
     @cached_property
     def loss_rounding(self) -> float:
         """The same for training losses, which may be computed in fp32 in any model."""
         tokens = self.tokens(1, min(9, self.longest))
-        dtype = _coarsest_dtype(self.model, lambda model: model.train().loss(tokens, tokens).total)
+        dtype = coarsest_dtype(self.model, lambda model: model.train().loss(tokens, tokens).total)
         return COARSE_ROUNDING.get(dtype, ROUNDING)
 
     @cached_property
     def longest(self) -> int:
         """Length of the longest sequence to try: twice the context if the model accepts that, else the context."""
-        context = self.recipe.context
-        if context >= LONG_CONTEXT:
-            return context
-        try:
-            with torch.no_grad():
-                self.model.hidden(self.tokens(1, context + 1))
-        except BadInput:
-            return context
-        return 2 * context
+        if self.context >= LONG_CONTEXT or not self.accepts(self.context + 1):
+            return self.context
+        return 2 * self.context
+
+    @abstractmethod
+    def accepts(self, length: int) -> bool:
+        """Whether the model takes `length` tokens."""
+
+    def generate(self, prompts: Sequence[Tensor], count: int) -> list[Tensor]:
+        """`count` tokens after each prompt (T,), greedily, by the model's own way of generation."""
+        raise NotImplementedError(self.lacks("generate"))
 
     def lengths(self, wanted: list[int]) -> list[int]:
         """The `wanted` lengths that do not exceed `longest`."""
@@ -112,22 +153,28 @@ class AuditTarget:
 
     def cases(self, quick: int, full: int) -> int:
         """Number of cases: fewer for a live model with many weights, but at least three."""
-        layer_weights = sum(parameter.numel() for parameter in self.model.layers.parameters())
-        return max(3, round(self.pick(quick, full) * min(1.0, MAX_LAYER_WEIGHTS / max(1, layer_weights))))
+        return max(3, round(self.pick(quick, full) * min(1.0, MAX_LAYER_WEIGHTS / max(1, self.layer_weights))))
 
     def tokens(self, batch: int, length: int, seed: int = 0) -> Tensor:
         """Random tokens (batch, length), a function of the arguments."""
-        return torch.randint(self.recipe.vocab_size, (batch, length), generator=generator(seed, batch, length))
+        return torch.randint(self.vocab_size, (batch, length), generator=generator(seed, batch, length))
 
     def other_tokens(self, tokens: Tensor, seed: int = 1) -> Tensor:
         """Random tokens of the same shape that differ from `tokens` at every position."""
-        vocabulary = self.recipe.vocab_size
-        step = torch.randint(1, vocabulary, tokens.shape, generator=generator(seed, *tokens.shape))
-        return (tokens + step) % vocabulary
+        step = torch.randint(1, self.vocab_size, tokens.shape, generator=generator(seed, *tokens.shape))
+        return (tokens + step) % self.vocab_size
 
-    def logits(self, model: Decoder, tokens: Tensor) -> Tensor:
+    def few_tokens(self, numbers: Tensor) -> Tensor:
+        """One token for each of the `numbers`: tokens of small numbers, as far as the vocabulary goes."""
+        return numbers % self.vocab_size
+
+    def padding(self, batch: int, length: int, seed: int = 0) -> Tensor:
+        """Tokens (batch, length) to pad with: any, because they must have no effect."""
+        return self.tokens(batch, length, seed)
+
+    def logits(self, model: Any, tokens: Tensor) -> Tensor:
         """Logits (B, T, V) without gradient, in batches of at most `MAX_LOGITS`."""
-        rows = max(1, MAX_LOGITS // (tokens.shape[1] * self.recipe.vocab_size))
+        rows = max(1, MAX_LOGITS // (tokens.shape[1] * self.vocab_size))
         with torch.no_grad():
             return torch.cat([model(part) for part in tokens.split(rows)])
 
@@ -140,84 +187,22 @@ def generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def perturbed(model: Decoder, seed: int = 0) -> Decoder:
+def perturbed(model: M, seed: int = 0) -> M:
     """Add noise to every parameter in place: N(0, 1/inputs) to matrices, N(0, 0.1²) to vectors."""
     source = generator(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (p for p in model.parameters() if p.is_floating_point()):
             std = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
             parameter.add_(std * torch.randn(parameter.shape, generator=source, dtype=parameter.dtype))
     return model
 
 
-def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
-    """The recipe with a smaller width and vocabulary, to audit it in seconds, and a note on what was changed.
-
-    Depth, layer groups, head counts and context stay: a fault may be in any layer or past any block edge, but not in
-    the ninth dimension of a head only. Dropout is set to 0, since its noise is larger than any tolerance.
-    """
-    raw = {**recipe.to_dict(), "dropout": 0.0, "vocab_size": min(recipe.vocab_size, MAX_VOCABULARY)}
-    slim = Recipe.model_validate(raw)
-    for factor in _width_divisors(recipe):
-        if layer_weights(slim) <= MAX_LAYER_WEIGHTS:
-            break
-        try:
-            candidate = Recipe.model_validate(_divided(raw, factor))
-            layer_weights(candidate)
-        except BadInput:
-            continue  # a part cannot be that narrow
-        slim = candidate
-    changes = [
-        f"{name} {then:,} -> {now:,}"
-        for name, then, now in (
-            ("width", recipe.dim, slim.dim),
-            ("vocabulary", recipe.vocab_size, slim.vocab_size),
-        )
-        if then != now
-    ]
-    return slim, f"audited with {' and '.join(changes)}, all layers and heads kept" if changes else ""
-
-
-def layer_weights(recipe: Recipe) -> int:
-    """Number of weights in the layers of a recipe."""
-    return sum(parameter.numel() for parameter in meta_model(recipe).layers.parameters())
-
-
-def meta_model(recipe: Recipe) -> Decoder:
-    """The model of a recipe on the meta device; with real tensors if a plug-in cannot be built there."""
-    try:
-        with torch.device("meta"):
-            return Decoder(recipe)
-    except BadInput:
-        raise
-    except Exception:  # the plug-in may need real tensors; errors with real tensors are raised below
-        with torch.random.fork_rng(devices=[]):
-            return Decoder(recipe)
-
-
-def _width_divisors(recipe: Recipe) -> Iterator[int]:
-    """Divisors of the width that leave an even head width of at least `MIN_HEAD_DIM`."""
-    head = recipe.dim // recipe.heads
-    for factor in range(2, head // MIN_HEAD_DIM + 1):
-        if head % factor == 0 and head // factor % 2 == 0 and recipe.dim % recipe.heads == 0:
-            yield factor
-
-
-def _divided(raw: Mapping[str, Any], factor: int) -> dict[str, Any]:
-    """A recipe's mapping with dim and all size keys except head counts divided by `factor`."""
-    divided = {**raw, "dim": raw["dim"] // factor} if "dim" in raw else dict(raw)
-    for name, family in FAMILIES.items():
-        part = raw.get(name)
-        if isinstance(part, dict):
-            declared = family.kinds[part["kind"]] if "kind" in part else None
-            size_keys = (
-                declared.size_keys if declared else {key for kind in family.kinds.values() for key in kind.size_keys}
-            )
-            widths = {key for key in size_keys if not key.endswith("heads") and isinstance(part.get(key), int)}
-            divided[name] = {key: -(-value // factor) if key in widths else value for key, value in part.items()}
-    if "layers" in raw:
-        divided["layers"] = [_divided(group, factor) for group in raw["layers"]]
-    return divided
+def without_dropout(model: M) -> M:
+    """Set every dropout of the model to 0 in place: its noise is larger than any tolerance."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 class _DtypeRecorder(TorchFunctionMode):
@@ -234,7 +219,7 @@ class _DtypeRecorder(TorchFunctionMode):
         return result
 
 
-def _coarsest_dtype(model: Decoder, use: Callable[[Decoder], object]) -> torch.dtype:
+def coarsest_dtype(model: Any, use: Callable[[Any], object]) -> torch.dtype:
     """The coarsest type of any activation in the forward pass of an fp64 model."""
     model = copy.deepcopy(model).requires_grad_(False)
     model.embedding.register_forward_hook(lambda _, __, vectors: vectors.detach().requires_grad_())

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.checks.coverage import evaluate_exact
-from litmus.auditing.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention, Loss, Objective
 from litmus.nn.core.batch import IGNORED
@@ -134,7 +134,7 @@ def test_a_score_that_is_not_the_models_own_over_all_targets_is_caught(small, ob
 
 
 def test_an_evaluation_of_a_part_of_the_held_out_text_is_caught():
-    target = AuditTarget(
+    target = DecoderTarget(
         resolve("standard", overrides={"dim": 32, "heads": 2, "depth": 1, "vocab_size": 61}), quick=True
     )
 

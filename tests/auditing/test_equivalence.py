@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.checks.equivalence import compared
-from litmus.auditing.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention
 
@@ -39,7 +39,7 @@ def test_a_wrong_gradient_is_caught_and_its_parameter_named(small, mixer):
     assert finding.where.startswith("layers.")
 
 
-SUBJECT = AuditTarget(
+SUBJECT = DecoderTarget(
     resolve("standard", overrides={"dim": 16, "heads": 2, "depth": 1, "vocab_size": 17, "context": 70}), quick=True
 )
 

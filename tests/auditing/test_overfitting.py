@@ -2,8 +2,8 @@
 
 import torch
 
+from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.checks.overfitting import MAX_NATS, batch
-from litmus.auditing.target import AuditTarget
 from litmus.model import resolve
 from litmus.nn import Attention, Loss, Objective
 
@@ -36,7 +36,7 @@ def test_a_model_without_context_cannot_learn_the_batch(small, mixer):
 
 
 def test_no_token_of_the_batch_tells_the_next_one_by_itself():
-    target = AuditTarget(resolve("standard", overrides={"vocab_size": 61}), quick=True)
+    target = DecoderTarget(resolve("standard", overrides={"vocab_size": 61}), quick=True)
     tokens, targets = batch(target)
     followers: dict[int, set[int]] = {}
     for token, target in zip(tokens[:, 1:].flatten().tolist(), targets[:, 1:].flatten().tolist(), strict=True):

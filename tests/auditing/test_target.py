@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from litmus.auditing.target import MAX_LAYER_WEIGHTS, MAX_VOCABULARY, AuditTarget, layer_weights, perturbed, shrunk
+from litmus.auditing.adapters.decoder import MAX_VOCABULARY, DecoderTarget, layer_weights, shrunk
+from litmus.auditing.target import MAX_LAYER_WEIGHTS, perturbed
 from litmus.model import build, recipes, resolve
 from litmus.nn import Attention
 
@@ -50,8 +51,8 @@ def test_perturbing_changes_every_parameter_by_the_same_random_amount_each_time(
 
 def test_a_model_is_tried_beyond_its_context_only_where_it_can_go_there():
     sizes = {"dim": 32, "heads": 2, "depth": 1, "vocab_size": 61, "context": 40}
-    assert AuditTarget(resolve("standard", overrides=sizes), quick=True).longest == 80
-    assert AuditTarget(resolve("learned", overrides=sizes), quick=True).longest == 40
+    assert DecoderTarget(resolve("standard", overrides=sizes), quick=True).longest == 80
+    assert DecoderTarget(resolve("learned", overrides=sizes), quick=True).longest == 40
 
 
 class HalfPrecision(Attention):
@@ -61,6 +62,6 @@ class HalfPrecision(Attention):
 
 def test_a_coarser_type_inside_the_model_is_noticed(mixer):
     sizes = {"dim": 32, "heads": 2, "depth": 1, "vocab_size": 61}
-    assert AuditTarget(resolve("ssmax", overrides=sizes), quick=True).rounding == 1e-9
+    assert DecoderTarget(resolve("ssmax", overrides=sizes), quick=True).rounding == 1e-9
     coarse = resolve("standard", overrides={**sizes, "mixer": mixer(HalfPrecision)})
-    assert AuditTarget(coarse, quick=True).rounding == 0.05
+    assert DecoderTarget(coarse, quick=True).rounding == 0.05

@@ -8,7 +8,8 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from litmus.auditing.check import Check, Evidence, differences, plural
+from litmus.auditing.adapters.decoder import DecoderTarget
+from litmus.auditing.check import Check, Evidence, differences, needs, plural
 from litmus.auditing.hooks import first_difference_in_decoding
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
@@ -20,6 +21,14 @@ BLOCK_EDGE_TOKENS = 131
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
+    yield from decoding_equals_full_pass(target)
+    if not target.lacks("generate"):
+        yield from generates_what_it_predicts(target)
+
+
+@needs("cache")
+def decoding_equals_full_pass(target: AuditTarget) -> Iterator[Evidence]:
+    """Every way of decoding gives the logits of the full forward pass."""
     prompt = prompt_changes_continuation(target)
     yield prompt
     worst, faults, count = 0.0, 0, 0
@@ -41,11 +50,17 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
             return
     if not faults:
         yield Evidence(f"{count} ways of decoding equal the full pass", measured=worst, tolerance=target.rounding)
-        layers = target.model.layers
-        recomputing = sum(any(getattr(part, "recomputes", False) for part in layer.modules()) for layer in layers)
-        if recomputing:
-            some = plural(len(layers), "layer")
-            yield Evidence(f"the model decodes by recomputation of the whole prefix in {recomputing} of {some}")
+        if isinstance(target, DecoderTarget):
+            yield from recomputation(target)
+
+
+def recomputation(target: DecoderTarget) -> Iterator[Evidence]:
+    """A remark on layers that have no cache of their own."""
+    layers = target.model.layers
+    recomputing = sum(any(getattr(part, "recomputes", False) for part in layer.modules()) for layer in layers)
+    if recomputing:
+        some = plural(len(layers), "layer")
+        yield Evidence(f"the model decodes by recomputation of the whole prefix in {recomputing} of {some}")
 
 
 def faulty_module(target: AuditTarget, position: int) -> str:
@@ -97,9 +112,11 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
         for prefill in target.pick((length // 2,), (1, 16, length // 2, length - 1)):
             sizes = [prefill, *[1] * (length - prefill)]
             yield f"a prefill of {prefill} tokens, then single ones", decode(model, tokens, sizes), full, positions
-        yield from ragged_batch(target)
-        yield from rows_come_and_go(target)
-        yield from row_reused(target)
+        if not target.lacks("padding mask"):
+            yield from ragged_batch(target)
+        if not target.lacks("rows of a cache"):
+            yield from rows_come_and_go(target)
+            yield from row_reused(target)
         longer = target.length(BLOCK_EDGE_TOKENS)
         if longer > length:
             tokens = target.tokens(1, longer, seed=10)
@@ -135,8 +152,8 @@ def ragged_batch(target: AuditTarget) -> Iterator[Decoding]:
     width, extra = max(lengths), min(6, target.longest - max(lengths))
     rows = [target.tokens(1, length + extra, seed=11 + row)[0] for row, length in enumerate(lengths)]
     expected = [model(row[None])[0] for row in rows]
-    for side in ("left", "right"):
-        tokens = target.tokens(len(rows), width, seed=12)  # random padding, which must have no effect
+    for side in ("left",) if target.lacks("rows of a cache") else ("left", "right"):
+        tokens = target.padding(len(rows), width, seed=12)
         valid = torch.zeros(len(rows), width, dtype=torch.bool)
         for row, length in enumerate(lengths):
             text_slice = slice(width - length, width) if side == "left" else slice(0, length)
@@ -191,6 +208,35 @@ def row_reused(target: AuditTarget) -> Iterator[Decoding]:
     expected = torch.cat((model(tokens[:1])[0, half:], model(tokens[2:, : length - half])[0]))
     positions = torch.cat((torch.arange(half, length), torch.arange(length - half)))
     yield "reusing a row for another text", logits.flatten(0, 1), expected, positions
+
+
+GENERATED, PROMPTS = 6, (11, 5, 8)
+"""Tokens generated after prompts of these lengths, in one batch and alone."""
+
+
+@needs("generate")
+def generates_what_it_predicts(target: AuditTarget) -> Iterator[Evidence]:
+    """Each token that greedy generation gives has the largest logit of the full forward pass, up to ties."""
+    prompts = [target.tokens(1, length, seed=16)[0] for length in PROMPTS]
+    batches = [(prompts[:1], "for one prompt")]
+    if not target.lacks("padding mask"):
+        batches.append((prompts, f"for prompts of {', '.join(map(str, PROMPTS))} tokens in one batch"))
+    for batch, how in batches:
+        for prompt, continuation in zip(batch, target.generate(batch, GENERATED), strict=True):
+            logits = target.logits(target.model, torch.cat((prompt, continuation))[None])[0, len(prompt) - 1 : -1]
+            chosen = logits.gather(-1, continuation[:, None])[:, 0]
+            short = (logits.amax(-1) - chosen) / logits.std(-1).clamp(min=1e-30)
+            if float(short.max()) > target.rounding:
+                yield Evidence(
+                    f"greedy generation {how} takes another token than the one with the largest logit",
+                    fault=True,
+                    measured=float(short.max()),
+                    tolerance=target.rounding,
+                    where=f"generated token {int((short > target.rounding).nonzero()[0])} of {GENERATED}",
+                    mark="generates other tokens than it predicts",
+                )
+                return
+    yield Evidence("greedy generation takes the tokens that the full pass predicts")
 
 
 CHECK = Check(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from litmus.auditing.check import Check, Evidence, differences, max_difference, plural
+from litmus.auditing.check import Check, Evidence, differences, max_difference, needs, plural
 from litmus.auditing.hooks import captured, first_difference, training_loss
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
@@ -20,6 +21,9 @@ ALL_CUTS_UP_TO = (12, 24)
 EDGE_LENGTHS = (32, 33, 64, 65, 100, 101, 128, 129)
 FULL_AUDIT_EDGE_LENGTHS = (31, 63, 99, 127, 255, 256, 257, 300, 383, 511, 512, 513, 777, 1023, 1024)
 QUICK_MAX_CONTEXT = 512
+MAX_TOKENS_TRIED = 64
+"""Tokens after a leaking cut that are replaced one at a time, to name the one that is seen."""
+
 DENSE_CUTS_LENGTH, FULL_AUDIT_DENSE_CUTS_LENGTH = 200, 1025
 """Lengths with densely spaced cuts: a leak across one block edge is visible only at the cut on that edge."""
 
@@ -87,7 +91,7 @@ def cases(target: AuditTarget) -> Iterator[tuple[Decoder, int, Tensor]]:
         yield target.model, length, torch.arange(1, length)
     length = target.length(70)
     yield target.unperturbed, length, torch.tensor([1, length - 1])
-    context = target.recipe.context
+    context = target.context
     long_lengths = {*FULL_AUDIT_EDGE_LENGTHS, context - 1, context, context + 1, 2 * context}
     for length in sorted({*EDGE_LENGTHS, *target.pick({min(context, QUICK_MAX_CONTEXT)}, long_lengths)}):
         if 2 <= length <= min(target.longest, FULL_AUDIT_DENSE_CUTS_LENGTH):
@@ -119,16 +123,28 @@ def leak(
     row = int(difference.amax(1).argmax())
     cut, position = int(cuts[row]), int(difference[row].argmax())
     module = first_difference(model, tokens[None], rows[row + 1][None], cut, target.rounding)
+    token = leaking_token(target, model, tokens, rows[row + 1], cut, position)
     return Evidence(
         f"replacing the tokens from position {cut} on changes the logits at position {position}, "
         f"in a sequence of {len(tokens)}",
         fault=True,
         measured=float(difference.max()),
         tolerance=target.rounding,
-        where=", ".join(part for part in (module, f"position {position}") if part),
+        where=", ".join(part for part in (module, f"position {position}", token) if part),
     )
 
 
+def leaking_token(target: AuditTarget, model: Any, tokens: Tensor, replaced: Tensor, cut: int, position: int) -> str:
+    """The first token from `cut` on that has an effect at `position` when it alone is replaced; "" if none has."""
+    later = torch.arange(cut, min(len(tokens), cut + MAX_TOKENS_TRIED))
+    rows = tokens.expand(len(later), -1).clone()
+    rows[torch.arange(len(later)), later] = replaced[later]
+    effect = differences(target.logits(model, rows), target.logits(model, tokens[None]))[:, position]
+    found = later[effect > target.rounding].tolist()
+    return f"which sees token {found[0]}" if found else ""
+
+
+@needs("embeddings")
 def no_gradient_from_later(target: AuditTarget) -> Iterator[Evidence]:
     """The gradient of a position's logits to later embeddings is 0; finds leaks whose effects cancel in the logits."""
     worst = 0.0
@@ -172,6 +188,7 @@ def gradient_cuts(target: AuditTarget, length: int) -> list[int]:
     return sorted({1, length // 2, length - 1, min(64, length - 1), *([] if target.quick else [length // 3, 16])})
 
 
+@needs("packed documents")
 def documents_independent(target: AuditTarget) -> Iterator[Evidence]:
     """Changing one of three packed documents does not change the logits of the other two."""
     worst = 0.0
@@ -204,6 +221,7 @@ def documents_independent(target: AuditTarget) -> Iterator[Evidence]:
     yield Evidence("packed documents are independent", measured=worst, tolerance=target.rounding)
 
 
+@needs("loss")
 def training_loss_causal(target: AuditTarget) -> Iterator[Evidence]:
     """The training loss of a target does not depend on the tokens after it."""
     model = copy.deepcopy(target.model).train()

@@ -12,9 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from litmus.auditing.check import Check, Evidence, plural
+from litmus.auditing.adapters.decoder import DecoderTarget, meta_model
+from litmus.auditing.check import Check, Evidence, needs, plural
 from litmus.auditing.hooks import describe_module
-from litmus.auditing.target import AuditTarget, generator, meta_model
+from litmus.auditing.target import generator
 from litmus.model import Decoder, training_flops_per_token
 from litmus.nn import Cache
 
@@ -25,7 +26,8 @@ MAX_REDUNDANCY = 1.1
 """A low-rank matrix or buffer is a fault if it costs more than this times its factors."""
 
 
-def gather(target: AuditTarget) -> Iterator[Evidence]:
+@needs("recipe")
+def gather(target: DecoderTarget) -> Iterator[Evidence]:
     yield from parameters(target)
     yield from flops(target)
     yield from merged_matrices(target)
@@ -34,7 +36,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from no_hidden_state(target)
 
 
-def parameters(target: AuditTarget) -> Iterator[Evidence]:
+def parameters(target: DecoderTarget) -> Iterator[Evidence]:
     """Parameters of the model against those of a model built from its recipe, and against its own count."""
     implied = sum(parameter.numel() for parameter in meta_model(target.recipe).parameters())
     model = target.unperturbed
@@ -53,7 +55,7 @@ def parameters(target: AuditTarget) -> Iterator[Evidence]:
         yield Evidence(f"{live:,} parameters")
 
 
-def flops(target: AuditTarget) -> Iterator[Evidence]:
+def flops(target: DecoderTarget) -> Iterator[Evidence]:
     """Reported training FLOPs per token (counted on the meta device) against a real forward and backward pass."""
     length = target.length(target.pick(32, 64))
     reported = training_flops_per_token(target.recipe, length)
@@ -91,7 +93,7 @@ class _MatmulRecorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def merged_matrices(target: AuditTarget) -> Iterator[Evidence]:
+def merged_matrices(target: DecoderTarget) -> Iterator[Evidence]:
     """No activation is multiplied by a product of weights whose low rank two thin factors would use."""
     model, length = target.model, target.length(24)
     seen = []
@@ -120,7 +122,7 @@ def merged_matrices(target: AuditTarget) -> Iterator[Evidence]:
             return
 
 
-def cache_as_declared(target: AuditTarget) -> Iterator[Evidence]:
+def cache_as_declared(target: DecoderTarget) -> Iterator[Evidence]:
     """Elements of the cache buffers after decoding against those that the mixers declare."""
     model = target.model
     for rows, capacity in ((1, 1), (1, 100), (3, 40), (1, target.recipe.context)):
@@ -162,7 +164,7 @@ def largest_layer(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
     return number, ", ".join(f"{name} {tuple(buffer.shape)}" for name, buffer in layers[number].items())
 
 
-def cache_without_redundancy(target: AuditTarget) -> Iterator[Evidence]:
+def cache_without_redundancy(target: DecoderTarget) -> Iterator[Evidence]:
     """No cached vectors of low rank, and no slots that are never read."""
     redundant = [*low_rank_buffers(target), *unused_slots(target)]
     for what, where, ratio in redundant[:2]:
@@ -179,7 +181,7 @@ def cache_without_redundancy(target: AuditTarget) -> Iterator[Evidence]:
         yield Evidence("no cache element is redundant")
 
 
-def no_hidden_state(target: AuditTarget) -> Iterator[Evidence]:
+def no_hidden_state(target: DecoderTarget) -> Iterator[Evidence]:
     """No tensors outside the cache that grow with the number of decoded tokens."""
     held = []
     for length in (8, target.length(40)):
@@ -222,7 +224,7 @@ Redundancy = tuple[str, str, float]
 """A description, the module, and the ratio of elements cached to elements needed."""
 
 
-def low_rank_buffers(target: AuditTarget) -> Iterator[Redundancy]:
+def low_rank_buffers(target: DecoderTarget) -> Iterator[Redundancy]:
     """Buffers whose vectors span far fewer dimensions than they could, over many random tokens.
 
     Cached vectors of N elements, computed from vectors of `dim` elements, can span min(N, dim) dimensions. If they span
@@ -266,7 +268,7 @@ def per_token(at_8: Tensor, at_9: Tensor) -> bool:
     return at_8.ndim >= 2 and at_8.shape[1] == 8 and at_9.shape[1] == 9 and at_8[0].numel() * 9 == at_9[0].numel() * 8
 
 
-def unused_slots(target: AuditTarget) -> Iterator[Redundancy]:
+def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
     """Slots of old tokens that can be overwritten without any effect on the following tokens."""
     tokens = min(target.longest - 4, max(target.recipe.context, 64), target.pick(300, 1100))
     if tokens < 16:

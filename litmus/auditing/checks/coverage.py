@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from litmus.auditing.check import Check, Evidence, plural
+from litmus.auditing.check import Check, Evidence, needs, plural
 from litmus.auditing.checks.supervision import Supervision, duplicated_terms, loss_counts, supervision
 from litmus.auditing.hooks import captured, training_loss
 from litmus.auditing.target import AuditTarget
@@ -35,11 +35,12 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from evaluate_exact(target)
 
 
+@needs("loss")
 def positions_trained(target: AuditTarget) -> Iterator[Evidence]:
     """Every position has a loss in some training pass, on the prediction of model(tokens)."""
     length = target.length(target.pick(*POSITIONS))
     found = supervision(target, length, list(range(length)))
-    far = min(target.recipe.context, target.longest, target.pick(520, 1100))
+    far = min(target.context, target.longest, target.pick(520, 1100))
     if far > length and not found.unscored and not found.mismatched:
         some = sorted({far - 1, *target.pick((), (far - 2, far // 4, far // 2, 3 * far // 4))})
         distant = supervision(target, far, some)
@@ -106,6 +107,7 @@ def evaluation_scores(target: AuditTarget, positions: list[int], length: int) ->
     return bool((target.model.token_losses(tokens, targets)[0, positions] != 0).any())
 
 
+@needs("recipe")
 def no_duplicated_terms(target: AuditTarget) -> Iterator[Evidence]:
     """No auxiliary loss term predicts the main head's target from the main head's vector."""
     for name, position in duplicated_terms(target, target.length(16)):
@@ -119,6 +121,7 @@ def no_duplicated_terms(target: AuditTarget) -> Iterator[Evidence]:
         )
 
 
+@needs("loss", "weights")
 def gradients_everywhere(target: AuditTarget) -> Iterator[Evidence]:
     """Every parameter, every expert and every unit has a nonzero gradient in some batch."""
     gradients: dict[str, Tensor] = {}
@@ -212,10 +215,11 @@ class OneByteTokenizer(Tokenizer):
         raise NotImplementedError
 
 
+@needs("recipe")
 def token_losses_exact(target: AuditTarget) -> Iterator[Evidence]:
     """model.token_losses equals -log softmax(model(tokens)) at every target."""
     model, limit = target.model, max(FP32_TOLERANCE, target.rounding)
-    long = min(target.recipe.context, target.longest, target.pick(520, 1100))
+    long = min(target.context, target.longest, target.pick(520, 1100))
     for batch, length in ((3, target.length(50)), (1, long)):
         tokens, targets = target.tokens(batch, length, seed=40), target.tokens(batch, length, seed=41)
         targets[:, 3::11] = -100
@@ -250,11 +254,12 @@ def token_losses_exact(target: AuditTarget) -> Iterator[Evidence]:
     yield Evidence("evaluation scores every target with the model's own probability")
 
 
+@needs("recipe")
 def evaluate_exact(target: AuditTarget, score: Evaluate = evaluate) -> Iterator[Evidence]:
     """`evaluate` scores every token of a small held-out stream exactly once, the last window included."""
     model, context = target.model, min(24, target.longest)
     stream = target.tokens(1, 5 * context + 7, seed=42)[0].numpy()
-    data = TokenData(stream, stream, OneByteTokenizer(target.recipe.vocab_size), "", {})
+    data = TokenData(stream, stream, OneByteTokenizer(target.vocab_size), "", {})
     result = score(model, data, context=context, batch=2)
     expected = 0.0
     for start in range(0, len(stream) - 1, context):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from litmus.auditing.check import Check, Evidence
+from litmus.auditing.adapters.decoder import DecoderTarget
+from litmus.auditing.check import Check, Evidence, needs
 from litmus.auditing.hooks import training_loss
 from litmus.auditing.target import AuditTarget
 from litmus.model import Decoder, load, save
@@ -16,13 +17,15 @@ from litmus.model import Decoder, load, save
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from same_seed(target)
+    yield from same_loss(target)
     yield from evaluation_deterministic(target)
     yield from survives_saving(target)
 
 
+@needs("recipe")
 def same_seed(target: AuditTarget) -> Iterator[Evidence]:
-    """The same seed gives the same weights and training loss, another seed gives other weights."""
-    if target.live is None:
+    """The same seed gives the same weights, another seed gives other weights."""
+    if not target.live:
         one, same, other = (dict(target.build_model(seed).named_parameters()) for seed in (0, 0, 1))
         changed = [name for name in one if not torch.equal(one[name], same[name])]
         if changed:
@@ -40,7 +43,11 @@ def same_seed(target: AuditTarget) -> Iterator[Evidence]:
                 mark="ignores its seed",
                 meaning="Several seeds repeat one trial; an interval over them means nothing.",
             )
-            return
+
+
+@needs("loss")
+def same_loss(target: AuditTarget) -> Iterator[Evidence]:
+    """The same seed gives the same training loss."""
     tokens, targets = target.tokens(2, target.length(24), seed=70), target.tokens(2, target.length(24), seed=71)
     model = target.build_model()
     with torch.no_grad():
@@ -55,7 +62,8 @@ def same_seed(target: AuditTarget) -> Iterator[Evidence]:
             mark="is not reproducible from its seed",
         )
     else:
-        yield Evidence("same seed, same weights and same loss")
+        weights = "" if target.lacks("recipe") else "same weights and "
+        yield Evidence(f"same seed, {weights}same loss")
 
 
 def evaluation_deterministic(target: AuditTarget) -> Iterator[Evidence]:
@@ -68,7 +76,8 @@ def evaluation_deterministic(target: AuditTarget) -> Iterator[Evidence]:
         torch.manual_seed(2)
         again = model(tokens)
         model(target.tokens(1, target.length(9), seed=73))
-        model.loss(target.other_tokens(tokens), tokens)
+        if not target.lacks("loss"):
+            model.loss(target.other_tokens(tokens), tokens)
         after = model(tokens)
     if torch.equal(first, again) and torch.equal(first, after):
         yield Evidence("evaluation is deterministic and keeps no state")
@@ -86,7 +95,8 @@ def evaluation_deterministic(target: AuditTarget) -> Iterator[Evidence]:
     )
 
 
-def survives_saving(target: AuditTarget) -> Iterator[Evidence]:
+@needs("recipe")
+def survives_saving(target: DecoderTarget) -> Iterator[Evidence]:
     """A saved and loaded model computes the same logits, bit for bit."""
     model = target.build_model(dtype=torch.float32)
     tokens = target.tokens(2, target.length(24), seed=74)

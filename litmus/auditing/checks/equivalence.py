@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from litmus.auditing.check import Check, Evidence, max_difference, plural
-from litmus.auditing.target import AuditTarget, generator
+from litmus.auditing.adapters.decoder import DecoderTarget
+from litmus.auditing.check import Check, Evidence, max_difference, needs, plural
+from litmus.auditing.target import generator
 from litmus.model import Decoder
 from litmus.nn import Batch, reference_path
 
@@ -19,7 +20,8 @@ GRADIENT_ROUNDING = 1e-8
 over all tokens."""
 
 
-def gather(target: AuditTarget) -> Iterator[Evidence]:
+@needs("recipe")
+def gather(target: DecoderTarget) -> Iterator[Evidence]:
     worst, worst_gradient, shapes = 0.0, 0.0, list(random_shapes(target))
     model = copy.deepcopy(target.model)
     for batch, length, packed in shapes:
@@ -42,11 +44,11 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     )
 
 
-def gradient_limit(target: AuditTarget) -> float:
+def gradient_limit(target: DecoderTarget) -> float:
     return max(GRADIENT_ROUNDING, target.loss_rounding)
 
 
-def random_shapes(target: AuditTarget) -> Iterator[tuple[int, int, bool]]:
+def random_shapes(target: DecoderTarget) -> Iterator[tuple[int, int, bool]]:
     """(batch, length, whether documents are packed)."""
     random = generator(60)
     for number in range(target.pick(*SHAPES)):
@@ -55,7 +57,7 @@ def random_shapes(target: AuditTarget) -> Iterator[tuple[int, int, bool]]:
         yield int(torch.randint(1, 5, (), generator=random)), length, number % 3 == 2
 
 
-def compared(model: Decoder, target: AuditTarget, batch: int, length: int, packed: bool) -> tuple[float, float, str]:
+def compared(model: Decoder, target: DecoderTarget, batch: int, length: int, packed: bool) -> tuple[float, float, str]:
     """Differences of logits or losses and of gradients, and the parameter whose gradient is wrong ("" if none)."""
     tokens, targets = target.tokens(batch, length, seed=61), target.tokens(batch, length, seed=62)
     documents = (torch.arange(length) // max(1, length // 3)).expand(batch, -1) if packed else None

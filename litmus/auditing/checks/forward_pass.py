@@ -12,9 +12,9 @@ from litmus.auditing.target import AuditTarget
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
-    for batch, length in ((1, 1), (2, target.length(7)), (1, min(target.recipe.context, 300))):
+    for batch, length in ((1, 1), (2, target.length(7)), (1, min(target.context, 300))):
         tokens = target.tokens(batch, length)
-        expected = (batch, length, target.recipe.vocab_size)
+        expected = (batch, length, target.vocab_size)
         with torch.no_grad():
             for model, weights in ((target.unperturbed, ""), (target.model, ", with perturbed weights")):
                 logits = model(tokens)
@@ -33,6 +33,9 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
                         f"position {position}",
                     )
                     return
+    if target.lacks("loss"):
+        yield Evidence("finite logits of shape (B, T, V)")
+        return
     loss = training_loss(target.build_model(), tokens, tokens, seed=0).total
     if loss.shape != () or not loss.isfinite():
         yield fault(

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from litmus.auditing.check import Check, Evidence, NotApplicable
+from litmus.auditing.adapters.decoder import DecoderTarget, meta_model
+from litmus.auditing.check import Check, Evidence, NotApplicable, needs
 from litmus.auditing.checks.coverage import nats_per_target
 from litmus.auditing.hooks import captured
-from litmus.auditing.target import AuditTarget, generator, meta_model
+from litmus.auditing.target import generator
 from litmus.model import Decoder
 
 MIN_EXCESS_NATS, MAX_EXCESS_NATS = -0.1, 0.5
@@ -32,8 +33,9 @@ MAX_PARAMETERS = (20_000_000, 300_000_000)
 """Models with at most this many parameters (quick, full) are initialized at full width for this check."""
 
 
-def gather(target: AuditTarget) -> Iterator[Evidence]:
-    if target.live is not None:
+@needs("recipe")
+def gather(target: DecoderTarget) -> Iterator[Evidence]:
+    if target.live:
         raise NotApplicable("a live model may be trained; audit its recipe to check the initialization")
     model, width = at_init(target)
     vocabulary = model.recipe.vocab_size
@@ -43,7 +45,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from scales_over_depth(model, tokens, targets)
 
 
-def at_init(target: AuditTarget) -> tuple[Decoder, str]:
+def at_init(target: DecoderTarget) -> tuple[Decoder, str]:
     """The recipe's model in fp32 and evaluation mode, shrunk only if it is very large; and a note on its width."""
     parameters = sum(parameter.numel() for parameter in meta_model(target.given).parameters())
     large = parameters > target.pick(*MAX_PARAMETERS)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from litmus.auditing.check import Check, Evidence
+from litmus.auditing.check import Check, Evidence, needs
 from litmus.auditing.hooks import training_loss
 from litmus.auditing.target import AuditTarget
 from litmus.model import Decoder
@@ -21,9 +21,10 @@ MAX_NATS = 0.1
 """Nats per token at which the batch counts as learned: a typical token then has probability 0.9."""
 
 
+@needs("loss", "weights")
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     tokens, targets = batch(target)
-    rates = [LR_TIMES_WIDTH / target.recipe.dim, LR_TIMES_WIDTH / target.recipe.dim / 4]
+    rates = [LR_TIMES_WIDTH / target.width, LR_TIMES_WIDTH / target.width / 4]
     reached = []
     for rate in rates:
         loss, steps = overfit(target.build_model(dtype=torch.float32), tokens, targets, rate)
@@ -51,10 +52,10 @@ def batch(target: AuditTarget) -> tuple[Tensor, Tensor]:
     Each row begins with a unique token, so that the rest of the row is predictable.
     """
     length = target.length(ROW_TOKENS)
-    symbols = min(SYMBOLS, max(2, target.recipe.vocab_size - ROWS))
+    symbols = min(SYMBOLS, max(2, target.vocab_size - ROWS))
     rows = target.tokens(ROWS, length + 1, seed=100) % symbols
     rows[:, 0] = torch.arange(ROWS) + symbols
-    rows %= target.recipe.vocab_size
+    rows = target.few_tokens(rows)
     return rows[:, :-1], rows[:, 1:]
 
 

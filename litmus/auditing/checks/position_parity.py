@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from litmus.auditing.check import Check, Evidence, differences, max_difference
+from litmus.auditing.check import Check, Evidence, differences, max_difference, needs
 from litmus.auditing.target import AuditTarget
 from litmus.nn import Batch
 
@@ -16,7 +16,14 @@ MIN_EFFECT = 1e-6
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
-    worst = 0.0
+    yield from nothing_shifts(target)
+    yield order_matters(target)
+
+
+@needs("padding mask")
+def nothing_shifts(target: AuditTarget) -> Iterator[Evidence]:
+    """A text has the same logits next to padding, and next to packed documents where the target takes these."""
+    worst, packing = 0.0, " and packing" if not target.lacks("packed documents") else ""
     with torch.no_grad():
         for what, logits, expected in shifted_texts(target):
             difference = differences(logits, expected)
@@ -31,8 +38,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
                 )
                 break
         else:
-            yield Evidence("padding and packing shift nothing", measured=worst, tolerance=target.rounding)
-        yield order_matters(target)
+            yield Evidence(f"padding{packing} shift nothing", measured=worst, tolerance=target.rounding)
 
 
 def shifted_texts(target: AuditTarget) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -49,15 +55,17 @@ def shifted_texts(target: AuditTarget) -> Iterator[tuple[str, Tensor, Tensor]]:
                 valid = torch.zeros_like(row, dtype=torch.bool)
                 valid[:, text_slice] = True
                 yield f"padding of {padding} on the {side}", model(Batch(row, padding_mask=valid))[:, text_slice], alone
+                if target.lacks("packed documents"):
+                    continue
                 documents = (~valid).long() if side == "left" else 1 - valid.long()
                 packed = model(Batch(row, document_ids=documents))[:, text_slice]
                 yield f"a document of {padding} tokens {'before' if side == 'left' else 'after'} it", packed, alone
 
 
 def padded(target: AuditTarget, text: Tensor, padding: int, side: str) -> tuple[Tensor, slice]:
-    """A row of the text and random tokens before or after it, and the slice of the text."""
+    """A row of the text and padding before or after it, and the slice of the text."""
     length = text.shape[1]
-    neighbour = target.tokens(1, padding, seed=21)
+    neighbour = target.padding(1, padding, seed=21)
     if side == "left":
         return torch.cat((neighbour, text), 1), slice(padding, padding + length)
     return torch.cat((text, neighbour), 1), slice(0, length)
@@ -70,12 +78,13 @@ def order_matters(target: AuditTarget) -> Evidence:
     swapped = text.clone()
     swapped[0, 1], swapped[0, length - 3] = text[0, length - 3], text[0, 1]
     # Both models: sharp attention may look at one token only, in whatever order the others are.
-    difference = max(
-        max_difference(model(swapped)[:, -1], model(text)[:, -1]) for model in (target.model, target.unperturbed)
-    )
+    with torch.no_grad():
+        difference = max(
+            max_difference(model(swapped)[:, -1], model(text)[:, -1]) for model in (target.model, target.unperturbed)
+        )
     if difference > MIN_EFFECT:
         return Evidence("the order of earlier tokens matters")
-    if target.recipe.positions.kind == "none" and target.recipe.depth == 1:
+    if target.ignores_order:
         return Evidence("one layer without positions cannot see the order of tokens")
     return Evidence(
         "swapping two earlier tokens changes nothing: the model does not see their order",

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from litmus.auditing.check import Check, Evidence
+from litmus.auditing.adapters.decoder import DecoderTarget
+from litmus.auditing.check import Check, Evidence, needs
 from litmus.auditing.hooks import training_loss
 from litmus.auditing.target import AuditTarget, perturbed
 from litmus.model import Decoder
@@ -32,10 +33,11 @@ def bound(depth: int) -> float:
     return ERROR_FACTOR * BF16_EPSILON * (4 * depth + 1) ** 0.5
 
 
+@needs("weights")
 def in_bf16(target: AuditTarget) -> Iterator[Evidence]:
     exact = target.build_model()
     tokens = target.tokens(2, target.length(target.pick(48, 128)), seed=80)
-    limit = bound(target.recipe.depth)
+    limit = bound(target.depth)
     with torch.no_grad():
         expected = exact(tokens)
         for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
@@ -68,7 +70,8 @@ def bf16_models(target: AuditTarget, device: str) -> Iterator[tuple[str, Callabl
     yield "bf16 autocast", autocast
 
 
-def with_large_activations(target: AuditTarget) -> Iterator[Evidence]:
+@needs("recipe")
+def with_large_activations(target: DecoderTarget) -> Iterator[Evidence]:
     """With ten times larger norm outputs, loss and gradients stay finite in fp32 and bf16."""
     tokens, targets = target.tokens(2, target.length(40), seed=81), target.tokens(2, target.length(40), seed=82)
     for dtype in (torch.float32, torch.bfloat16):
@@ -92,7 +95,7 @@ def with_large_activations(target: AuditTarget) -> Iterator[Evidence]:
 
 
 @contextlib.contextmanager
-def large_norm_outputs(model: Decoder, target: AuditTarget) -> Iterator[None]:
+def large_norm_outputs(model: Decoder, target: DecoderTarget) -> Iterator[None]:
     """Multiply the outputs of the recipe's norms, which all parts of a layer read; without norms, the embedding."""
     kind = type(target.recipe.layer_contexts()[0].norm())
     norms: list[nn.Module] = [module for module in model.modules() if isinstance(module, kind)] or [model.embedding]

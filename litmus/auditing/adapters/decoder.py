@@ -1,0 +1,141 @@
+"""A recipe, shrunk to a size that takes seconds, or a live Decoder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from litmus.auditing.target import MAX_LAYER_WEIGHTS, AuditTarget, without_dropout
+from litmus.errors import BadInput
+from litmus.model import Decoder, Recipe
+from litmus.model.recipe import FAMILIES
+
+MAX_VOCABULARY = 1024
+MIN_HEAD_DIM = 4
+
+
+class DecoderTarget(AuditTarget):
+    """A recipe or a Decoder under audit. It has every ability but that of `generate`, which is tested elsewhere.
+
+    given: the recipe as the user stated it. recipe: the one of the models that are audited.
+    """
+
+    def __init__(self, source: Recipe | Decoder, *, quick: bool) -> None:
+        self.own = None if isinstance(source, Recipe) else source
+        self.live = self.own is not None
+        self.given = source if isinstance(source, Recipe) else source.recipe
+        self.recipe, note = (self.given, "") if self.live else shrunk(self.given)
+        super().__init__(
+            self.given.name,
+            vocab_size=self.recipe.vocab_size,
+            context=self.recipe.context,
+            quick=quick,
+            note=note,
+        )
+        self.missing = {"generate": "the generation engine is no part of the model"}
+
+    def build_model(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Decoder:
+        if self.own is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = Decoder(self.recipe)
+        else:
+            model = copy.deepcopy(self.own).cpu()
+        return without_dropout(model).to(dtype).eval().requires_grad_(True)
+
+    @property
+    def depth(self) -> int:
+        return self.recipe.depth
+
+    @property
+    def width(self) -> int:
+        return self.recipe.dim
+
+    @property
+    def layer_weights(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.layers.parameters())
+
+    @property
+    def ignores_order(self) -> bool:
+        return self.recipe.positions.kind == "none" and self.recipe.depth == 1
+
+    def accepts(self, length: int) -> bool:
+        try:
+            with torch.no_grad():
+                self.model.hidden(self.tokens(1, length))
+        except BadInput:
+            return False
+        return True
+
+
+def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
+    """The recipe with a smaller width and vocabulary, to audit it in seconds, and a note on what was changed.
+
+    Depth, layer groups, head counts and context stay: a fault may be in any layer or past any block edge, but not in
+    the ninth dimension of a head only. Dropout is set to 0, since its noise is larger than any tolerance.
+    """
+    raw = {**recipe.to_dict(), "dropout": 0.0, "vocab_size": min(recipe.vocab_size, MAX_VOCABULARY)}
+    slim = Recipe.model_validate(raw)
+    for factor in _width_divisors(recipe):
+        if layer_weights(slim) <= MAX_LAYER_WEIGHTS:
+            break
+        try:
+            candidate = Recipe.model_validate(_divided(raw, factor))
+            layer_weights(candidate)
+        except BadInput:
+            continue  # a part cannot be that narrow
+        slim = candidate
+    changes = [
+        f"{name} {then:,} -> {now:,}"
+        for name, then, now in (
+            ("width", recipe.dim, slim.dim),
+            ("vocabulary", recipe.vocab_size, slim.vocab_size),
+        )
+        if then != now
+    ]
+    return slim, f"audited with {' and '.join(changes)}, all layers and heads kept" if changes else ""
+
+
+def layer_weights(recipe: Recipe) -> int:
+    """Number of weights in the layers of a recipe."""
+    return sum(parameter.numel() for parameter in meta_model(recipe).layers.parameters())
+
+
+def meta_model(recipe: Recipe) -> Decoder:
+    """The model of a recipe on the meta device; with real tensors if a plug-in cannot be built there."""
+    try:
+        with torch.device("meta"):
+            return Decoder(recipe)
+    except BadInput:
+        raise
+    except Exception:  # the plug-in may need real tensors; errors with real tensors are raised below
+        with torch.random.fork_rng(devices=[]):
+            return Decoder(recipe)
+
+
+def _width_divisors(recipe: Recipe) -> Iterator[int]:
+    """Divisors of the width that leave an even head width of at least `MIN_HEAD_DIM`."""
+    head = recipe.dim // recipe.heads
+    for factor in range(2, head // MIN_HEAD_DIM + 1):
+        if head % factor == 0 and head // factor % 2 == 0 and recipe.dim % recipe.heads == 0:
+            yield factor
+
+
+def _divided(raw: Mapping[str, Any], factor: int) -> dict[str, Any]:
+    """A recipe's mapping with dim and all size keys except head counts divided by `factor`."""
+    divided = {**raw, "dim": raw["dim"] // factor} if "dim" in raw else dict(raw)
+    for name, family in FAMILIES.items():
+        part = raw.get(name)
+        if isinstance(part, dict):
+            declared = family.kinds[part["kind"]] if "kind" in part else None
+            size_keys = (
+                declared.size_keys if declared else {key for kind in family.kinds.values() for key in kind.size_keys}
+            )
+            widths = {key for key in size_keys if not key.endswith("heads") and isinstance(part.get(key), int)}
+            divided[name] = {key: -(-value // factor) if key in widths else value for key, value in part.items()}
+    if "layers" in raw:
+        divided["layers"] = [_divided(group, factor) for group in raw["layers"]]
+    return divided

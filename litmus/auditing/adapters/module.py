@@ -1,0 +1,325 @@
+"""Any `nn.Module` or function that maps tokens to logits, behind the calls of a Decoder.
+
+It may return logits alone, a tuple, a mapping or an object with logits, `logits, loss = model(idx, targets)` as nanoGPT
+does, and a cache that is passed from call to call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from litmus.auditing.adapters.calls import (
+    IGNORED_VALUES,
+    Calls,
+    cache_of,
+    logits_of,
+    loss_of,
+    token_embedding,
+)
+from litmus.auditing.adapters.exact import Exact
+from litmus.auditing.target import COARSE_ROUNDING, ROUNDING, AuditTarget, coarsest_dtype, perturbed, without_dropout
+from litmus.errors import BadInput
+from litmus.model import Loss
+from litmus.nn import Batch
+from litmus.nn.core.batch import IGNORED
+
+CONTEXT_NAMES = ("block_size", "context_length", "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
+UNKNOWN_CONTEXT = 256
+"""Context of a model that states none and takes this many tokens."""
+
+MAX_CAST_WEIGHTS = 50_000_000
+"""Models with more weights are audited at their own precision and with their own weights only: fp64 copies are slow."""
+
+
+class CallCache:
+    """What the last call returned as its cache, and the padding mask of all tokens so far."""
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.past: Any = None
+        self.padding_mask: Tensor | None = None
+
+
+class ForeignModel(nn.Module):
+    """A module or function with the calls of a Decoder (see `AuditTarget`)."""
+
+    def __init__(self, module: Callable[..., Any], calls: Calls, vocab_size: int, embedding: str = "") -> None:
+        super().__init__()
+        self.module = module  # a submodule if it is an nn.Module
+        self.calls, self.vocab_size = calls, vocab_size
+        self.embedding_name = embedding
+        self.exact = False
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The module that maps tokens to vectors."""
+        return self.get_submodule(f"module.{self.embedding_name}")
+
+    def forward(self, tokens: Tensor | Batch, cache: CallCache | None = None) -> Any:
+        """Logits (B, T, V) of tokens (B, T), without those that only pad the vocabulary."""
+        batch = Batch.of(tokens)
+        with self.exactly():
+            output = self.module(batch.tokens, **self.options(batch, cache))
+        if cache is not None:
+            cache.past = cache_of(output)
+        logits = logits_of(output, batch.tokens)
+        return logits[..., : self.vocab_size] if isinstance(logits, Tensor) else logits
+
+    def exactly(self) -> contextlib.AbstractContextManager[object]:
+        """Within this block an fp64 model stays in fp64, whatever it casts to."""
+        return Exact() if self.exact else contextlib.nullcontext()
+
+    def options(self, batch: Batch, cache: CallCache | None) -> dict[str, Any]:
+        """The arguments of the forward pass beside the tokens."""
+        options: dict[str, Any] = {}
+        if batch.padding_mask is not None:
+            options[self.calls.padding_mask] = batch.padding_mask.long()
+        if self.calls.logits_need_targets:  # the tokens themselves: whoever uses them for logits uses the future
+            options[self.calls.targets] = torch.cat((batch.tokens[:, 1:], batch.tokens[:, -1:]), 1)
+        if cache is not None:
+            options[self.calls.cache] = cache.past
+            options |= {"use_cache": True} if self.calls.use_cache else {}
+        return options
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Loss:
+        """The module's own loss of targets (B, T), each of which follows the token at its position."""
+        ignored = self.calls.ignored
+        given = targets if ignored is None else targets.masked_fill(targets == IGNORED, ignored)
+        with self.exactly():
+            return Loss(loss_of(self.module(tokens, **{self.calls.targets: given})), {})
+
+    def loss_of_text(self, tokens: Tensor) -> Tensor:
+        """The model's loss of a text (B, T), as one would train it."""
+        return self.loss(tokens[:, :-1], tokens[:, 1:]).total
+
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """-log softmax of the logits at each target (B, T), 0 where it is -100."""
+        return F.cross_entropy(self(tokens).transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+
+    def new_cache(self, rows: int, capacity: int) -> CallCache:
+        """An empty cache."""
+        return CallCache(rows, capacity)
+
+    def post_optimizer_step(self) -> None:
+        """A foreign module has no state that training updates by a call."""
+
+
+class ModuleTarget(AuditTarget):
+    """An `nn.Module` or a function under audit, with its own weights and, where fp64 can be had, perturbed ones.
+
+    vocab_size, context: as given, else as the module or its config states, else found by trial calls.
+    """
+
+    wrapper: type[ForeignModel] = ForeignModel
+
+    def __init__(
+        self,
+        source: Callable[..., Any],
+        *,
+        quick: bool,
+        vocab_size: int | None = None,
+        context: int | None = None,
+        name: str = "",
+    ) -> None:
+        self.source = source
+        self.module = source if isinstance(source, nn.Module) else None
+        self.noun = "the model" if self.module is not None else "the function"
+        name = name or (getattr(source, "__name__", "") or type(source).__name__)
+        vocab_size = vocab_size or self.stated(VOCABULARY_NAMES)
+        if vocab_size is None and self.module is None:
+            raise BadInput(f"{name} is a function, which states no vocabulary; give vocab_size")
+        super().__init__(name, vocab_size=vocab_size or 2, context=UNKNOWN_CONTEXT, quick=quick)
+        self.calls = Calls.of(source.forward if isinstance(source, nn.Module) else source)
+        self.embedding_name = ""
+        weights = sum(p.numel() for p in self.module.parameters()) if self.module is not None else 0
+        self.casts = 0 < weights <= MAX_CAST_WEIGHTS
+        self.dtype = torch.float64
+        self.learn_calls(vocab_size)
+        self.context = context or self.stated(CONTEXT_NAMES) or self.longest_taken()
+        if self.module is not None and not self.casts:
+            self.missing["weights"] = f"the model's {weights:,} weights are left at their own precision"
+            self.note = f"audited at its own precision and weights, tolerance {self.rounding:.0e}"
+
+    def stated(self, names: tuple[str, ...]) -> int | None:
+        """The first of these attributes of the module, or of its config, that is a number."""
+        for holder in (getattr(self.source, "config", None), self.source):
+            for name in names:
+                if isinstance(value := getattr(holder, name, None), int):
+                    return value
+        return None
+
+    def longest_taken(self) -> int:
+        """The longest sequence of up to `UNKNOWN_CONTEXT` tokens that the model takes."""
+        taken, refused = 5, UNKNOWN_CONTEXT + 1
+        while refused - taken > 1:
+            middle = UNKNOWN_CONTEXT if refused > UNKNOWN_CONTEXT else (taken + refused) // 2
+            taken, refused = (middle, refused) if self.accepts(middle) else (taken, middle)
+        return taken
+
+    def learn_calls(self, vocab_size: int | None) -> None:
+        """Find by trial calls what the model returns and what it cannot be asked."""
+        tokens = torch.tensor([[0, 1, 1, 0, 1], [1, 0, 1, 1, 1]])
+        self.vocab_size = 2**31  # all logits, until their number is known
+        self.missing |= {
+            "recipe": f"{self.noun} has no recipe",
+            "packed documents": f"{self.noun} takes no document ids",
+            "rows of a cache": "rows of its cache have one length",
+            "generate": f"{self.noun} has no greedy generate",
+        }
+        if self.module is None:
+            self.missing["weights"] = "a function shows no weights"
+        if self.casts:
+            self.casts = self.runs(tokens)
+        model = self.build_model()
+        with torch.no_grad():
+            logits = model(tokens)
+            if self.calls.targets and not is_whole(logits, tokens):
+                self.calls = replace(self.calls, logits_need_targets=True)
+                model = self.build_model()
+                logits = model(tokens)
+            if isinstance(model.module, nn.Module):
+                self.embedding_name = token_embedding(model.module, tokens, lambda: model(tokens))
+            self.learn_cache(model, tokens)
+        if not self.calls.padding_mask:
+            self.missing["padding mask"] = f"{self.noun} takes no attention_mask"
+        if reason := self.no_gradient(tokens):
+            self.missing["embeddings"] = reason
+        self.vocab_size = vocab_size or self.vocabulary(logits)
+        self.learn_loss()
+
+    def runs(self, tokens: Tensor) -> bool:
+        """Whether the forward pass works in fp64; if it does not, the model is audited at its own precision."""
+        try:
+            with torch.no_grad():
+                logits = self.build_model()(tokens)
+        except Exception:
+            return False
+        return not isinstance(logits, Tensor) or bool(logits.isfinite().all())
+
+    def vocabulary(self, logits: Any) -> int:
+        """The number of tokens that have both logits and an embedding."""
+        if not isinstance(logits, Tensor):
+            return 2
+        rows = getattr(self.build_model().embedding, "num_embeddings", None) if self.embedding_name else None
+        return min(logits.shape[-1], rows or logits.shape[-1])
+
+    def no_gradient(self, tokens: Tensor) -> str:
+        """Why no gradient of the logits reaches the token vectors; "" if one does."""
+        if not self.embedding_name:
+            return f"{self.noun} shows no module that maps tokens to vectors"
+        model, vectors = self.build_model(), []
+        handle = model.embedding.register_forward_hook(lambda _, __, output: vectors.append(output))
+        logits = model(tokens)
+        handle.remove()
+        if logits.requires_grad and vectors[0].requires_grad:
+            gradients = torch.autograd.grad(logits.sum(), vectors[0], allow_unused=True)
+            if gradients[0] is not None:
+                return ""
+        return "no gradient of the logits reaches the token vectors"
+
+    def learn_cache(self, model: ForeignModel, tokens: Tensor) -> None:
+        """Whether the forward pass takes a cache and returns one."""
+        cache = model.new_cache(*tokens.shape)
+        if self.calls.cache:
+            model(tokens, cache)
+        if cache.past is None:
+            self.missing["cache"] = f"{self.noun} takes no cache that it returns (a parameter past_key_values)"
+
+    def learn_loss(self) -> None:
+        """Whether the forward pass returns a loss, and which targets it skips."""
+        if not self.calls.targets:
+            self.missing["loss"] = f"{self.noun} takes no targets"
+            return
+        tokens, targets = self.tokens(2, 5), self.tokens(2, 5, seed=1)
+        targets[:, ::2] = IGNORED
+        for ignored in IGNORED_VALUES:
+            model = self.wrap(self.build_model().module, replace(self.calls, ignored=ignored))
+            try:
+                with torch.no_grad():
+                    loss = model.loss(tokens, targets).total
+            except Exception:  # this target is not one that the loss skips
+                continue
+            if not isinstance(loss, Tensor):
+                self.missing["loss"] = f"{self.noun} returns no loss"
+                return
+            if loss.isfinite():
+                self.calls = model.calls
+                return
+        self.missing["loss"] = "its loss skips no target, neither -100 nor -1"
+
+    def wrap(self, module: Callable[..., Any], calls: Calls) -> ForeignModel:
+        return self.wrapper(module, calls, self.vocab_size, self.embedding_name)
+
+    def build_model(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> ForeignModel:
+        if self.module is None:
+            return self.wrap(self.source, self.calls)
+        module = without_dropout(copy.deepcopy(self.module).cpu()).eval()
+        dtype = self.dtype if dtype == torch.float64 else dtype
+        module = module.to(dtype) if self.casts else module
+        for parameter in module.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        model = self.wrap(module, self.calls).eval()
+        model.exact = self.casts and dtype == torch.float64
+        return model
+
+    @cached_property
+    def model(self) -> ForeignModel:
+        if not self.casts:
+            return self.unperturbed
+        model = perturbed(self.build_model())
+        tokens = self.tokens(1, min(9, self.context))
+        logits = self.logits(model, tokens)
+        return model if isinstance(logits, Tensor) and logits.isfinite().all() else self.unperturbed
+
+    @cached_property
+    def rounding(self) -> float:
+        tokens = self.tokens(1, min(9, self.context))
+        if self.casts and not self.lacks("embeddings"):
+            return COARSE_ROUNDING.get(coarsest_dtype(self.model, lambda model: model(tokens)), ROUNDING)
+        return COARSE_ROUNDING.get(self.logits(self.model, tokens).dtype, ROUNDING)
+
+    @cached_property
+    def loss_rounding(self) -> float:
+        tokens = self.tokens(1, min(9, self.context))
+        if self.casts and not self.lacks("embeddings"):
+            dtype = coarsest_dtype(self.model, lambda model: model.train().loss(tokens, tokens).total)
+            return COARSE_ROUNDING.get(dtype, ROUNDING)
+        return max(self.rounding, COARSE_ROUNDING[torch.float32])
+
+    @property
+    def depth(self) -> int:
+        lists = (len(part) for part in self.unperturbed.modules() if isinstance(part, (nn.ModuleList, nn.Sequential)))
+        return max(lists, default=1)
+
+    @property
+    def width(self) -> int:
+        tables = [p.shape[-1] for p in self.unperturbed.parameters() if p.ndim > 1]
+        return tables[0] if tables else 1
+
+    @property
+    def layer_weights(self) -> int:
+        return sum(p.numel() for p in self.unperturbed.parameters()) if self.module is not None else 0
+
+    def accepts(self, length: int) -> bool:
+        try:
+            with torch.no_grad():
+                self.unperturbed(self.tokens(1, length))
+        except Exception:
+            return False
+        return True
+
+
+def is_whole(logits: Any, tokens: Tensor) -> bool:
+    """Whether these are logits (B, T, V) of every token (B, T)."""
+    return isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[:2] == tokens.shape

@@ -1,0 +1,136 @@
+"""A causal language model of transformers: masks, positions, caches and greedy generation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litmus.auditing.adapters.calls import loss_of
+from litmus.auditing.adapters.module import CallCache, ForeignModel, ModuleTarget
+from litmus.auditing.check import max_difference
+from litmus.auditing.target import generator
+from litmus.model import Loss
+from litmus.nn import Batch
+from litmus.nn.core.batch import IGNORED
+
+
+def is_transformers_model(source: object) -> bool:
+    """Whether this is a model of transformers, without importing that package."""
+    package = sys.modules.get("transformers")
+    return package is not None and isinstance(source, package.PreTrainedModel)
+
+
+class TransformersModel(ForeignModel):
+    """A transformers model with the calls of a Decoder."""
+
+    def options(self, batch: Batch, cache: CallCache | None) -> dict[str, Any]:
+        """The mask and positions of `generate`: a mask of all tokens so far, positions that do not count padding."""
+        mask = batch.padding_mask
+        if cache is not None:
+            new = torch.ones_like(batch.tokens, dtype=torch.bool) if mask is None else mask
+            seen = cache.padding_mask = new if cache.padding_mask is None else torch.cat((cache.padding_mask, new), 1)
+            mask = None if seen.all() else seen
+        options: dict[str, Any] = {}
+        if mask is not None:
+            options["attention_mask"] = mask.long()
+            if self.calls.position_ids:
+                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+                options["position_ids"] = positions[:, -batch.tokens.shape[1] :]
+        if cache is not None and cache.past is not None:
+            options[self.calls.cache] = cache.past
+        if self.calls.use_cache:
+            options["use_cache"] = cache is not None
+        return options
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Loss:
+        """The model's own loss of targets (B, T); its labels are tokens: one more makes room for the last target."""
+        labels = torch.cat((torch.full_like(targets[:, :1], IGNORED), targets), 1)
+        with self.exactly():
+            return Loss(loss_of(self.module(torch.cat((tokens, tokens[:, -1:]), 1), labels=labels)), {})
+
+    def loss_of_text(self, tokens: Tensor) -> Tensor:
+        """The model's loss of a text, as one trains it: the labels are the tokens."""
+        with self.exactly():
+            return loss_of(self.module(tokens, labels=tokens))
+
+
+class TransformersTarget(ModuleTarget):
+    """A model of transformers under audit. Its texts have no special tokens; padding is its own padding token."""
+
+    wrapper = TransformersModel
+    module: nn.Module
+
+    def learn_calls(self, vocab_size: int | None) -> None:
+        self.config = self.module.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
+        pad = getattr(self.config, "pad_token_id", None)
+        self.pad = pad if isinstance(pad, int) and pad >= 0 else 0
+        super().learn_calls(vocab_size)
+        if self.module.can_generate():  # type: ignore[operator]
+            del self.missing["generate"]
+        if not self.lacks("padding mask"):
+            self.learn_padding()
+
+    def learn_padding(self) -> None:
+        """Whether padding needs explicit positions, as `generate` gives them, and works in fp64."""
+        differences = {}
+        for dtype in (self.dtype, torch.float32):
+            for explicit in (self.calls.position_ids, False):
+                model = self.build_model(dtype=dtype)
+                model.calls = replace(self.calls, position_ids=explicit)
+                differences[dtype, explicit] = self.effect_of_padding(model)
+            if min(differences.values()) < torch.inf:
+                break
+        best = min(differences, key=lambda key: differences[key])
+        if self.casts and differences[best] < torch.inf:
+            self.dtype = best[0]  # some mask with a number that overflows in fp64
+        self.calls = replace(self.calls, position_ids=best[1])
+
+    def effect_of_padding(self, model: ForeignModel) -> float:
+        """The largest difference that padding on the left makes to the logits of a text; inf if it breaks the model."""
+        text = self.tokens(1, 6)
+        row = torch.cat((self.padding(1, 3), text), 1)
+        valid = torch.arange(9)[None] >= 3
+        try:
+            with torch.no_grad():
+                return max_difference(model(Batch(row, padding_mask=valid))[:, 3:], model(text))
+        except Exception:
+            return torch.inf
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """All tokens but the special ones, which a model may treat otherwise."""
+        names = [name for name in vars(self.config) if name.endswith(("_token_id", "_token_index"))]
+        special = {value for name in names if isinstance(value := getattr(self.config, name), int)}
+        return torch.tensor([token for token in range(self.vocab_size) if token not in {*special, self.pad}])
+
+    def tokens(self, batch: int, length: int, seed: int = 0) -> Tensor:
+        return self.plain[torch.randint(len(self.plain), (batch, length), generator=generator(seed, batch, length))]
+
+    def other_tokens(self, tokens: Tensor, seed: int = 1) -> Tensor:
+        step = torch.randint(1, len(self.plain), tokens.shape, generator=generator(seed, *tokens.shape))
+        return self.plain[(torch.searchsorted(self.plain, tokens) + step) % len(self.plain)]
+
+    def few_tokens(self, numbers: Tensor) -> Tensor:
+        return self.plain[numbers % len(self.plain)]
+
+    def padding(self, batch: int, length: int, seed: int = 0) -> Tensor:
+        return torch.full((batch, length), self.pad)
+
+    def generate(self, prompts: Sequence[Tensor], count: int) -> list[Tensor]:
+        """`count` tokens after each prompt (T,), greedily, from `model.generate` with padding on the left."""
+        import transformers
+
+        width = max(len(prompt) for prompt in prompts)
+        rows = torch.stack([torch.cat((self.padding(1, width - len(p))[0], p)) for p in prompts])
+        valid = torch.stack([torch.arange(width) >= width - len(p) for p in prompts])
+        module: Any = self.model.module
+        module.generation_config = transformers.GenerationConfig(pad_token_id=self.pad)
+        with self.model.exactly():
+            texts = module.generate(rows, attention_mask=valid.long(), max_new_tokens=count, do_sample=False)
+        return list(texts[:, width:])
