@@ -1,4 +1,4 @@
-"""One thing overridden: the activation of a dense feedforward."""
+"""One thing overridden: the activation of a dense feedforward (Sitzmann et al. 2020, arXiv 2006.09661)."""
 
 from litmus.nn import Dense
 

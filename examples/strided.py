@@ -1,4 +1,4 @@
-"""One thing overridden: which keys a query reads. Near tokens, and every `stride`-th of those further back."""
+"""One thing overridden: which keys a query reads. Near ones, and one in `stride` of the others (arXiv 1904.10509)."""
 
 from litmus.nn import Attention
 

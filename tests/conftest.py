@@ -31,9 +31,12 @@ SHRUNK = {"vocab_size": 23, "dim": 16, "depth": 3, "heads": 2, "context": 14, "d
 SLOW = (
     "auditing",
     "comparison",
+    "data/test_data_end_to_end.py",
+    "data/test_packages.py",
     "generation",
     "interop",
     "model/test_first_runs.py",
+    "model/test_listing.py",
     "specimens",
     "test_contract.py",
     "test_docs.py",
@@ -43,12 +46,30 @@ SLOW = (
 )
 """Folders and files of tests that train, audit, decode or start processes; `-m "not slow"` leaves them out."""
 
+QUICK = (
+    "auditing/test_report.py",
+    "comparison/test_metrics.py",
+    "comparison/test_results.py",
+    "comparison/test_statistics.py",
+    "comparison/test_verdicts.py",
+    "generation/test_detokenizer.py",
+    "generation/test_packed_linear.py",
+    "generation/test_sampling.py",
+    "interop/test_interop_refusals.py",
+    "training/test_budget.py",
+    "training/test_schedule.py",
+    "training/test_settings.py",
+    "training/test_train_step.py",
+    "training/test_training_progress.py",
+)
+"""Files in the folders of SLOW that take a second or two, so that `-m "not slow"` has tests of every package."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of SLOW; others mark themselves."""
+    """Mark the tests of SLOW that are not in QUICK; others mark themselves."""
     for item in items:
         path = item.path.relative_to(Path(__file__).parent).as_posix()
-        if any(path == name or path.startswith(f"{name}/") for name in SLOW):
+        if path not in QUICK and any(path == name or path.startswith(f"{name}/") for name in SLOW):
             item.add_marker(pytest.mark.slow)
 
 

@@ -116,6 +116,7 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.M
     assert (names(tmp_path), names(tmp_path / "folder")) == (["folder"], ["manifest.json", "old"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["fsync", "replace", "chmod", "mkdtemp", "rmtree"])
 def test_a_kill_at_any_moment_leaves_the_old_folder_and_file_or_the_new(moment: str, tmp_path: Path) -> None:
     code = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +14,8 @@ from litmus.nn.core.aux_losses import AuxLosses, scored
 from litmus.nn.core.batch import Batch
 from litmus.nn.core.cache import Cache
 from litmus.nn.core.forward_context import ForwardContext, positions_within
-from litmus.nn.core.mixer import Mixer
-from litmus.nn.core.registry import Adapts, PartlyActive
+from litmus.nn.core.mixer import part_elements
+from litmus.nn.core.registry import Adapts, PartlyActive, takes_context
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.embeddings import tie
 from litmus.nn.objectives.objective import Loss, shared
@@ -28,6 +30,7 @@ class Decoder(nn.Module):
         self.recipe = recipe
         layers = recipe.layer_contexts()
         self.embedding = recipe.embedding.build(layers[0])
+        self._embedding_takes_context = takes_context(self.embedding)
         self.positions = recipe.positions.build(layers[0])
         self.dropout = Dropout(recipe.dropout)
         self.layers = nn.ModuleList()
@@ -62,7 +65,9 @@ class Decoder(nn.Module):
         batch = Batch.of(tokens)
         stats: dict[str, list[Tensor]] | None = None if observed is None else {}
         ctx = self.forward_context(batch, cache, observed=stats, aux_losses=aux_losses)
-        x = self.dropout(self.positions(self.embedding(batch.tokens), ctx))
+        own = cache.layers[len(self.layers) :] if cache else []
+        embedded = self.embed(batch.tokens, ctx.with_cache(own[0] if own else None))
+        x = self.dropout(self.positions(embedded, ctx))
         for number, layer in enumerate(self.layers):
             x = layer(x, ctx.with_cache(cache.layers[number] if cache else None))
             if observed is not None and stats is not None:
@@ -71,6 +76,10 @@ class Decoder(nn.Module):
         if cache is not None:
             cache.advance(batch.tokens.shape[1], batch.padding_mask)
         return self.norm(x)
+
+    def embed(self, tokens: Tensor, ctx: ForwardContext) -> Tensor:
+        """The embeddings (B, T, dim) of tokens (B, T); `ctx.cache` is the embedding's, if it has one."""
+        return self.embedding(tokens, ctx) if self._embedding_takes_context else self.embedding(tokens)
 
     def last_logits(self, tokens: Tensor | Batch, cache: Cache | None = None, *, last: Tensor | None = None) -> Tensor:
         """Logits (B, V) after the last token of each row, or after the one at index `last` (B,)."""
@@ -110,12 +119,18 @@ class Decoder(nn.Module):
         """An empty cache with static buffers for `batch` rows of up to `capacity` tokens."""
         if batch < 1 or capacity < 1:
             raise BadInput(f"a cache of {batch} rows x {capacity} tokens holds nothing; both must be at least 1")
-        layers = [layer.new_cache(batch, capacity, device=self.device, dtype=self.dtype) for layer in self._mixers()]
-        return Cache(layers, batch, capacity, self.device)
+        parts = self._parts_with_cache()
+        buffers = [part.new_cache(batch, capacity, device=self.device, dtype=self.dtype) for part in parts]
+        return Cache(buffers, batch, capacity, self.device)
 
     def kv_elements(self, capacity: int) -> int:
         """Number of cache elements of all layers for one row of `capacity` tokens, as the mixers declare it."""
-        return sum(layer.kv_elements(capacity) for layer in self._mixers())
+        return sum(part_elements(part, capacity) for part in self._parts_with_cache())
+
+    @property
+    def supports_rollback(self) -> bool:
+        """Whether the last tokens can be removed from the cache; speculative decoding needs it."""
+        return all(getattr(part, "supports_rollback", False) for part in self._parts_with_cache())
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters: "total"; "non_embedding", those of layers and final norm; "active".
@@ -128,8 +143,10 @@ class Decoder(nn.Module):
         unused += sum(part.inactive_parameters() for part in self.layers.modules() if isinstance(part, PartlyActive))
         return {"total": total, "non_embedding": non_embedding, "active": total - unused}
 
-    def _mixers(self) -> list[Mixer]:
-        return list(self.layers)  # type: ignore[arg-type]
+    def _parts_with_cache(self) -> list[Any]:
+        """The layers, and after them the embedding if it has a cache, because it reads earlier tokens."""
+        has_cache = callable(getattr(self.embedding, "new_cache", None))
+        return [*self.layers, self.embedding] if has_cache else list(self.layers)
 
     def forward_context(
         self,

@@ -19,7 +19,7 @@ from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import Mixer, MixerConfig
 from litmus.nn.core.registry import Adapts, Part, PartlyActive
 from litmus.nn.layers.blocks import Block, BlockConfig, PreNormBlock, PreNormConfig
-from litmus.nn.layers.causal_conv import CausalConv
+from litmus.nn.layers.causal_conv import CausalConv, token_shifts
 from litmus.nn.layers.embeddings import EmbeddingConfig, HeadConfig, LinearHead, LinearHeadConfig
 from litmus.nn.layers.feedforwards import Dense, FeedforwardConfig, Swiglu
 from litmus.nn.layers.linear import linear, residual_linear
@@ -105,6 +105,7 @@ __all__ = [
     "reference_path",
     "residual_linear",
     "share_of_step",
+    "token_shifts",
     "update_kv",
     "with_aux_losses",
 ]

@@ -81,6 +81,7 @@ def test_every_command_is_tried_with_something_harmless() -> None:
     assert {" ".join(path) for path, _ in commands()} == set(HARMLESS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "option"), OPTIONS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
@@ -195,6 +196,7 @@ def shell(line: str, **environment: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "code", "err"),
     [
@@ -237,6 +239,7 @@ def test_work_whose_product_is_a_folder_outlives_a_full_disk_behind_its_output(t
     assert done.returncode == 2 and b"standard output cannot be written" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_any_encoding_of_the_output_can_show_every_recipe(encoding: str) -> None:
     code, out, err = shell("LITMUS recipes", PYTHONIOENCODING=encoding)
@@ -245,6 +248,7 @@ def test_any_encoding_of_the_output_can_show_every_recipe(encoding: str) -> None
     assert (code, err) == (0, "") and "ssmax-nope" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 143, "terminated")],

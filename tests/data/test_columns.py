@@ -249,6 +249,7 @@ def test_parquet_conversations_are_refused_as_what_they_are(tmp_path):
         texts(tmp_path / "a.parquet", "parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "text"])
 def test_a_gzip_file_cut_in_the_middle_of_its_stream_is_damaged(tmp_path, form):
     whole = gzip.compress("".join(json.dumps({"text": SENTENCE.format(i**3)}) + "\n" for i in range(90_000)).encode())

@@ -45,6 +45,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @given(text=st.text() | st.sampled_from([*TEXT, "<end> <begin>", "cafe\u0301"]))
 def test_any_text_comes_back_as_it_was_and_its_bytes_are_counted(tmp_path_factory, text):
     folder = tmp_path_factory.getbasetemp()

@@ -178,6 +178,7 @@ def test_an_empty_corpus_is_refused(tmp_path):
 FILES = ["train.bin", "held_out.bin", "tokenizer.json", "provenance.json", MANIFEST]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FILES, "."])
 @pytest.mark.parametrize("damage", ["cut", "empty", "delete", "garble", "folder", "other numbers"])
 def test_token_files_damaged_in_any_way_are_made_again_as_they_were(stories, own_cache, name, damage):

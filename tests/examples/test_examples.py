@@ -1,7 +1,9 @@
-"""Every file in examples/: short, built, decoded through its cache, and passed by the quick audit."""
+"""Every file in examples/: short, built, decoded through its cache, passed by the quick audit, and in the gallery."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,15 @@ import torch
 from torch.testing import assert_close
 
 import litmus
+from litmus.auditing import AuditReport
+from litmus.comparison.plan import resolve_arms
 from litmus.model import resolve
 from litmus.nn import Batch
 
-FILES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
-SMALL = {"vocab_size": 61, "dim": 32, "depth": 3, "heads": 4, "context": 40}
+FOLDER = Path(__file__).parents[2] / "examples"
+FILES = sorted(FOLDER.glob("*.py"))
+SIZE = {"dim": 32, "depth": 3, "heads": 4}
+SMALL = {**SIZE, "vocab_size": 61, "context": 40}
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
@@ -47,12 +53,47 @@ def test_it_decodes_ragged_rows_and_packed_documents_as_if_alone(example, rough)
     assert_close(packed[1], torch.cat((model(tokens[1:, :1]), model(tokens[1:, 1:])), dim=1)[0])
 
 
+@pytest.fixture(scope="session")
+def arms():
+    """The recipes of a comparison of all examples with the baseline, by name."""
+    return resolve_arms(["standard", *FILES], size=None, context=40, vocab_size=257, overrides=SIZE)
+
+
+@pytest.fixture(scope="session")
+def audited(arms, tmp_path_factory):
+    """audited(name) -> the quick audit of an arm, kept for all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "audits of examples"
+
+    def audit(name):
+        report = AuditReport.load(kept / name, arms[name])
+        if report is None:
+            report = litmus.audit(arms[name], quick=True)
+            report.save(kept / name, arms[name])
+        return report, kept / name
+
+    return audit
+
+
 @pytest.mark.slow
-def test_it_passes_the_quick_audit(example):
-    report = litmus.audit(resolve(example, overrides=SMALL), quick=True)
+def test_it_passes_the_quick_audit(example, audited):
+    report, _ = audited(example.stem)
     assert {finding.name: finding.detail for finding in report.failed} == {}
     recomputes = "decodes by recomputation of the whole prefix" in report["cache parity"].detail
     assert recomputes == (example.stem == "moving_average")
+
+
+def test_the_gallery_says_what_each_file_shows():
+    rows = []
+    for path in FILES:
+        recipe, text = resolve(path), path.read_text(encoding="utf-8")
+        paper = re.search(r"arXiv (\d{4}\.\d{5})", text)
+        source = f"[{paper[1]}](https://arxiv.org/abs/{paper[1]})" if paper else "·"
+        declared = text[text.rindex("recipe = {") :]
+        keys = re.findall(r'"(mixer|feedforward|norm|block|positions|embedding|head|layers|router)":', declared)
+        parts = ", ".join(f"`{key}`" for key in dict.fromkeys(keys))
+        rows.append(f"| [{path.name}]({path.name}) | {recipe.about} | {parts} | {source} |")
+    assert "\n".join(rows) in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_saved_model_of_a_class_is_loaded_in_another_process(tmp_path):

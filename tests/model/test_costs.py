@@ -19,6 +19,7 @@ def by_hand(model: Decoder, context: int) -> float:
     return 6 * (matmuls + head) + 12 * recipe.depth * context * recipe.dim
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["standard", "gpt2", "nope", "ssmax", "super-small"])
 @pytest.mark.parametrize("context", [None, 1, 10, 100])
 def test_training_flops_equal_the_hand_formula(name: str, context: int | None, small: Small) -> None:
@@ -29,6 +30,7 @@ def test_training_flops_equal_the_hand_formula(name: str, context: int | None, s
     assert training_flops_per_token(model.recipe, context) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_flops_are_counted_without_allocating_the_model() -> None:
     recipe = resolve("super-large")
     matmuls = 837_099_297 - 50257 * 1280

@@ -31,6 +31,7 @@ def test_published_models_have_exactly_their_parameters(name: str, total: int) -
         assert Decoder(resolve(name)).parameter_counts()["total"] == total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1024, 2048, 4096])
 @pytest.mark.parametrize("positions", ["none", "rope", "sinusoidal", "learned"])
 @pytest.mark.parametrize("ssmax", [{}, None])

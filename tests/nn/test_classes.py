@@ -12,8 +12,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from litmus.errors import BadInput
+from litmus.generation.speculative.drafts import check_supports_rollback
 from litmus.model import build, load, resolve, save
-from litmus.nn import Attention, Batch, Block, ForwardContext, recurrent_scan, reference_path
+from litmus.nn import Attention, Batch, Block, ForwardContext, Routing, recurrent_scan, reference_path, token_shifts
 
 SMALL = {"vocab_size": 31, "dim": 16, "depth": 2, "heads": 2, "context": 24}
 
@@ -184,3 +185,69 @@ def test_texts_of_packed_and_padded_rows_reach_a_plain_module_one_by_one(rough):
     assert_close(packed[0, 3:], model(tokens[:1, 3:])[0])
     assert_close(packed[1, 2:4], model(tokens[1:, 2:4])[0])
     assert_close(packed[1, 4:6], model(tokens[1:, 4:6])[0])
+
+
+class Alternating(nn.Module):
+    """A router by the parity of the token id; without a context it would not know the id."""
+
+    def __init__(self, experts, top_k, *, offset: int = 0):
+        super().__init__()
+        self.experts, self.offset = experts, offset
+        assert top_k == 1
+
+    def forward(self, x, ctx):
+        chosen = (ctx.token_ids.flatten()[:, None] + self.offset) % self.experts
+        return Routing(chosen, torch.ones_like(chosen, dtype=x.dtype), nn.functional.one_hot(chosen[:, 0]).to(x.dtype))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_class_routes_tokens_by_their_ids(offset, rough):
+    router = {"kind": Alternating, "offset": offset}
+    recipe = {"base": "standard", "feedforward": {"kind": "moe", "experts": 2, "top_k": 1, "router": router}}
+    layer = rough(build(recipe, **SMALL)).layers[0].feedforward
+    tokens, x = torch.tensor([[4, 7, 8]]), torch.randn(1, 3, 16, dtype=torch.float64)
+    found = layer(x, ForwardContext(torch.arange(3)[None], token_ids=tokens))
+    expected = [layer.experts._expert(x[0, t : t + 1], int(tokens[0, t] + offset) % 2) for t in range(3)]
+    assert_close(found[0], torch.cat(expected))
+
+
+class Pairs(nn.Embedding):
+    """Each token's vector plus that of the token before, out of a cache of its own."""
+
+    def __init__(self, vocab_size, dim):
+        super().__init__(vocab_size, dim)
+
+    def forward(self, tokens, ctx):
+        (before,) = token_shifts(tokens + 1, 1, ctx, None if ctx.cache is None else ctx.cache["ids"])
+        return super().forward(tokens) + (before > 0)[..., None] * super().forward((before - 1).clamp(min=0))
+
+    def new_cache(self, batch, capacity, *, device, dtype):
+        return {"ids": torch.zeros(batch, 1, dtype=torch.long, device=device)}
+
+
+@torch.no_grad()
+def test_an_embedding_reads_earlier_tokens_and_decodes_from_a_cache_of_its_own(rough):
+    model = rough(build({"base": "standard", "embedding": Pairs}, **SMALL)).eval()
+    tokens, table = torch.tensor([[3, 5, 5, 9]]), model.embedding.weight
+    rows = [table[3], table[5] + table[3], table[5] + table[5], table[9] + table[5]]
+    assert_close(model.embed(tokens, model.forward_context(tokens))[0], torch.stack(rows))
+    documents = model.forward_context(Batch(tokens, document_ids=torch.tensor([[0, 0, 1, 1]])))
+    assert_close(model.embed(tokens, documents)[0, 2], table[5])
+    cache = model.new_cache(1, 6)
+    pieces = [model(tokens[:, :1], cache), model(tokens[:, 1:3], cache), model(tokens[:, 3:], cache)]
+    assert_close(torch.cat(pieces, 1), model(tokens))
+    assert sum(buffer.numel() for layer in cache.layers for buffer in layer.values()) == model.kv_elements(6)
+    with pytest.raises(BadInput, match="the cache of its embedding 'pairs' cannot be truncated"):
+        check_supports_rollback(model, "the model")
+
+
+def test_tokens_ahead_are_embedded_with_those_before_them(rough):
+    recipe = {"base": "standard", "embedding": Pairs, "objective": {"kind": "mtp", "depth": 1}}
+    model = rough(build(recipe, **SMALL))
+    tokens = torch.tensor([[3, 5, 8, 9, 2]])
+    seen = []
+    with model.objective.mtp_layers[0].embedding_norm.register_forward_pre_hook(lambda _, given: seen.append(given[0])):
+        model.loss(tokens[:, :-1], tokens[:, 1:])
+    table = model.embedding.weight
+    assert_close(seen[0][0, 1:3], torch.stack([table[8] + table[5], table[9] + table[8]]))

@@ -108,6 +108,7 @@ def test_the_published_choice_takes_the_highest_scores_of_each_row(
         assert weight[row, chosen[row]].min() >= weight[row, valid[row] & ~chosen[row]].max()
 
 
+@pytest.mark.slow
 def test_the_predictor_learns_who_is_chosen_without_a_say_in_what_is_learned(
     layer_context: Callable[..., LayerContext], x: Tensor
 ) -> None:

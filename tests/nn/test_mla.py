@@ -75,6 +75,7 @@ def by_definition(module: Mla, x: Tensor) -> Tensor:
     return module.out(out.flatten(-2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("absorb", "fast"), WAYS)
 @pytest.mark.parametrize("config", VARIANTS, ids=named)
 def test_every_way_equals_the_definition_and_its_gradient(

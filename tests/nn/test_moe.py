@@ -261,6 +261,7 @@ def test_a_routing_is_what_the_experts_obey(layer_context: Callable[..., LayerCo
     assert_close(y, torch.stack((first[0], second[1], (first[2] + second[2]) / 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "whole"), [(torch.bfloat16, True), (torch.float32, False)])
 def test_it_can_be_compiled(dtype: torch.dtype, whole: bool) -> None:
     model = build("moe-v3", vocab_size=61, dim=32, depth=1, heads=4, context=24).to(dtype)

@@ -37,6 +37,7 @@ def test_equal_scores_give_the_first_token_its_share_of_each_query(
     assert observed["first_token_attention"][0].item() == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
+@pytest.mark.slow
 def test_of_long_texts_evenly_spread_queries_stand_for_all(
     whole_rows: Callable[[Tensor], ForwardContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ def read_one_by_one(asked: Tensor, q: Tensor, k: Tensor, v: Tensor, own: tuple[T
     return torch.stack(read)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(length=st.integers(1, 300), interval=st.integers(1, 9), phase=st.integers(0, 8), own=st.booleans())
 def test_the_fast_path_equals_the_definition_forward_and_gradient(

@@ -58,12 +58,14 @@ def same_forward_and_gradient(inputs: list[Tensor], keys: Keys, window: Window, 
         assert_close(one, other)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 6), st.integers(1, 9), st.booleans())
 def test_blocks_of_a_text_equal_the_whole_mask(length: int, size: int, sinks: int, block: int, factored: bool) -> None:
     keys = Keys(torch.arange(length)[None])
     same_forward_and_gradient(random_inputs(2, length, length), keys, Window(size, sinks), block, factored)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 14), st.integers(0, 4), st.integers(1, 7))
 def test_blocks_of_packed_documents_equal_the_whole_mask(lengths: list[int], size: int, sinks: int, block: int) -> None:
     rows = [packed(lengths), packed(lengths[::-1])]

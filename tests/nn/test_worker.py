@@ -86,6 +86,7 @@ def test_each_logit_is_what_its_prefix_gives_with_its_last_token_a_worker(
             assert_close(found[t], by_hand(model, tokens[0, : t + 1], model.layers[0].interval - 1))  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("interval", [1, 2, 3, 4, 7])
 def test_decoding_is_exact_whatever_token_it_begins_at(interval: int, rough: Callable[..., Decoder]) -> None:

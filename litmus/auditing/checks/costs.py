@@ -139,7 +139,7 @@ def cache_as_declared(target: DecoderTarget) -> Iterator[Evidence]:
                 fault=True,
                 measured=held / max(declared, 1),
                 tolerance=1 + CACHE_TOLERANCE,
-                where=f"{describe_module(model, f'layers.{layer}')}, buffers {names}",
+                where=f"{cache_owner(model, layer)}, buffers {names}",
                 mark="caches more than it declares",
                 meaning="Decoding takes another amount of memory than reported.",
             )
@@ -156,6 +156,11 @@ def cache_as_declared(target: DecoderTarget) -> Iterator[Evidence]:
             return
     per_token = model.kv_elements(target.recipe.context) / target.recipe.context
     yield Evidence(f"{per_token:,.0f} cache elements per token, as declared")
+
+
+def cache_owner(model: Decoder, number: int) -> str:
+    """The module whose buffers are `cache.layers[number]`; those of an embedding come after the layers'."""
+    return describe_module(model, f"layers.{number}" if number < len(model.layers) else "embedding")
 
 
 def largest_layer(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
@@ -240,7 +245,7 @@ def low_rank_buffers(target: DecoderTarget) -> Iterator[Redundancy]:
     text = target.tokens(1, tokens, seed=120)
     with torch.no_grad():
         model(text, cache)
-        embedded = model.embedding(text)[0].double()
+        embedded = model.embed(text, model.forward_context(text))[0].double()
     # A narrow embedding (a factorised one) limits what the first layer can cache, whatever its mixer does.
     embedding_rank = int(torch.linalg.matrix_rank(embedded, rtol=1e-9)) if embedded.ndim == 2 else target.recipe.dim
     for number, layer in enumerate(cache.layers):
@@ -257,7 +262,7 @@ def low_rank_buffers(target: DecoderTarget) -> Iterator[Redundancy]:
             if rank < FULL_RANK * possible:
                 yield (
                     f"{name!r} caches {content.shape[1]} elements per token that span {rank} dimensions",
-                    describe_module(model, f"layers.{number}"),
+                    cache_owner(model, number),
                     content.shape[1] / max(rank, 1),
                 )
                 return
@@ -280,7 +285,7 @@ def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
     for number, name in unused[:1]:
         yield (
             f"the oldest {tokens // 4} of {tokens} slots of {name!r} are never read again, but stay allocated",
-            describe_module(target.model, f"layers.{number}"),
+            cache_owner(target.model, number),
             4 / 3,
         )
 

@@ -78,7 +78,7 @@ def decode_strategies(model: Decoder, *, precision: str | None = None, compile: 
     if _has_int8(model):
         int8, exact_int8 = prepare(model, **weights, int8=True), prepare(model, "fp32", int8=True)
         strategies.append(DecodeStrategy("int8", int8, exact_int8, with_cache))
-    if isinstance(model.objective, MtpObjective) and all(layer.supports_rollback for layer in model.layers):
+    if isinstance(model.objective, MtpObjective) and model.supports_rollback:
         stats = AcceptanceStats()
         strategies.append(DecodeStrategy("speculative", own, exact, speculative(stats), max_batch_size=1, stats=stats))
     for strategy in strategies:

@@ -129,6 +129,11 @@ def check_supports_rollback(model: Decoder, role: str) -> None:
                 f"{role} {model.recipe.name} cannot drop rejected tokens: the cache of its mixer "
                 f"{parts['mixer'].kind!r} in block {parts['block'].kind!r} cannot be truncated; decode without a draft"
             )
+    if not model.supports_rollback:
+        raise BadInput(
+            f"{role} {model.recipe.name} cannot drop rejected tokens: the cache of its embedding "
+            f"{model.recipe.embedding.kind!r} cannot be truncated; decode without a draft"
+        )
 
 
 def load_draft(

@@ -80,16 +80,19 @@ def _declaration(family: type[Part], cls: type[nn.Module]) -> type[Part]:
             defaults[name] = parameter.default
         elif name in SIZES:
             sizes.append(name)
+        elif name in family.build_arguments:
+            wanted.add(name)
         else:
             raise BadInput(
                 f"{cls.__name__}.__init__ needs {name!r}, which Litmus does not pass; give it a default, to make it an "
-                f"option of the recipe, or use one of {', '.join(('layer', 'config', *SIZES))}"
+                f"option of the recipe, or use one of {', '.join(('layer', 'config', *SIZES, *family.build_arguments))}"
             )
 
-    def build(self: Part, layer: LayerContext, **more: Any) -> nn.Module:
-        given: dict[str, Any] = {name: value for name, value in (("config", self), ("layer", layer)) if name in wanted}
+    def build(self: Part, layer: LayerContext, *more: Any) -> nn.Module:
+        known = {"config": self, "layer": layer, **dict(zip(family.build_arguments, more, strict=False))}
+        given = {name: known[name] for name in wanted}
         given |= {name: getattr(self, name) for name in defaults} | {name: getattr(layer, name) for name in sizes}
-        return family.adapt(cls(**given, **more), layer)
+        return family.adapt(cls(**given), layer)
 
     made: type[Part] = type(base)(  # type: ignore[misc]
         f"{cls.__name__}Config",

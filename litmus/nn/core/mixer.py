@@ -59,6 +59,12 @@ def cache_elements(module: Any, capacity: int) -> int:
     return sum(buffer.numel() for buffer in buffers.values())
 
 
+def part_elements(part: Any, capacity: int) -> int:
+    """The `kv_elements` of a part with a `new_cache`, or what `new_cache` allocates if it declares none."""
+    declared = getattr(part, "kv_elements", None)
+    return declared(capacity) if declared else cache_elements(part, capacity)
+
+
 def as_mixer(module: nn.Module, layer: LayerContext) -> nn.Module:
     """A plug-in's module as a mixer or block; a module with `forward(x)` decodes by recomputation."""
     if not takes_context(module):

@@ -27,6 +27,8 @@ class Part(Bounded):
     kinds: ClassVar[dict[str, type[Part]]]
     size_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that depend on the model size; choosing another size resets them to their defaults."""
+    build_arguments: ClassVar[tuple[str, ...]] = ()
+    """Names of what `build` of this family takes after `layer`; `__init__` of a plug-in's class can have them."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from litmus.nn.core.forward_context import Buffers, ForwardContext
 from litmus.nn.core.layer_context import LayerContext
-from litmus.nn.core.mixer import Mixer, as_mixer, cache_elements
+from litmus.nn.core.mixer import Mixer, as_mixer, part_elements
 from litmus.nn.core.registry import Part
 from litmus.nn.layers.dropout import Dropout
 
@@ -79,8 +79,7 @@ class Block(Mixer):
     def kv_elements(self, capacity: int) -> int:
         elements = self.mixer.kv_elements(capacity)
         if self.caches_feedforward:
-            declared = getattr(self.feedforward, "kv_elements", None)
-            elements += declared(capacity) if declared else cache_elements(self.feedforward, capacity)
+            elements += part_elements(self.feedforward, capacity)
         return elements
 
 

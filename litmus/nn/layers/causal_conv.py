@@ -1,4 +1,4 @@
-"""A causal depthwise convolution over tokens, with padding, packed documents and a decoding cache."""
+"""Token shifts and a causal depthwise convolution, with padding, packed documents and a decoding cache."""
 
 from __future__ import annotations
 
@@ -36,40 +36,53 @@ class CausalConv(nn.Module):
 
         history: (B, lags, dim) inputs of the last tokens before x, a buffer of the cache; updated in place.
         """
-        if not self.lags:
-            return self.bias.to(x.dtype).expand_as(x)
-        start = x.new_zeros(x.shape[0], self.lags, x.shape[2]) if history is None else history.to(x.dtype)
-        states = torch.cat((start, x), dim=1)  # (B, lags + T, dim)
         total = self.bias.to(x.dtype)
-        for lag in range(1, self.lags + 1):
-            total = torch.addcmul(total, self.weight[lag], self._earlier(states, lag, ctx))
-        if history is not None:
-            history.copy_(self._last(states, ctx))
+        if not self.lags:
+            return total.expand_as(x)
+        for lag, shifted in enumerate(token_shifts(x, self.lags, ctx, history), start=1):
+            total = torch.addcmul(total, self.weight[lag], shifted)
         return total
 
-    def _earlier(self, states: Tensor, lag: int, ctx: ForwardContext) -> Tensor:
-        """The input (B, T, dim) `lag` tokens before each token of its text, 0 before the start."""
-        if not ctx.use_reference and ctx.padding_mask is None:
-            length = ctx.positions.shape[1]
-            found = states[:, self.lags - lag : self.lags - lag + length]
-            if ctx.document_ids is None:
-                return found
-        else:
-            found = _gather(states, self._index(_rank(ctx) - lag, ctx))
-        return found.masked_fill((ctx.positions < lag)[..., None], 0)
 
-    def _last(self, states: Tensor, ctx: ForwardContext) -> Tensor:
-        """The inputs (B, lags, dim) of the last `lags` tokens of each row."""
-        if ctx.padding_mask is None:
-            return states[:, -self.lags :]
-        last = ctx.padding_mask.sum(1, keepdim=True) - self.lags + torch.arange(self.lags, device=states.device)
-        return _gather(states, self._index(last, ctx))
+def token_shifts(x: Tensor, lags: int, ctx: ForwardContext, history: Tensor | None = None) -> list[Tensor]:
+    """For lag = 1 .. `lags`, the values (B, T, ...) of x `lag` tokens before each token, 0 before its text begins.
 
-    def _index(self, rank: Tensor, ctx: ForwardContext) -> Tensor:
-        """Index in (history, x) of the token of each rank among the row's new tokens; ranks below 0 are in history."""
-        order = ctx.memo("order of tokens", lambda: _order(ctx))
-        inside = order.gather(1, rank.clamp(0, order.shape[1] - 1))
-        return (self.lags + torch.where(rank < 0, rank, inside)).clamp(min=0)
+    x: (B, T, ...) vectors or token ids. history: (B, lags, ...) the values of the last tokens before x, a buffer of
+    `ctx.cache`; updated in place.
+    """
+    start = x.new_zeros(x.shape[0], lags, *x.shape[2:]) if history is None else history.to(x.dtype)
+    states = torch.cat((start, x), dim=1)  # (B, lags + T, ...)
+    shifts = [_shifted(states, lag, lags, ctx) for lag in range(1, lags + 1)]
+    if history is not None:
+        history.copy_(_last(states, lags, ctx))
+    return shifts
+
+
+def _shifted(states: Tensor, lag: int, lags: int, ctx: ForwardContext) -> Tensor:
+    if not ctx.use_reference and ctx.padding_mask is None:
+        length = ctx.positions.shape[1]
+        found = states[:, lags - lag : lags - lag + length]
+        if ctx.document_ids is None:
+            return found
+    else:
+        found = _gather(states, _index(_rank(ctx) - lag, lags, ctx))
+    begins_later = (ctx.positions < lag).view(*ctx.positions.shape, *[1] * (states.ndim - 2))
+    return found.masked_fill(begins_later, 0)
+
+
+def _last(states: Tensor, lags: int, ctx: ForwardContext) -> Tensor:
+    """The values (B, lags, ...) of the last `lags` tokens of each row."""
+    if ctx.padding_mask is None:
+        return states[:, states.shape[1] - lags :]
+    last = ctx.padding_mask.sum(1, keepdim=True) - lags + torch.arange(lags, device=states.device)
+    return _gather(states, _index(last, lags, ctx))
+
+
+def _index(rank: Tensor, lags: int, ctx: ForwardContext) -> Tensor:
+    """Index in (history, x) of the token of each rank among the row's new tokens; ranks below 0 are in history."""
+    order = ctx.memo("order of tokens", lambda: _order(ctx))
+    inside = order.gather(1, rank.clamp(0, order.shape[1] - 1))
+    return (lags + torch.where(rank < 0, rank, inside)).clamp(min=0)
 
 
 def _rank(ctx: ForwardContext) -> Tensor:
@@ -85,5 +98,6 @@ def _order(ctx: ForwardContext) -> Tensor:
 
 
 def _gather(states: Tensor, index: Tensor) -> Tensor:
-    """The states (B, N, dim) at index (B, N) of states (B, T, dim)."""
-    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+    """The states (B, N, ...) at index (B, N) of states (B, T, ...)."""
+    aligned = index.view(*index.shape, *[1] * (states.ndim - 2))
+    return states.gather(1, aligned.expand(*index.shape, *states.shape[2:]))

@@ -13,7 +13,10 @@ from litmus.nn.layers.linear import INIT_STD, linear
 
 
 class EmbeddingConfig(Part):
-    """Base config of embeddings, which map token ids (B, T) to vectors (B, T, dim)."""
+    """Base config of embeddings, from token ids (B, T) to vectors (B, T, dim).
+
+    An embedding with `forward(tokens, ctx)` and a `new_cache` can read earlier tokens too.
+    """
 
     family: ClassVar[str] = "embedding"
 

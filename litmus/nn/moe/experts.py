@@ -14,7 +14,7 @@ from litmus.errors import BadInput
 from litmus.nn.core.batch import use_reference
 from litmus.nn.core.forward_context import ForwardContext, has_values
 from litmus.nn.core.layer_context import LayerContext
-from litmus.nn.core.registry import Part, parse_config
+from litmus.nn.core.registry import Part, parse_config, takes_context
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.feedforwards import FeedforwardConfig, Swiglu, SwigluConfig, swiglu_hidden
 from litmus.nn.layers.linear import INIT_STD, residual_std
@@ -57,16 +57,18 @@ class MixtureOfExperts(nn.Module):
             raise BadInput(f"top_k = {config.top_k} is more than experts = {config.experts}")
         hidden = config.hidden or expert_hidden(layer.dim, config.top_k + config.shared)
         self.router = config.router.build(layer, config.experts, config.top_k)
+        self._router_takes_context = takes_context(self.router)
         self.experts = Experts(config.experts, config.top_k, hidden, layer)
         self.shared = Swiglu(SwigluConfig(hidden=config.shared * hidden), layer) if config.shared else None
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        routing = self.router(x.flatten(0, 1))
-        if ctx.aux_losses is not None:
+        tokens = x.flatten(0, 1)
+        routing = self.router(tokens, ctx) if self._router_takes_context else self.router(tokens)
+        if ctx.aux_losses is not None and hasattr(self.router, "add_aux_losses"):
             self.router.add_aux_losses(routing, ctx)
         if ctx.observed is not None:
             record_routing(routing, ctx)
-        y = self.experts(x.flatten(0, 1), routing).view_as(x)
+        y = self.experts(tokens, routing).view_as(x)
         return y if self.shared is None else y + self.shared(x, ctx)
 
 

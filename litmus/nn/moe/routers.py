@@ -36,6 +36,7 @@ class RouterConfig(Part):
     """Base config of routers."""
 
     family: ClassVar[str] = "router"
+    build_arguments: ClassVar[tuple[str, ...]] = ("experts", "top_k")
 
     def build(self, layer: LayerContext, experts: int = 1, top_k: int = 1) -> Router:
         raise not_implemented(self, "build(layer, experts, top_k)")

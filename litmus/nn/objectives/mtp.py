@@ -103,7 +103,7 @@ class SequentialMtp(MtpObjective):
         self, number: int, model: LanguageModel, hidden: Tensor, tokens: Tensor, ctx: ForwardContext
     ) -> tuple[Tensor, Tensor]:
         module: MtpModule = self.mtp_layers[number - 1]  # type: ignore[assignment]
-        hidden = module(hidden, model.embedding(tokens), ctx)
+        hidden = module(hidden, model.embed(tokens, ctx.with_cache(None)), ctx)
         return hidden, module.norm(hidden)
 
 

@@ -31,11 +31,13 @@ class Loss:
 class LanguageModel(Protocol):
     """The interface of a model that objectives use."""
 
-    embedding: nn.Module
     head: nn.Module
 
     def hidden(self, batch: Batch, *, aux_losses: AuxLosses | None = None) -> Tensor:
         """Hidden states (B, T, dim), the head's input; layers add auxiliary losses to `aux_losses`."""
+
+    def embed(self, tokens: Tensor, ctx: ForwardContext) -> Tensor:
+        """The embeddings (B, T, dim) of tokens (B, T)."""
 
     def forward_context(self, batch: Batch, *, aux_losses: AuxLosses | None = None) -> ForwardContext:
         """The context of the batch, for additional layers of the objective."""
