@@ -69,12 +69,12 @@ def run(page: Path, desk: Path) -> dict[str, Any]:
 
 
 def commands(page: Path) -> list[str]:
-    """Every `litmus ...` in the page's code: in fenced blocks, and in indented ones."""
+    """Every `litmus ...` in the page's code: in fenced blocks, in indented ones, and in cells of tables."""
     text = page.read_text(encoding="utf-8")
     fenced = "\n".join(re.findall(r"^```(?:sh|text)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     lines = [*fenced.splitlines(), *(line[4:] for line in text.splitlines() if line.startswith("    "))]
     found = (re.search(r"(?:^|^\$ |[|/] ?|&& )litmus ((?:[a-z-]).*)", line) for line in lines)
-    return [match[1] for match in found if match]
+    return [match[1] for match in found if match] + re.findall(r"\| `litmus ([a-z][^`\n]*)` \|", text)
 
 
 @pytest.mark.parametrize(

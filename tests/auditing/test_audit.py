@@ -128,11 +128,3 @@ def test_sound_models_that_are_written_otherwise_pass(small, feedforward, object
     assert small(feedforward=single).failed == []
     assert small(objective=objective(LossInSinglePrecision)).failed == []
     assert small(mixer=mixer(ZeroAtBirth), head={"tied": False, "bias": True}).failed == []
-
-
-def test_the_plug_ins_of_the_documentation_pass(tmp_path):
-    page = (DOCS.parent / "plugins.md").read_text(encoding="utf-8")
-    for code in re.findall(r"```python\n(# \w+\.py\nfrom typing.*?)```", page, flags=re.S):
-        path = tmp_path / code.split()[1]
-        path.write_text(code)
-        assert audit(build(path, **TINY), quick=True).failed == []

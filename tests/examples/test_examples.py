@@ -90,7 +90,9 @@ def test_the_gallery_says_what_each_file_shows():
         paper = re.search(r"arXiv (\d{4}\.\d{5})", text)
         source = f"[{paper[1]}](https://arxiv.org/abs/{paper[1]})" if paper else "·"
         declared = text[text.rindex("recipe = {") :]
-        keys = re.findall(r'"(mixer|feedforward|norm|block|positions|embedding|head|layers|router)":', declared)
+        keys = re.findall(
+            r'"(mixer|feedforward|norm|block|positions|embedding|head|objective|layers|router)":', declared
+        )
         parts = ", ".join(f"`{key}`" for key in dict.fromkeys(keys))
         rows.append(f"| [{path.name}]({path.name}) | {recipe.about} | {parts} | {source} |")
     assert "\n".join(rows) in (FOLDER / "README.md").read_text(encoding="utf-8")

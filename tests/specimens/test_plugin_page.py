@@ -16,33 +16,40 @@ from litmus.nn import Batch, ForwardContext, reference_path
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", TEXT, re.DOTALL))
-PLUGINS = ["fading_memory", "moving_average", "my_idea", "strided", "three_parts"]
+SHOWN = ["fading_memory", "moving_average", "my_idea", "strided"]
+DECLARED_BY_HAND = ["squared_gate", "z_loss"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ROUNDING = 1e-12
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with every file of the page in it."""
+    """A user's folder with every file of the page in it, and those that it names for declaring a kind by hand."""
     folder = tmp_path_factory.mktemp("user")
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for name in DECLARED_BY_HAND:
+        (folder / f"{name}.py").write_text((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "biased.yaml").write_text(re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0], encoding="utf-8")
     return folder
 
 
-@pytest.fixture(params=PLUGINS)
+@pytest.fixture(params=SHOWN + DECLARED_BY_HAND)
 def model(folder: Path, request: pytest.FixtureRequest) -> Decoder:
     return build(folder / f"{request.param}.py", vocab_size=61, context=64, dim=32, heads=2).double().eval()
 
 
 def test_the_page_shows_these_files():
-    assert sorted(FILES) == sorted([f"{name}.py" for name in PLUGINS] + ["try_it.py"])
+    assert sorted(FILES) == sorted([f"{name}.py" for name in SHOWN] + ["try_it.py"])
 
 
 @pytest.mark.parametrize("name", ["fading_memory", "moving_average", "strided"])
 def test_the_page_shows_the_examples_as_they_are(name):
     assert FILES[f"{name}.py"] == (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+
+
+def test_the_page_names_the_examples_of_kinds_declared_by_hand():
+    assert all(f"(../examples/{name}.py)" in TEXT for name in DECLARED_BY_HAND)
 
 
 def test_the_lines_to_try_run_as_printed(folder, monkeypatch, capsys):
