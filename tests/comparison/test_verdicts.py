@@ -79,6 +79,15 @@ def test_an_arm_that_shares_one_seed_with_the_baseline_gets_no_verdict(result: R
     assert verdict.word == "no verdict"
 
 
+def test_trials_are_paired_by_seed_whatever_their_order_and_without_those_that_lack_a_partner(
+    result: Results, trial: Trials
+) -> None:
+    baseline = result({"standard": [2.0, 2.5, 3.0], "idea": []})
+    arms = [trial("idea", 2, 3.1), trial("idea", 7, 9.0), trial("idea", 1, 2.7)]
+    [verdict] = judge(baseline.model_copy(update={"trials": [*baseline.trials, *arms]}))
+    assert verdict.differences == pytest.approx({1: 0.2, 2: 0.1})
+
+
 def test_noise_is_measured_on_the_retrained_baseline(result: Results) -> None:
     noise = measure_noise(result({"standard": [2.0, 2.5], "idea": [2.0, 2.5]}, again=[2.1, 2.4]))
     assert (noise.source, noise.pairs) == ("retrained", 2)
