@@ -1,7 +1,7 @@
 """Breaks ten lines that matter most, one at a time in a copy of the tree, and shows the test that fails for each.
 
-    python tests/mutations.py            # exit code 1 if a mutant survives
-    python tests/mutations.py trust
+python tests/mutations.py            # exit code 1 if a mutant survives
+python tests/mutations.py trust
 """
 
 from __future__ import annotations

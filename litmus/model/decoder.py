@@ -15,6 +15,7 @@ from litmus.nn.core.batch import Batch
 from litmus.nn.core.cache import Cache
 from litmus.nn.core.forward_context import ForwardContext, positions_within
 from litmus.nn.core.mixer import part_elements
+from litmus.nn.core.random_streams import RandomStreams
 from litmus.nn.core.registry import Adapts, PartlyActive, takes_context
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.embeddings import tie
@@ -28,19 +29,24 @@ class Decoder(nn.Module):
         super().__init__()
         check_built(recipe)
         self.recipe = recipe
-        layers = recipe.layer_contexts()
-        self.embedding = recipe.embedding.build(layers[0])
+        streams = RandomStreams()
+        layers = recipe.layer_contexts(streams)
+        with streams.part("embedding"):
+            self.embedding = recipe.embedding.build(layers[0])
         self._embedding_takes_context = takes_context(self.embedding)
-        self.positions = recipe.positions.build(layers[0])
+        with streams.part("positions"):
+            self.positions = recipe.positions.build(layers[0])
         self.dropout = Dropout(recipe.dropout)
         self.layers = nn.ModuleList()
         for layer, owner in zip(layers, recipe.weight_owners(), strict=True):
             self.layers.append(layer.new_layer() if owner == layer.index else self.layers[owner])
         self.norm = layers[-1].norm()
-        self.head = recipe.head.build(layers[-1])
+        with streams.part("head"):
+            self.head = recipe.head.build(layers[-1])
         if recipe.head.tied:
             tie(self.head, self.embedding)
-        self.objective = recipe.objective.build(layers[-1])
+        with streams.part("objective"):
+            self.objective = recipe.objective.build(layers[-1])
 
     def forward(self, tokens: Tensor | Batch, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) of tokens (B, T); with a cache the tokens continue the cached ones and are added to it.

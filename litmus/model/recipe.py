@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from litmus.names import check_name
 from litmus.nn.attention.multihead import AttentionConfig
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import MixerConfig
+from litmus.nn.core.random_streams import RandomStreams
 from litmus.nn.core.registry import Part, parse_config
 from litmus.nn.layers.blocks import BlockConfig, PreNormConfig
 from litmus.nn.layers.embeddings import EmbeddingConfig, HeadConfig, LinearHeadConfig, TableConfig
@@ -152,13 +154,17 @@ class Recipe(Bounded):
         merged = merge({family: part.model_dump(exclude_none=True)}, {family: diff})  # another kind replaces all keys
         return parse_config(FAMILIES[family], merged[family])
 
-    def layer_contexts(self) -> list[LayerContext]:
-        """The LayerContext of each layer."""
-        return [self.layer_context(index, parts) for index, parts in enumerate(self.layer_parts())]
+    def layer_contexts(self, streams: RandomStreams | None = None) -> list[LayerContext]:
+        """The LayerContext of each layer; with `streams` each part's initial weights are from a stream of its own."""
+        return [self.layer_context(index, parts, streams) for index, parts in enumerate(self.layer_parts())]
 
-    def layer_context(self, index: int, parts: dict[str, Any]) -> LayerContext:
+    def layer_context(self, index: int, parts: dict[str, Any], streams: RandomStreams | None = None) -> LayerContext:
         """The LayerContext of layer `index` with the configs `parts`."""
-        mixer, feedforward, block = parts["mixer"], parts["feedforward"], parts["block"]
+
+        def build(family: str) -> Any:
+            with streams.part(f"layer {index} {family}") if streams else nullcontext():
+                return parts[family].build(layer)
+
         layer = LayerContext(
             dim=self.dim,
             heads=self.heads,
@@ -170,10 +176,10 @@ class Recipe(Bounded):
             norm_eps=self.norm.eps,
             norm=lambda width=self.dim: self.norm.build(replace(layer, dim=width)),
             rotation=self.positions.rotation,
-            new_mixer=lambda: mixer.build(layer),
-            new_feedforward=lambda: feedforward.build(layer),
-            new_layer=lambda: block.build(layer),
-            block=block,
+            new_mixer=lambda: build("mixer"),
+            new_feedforward=lambda: build("feedforward"),
+            new_layer=lambda: build("block"),
+            block=parts["block"],
         )
         return layer
 
