@@ -160,9 +160,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a run on its held-out text, or on that of another corpus `data`, which is split and tokenized likewise.
 
-    limit_tokens, limit_bytes: score only the first part. context: tokens in a window. best: the checkpoint with the
-    lowest validation loss instead of the newest. Context and precision are those of the training by default. The score
-    of a model that fails its audit (`saved_audit`) is not one.
+    limit_tokens: score only that many, spread evenly. limit_bytes: only the first bytes. context: tokens in a window.
+    best: the checkpoint with the lowest validation loss instead of the newest. Context and precision are those of the
+    training by default. The score of a model that fails its audit (`saved_audit`) is not one.
     """
     return evaluate_run(
         Path(run),

@@ -46,7 +46,12 @@ def compare(
     sample_bytes: SampleBytes = None,
     size: Size = DEFAULT_SIZE,
     change: Override = None,
-    seeds: Annotated[int, typer.Option(help="Trials per arm, paired by data order; at least 2.")] = DEFAULT_SEEDS,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Trials per arm, paired by data order, at least 2; 3..12 adds seeds until every arm is decided."
+        ),
+    ] = str(DEFAULT_SEEDS),
     budget: Annotated[str | None, _setting("budget")] = None,
     lr: Annotated[float | None, _setting("lr")] = None,
     lr_sweep: Annotated[
@@ -62,8 +67,14 @@ def compare(
     ] = "bpb",
     confidence: Annotated[float, typer.Option(help="Confidence level of the intervals, above 0.5 and below 1.")] = 0.95,
     noise: Annotated[
-        bool, typer.Option(help="Train the baseline again for every seed, to measure the noise floor.")
-    ] = True,
+        bool, typer.Option(help="Also train the baseline again for every seed, and judge it against itself.")
+    ] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference that counts as none, in the metric's unit: arms within it are equivalent."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -92,7 +103,7 @@ def compare(
 
     Without arguments: the built-in baseline and two founding ideas at size tiny on the source of Python's standard
     library, 3 seeds, 200 steps of 8 sequences of 128 tokens at learning rate 0.001; a few minutes on two CPU cores.
-    Scores are over the first 32,768 held-out tokens; --option evaluate_tokens=null takes all. The same command
+    Scores are over 32,768 held-out tokens spread evenly; --option evaluate_tokens=null takes all. The same command
     continues an interrupted comparison; finished trials are not repeated.
 
     Examples:
@@ -102,6 +113,8 @@ def compare(
       litmus compare standard nope --data shakespeare --budget 5min --seeds 5
 
       litmus compare standard my_idea.py --size mini --lr-sweep --primary seconds
+
+      litmus compare standard my_idea.py --seeds 3..12 --margin 0.01
     """
     names = arms or list(DEFAULT_ARMS)
     for arm in names:
@@ -126,6 +139,7 @@ def compare(
         noise=noise,
         primary=primary,
         confidence=confidence,
+        margin=margin,
         jobs=jobs,
         keep_failed=keep_failed,
         prompt=prompt,

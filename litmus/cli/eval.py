@@ -20,7 +20,8 @@ def evaluate(
         int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first N bytes of text.", metavar="N")
     ] = None,
     limit_tokens: Annotated[
-        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only the first N tokens.", metavar="N")
+        int | None,
+        typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only N tokens, in windows spread evenly.", metavar="N"),
     ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window. Default: the run's.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss.")] = False,

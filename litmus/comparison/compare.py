@@ -31,12 +31,12 @@ from litmus.comparison.report.formatting import verdict_sentence
 from litmus.comparison.report.page import Section, save_report
 from litmus.comparison.report.table import print_table, render_table
 from litmus.comparison.results import ComparisonResult, TrialResult, check_is_file
-from litmus.comparison.statistics import MAX_SEEDS
+from litmus.comparison.statistics import MAX_LOOKS, MAX_SEEDS
 from litmus.comparison.trial import AUDITS, OUTCOME, TrialSpec
-from litmus.comparison.verdicts import Verdict, get_metric, judge
+from litmus.comparison.verdicts import Verdict, get_metric, judge, undecided
 from litmus.data import DataSettings, TokenData, prepare
 from litmus.data.sampler import check_window_fits
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 from litmus.files import write_atomically, writing
 from litmus.locks import folder_lock
 from litmus.model import Source
@@ -97,7 +97,10 @@ class Comparison:
                 "word": verdict.word,
                 "difference": None if verdict.difference is None else verdict.difference.mean,
                 "interval": _interval(verdict),
-                "noise_floor": verdict.noise_floor,
+                "level": verdict.level,
+                "seeds": len(verdict.differences),
+                "margin": verdict.margin,
+                "smallest_margin": verdict.smallest_margin,
                 "smallest_shown": verdict.minimum_detectable,
                 "seeds_needed": verdict.seeds_needed,
                 "sentence": verdict_sentence(verdict),
@@ -120,11 +123,12 @@ def compare(
     training: TrainSettings = DEFAULT_TRAINING,
     size: str | None = DEFAULT_SIZE,
     overrides: Mapping[str, Any] | None = None,
-    seeds: int = DEFAULT_SEEDS,
+    seeds: int | str = DEFAULT_SEEDS,
     lr_sweep: bool = False,
-    noise: bool = True,
+    noise: bool = False,
     primary: str = "bpb",
     confidence: float = 0.95,
+    margin: float | None = None,
     jobs: int | None = None,
     keep_failed: bool = False,
     prompt: str = "",
@@ -137,15 +141,17 @@ def compare(
     """Train `arms` (the first is the baseline) on equal terms over several seeds and judge each against the baseline.
 
     Every arm gets the same size (`size="own"`: each recipe's own), context, tokenizer, budget, data order and held-out
-    tokens; with `lr_sweep` each gets the best of three learning rates. `noise` trains the baseline again for every seed
-    from another initialization, to measure the noise floor. Every arm is audited first; one that fails is not trained,
-    or with `keep_failed` trained without a verdict. Trials are processes, `jobs` at a time (default: one per CPU core,
-    or one on a GPU). The same call continues an interrupted comparison; finished trials are not repeated.
-    `trust_plugin` runs a plug-in that a recipe file names even if the user has never named it. Raises BadInput, if
-    possible before any training, and Failed if the audits leave nothing to compare.
+    tokens; with `lr_sweep` each gets the best of three learning rates. `seeds` "3..12" adds seeds, from 3 to 12, until
+    every arm is decided. `margin` is the largest difference that counts as none: arms within it are equivalent. `noise`
+    trains the baseline again for every seed from another initialization, to judge it against itself. Every arm is
+    audited first; one that fails is not trained, or with `keep_failed` trained without a verdict. Trials are processes,
+    `jobs` at a time (default: one per CPU core, or one on a GPU). The same call continues an interrupted comparison;
+    finished trials are not repeated, those of other comparisons in `runs` included. `trust_plugin` runs a plug-in that
+    a recipe file names even if the user has never named it. Raises BadInput, if possible before any training, and
+    Failed if the audits leave nothing to compare.
     """
     console = console or Console(stderr=True)
-    _check_options(seeds, jobs, primary, confidence)
+    first, last = _check_options(seeds, jobs, primary, confidence, margin)
     if name is not None:
         check_name(name, "a comparison's name")
     data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
@@ -165,9 +171,9 @@ def compare(
         check_trained(recipe, training.batch, context)
     check_window_fits(tokens.train, context, "train")
     check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
-    plan = Plan(recipes, data, tokens.fingerprint, training, seeds, noise, lr_sweep, prompt)
+    plan = Plan(recipes, data, tokens.fingerprint, training, noise, lr_sweep, prompt)
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))
-    with folder_lock(folder, "comparing in"), _explain_interruption(plan, folder):
+    with folder_lock(folder, "comparing in"), _explain_interruption(folder):
         _claim(folder, plan)
         reports = audit_arms(recipes, folder, console)
         if keep_failed:
@@ -175,18 +181,20 @@ def compare(
         else:
             require_passing(plan.baseline, reports)
         plan = replace(plan, skipped=frozenset(untrainable(reports) if keep_failed else failure_notes(reports)))
-        trials = _run_plan(plan, folder, jobs, console)
         result = ComparisonResult(
             name=folder.name,
             baseline=plan.baseline,
             arms=list(plan.arms),
             budget=training.budget,
-            trials=trials,
+            trials=[],
             primary=primary,
             confidence=confidence,
+            margin=margin,
+            looks=(first, last) if first < last else None,
             arm_notes=failure_notes(reports),
             context={"command": command or _as_call(arms), **_report_context(plan, tokens)},
         )
+        result = _run_plan(plan, result, (first, last), folder, jobs, console)
         result.save(folder / RESULT)
         comparison = Comparison(result, folder, (audit_section(reports),))
         comparison.save_report(comparison.report)
@@ -203,21 +211,42 @@ def parallelism(jobs: int | None, training: TrainSettings) -> tuple[int, int]:
     return jobs, training.threads or max(1, cores // jobs)
 
 
-def _check_options(seeds: int, jobs: int | None, primary: str, confidence: float) -> None:
-    """BadInput for options that would fail only after the training."""
+def _check_options(
+    seeds: int | str, jobs: int | None, primary: str, confidence: float, margin: float | None
+) -> tuple[int, int]:
+    """The fewest and most seeds; BadInput for options that would fail only after the training."""
     get_metric(primary)
-    if seeds < 2:
-        raise BadInput(f"{seeds} seed cannot give a verdict, as it has no variance; ask for --seeds 2 or more")
-    if seeds > MAX_SEEDS:
-        raise BadInput(f"{seeds} seeds are too many; ask for --seeds {MAX_SEEDS} or fewer")
+    first, last = parse_seeds(seeds)
     if jobs is not None and jobs < 1:
         raise BadInput(f"{jobs} jobs would run nothing; ask for --jobs 1 or more")
     if not 0.5 < confidence < 1:
         raise BadInput(f"confidence is {confidence:g}; valid are numbers above 0.5 and below 1, such as 0.95")
+    if margin is not None and not 0 < margin < math.inf:
+        raise BadInput(f"margin is {margin:g}; valid are positive numbers in the metric's unit, such as 0.01")
+    return first, last
 
 
-def _run_plan(plan: Plan, folder: Path, jobs: int, console: Console) -> list[TrialResult]:
-    """The results of all trials: the learning-rate sweep first, then the trials to be judged."""
+def parse_seeds(seeds: int | str) -> tuple[int, int]:
+    """The fewest and most seeds of 5 or "5" (equal) or "3..12"; BadInput for anything else."""
+    text = str(seeds).strip()
+    ends = text.split("..") if ".." in text else [text, text]
+    if len(ends) != 2 or not all(end.isascii() and end.isdigit() and len(end) < 1000 for end in ends):
+        raise BadInput(f"seeds are {shown(seeds)}; valid are a number such as 5, or a range such as 3..12")
+    first, last = map(int, ends)
+    if first < 2:
+        raise BadInput(f"{first} seed cannot give a verdict, as it has no variance; ask for --seeds 2 or more")
+    if last < first:
+        raise BadInput(f"seeds are {text}: the most, {last}, are fewer than the least, {first}")
+    if last > (MAX_SEEDS if first == last else MAX_LOOKS):
+        most = f"{MAX_SEEDS} or fewer" if first == last else f"a range that ends at {MAX_LOOKS} or before"
+        raise BadInput(f"{last} seeds are too many; ask for --seeds {most}")
+    return first, last
+
+
+def _run_plan(
+    plan: Plan, result: ComparisonResult, seeds: tuple[int, int], folder: Path, jobs: int, console: Console
+) -> ComparisonResult:
+    """The result with all trials: the learning-rate sweep, the first seeds, and more while an arm is undecided."""
 
     def run(specs: list[TrialSpec], title: str) -> list[TrialResult]:
         concurrent = f", {min(jobs, len(specs))} at a time" if len(specs) > 1 else ""
@@ -227,21 +256,32 @@ def _run_plan(plan: Plan, folder: Path, jobs: int, console: Console) -> list[Tri
         with ProgressDisplay(console, title, specs) as display:
             return run_trials(specs, folder, jobs=jobs, on_event=display.on_event)
 
-    swept = run(plan.sweep(), "learning-rate trials") if plan.lr_sweep else []
-    rates = {arm: choose_learning_rate(arm, swept).lr or plan.training.lr for arm in plan.arms}
-    return swept + run(plan.trials(rates), "trials")
+    def with_trials(trials: list[TrialResult]) -> ComparisonResult:
+        return ComparisonResult.model_validate(dict(result) | {"trials": [*result.trials, *trials]})
+
+    first, last = seeds
+    if plan.lr_sweep:
+        result = with_trials(run(plan.sweep(), "learning-rate trials"))
+    rates = {arm: choose_learning_rate(arm, result.trials).lr or plan.training.lr for arm in plan.arms}
+    result = with_trials(run(plan.trials(rates, range(first)), "trials"))
+    for seed in range(first, last):
+        if not (arms := undecided(result)):
+            break
+        for verdict in judge(result):
+            console.print(f"after {seed} seeds: {verdict_sentence(verdict)}", highlight=False, markup=False)
+        result = with_trials(run(plan.trials(rates, [seed], arms), "trials"))
+    return result
 
 
 @contextlib.contextmanager
-def _explain_interruption(plan: Plan, folder: Path) -> Iterator[None]:
+def _explain_interruption(folder: Path) -> Iterator[None]:
     """Add to an interruption what is kept and how to continue."""
     try:
         yield
     except KeyboardInterrupt as stop:
         finished = len(list((folder / TRIALS).rglob(OUTCOME)))
-        total = len(plan.sweep()) + len(plan.trials(dict.fromkeys(plan.arms, plan.training.lr)))
         raise type(stop)(
-            f"stopped; {folder} keeps the audits, {finished} of {total} trials and the last checkpoints of the "
+            f"stopped; {folder} keeps the audits, {finished} finished trials and the last checkpoints of the "
             f"running ones; the same command continues from there"
         ) from None
 

@@ -6,14 +6,14 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from litmus.comparison.results import ComparisonResult, Role, TrialResult
-from litmus.comparison.trial import TrialSpec, current_recipe
+from litmus.comparison.trial import METHOD, TrialSpec, current_recipe
 from litmus.data import DataSettings
 from litmus.errors import BadInput
 from litmus.model import Recipe, Source, resolve
@@ -43,7 +43,6 @@ class Plan:
     data: DataSettings
     fingerprint: str
     training: TrainSettings
-    seeds: int
     noise: bool
     lr_sweep: bool
     prompt: str
@@ -62,6 +61,7 @@ class Plan:
             "training": self.training.model_dump(mode="json"),
             "lr_sweep": self.lr_sweep,
             "prompt": self.prompt,
+            "method": METHOD,
         }
 
     @property
@@ -69,11 +69,17 @@ class Plan:
         """Eight hex digits of the hash of `content()`, so that a repeated command finds its folder."""
         return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:8]
 
-    def trials(self, rates: Mapping[str, float]) -> list[TrialSpec]:
-        """The trials to be judged, ordered by seed, so that an interrupted comparison has complete pairs."""
+    def trials(
+        self, rates: Mapping[str, float], seeds: Iterable[int], undecided: Collection[str] | None = None
+    ) -> list[TrialSpec]:
+        """The trials to be judged, ordered by seed, so that an interrupted comparison has complete pairs.
+
+        undecided: the arms to train beside the baseline; None for all.
+        """
         specs = []
-        for seed in range(self.seeds):
-            specs += [self._spec(arm, "arm", seed, rates[arm]) for arm in self._trained]
+        for seed in seeds:
+            arms = [arm for arm in self._trained if undecided is None or arm in (self.baseline, *undecided)]
+            specs += [self._spec(arm, "arm", seed, rates[arm]) for arm in arms]
             if self.noise:
                 specs.append(self._spec(self.baseline, "noise", seed, rates[self.baseline]))
         return specs
@@ -103,6 +109,7 @@ class Plan:
             data_fingerprint=self.fingerprint,
             training=self.training.model_copy(update=changes),
             prompt=self.prompt,
+            method=METHOD,
         )
 
     def _copy_number(self, arm: str) -> int:
@@ -148,7 +155,7 @@ def folder_prefix(plan: Plan) -> str:
 
 def current_content(kept: dict[str, Any]) -> dict[str, Any]:
     """The content of a stored plan with the keys of this version; parts that cannot be read stay as they are."""
-    content = dict(kept)
+    content = {"method": 1, **kept}
     try:
         content["arms"] = {name: current_recipe(recipe) for name, recipe in kept["arms"].items()}
         content["data"] = DataSettings.model_validate(kept["data"]).model_dump(mode="json")

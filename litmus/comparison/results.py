@@ -120,6 +120,8 @@ class TrialResult(Record):
 class ComparisonResult(Record):
     """A finished comparison: its terms (arms in order, baseline, primary metric, budget) and its trials.
 
+    margin: the largest difference that counts as none; None if equivalence was not asked for. looks: the fewest and
+    most seeds, if seeds were added until every arm was decided; None for a fixed number.
     arm_notes: for an arm without a score, the finding that replaces it, such as "fails audit: sees the future".
     context: shown in the report as it is: command, hardware, versions, data and its fingerprint, precision.
     """
@@ -131,6 +133,8 @@ class ComparisonResult(Record):
     trials: list[TrialResult]
     primary: str = "bpb"
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    margin: Annotated[float, Field(gt=0)] | None = None
+    looks: tuple[int, int] | None = None
     arm_notes: dict[str, str] = {}
     context: dict[str, Any] = {}
 

@@ -1,20 +1,34 @@
-"""The statistics behind a verdict, on plain numbers: t-intervals, the noise floor and statistical power.
+"""The statistics behind a verdict, on plain numbers: moderated t-intervals, Holm's levels, stopping levels, power.
 
-A *difference* is one arm's value minus the baseline's for the same seed (same data order).
+A *difference* is one arm's value minus the baseline's for the same seed (same data order, same start of shared parts).
+`level` is the two-sided probability of a false positive: 0.05 for 95 % confidence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special
 
 POWER = 0.8
 MAX_SEEDS = 1000
+MAX_LOOKS = 100
+"""Most seeds of a comparison that stops when it is decided."""
+
+PRIOR_DOF = 4.0
+"""Degrees of freedom that the variances of the other groups are worth at most.
+
+Two arms' differences have standard deviations that differ by a factor of up to about 2 to 4. With 4, simulated
+comparisons keep their rate of false positives for spreads of that size (bench/verdict_rates.py); a value estimated from
+the two to five groups of one comparison would be infinite by chance in half of them.
+"""
+
+SHARED_CORRELATION = 0.5
+"""Correlation of two arms' differences, as both subtract the same baseline trials."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     if count < 2:
         return Interval(mean, -math.inf, math.inf, math.nan, count)
     sd = float(np.std(values, ddof=1))
-    half = _critical_t(count, confidence) * sd / math.sqrt(count)
+    half = _critical_t(count - 1, 1 - confidence) * sd / math.sqrt(count)
     return Interval(mean, mean - half, mean + half, sd, count)
 
 
@@ -55,84 +69,129 @@ def geometric_interval(ratios: Sequence[float], confidence: float = 0.95) -> tup
 
 
 @dataclass(frozen=True)
-class Noise:
-    """How much two trainings of the baseline differ: the root mean square of such differences.
+class Estimate:
+    """The mean difference of one arm: its own sd, the moderated standard error and its degrees of freedom.
 
-    source: "retrained" (the A/A pairs: same data order, another initialization) or "seeds" (all pairs of the
-    baseline's seeds, whose data order differs as well: a larger value, so the floor is conservative).
+    prior_dof: the part of `dof` that the other groups contribute.
     """
 
-    rms: float
-    pairs: int
-    source: str
+    mean: float
+    sd: float
+    error: float
+    dof: float
+    prior_dof: float
+    count: int
 
-    def floor(self, count: int, confidence: float = 0.95) -> float:
-        """The bound z · rms / sqrt(count) on the mean of `count` differences between equal arms.
+    @property
+    def p_value(self) -> float:
+        """Two-sided probability of a mean this far from zero if the true difference is zero."""
+        if self.error == 0:
+            return float(self.mean == 0)
+        return float(2 * special.stdtr(self.dof, -abs(self.mean) / self.error))
 
-        z is the normal quantile (1.96 at 95 %). The rms of a few pairs is a rough estimate; a verdict therefore also
-        needs the t-interval, which by itself keeps the false positive rate at 1 - confidence.
-        """
-        return float(stats.norm.ppf((1 + confidence) / 2)) * self.rms / math.sqrt(count)
+    def interval(self, level: float) -> Interval:
+        """The confidence interval that excludes zero exactly if the p-value is below `level`."""
+        half = _critical_t(self.dof, level) * self.error if self.error else 0.0
+        return Interval(self.mean, self.mean - half, self.mean + half, self.sd, self.count)
 
 
-def estimate_noise(differences: Sequence[float], source: str) -> Noise:
-    """Noise from differences with true mean zero; over all pairs of n seeds the rms is sqrt(2) · sd."""
-    return Noise(math.sqrt(float(np.mean(np.square(differences)))), len(differences), source)
+def moderated_estimates(groups: Sequence[Sequence[float]], null: Sequence[float] = ()) -> list[Estimate]:
+    """Estimates for groups of two or more differences each, with variances shrunk towards those of the other groups.
 
-
-def power(true_difference: float, sd: float, noise: Noise, count: int, confidence: float = 0.95) -> float:
-    """Probability that `count` seeds detect a `true_difference` > 0: interval above zero and mean above the floor.
-
-    The mean is normal with sd / sqrt(n); the sample sd is independent and chi-distributed with n - 1 degrees of
-    freedom, and the probability is averaged over it. With a floor of 0 this is the tail of the noncentral t.
+    With the variance s² of a group on d = n - 1 degrees of freedom and the pooled variance s0² of the others, the
+    moderated variance is (d0·s0² + d·s²) / (d0 + d), and t has d0 + d degrees of freedom (Smyth 2004, equation 3.2).
+    d0 = 1 / (1/`PRIOR_DOF` + 1/f), where f are the degrees of freedom of s0², reduced for the baseline that the groups
+    share. `null`: differences with true mean zero (A/A pairs), a further group for s0².
     """
-    error = sd / math.sqrt(count)
-    floor = noise.floor(count, confidence)
+    means = [math.fsum(values) / len(values) for values in groups]
+    freedoms = [len(values) - 1.0 for values in groups] + [float(len(null))] * bool(null)
+    squares = [math.fsum((value - mean) ** 2 for value in values) for values, mean in zip(groups, means, strict=True)]
+    squares += [math.fsum(value**2 for value in null)] * bool(null)
+    estimates = []
+    for number, values in enumerate(groups):
+        own, count = freedoms[number], len(values)
+        others = len(freedoms) - 1
+        f = (sum(freedoms) - own) / (1 + (others - 1) * SHARED_CORRELATION**2) if others else 0.0
+        prior = 1 / (1 / PRIOR_DOF + 1 / f) if f else 0.0
+        pooled = (sum(squares) - squares[number]) / (sum(freedoms) - own) if f else 0.0
+        variance = (prior * pooled + squares[number]) / (prior + own)
+        sd = math.sqrt(squares[number] / own)
+        estimates.append(Estimate(means[number], sd, math.sqrt(variance / count), prior + own, prior, count))
+    return estimates
+
+
+def holm(p_values: Sequence[float], alpha: float, level: Callable[[float], float] = lambda alpha: alpha) -> list[float]:
+    """The level at which each hypothesis is tested, so that one is rejected if its p-value is at most its level.
+
+    Holm (1979): the smallest of k p-values at alpha / k, the next at alpha / (k - 1), ... up to the first that is not
+    rejected, whose level all larger ones share. `level` turns a share of alpha into a level per look.
+    """
+    levels = [0.0] * len(p_values)
+    remaining, stopped = len(p_values), False
+    for number in sorted(range(len(p_values)), key=lambda number: p_values[number]):
+        levels[number] = level(alpha / remaining)
+        stopped = stopped or p_values[number] > levels[number]
+        remaining -= not stopped
+    return levels
+
+
+@cache
+def sequential_level(first: int, last: int, alpha: float) -> float:
+    """The level per look that keeps the rate of false positives at alpha over looks after `first` to `last` seeds.
+
+    A constant level per look (Pocock 1977), found by simulation for the t-statistics of a growing sample: the alpha
+    quantile of the smallest p-value over all looks at equal arms.
+    """
+    counts = np.arange(1, last + 1)
+    values = np.random.default_rng(0).normal(size=(_PATHS, last))
+    means = np.cumsum(values, axis=1) / counts
+    variances = np.cumsum(np.square(values), axis=1) / counts - np.square(means)
+    smallest = np.ones(_PATHS)
+    for count in range(first, last + 1):
+        t = np.abs(means[:, count - 1]) * np.sqrt((count - 1) / variances[:, count - 1])
+        low = t > _critical_t(count - 1, alpha)  # other p-values cannot be the quantile
+        smallest[low] = np.minimum(smallest[low], 2 * special.stdtr(count - 1, -t[low]))
+    return float(np.quantile(smallest, alpha))
+
+
+_PATHS = 100_000
+
+
+def power(true_difference: float, error: float, dof: float, level: float) -> float:
+    """Probability of a p-value below `level` for a true difference: the tail of the noncentral t."""
     if error == 0:
-        return float(true_difference > floor)
-    threshold = np.maximum(floor, _critical_t(count, confidence) * error * _sd_quantiles(count))
-    return float(np.mean(stats.norm.sf((threshold - true_difference) / error)))
+        return float(true_difference != 0)
+    critical = _critical_t(dof, level)
+    return float(1 - special.nctdtr(dof, abs(true_difference) / error, critical))
 
 
-def minimum_detectable_difference(sd: float, noise: Noise, count: int, confidence: float = 0.95) -> float:
-    """The true difference that `count` seeds detect with 80 % power, given the sd of the differences."""
-    high = sd + noise.rms
-    if high == 0:
+def minimum_detectable_difference(error: float, dof: float, level: float) -> float:
+    """The true difference that is detected with 80 % power, given the standard error of the mean difference."""
+    if error == 0:
         return 0.0
-    while power(high, sd, noise, count, confidence) < POWER:
+    high = 2 * (_critical_t(dof, level) + 1)
+    while power(high, 1, dof, level) < POWER:
         high *= 2
-    low = 0.0
-    while high - low > 1e-4 * high:
-        middle = (low + high) / 2
-        if power(middle, sd, noise, count, confidence) < POWER:
-            low = middle
-        else:
-            high = middle
-    return high
+    return error * float(optimize.brentq(lambda size: power(size, 1, dof, level) - POWER, 0, high, rtol=1e-4))
 
 
-def seeds_needed(true_difference: float, sd: float, noise: Noise, confidence: float = 0.95) -> int | None:
+def seeds_needed(true_difference: float, estimate: Estimate, level: float) -> int | None:
     """The smallest number of seeds that detects `true_difference` with 80 % power; None for more than 1000."""
-    size = abs(true_difference)
-    if power(size, sd, noise, MAX_SEEDS, confidence) < POWER:
+    variance = estimate.error**2 * estimate.count
+
+    def detects(count: int) -> bool:
+        dof = estimate.prior_dof + count - 1
+        return power(true_difference, math.sqrt(variance / count), dof, level) >= POWER
+
+    if not detects(MAX_SEEDS):
         return None
     low, high = 1, MAX_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
-        if power(size, sd, noise, middle, confidence) < POWER:
-            low = middle
-        else:
-            high = middle
+        low, high = (low, middle) if detects(middle) else (middle, high)
     return high
 
 
 @cache
-def _sd_quantiles(count: int) -> np.ndarray:
-    """The sample sd of `count` values of sd 1, at 1000 evenly spaced quantiles."""
-    quantiles = (np.arange(1000) + 0.5) / 1000
-    return np.sqrt(stats.chi2.ppf(quantiles, count - 1) / (count - 1))
-
-
-@cache
-def _critical_t(count: int, confidence: float) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, count - 1))
+def _critical_t(dof: float, level: float) -> float:
+    return float(-special.stdtrit(dof, level / 2))

@@ -8,9 +8,11 @@ closes; the trial then saves a checkpoint and exits.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -25,7 +27,7 @@ from litmus.auditing import AuditReport
 from litmus.comparison.results import Role, TrialResult, read_record
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
-from litmus.files import read_regular_file, write_atomically
+from litmus.files import folder_written_atomically, read_regular_file, write_atomically
 from litmus.generation import sample_text
 from litmus.locks import folder_lock
 from litmus.model import Recipe, cache_bytes_per_token, training_flops_per_token
@@ -46,6 +48,13 @@ AUDITS = "audits"
 
 TRUST = "--trust-plugin"
 
+METHOD = 2
+"""Version of how a trial starts and is scored; trials of different versions are not comparable.
+
+2: every part of a model starts from its own random stream, and a limited score is over windows from the whole held-out
+text. 1: one stream, and the first tokens.
+"""
+
 GRACE_SECONDS = 60.0
 """Time for a trial that was asked to stop to finish its step and save, before it is killed."""
 
@@ -62,6 +71,7 @@ class TrialSpec(BaseModel):
     data_fingerprint: str
     training: TrainSettings
     prompt: str
+    method: int = 1
 
     @field_validator("recipe")
     @classmethod
@@ -99,6 +109,29 @@ def stored_result(spec: TrialSpec, comparison: Path) -> TrialResult | None:
     result = read_record(folder / OUTCOME, TrialResult)
     identity = None if result is None else (result.arm, result.role, result.seed, result.lr)
     return result if identity == (spec.arm, spec.role, spec.seed, spec.training.lr) else None
+
+
+def adopt(spec: TrialSpec, comparison: Path) -> None:
+    """Take over a finished trial with the same spec from another comparison in the same folder of runs.
+
+    Its files are linked where the file system can, and copied elsewhere; a finished trial's files do not change.
+    """
+    own = comparison / spec.subfolder
+    if (own / SPEC).exists():
+        return
+    for other in sorted(comparison.parent.glob(f"*/{glob.escape(spec.subfolder)}")):
+        stored = read_record(other / SPEC, TrialSpec)
+        if stored == spec and stored_result(spec, comparison.parent / other.relative_to(comparison.parent).parts[0]):
+            with folder_written_atomically(own) as made:
+                shutil.copytree(other, made, symlinks=True, copy_function=_link, dirs_exist_ok=True)
+            return
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: bool = False) -> TrialResult:

@@ -1,28 +1,30 @@
-"""From paired trials to a verdict: better, worse, no difference shown, or none and why.
+"""From paired trials to a verdict: better, worse, equivalent, no difference shown, or none and why.
 
 docs/verdicts.md explains the rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import partial
 from typing import Literal
 
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.statistics import (
+    Estimate,
     Interval,
-    Noise,
-    estimate_noise,
+    holm,
     minimum_detectable_difference,
+    moderated_estimates,
     seeds_needed,
+    sequential_level,
     t_interval,
 )
 from litmus.errors import BadInput, nearest
 from litmus.training.run.result import CurvePoint
 
-Word = Literal["better", "worse", "no difference shown", "no verdict"]
+Word = Literal["better", "worse", "equivalent", "no difference shown", "no verdict"]
 Pair = tuple[TrialResult, TrialResult]
 
 
@@ -103,9 +105,12 @@ def get_metric(name: str) -> Metric:
 class Verdict:
     """The verdict on one arm against the baseline in the primary metric.
 
-    differences: arm minus baseline by seed. difference: their mean with its interval; None without pairs. For "no
-    difference shown", minimum_detectable is the true difference that these seeds detect with 80 % power, and
-    seeds_needed the number of seeds to detect the observed one (None: more than 1000). reason: why there is no verdict.
+    differences: arm minus baseline by seed. difference: their mean with its interval at `level` (the arm's share of
+    1 - confidence by Holm's rule, and per look where the number of seeds was open); None with fewer than two pairs.
+    margin: the largest difference that counts as none, if one was given. smallest_margin: the smallest one within
+    which these seeds call the arms equivalent. For "no difference shown", minimum_detectable is the true difference
+    that these seeds detect with 80 % power, and seeds_needed the number of seeds to detect the observed one (None: more
+    than 1000). reason: why there is no verdict.
     """
 
     arm: str
@@ -115,61 +120,121 @@ class Verdict:
     word: Word
     differences: dict[int, float]
     difference: Interval | None = None
-    noise_floor: float = 0.0
+    level: float = 0.0
+    margin: float | None = None
+    smallest_margin: float | None = None
     minimum_detectable: float | None = None
     seeds_needed: int | None = None
     reason: str = ""
 
-
-def decide(difference: Interval, noise_floor: float, lower_is_better: bool) -> Word:
-    """Better or worse only if the interval excludes zero and the mean exceeds the noise floor."""
-    if not difference.excludes_zero or abs(difference.mean) <= noise_floor:
-        return "no difference shown"
-    return "better" if (difference.mean < 0) == lower_is_better else "worse"
+    @property
+    def decided(self) -> bool:
+        """Whether more seeds would not change the word."""
+        return self.word != "no difference shown"
 
 
 def judge(result: ComparisonResult) -> list[Verdict]:
-    """One verdict per arm other than the baseline, in the order of the arms; BadInput for fewer than two seeds."""
+    """One verdict per arm other than the baseline, in the order of the arms; BadInput for fewer than two seeds.
+
+    If the number of seeds was open, the verdicts are those of the first look that decided each arm.
+    """
     seeds = [trial.seed for trial in result.trials_of(result.baseline)]
     if len(seeds) < 2 and result.baseline not in result.arm_notes:
         raise BadInput(
             f"a verdict needs at least 2 seeds per arm, and {result.baseline!r} has {len(seeds)}; "
             f"ask for --seeds 2 or more"
         )
-    return [_judge_arm(result, arm) for arm in result.arms if arm != result.baseline]
+    decided: dict[str, Verdict] = {}
+    first, last = result.looks or (len(seeds), len(seeds))
+    for count in range(min(first, len(seeds)), min(last, len(seeds)) + 1):
+        decided |= {verdict.arm: verdict for verdict in _look(result, set(seeds[:count]), decided)}
+    return [decided[arm] for arm in result.arms if arm != result.baseline]
+
+
+def undecided(result: ComparisonResult) -> list[str]:
+    """The arms that more seeds could decide."""
+    return [verdict.arm for verdict in judge(result) if not verdict.decided]
 
 
 def judge_baseline(result: ComparisonResult) -> Verdict | None:
     """The A/A test: the baseline trained again against itself; None with fewer than two such pairs.
 
-    Decided by the interval alone, as the noise floor is computed from these differences. Any word but "no difference
-    shown" is a false positive, expected in 1 of 20 comparisons at 95 % confidence.
+    Any word but "no difference shown" is a false positive, expected in 1 of 20 comparisons at 95 % confidence.
     """
     metric = get_metric(result.primary)
     differences = _differences(metric, noise_pairs(result))
     if len(differences) < 2:
         return None
-    difference = t_interval(list(differences.values()), result.confidence)
+    level = 1 - result.confidence
+    [estimate] = moderated_estimates([list(differences.values())])
     return Verdict(
         arm=result.baseline,
         baseline=result.baseline,
         metric=metric,
         confidence=result.confidence,
-        word=decide(difference, 0.0, metric.lower_is_better),
+        word=_word(estimate.interval(level), metric),
         differences=differences,
-        difference=difference,
-        noise_floor=measure_noise(result).floor(difference.count, result.confidence),
+        difference=estimate.interval(level),
+        level=level,
     )
 
 
-def measure_noise(result: ComparisonResult) -> Noise:
-    """How much two trainings of the baseline differ: from its A/A pairs, or without any from all pairs of its seeds."""
-    metric = get_metric(result.primary)
+def _look(result: ComparisonResult, seeds: set[int], earlier: Mapping[str, Verdict]) -> list[Verdict]:
+    """The new verdicts after these seeds; arms that an earlier look decided keep theirs."""
+    metric, confidence = get_metric(result.primary), result.confidence
+    differences = {
+        arm: _differences(metric, [pair for pair in paired_trials(result, arm) if pair[0].seed in seeds])
+        for arm in result.arms
+        if arm != result.baseline
+    }
+    open_arms = [arm for arm in differences if arm not in earlier or not earlier[arm].decided]
+    verdicts = []
+    for arm in list(open_arms):
+        if reason := _reason_for_no_verdict(result, arm, len(differences[arm])):
+            open_arms.remove(arm)
+            values = differences[arm]
+            interval = t_interval(list(values.values()), confidence) if values else None
+            verdicts.append(
+                Verdict(arm, result.baseline, metric, confidence, "no verdict", values, interval, reason=reason)
+            )
+    others = [arm for arm in differences if arm not in open_arms and len(differences[arm]) > 1]
     retrained = _differences(metric, noise_pairs(result))
-    if retrained:
-        return estimate_noise(list(retrained.values()), "retrained")
-    seed_pairs = combinations(result.scored(result.baseline), 2)
-    return estimate_noise([metric.difference(first, second) for first, second in seed_pairs] or [0.0], "seeds")
+    estimates = moderated_estimates(
+        [list(differences[arm].values()) for arm in [*open_arms, *others]],
+        [difference for seed, difference in retrained.items() if seed in seeds],
+    )[: len(open_arms)]
+    level = partial(sequential_level, *result.looks) if result.looks else float
+    levels = holm([estimate.p_value for estimate in estimates], 1 - confidence, level)
+    for arm, estimate, own in zip(open_arms, estimates, levels, strict=True):
+        verdicts.append(_verdict(result, arm, differences[arm], estimate, own))
+    return verdicts
+
+
+def _verdict(
+    result: ComparisonResult, arm: str, differences: dict[int, float], estimate: Estimate, level: float
+) -> Verdict:
+    metric, margin = get_metric(result.primary), result.margin
+    interval, inner = estimate.interval(level), estimate.interval(min(1.0, 2 * level))
+    smallest = max(abs(inner.low), abs(inner.high))
+    equivalent = margin is not None and smallest <= margin
+    word = "equivalent" if equivalent else _word(interval, metric)
+    verdict = Verdict(
+        arm, result.baseline, metric, result.confidence, word, differences, interval, level, margin, smallest
+    )
+    if word != "no difference shown":
+        return verdict
+    return replace(
+        verdict,
+        minimum_detectable=minimum_detectable_difference(estimate.error, estimate.dof, level),
+        seeds_needed=seeds_needed(estimate.mean, estimate, level),
+    )
+
+
+def _word(difference: Interval, metric: Metric) -> Word:
+    """Better or worse only if the interval excludes zero."""
+    if not difference.excludes_zero:
+        return "no difference shown"
+    return "better" if (difference.mean < 0) == metric.lower_is_better else "worse"
 
 
 def paired_trials(result: ComparisonResult, arm: str) -> list[Pair]:
@@ -180,27 +245,6 @@ def paired_trials(result: ComparisonResult, arm: str) -> list[Pair]:
 def noise_pairs(result: ComparisonResult) -> list[Pair]:
     """(baseline, baseline trained again) for every seed with a score of both."""
     return _pair(result.scored(result.baseline), result.scored(result.baseline, "noise"))
-
-
-def _judge_arm(result: ComparisonResult, arm: str) -> Verdict:
-    metric, confidence = get_metric(result.primary), result.confidence
-    differences = _differences(metric, paired_trials(result, arm))
-    difference = t_interval(list(differences.values()), confidence) if differences else None
-    no_verdict = Verdict(arm, result.baseline, metric, confidence, "no verdict", differences, difference)
-    reason = _reason_for_no_verdict(result, arm, len(differences))
-    if reason or difference is None:
-        return replace(no_verdict, reason=reason)
-    noise = measure_noise(result)
-    floor = noise.floor(difference.count, confidence)
-    word = decide(difference, floor, metric.lower_is_better)
-    verdict = replace(no_verdict, word=word, noise_floor=floor)
-    if word != "no difference shown":
-        return verdict
-    return replace(
-        verdict,
-        minimum_detectable=minimum_detectable_difference(difference.sd, noise, difference.count, confidence),
-        seeds_needed=seeds_needed(difference.mean, difference.sd, noise, confidence),
-    )
 
 
 def _reason_for_no_verdict(result: ComparisonResult, arm: str, pairs: int) -> str:

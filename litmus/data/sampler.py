@@ -93,16 +93,16 @@ def held_out_windows(
     """Inputs and targets, (B, T) int64 each, in non-overlapping windows of `context` tokens.
 
     Every token but the stream's first is a target once; the last window is filled up with targets of -100.
-    `limit_tokens` limits the number of targets. The last batch may have fewer rows. `prefix` is put before every window
-    that does not begin with it, within `context`; targets in `given` are not scored, because they are never predicted.
+    `limit_tokens` limits the number of targets, to windows spread evenly over the stream. The last batch may have fewer
+    rows. `prefix` is put before every window that does not begin with it, within `context`; targets in `given` are not
+    scored, because they are never predicted.
     """
     check_window_fits(tokens, context, "held-out")
-    scored = len(tokens) - 1 if limit_tokens is None else min(len(tokens) - 1, limit_tokens)
-    if scored < 1 or batch < 1:
+    if batch < 1 or (limit_tokens is not None and limit_tokens < 1):
         raise BadInput(f"limit_tokens is {limit_tokens} and batch is {batch}; both must be at least 1")
     if context <= len(prefix):
         raise BadInput(f"context is {context}, and {len(prefix)} tokens precede every sequence; give more")
-    return _with_prefix_and_unscored(_windows(tokens[: scored + 1], context - len(prefix), batch), prefix, given)
+    return _with_prefix_and_unscored(_windows(tokens, context - len(prefix), batch, limit_tokens), prefix, given)
 
 
 def _with_prefix_and_unscored(
@@ -127,16 +127,24 @@ def _with_prefix(
     )
 
 
-def _windows(tokens: np.ndarray, context: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for start in range(0, len(tokens) - 1, context * batch):
-        stretch = torch.from_numpy(tokens[start : start + context * batch + 1].astype(np.int64))
-        scored = len(stretch) - 1
-        rows = -(-scored // context)
-        inputs = torch.zeros(rows * context, dtype=torch.int64)
-        targets = torch.full((rows * context,), NOT_SCORED)
-        inputs[:scored] = stretch[:-1]
-        targets[:scored] = stretch[1:]
-        yield inputs.view(rows, context), targets.view(rows, context)
+def _windows(
+    tokens: np.ndarray, context: int, batch: int, limit_tokens: int | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    left = len(tokens) - 1 if limit_tokens is None else min(limit_tokens, len(tokens) - 1)
+    all_windows, chosen = -(-(len(tokens) - 1) // context), -(-left // context)
+    # The middle of each of `chosen` equal stretches; all windows, in order, without a limit.
+    starts = [(2 * number + 1) * all_windows // (2 * chosen) * context for number in range(chosen)]
+    for first in range(0, chosen, batch):
+        rows = starts[first : first + batch]
+        inputs = torch.zeros(len(rows), context, dtype=torch.int64)
+        targets = torch.full((len(rows), context), NOT_SCORED)
+        for row, start in enumerate(rows):
+            window = torch.from_numpy(tokens[start : start + min(context, left) + 1].astype(np.int64))
+            scored = len(window) - 1
+            inputs[row, :scored] = window[:-1]
+            targets[row, :scored] = window[1:]
+            left -= scored
+        yield inputs, targets
 
 
 def document_ids(inputs: torch.Tensor, first: int) -> torch.Tensor:

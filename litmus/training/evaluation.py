@@ -40,7 +40,7 @@ ByLayer = Annotated[dict[int, T], BeforeValidator(_by_layer)]
 
 
 class Evaluation(BaseModel):
-    """The score of a model on the first `tokens` tokens of the held-out split, which are `bytes` bytes of text.
+    """The score of a model on `tokens` tokens of the held-out split, which are `bytes` bytes of text.
 
     nats_per_token: mean negative log-likelihood. bits_per_byte: sum of nats / (ln 2 · bytes), which unlike the former
     can be compared between tokenizers. loss_by_position: mean nats at each position of a window; later positions have
@@ -77,11 +77,10 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` in evaluation mode over the held-out split in non-overlapping windows of `context` tokens.
 
-    `limit_tokens` or `limit_bytes` score only the first part of the split. The model's mode and parameters stay as
-    they are.
+    `limit_tokens` scores only that many, in windows spread evenly over the split; `limit_bytes` only the first bytes,
+    which are the same for every tokenizer. The model's mode and parameters stay as they are.
     """
-    if limit_bytes is not None:
-        limit_tokens = tokens_within(data, limit_bytes)
+    held_out = data.held_out if limit_bytes is None else data.held_out[: tokens_within(data, limit_bytes) + 1]
     device = next(model.parameters()).device
     tokenizer = data.tokenizer
     unscored = () if tokenizer.prefix == (tokenizer.eos_id,) else tokenizer.prefix
@@ -92,7 +91,7 @@ def evaluate(
     model.eval()
     try:
         windows = held_out_windows(
-            data.held_out,
+            held_out,
             context=context,
             batch=batch,
             limit_tokens=limit_tokens,
@@ -108,7 +107,7 @@ def evaluate(
             width = losses.shape[1]
             nats[:width] += losses.double().sum(0)
             scored[:width] += is_scored.sum(0)
-        sample = _sample(data.held_out, context, int(scored.sum())).to(device)
+        sample = _sample(held_out, context, int(scored.sum())).to(device)
         measured = layer_stats(model, sample)
     finally:
         model.train(was_training)
@@ -145,7 +144,7 @@ def evaluate_run(
     trust_plugin: bool = False,
     log: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
-    """Score the newest (or best) checkpoint of a run on all held-out tokens, or the first `limit_tokens`.
+    """Score the newest (or best) checkpoint of a run on all held-out tokens, or `limit_tokens` spread evenly.
 
     Corpus, context and precision are those of the training unless given. Another corpus is split and tokenized as the
     run's was, and its held-out split is scored.
@@ -205,12 +204,12 @@ def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) 
     """BadInput unless the held-out split has a window of `context` tokens, and text within each token limit."""
     check_window_fits(data.held_out, context, "held-out")
     for limit in limits:
-        # Only the end token has no bytes, and there is text between any two of them.
-        targets = np.asarray(data.held_out[1 : 1 + (4 if limit is None else min(limit, 4))], dtype=np.int64)
-        if not data.token_bytes[targets].any():
+        _, targets = next(held_out_windows(data.held_out, context=context, batch=1, limit_tokens=limit))
+        scored = targets[targets >= 0]
+        if not data.token_bytes[scored.numpy()].any():
             raise BadInput(
-                f"the first {len(targets)} held-out tokens hold no text to score; give a larger corpus or held_out "
-                f"share, or score more tokens"
+                f"the first {len(scored)} scored tokens hold no text to score; give a larger corpus or held_out share, "
+                f"or score more tokens"
             )
 
 
@@ -227,8 +226,8 @@ def tokens_within(data: TokenData, limit_bytes: int) -> int:
 
 
 def _sample(tokens: np.ndarray, context: int, scored: int) -> Tensor:
-    """Scored windows without padding (B, T), about STATS_TOKENS tokens spread evenly over them."""
+    """Windows without padding (B, T), about STATS_TOKENS and at most `scored` tokens spread evenly over the stream."""
     width = min(context, scored)
-    windows = np.asarray(tokens[: scored - scored % width]).reshape(-1, width)
-    rows = min(len(windows), max(1, STATS_TOKENS // width))
+    windows = np.asarray(tokens[: len(tokens) - len(tokens) % width]).reshape(-1, width)
+    rows = min(len(windows), max(1, min(scored, STATS_TOKENS) // width))
     return torch.from_numpy(windows[np.linspace(0, len(windows) - 1, rows).round().astype(int)].astype(np.int64))

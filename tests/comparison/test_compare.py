@@ -12,6 +12,7 @@ import yaml
 
 import litmus
 from litmus.cli import main
+from litmus.comparison.compare import parse_seeds
 from litmus.comparison.executors.local import run_trials
 from litmus.comparison.plan import Plan, resolve_arms
 from litmus.comparison.results import ComparisonResult
@@ -51,7 +52,7 @@ def compared(runs, arms=("standard", "nope"), **changes):
     settings = {**TRAINING, **{key: value for key, value in changes.items() if key in TrainSettings.model_fields}}
     options = {key: value for key, value in changes.items() if key not in TrainSettings.model_fields}
     data = DataSettings(corpus=options.pop("text", "notes.txt"), tokenizer="bytes")
-    terms = {"seeds": 2, "jobs": 2, "name": "x", "overrides": SMALL, **options}
+    terms = {"seeds": 2, "noise": True, "jobs": 2, "name": "x", "overrides": SMALL, **options}
     return litmus.compare(list(arms), data=data, training=TrainSettings(**settings), runs=runs, **terms)
 
 
@@ -61,7 +62,7 @@ def command_line(*more, arms=("standard", "nope")):
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     words += [f"--option={key}={TRAINING[key]}" for key in ("validate_tokens", "evaluate_tokens")]
     words += [f"--set={key}={value}" for key, value in SMALL.items()]
-    words += ["--data", "notes.txt", "--tokenizer", "bytes", "--seeds", "2", "--jobs", "2", "--name", "x"]
+    words += ["--data", "notes.txt", "--tokenizer", "bytes", "--seeds", "2", "--noise", "--jobs", "2", "--name", "x"]
     return ["compare", *arms, *words, *more]
 
 
@@ -144,7 +145,7 @@ def test_the_noise_trials_are_the_baseline_from_another_init(first):
 def test_there_is_a_verdict_for_each_arm_but_the_baseline_and_a_report(first):
     assert [verdict.arm for verdict in first.verdicts] == ["nope"]
     assert list(first.verdicts[0].differences) == [0, 1]
-    assert first.verdicts[0].noise_floor > 0
+    assert first.verdicts[0].level == pytest.approx(0.05)
     page = first.report.read_text(encoding="utf-8")
     assert "nope" in page and "passes its audit" in page
     assert ComparisonResult.load(first.folder / "comparison.json") == first.result
@@ -283,26 +284,10 @@ def old(audited):
     return audited
 
 
-@pytest.mark.parametrize("name", ["x", None])
-def test_trials_of_version_0_1_are_read_and_not_repeated(old, name):
-    if name is None:  # the hash in the default name was that of older keys
-        (old / "x").rename(old / "standard-vs-nope-00000000")
-    comparison = compared(old, name=name)
-    assert comparison.folder.parent == old and not list(old.rglob("run"))
-    for trial in comparison.result.trials:
-        stored = OLD[f"trials/{trial.role}/{trial.arm}/seed-{trial.seed}/outcome.json"]
-        assert trial.bits_per_byte == stored["bits_per_byte"]
-        assert trial.run.tokens == stored["tokens"] and trial.evaluation.tokens == stored["held_out_tokens"]
-        assert trial.evaluation.loss_by_position == stored["loss_by_position"]
-        layers = {name: list(values.values()) for name, values in trial.evaluation.layer_stats.items()}
-        assert layers == {name: list(values.values()) for name, values in stored["layer_figures"].items()}
-        for point, before in zip(trial.run.curve, stored["curve"], strict=True):
-            assert (point.seconds, point.val_loss, point.val_bpb) == (
-                before["seconds"],
-                before["held_out_loss"],
-                before["held_out_bpb"],
-            )
-    assert len(comparison.result.trials) == 6
+def test_trials_of_another_method_are_not_mixed_in(old):
+    with pytest.raises(BadInput, match="belongs to a comparison with method = 1, and 2 was asked for"):
+        compared(old)
+    assert not list(old.rglob("run"))
 
 
 def test_a_comparison_of_version_0_1_loads(tmp_path):
@@ -311,6 +296,42 @@ def test_a_comparison_of_version_0_1_loads(tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps({**terms, "trials": trials}))
     result = ComparisonResult.load(tmp_path / "comparison.json")
     assert [trial.bits_per_byte for trial in result.trials] == [trial["bits_per_byte"] for trial in trials]
+
+
+def test_seeds_are_added_until_every_arm_is_decided(first, runs):
+    set_scores(runs, "standard", (7.5, 7.501))
+    set_scores(runs, "nope", (9.0, 9.001))
+    before = mtimes(runs)
+    comparison = compared(runs, seeds="2..4", noise=False)
+    assert [verdict.word for verdict in comparison.verdicts] == ["worse"]
+    assert mtimes(runs) == before  # two seeds were enough
+    set_scores(runs, "nope", (7.5, 7.6))
+    comparison = compared(runs, seeds="2..3", margin=1e-6, noise=False)
+    assert [trial.seed for trial in comparison.result.trials_of("nope")] == [0, 1, 2]
+    assert json.loads(comparison.to_json())["result"]["looks"] == [2, 3]
+
+
+@pytest.mark.parametrize("seeds", ["1", "x", "3..", "5..3", "3..1000", "1..3", "3..4..5", "1001"])
+def test_seeds_that_are_no_number_or_range_are_refused(seeds):
+    with pytest.raises(BadInput, match=r"seed"):
+        parse_seeds(seeds)
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_margin_that_is_no_positive_number_is_refused(margin):
+    with pytest.raises(BadInput, match="margin is"):
+        compared("runs", margin=margin)
+
+
+def test_another_comparison_takes_over_the_trials_that_are_the_same(first, runs):
+    before = mtimes(runs)
+    other = compared(runs, arms=("standard", "ssmax", "nope"), name="y", noise=False)
+    for arm in ("standard", "nope"):
+        ours, theirs = (
+            [trial.model_dump() for trial in result.trials_of(arm)] for result in (other.result, first.result)
+        )
+        assert ours == theirs  # times included
+    assert mtimes(runs) == before
 
 
 def test_more_seeds_train_only_what_is_missing(first, runs):
@@ -361,12 +382,12 @@ def test_a_corpus_that_changes_while_trials_run_ends_the_comparison_in_one_sente
 def test_each_plan_has_a_folder_of_its_own():
     tokens = prepare(DataSettings(corpus="notes.txt", tokenizer="bytes"))
     arms = resolve_arms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
-    plan = Plan(arms, DataSettings(), tokens.fingerprint, TrainSettings(**TRAINING), 2, True, False, "")
+    plan = Plan(arms, DataSettings(), tokens.fingerprint, TrainSettings(**TRAINING), True, False, "")
     others = [
         {"fingerprint": "another"}, {"lr_sweep": True}, {"prompt": "the"},
         {"training": TrainSettings(**{**TRAINING, "lr": 1.0})}, {"arms": dict(reversed(arms.items()))},
     ]  # fmt: skip
-    same = [{"seeds": 3}, {"noise": False}]
+    same = [{"noise": False}]
     identities = [Plan(**{**vars(plan), **change}).identity for change in others[:-1]]
     assert len({plan.identity, *identities}) == len(others)
     assert {Plan(**{**vars(plan), **change}).identity for change in same} == {plan.identity}
@@ -374,7 +395,7 @@ def test_each_plan_has_a_folder_of_its_own():
 
 def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget():
     arms = resolve_arms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
-    plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), 2, True, True, "")
+    plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), True, True, "")
     for arm in arms:
         rates = [spec.training.lr for spec in plan.sweep() if spec.arm == arm]
         assert rates == pytest.approx([0.01 / 10**0.5, 0.01, 0.01 * 10**0.5])
@@ -384,8 +405,8 @@ def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget():
 
 def test_trials_are_paired_by_seed_and_noise_trials_differ_only_in_their_init():
     arms = resolve_arms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
-    plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), 3, True, False, "")
-    trials = {(t.role, t.arm, t.seed): t for t in plan.trials({"standard": 0.1, "nope": 0.2})}
+    plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), True, False, "")
+    trials = {(t.role, t.arm, t.seed): t for t in plan.trials({"standard": 0.1, "nope": 0.2}, range(3))}
     assert len(trials) == 9
     for seed in range(3):
         one, other, again = (
@@ -401,7 +422,7 @@ def test_trials_are_paired_by_seed_and_noise_trials_differ_only_in_their_init():
 def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(first, audited, tmp_path):
     data = DataSettings(corpus="notes.txt", tokenizer="bytes")
     arms = resolve_arms(["standard", "nope"], size="tiny", context=16, overrides=SMALL, vocab_size=257)
-    plan = Plan(arms, data, first.result.context["fingerprint"], TrainSettings(**TRAINING), 2, False, True, "")
+    plan = Plan(arms, data, first.result.context["fingerprint"], TrainSettings(**TRAINING), False, True, "")
     for spec in plan.sweep():  # the standard arm is best at the lowest rate, the other at the highest
         folder = audited / "x" / spec.subfolder
         folder.mkdir(parents=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from litmus.comparison.results import ComparisonResult, TrialResult
-from litmus.comparison.statistics import Interval
-from litmus.comparison.verdicts import decide, judge, judge_baseline, measure_noise
+from litmus.comparison.statistics import t_interval
+from litmus.comparison.verdicts import judge, judge_baseline, undecided
 from litmus.errors import BadInput
 
 Results = Callable[..., ComparisonResult]
@@ -39,17 +39,59 @@ def test_an_interval_that_includes_zero_shows_no_difference_and_states_the_power
     assert verdict.seeds_needed is not None and verdict.seeds_needed > 3
 
 
-def test_a_difference_inside_the_noise_floor_is_not_shown_however_narrow_its_interval(result: Results) -> None:
+def test_the_arms_own_seeds_decide_and_not_the_noise_of_another_initialization(result: Results) -> None:
     noisy_again = [2.36, 2.26, 2.35]
-    [verdict] = judge(result({"standard": STANDARD, "idea": [2.29, 2.311, 2.30]}, noisy_again))
-    assert verdict.difference is not None and verdict.difference.excludes_zero
+    idea = [2.28, 2.301, 2.29]
+    assert judge(result({"standard": STANDARD, "idea": idea}))[0].word == "better"
+    assert judge(result({"standard": STANDARD, "idea": idea}, noisy_again))[0].word == "no difference shown"
+
+
+def test_where_more_is_better_a_rise_is_better(result: Results) -> None:
+    fast = result({"standard": STANDARD, "idea": STANDARD}, primary="tokens_per_second")
+    trials = [
+        trial.model_copy(update={"run": trial.run.model_copy(update={"tokens_per_second": 200.0 + trial.seed})})
+        if trial.arm == "idea"
+        else trial
+        for trial in fast.trials
+    ]
+    [verdict] = judge(fast.model_copy(update={"trials": trials}))
+    assert verdict.word == "better"
+
+
+def test_two_arms_share_the_rate_of_false_positives(result: Results) -> None:
+    close = [2.29, 2.305, 2.2905]
+    [alone] = judge(result({"standard": STANDARD, "idea": close}))
+    first, second = judge(result({"standard": STANDARD, "idea": close, "other": [2.33, 2.30, 2.31]}))
+    assert alone.level == pytest.approx(0.05)
+    assert first.level == second.level == pytest.approx(0.025)
+
+
+def test_an_arm_within_the_margin_is_equivalent(result: Results) -> None:
+    near = {"standard": STANDARD, "idea": [2.301, 2.3195, 2.3105]}
+    [open_question] = judge(result(near))
+    assert open_question.word == "no difference shown" and open_question.smallest_margin is not None
+    [verdict] = judge(result(near, margin=1.01 * open_question.smallest_margin))
+    assert verdict.word == "equivalent"
+    [verdict] = judge(result(near, margin=0.99 * open_question.smallest_margin))
     assert verdict.word == "no difference shown"
 
 
-def test_where_more_is_better_a_rise_is_better() -> None:
-    rise = Interval(mean=10.0, low=8.0, high=12.0, sd=1.0, count=3)
-    assert decide(rise, 1.0, lower_is_better=False) == "better"
-    assert decide(rise, 1.0, lower_is_better=True) == "worse"
+def test_equivalence_uses_the_interval_at_twice_the_level(result: Results) -> None:
+    [verdict] = judge(result({"standard": STANDARD, "idea": [2.301, 2.3195, 2.3105]}))
+    differences = list(verdict.differences.values())
+    inner = t_interval(differences, 0.90)
+    assert verdict.smallest_margin == pytest.approx(max(-inner.low, inner.high))
+
+
+def test_a_look_that_decides_an_arm_is_final_and_later_looks_need_more(result: Results) -> None:
+    clear, vague = [2.20, 2.221, 2.209], [2.30, 2.33, 2.30]
+    more = {"standard": [*STANDARD, 2.315], "idea": clear, "other": [*vague, 2.31]}
+    decided, waiting = judge(result(more, looks=(3, 6)))
+    assert (decided.word, list(decided.differences)) == ("better", [0, 1, 2])
+    assert (waiting.word, list(waiting.differences)) == ("no difference shown", [0, 1, 2, 3])
+    assert undecided(result(more, looks=(3, 6))) == ["other"]
+    fixed = judge(result({name: scores[:3] for name, scores in more.items()}))
+    assert decided.level < fixed[0].level
 
 
 def test_one_seed_is_bad_input(result: Results) -> None:
@@ -86,18 +128,6 @@ def test_trials_are_paired_by_seed_whatever_their_order_and_without_those_that_l
     arms = [trial("idea", 2, 3.1), trial("idea", 7, 9.0), trial("idea", 1, 2.7)]
     [verdict] = judge(baseline.model_copy(update={"trials": [*baseline.trials, *arms]}))
     assert verdict.differences == pytest.approx({1: 0.2, 2: 0.1})
-
-
-def test_noise_is_measured_on_the_retrained_baseline(result: Results) -> None:
-    noise = measure_noise(result({"standard": [2.0, 2.5], "idea": [2.0, 2.5]}, again=[2.1, 2.4]))
-    assert (noise.source, noise.pairs) == ("retrained", 2)
-    assert noise.rms == pytest.approx(0.1)
-
-
-def test_without_retraining_noise_is_the_spread_of_the_baselines_seeds(result: Results) -> None:
-    noise = measure_noise(result({"standard": [2.0, 2.5], "idea": [2.0, 2.5]}))
-    assert noise.source == "seeds"
-    assert noise.rms == pytest.approx(0.5)
 
 
 def test_the_baseline_against_itself_is_judged_by_its_interval(result: Results) -> None:

@@ -110,7 +110,18 @@ def test_every_token_but_the_first_is_scored_once_after_the_token_before_it(leng
         assert torch.equal(targets[real], inputs[real] + 1)
         assert real.any(dim=1).all()
         scored += targets[real].tolist()
-    assert scored == list(range(1, min(length - 1, limit or length) + 1))
+    assert scored == sorted(set(scored))
+    assert len(scored) == min(length - 1, limit or length) or len(scored) > (limit or length) - context
+    if limit is None:
+        assert scored == list(range(1, length))
+
+
+def test_a_limited_score_is_over_windows_spread_evenly_over_the_stream():
+    windows = held_out_windows(tokens(1001), context=10, batch=3, limit_tokens=45)
+    starts = [int(row[0]) for inputs, _ in windows for row in inputs]
+    assert starts == [100, 300, 500, 700, 900]
+    *_, (_, targets) = held_out_windows(tokens(1001), context=10, batch=3, limit_tokens=45)
+    assert int((targets[-1] != NOT_SCORED).sum()) == 5
 
 
 def test_a_held_out_split_shorter_than_a_window_is_refused_at_once():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from litmus.comparison.results import TrialResult
-from litmus.comparison.trial import GRACE_SECONDS, SPEC, TRUST, TrialSpec, stored_result
+from litmus.comparison.trial import GRACE_SECONDS, SPEC, TRUST, TrialSpec, adopt, stored_result
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.fork_server import Process, start_process
@@ -27,13 +27,14 @@ EventHandler = Callable[[TrialSpec, dict[str, Any]], None]
 
 
 def run_trials(specs: Sequence[TrialSpec], folder: Path, *, jobs: int, on_event: EventHandler) -> list[TrialResult]:
-    """The results of all trials, in the order of `specs`; `jobs` run at a time, finished ones are read from `folder`.
+    """The results of all trials, in the order of `specs`; `jobs` run at a time.
 
-    On an interruption or bad input all processes are stopped; each saves a checkpoint first. `on_event` is called from
-    several threads.
+    Finished ones are read from `folder`, or taken over from another comparison beside it. On an interruption or bad
+    input all processes are stopped; each saves a checkpoint first. `on_event` is called from several threads.
     """
     results: dict[str, TrialResult] = {}
     for spec in specs:
+        adopt(spec, folder)
         if (result := stored_result(spec, folder)) is not None:
             results[spec.subfolder] = result
             on_event(spec, {"done": True})

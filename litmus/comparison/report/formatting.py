@@ -62,12 +62,14 @@ def format_speedup(speedup: Speedup | None) -> tuple[str, str]:
 
 
 def verdict_sentence(verdict: Verdict) -> str:
-    """The verdict in one sentence (two for "no difference shown"), with its interval and noise floor."""
+    """The verdict in one sentence (three for "no difference shown"), with its interval."""
     if verdict.word == "no verdict":
         return f"{verdict.arm} gets no verdict: {verdict.reason}."
     assert verdict.difference is not None
     if verdict.arm == verdict.baseline:
         return _baseline_sentence(verdict)
+    if verdict.word == "equivalent":
+        return _equivalent_sentence(verdict, verdict.difference)
     if verdict.word == "no difference shown":
         return _undecided_sentence(verdict, verdict.difference)
     return _decided_sentence(verdict, verdict.difference)
@@ -88,11 +90,20 @@ def _amount(verdict: Verdict, interval: Interval) -> str:
 def _decided_sentence(verdict: Verdict, interval: Interval) -> str:
     decimals = decimals_for(interval.half, interval.mean)
     near, far = sorted((abs(interval.low), abs(interval.high)))
-    floor = format_number(verdict.noise_floor, decimals_for(verdict.noise_floor, 0))
     return (
         f"{verdict.arm} is {verdict.word} than {verdict.baseline}: it {_amount(verdict, interval)} "
-        f"({format_percent(verdict.confidence)} interval {format_number(near, decimals)} to "
-        f"{format_number(far, decimals)}, {interval.count} paired seeds; noise floor {floor})."
+        f"({_level(verdict)} interval {format_number(near, decimals)} to "
+        f"{format_number(far, decimals)}, {interval.count} paired seeds)."
+    )
+
+
+def _equivalent_sentence(verdict: Verdict, interval: Interval) -> str:
+    assert verdict.margin is not None and verdict.smallest_margin is not None
+    smallest = format_number(verdict.smallest_margin, decimals_for(verdict.smallest_margin, 0))
+    return (
+        f"{verdict.arm} is equivalent to {verdict.baseline} within {verdict.margin:g} {verdict.metric.unit}: it "
+        f"{_amount(verdict, interval)}, and with {interval.count} paired seeds a true difference beyond {smallest} "
+        f"is excluded."
     )
 
 
@@ -100,26 +111,33 @@ def _undecided_sentence(verdict: Verdict, interval: Interval) -> str:
     start = f"No difference shown between {verdict.arm} and {verdict.baseline}"
     if interval.sd == 0 and interval.mean == 0:
         return f"{start}: their results are identical on all {interval.count} seeds."
-    assert verdict.minimum_detectable is not None
-    why = "which is below the noise floor" if interval.excludes_zero else "and the interval includes zero"
+    assert verdict.minimum_detectable is not None and verdict.smallest_margin is not None
     seeds = "more than 1000" if verdict.seeds_needed is None else f"about {verdict.seeds_needed}"
     half = format_number(interval.half, decimals_for(interval.half, interval.mean))
     detectable = format_number(verdict.minimum_detectable, decimals_for(verdict.minimum_detectable, 0))
+    smallest = format_number(verdict.smallest_margin, decimals_for(verdict.smallest_margin, 0))
+    symbol = verdict.metric.symbol
     return (
-        f"{start}: {verdict.arm} {_amount(verdict, interval)} (± {half}), {why}. "
-        f"With {interval.count} seeds there is 80 % power to detect a true difference of {detectable} "
-        f"{verdict.metric.symbol} or more; detecting one as small as observed ({_size(interval)}) would take "
-        f"{seeds} seeds."
+        f"{start}: {verdict.arm} {_amount(verdict, interval)} (± {half}), and the interval includes zero. "
+        f"With {interval.count} seeds there is 80 % power to detect a true difference of {detectable} {symbol} or "
+        f"more; detecting one as small as observed ({_size(interval)}) would take {seeds} seeds. "
+        f"The arms are equivalent within {smallest} {symbol}."
     )
 
 
 def _baseline_sentence(verdict: Verdict) -> str:
-    floor = format_number(verdict.noise_floor, decimals_for(verdict.noise_floor, 0))
+    assert verdict.difference is not None
+    mean, half = format_interval(verdict.difference, sign=True)
     start = f"{verdict.baseline} against itself (same data, another initialization)"
-    noise = f"noise floor {floor} {verdict.metric.unit}"
     if verdict.word == "no difference shown":
-        return f"{start}: no difference shown; {noise}."
+        return f"{start}: no difference shown ({mean} {half} {verdict.metric.symbol})."
     return (
-        f"{start}: false positive, a difference was found where there is none; {noise}. By chance this happens in "
-        f"1 of {round(1 / (1 - verdict.confidence))} comparisons; read the other verdicts with care."
+        f"{start}: false positive, a difference was found where there is none ({mean} {half} {verdict.metric.symbol}). "
+        f"By chance this happens in 1 of {round(1 / (1 - verdict.confidence))} comparisons; read the other verdicts "
+        f"with care."
     )
+
+
+def _level(verdict: Verdict) -> str:
+    """The interval's confidence: 0.9833 as "98.3 %"."""
+    return f"{100 * (1 - verdict.level):.3g} %"

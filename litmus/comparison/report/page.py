@@ -25,7 +25,7 @@ from litmus.comparison.report.formatting import (
 from litmus.comparison.report.plotting import to_svg
 from litmus.comparison.report.summary import ArmSummary, scored_bytes, summarize
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.verdicts import get_metric, measure_noise
+from litmus.comparison.verdicts import get_metric
 from litmus.diagnostics import LAYER_STATS
 from litmus.files import write_atomically
 
@@ -101,14 +101,11 @@ def _caveats(
     result: ComparisonResult, summaries: Sequence[ArmSummary], choices: Sequence[LearningRateChoice]
 ) -> Iterator[tuple[str, str]]:
     """(heading, sentence) of each caveat that applies to this comparison."""
-    verdicts = [summary.verdict for summary in summaries if not summary.is_baseline and summary.verdict]
-    judged = sum(verdict.word != "no verdict" for verdict in verdicts)
-    if judged > 1:
-        chance = 1 - result.confidence**judged
+    if result.looks is not None:
         yield (
-            "Several verdicts",
-            f"The confidence of {format_percent(result.confidence)} applies to each verdict by itself. With {judged} "
-            f"verdicts, the probability of at least one false positive is up to about {format_percent(chance)}.",
+            "Seeds were added until every arm was decided",
+            "Each look uses a stricter level, so that all looks together call equal arms different in at most "
+            f"{format_percent(1 - result.confidence)} of comparisons.",
         )
     yield (
         "A small budget",
@@ -134,15 +131,6 @@ def _caveats(
         "It depends on the schedule: the learning rate decays over the budget, so the time to reach a loss depends on "
         "the budget. Like all times, it was measured on this machine under its load at that time.",
     )
-    yield "Noise floor", f"Estimated from {_noise_source(result)}. A few trainings give a rough estimate."
-
-
-def _noise_source(result: ComparisonResult) -> str:
-    noise = measure_noise(result)
-    if noise.source == "retrained":
-        times = f"{noise.pairs} retraining{'s' * (noise.pairs != 1)}"
-        return f"{times} of the baseline on the same data from another initialization"
-    return "the spread of the baseline's seeds, whose data order differs as well, so it is a conservative estimate"
 
 
 def _headline(summaries: Sequence[ArmSummary], baseline: str) -> list[tuple[str, list[str]]]:
@@ -150,6 +138,7 @@ def _headline(summaries: Sequence[ArmSummary], baseline: str) -> list[tuple[str,
     texts = {
         "better": f"Better than {baseline}",
         "worse": f"Worse than {baseline}",
+        "equivalent": f"Equivalent to {baseline}",
         "no difference shown": f"No difference to {baseline} shown",
         "no verdict": "No verdict",
     }
@@ -204,8 +193,8 @@ def _figures(
         "differences": (
             plots.plot_differences(judged, result.arms),
             f"Each arm minus {result.baseline} on the same seed: a dot per seed, a diamond for the mean, a bar for its "
-            f"{format_percent(result.confidence)} interval. The noise floor is grey. A difference is shown if the bar "
-            f"excludes zero and the diamond is outside the grey band.",
+            f"interval. A difference is shown if the bar excludes zero."
+            f"{' The margin is grey.' if result.margin else ''}",
         ),
         "tokens": (
             plots.plot_curves(result, "tokens"),

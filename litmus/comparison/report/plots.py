@@ -40,7 +40,7 @@ _MAX_TICKS = 16
 
 
 def plot_differences(verdicts: Sequence[Verdict], arms: Sequence[str]) -> Figure | None:
-    """A row per verdict: a dot per seed, the mean with its interval, and the noise floor as a band around zero."""
+    """A row per verdict: a dot per seed, the mean with its interval, and the margin as a band around zero."""
     drawn = [verdict for verdict in verdicts if verdict.difference is not None]
     if not drawn:
         return None
@@ -52,8 +52,8 @@ def plot_differences(verdicts: Sequence[Verdict], arms: Sequence[str]) -> Figure
         colour = arm_colour(arms.index(verdict.arm))
         interval = verdict.difference
         assert interval is not None
-        if verdict.noise_floor:
-            axes.barh(row, 2 * verdict.noise_floor, 0.72, -verdict.noise_floor, color=MUTED, alpha=0.16, linewidth=0)
+        if verdict.margin:
+            axes.barh(row, 2 * verdict.margin, 0.72, -verdict.margin, color=MUTED, alpha=0.16, linewidth=0)
         if interval.count > 1:
             axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(

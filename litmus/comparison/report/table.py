@@ -25,6 +25,7 @@ WIDTH = 100
 COLOURS = {
     "better": "bold green",
     "worse": "bold red",
+    "equivalent": "bold cyan",
     "no difference shown": "yellow",
     "no verdict": "magenta",
 }

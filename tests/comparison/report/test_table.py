@@ -40,8 +40,8 @@ def test_every_line_fits_100_columns_and_is_plain_text(printed: str) -> None:
 
 def test_every_arm_has_a_sentence_that_says_its_verdict(printed: str) -> None:
     text = " ".join(printed.split())
-    assert "gated is better than standard: it needs 0.1000 fewer bits per byte" in text
-    assert "nope is worse than standard: it needs 0.1000 more bits per byte" in text
+    assert re.search(r"gated is better than standard: it needs 0\.100* fewer bits per byte", text)
+    assert re.search(r"nope is worse than standard: it needs 0\.100* more bits per byte", text)
     assert "No difference shown between ssmax and standard" in text
     assert "leak gets no verdict: fails audit: sees the future." in text
     assert "standard against itself (same data, another initialization): no difference shown" in text
@@ -55,7 +55,8 @@ def test_no_difference_shown_states_the_power(printed: str) -> None:
     text = " ".join(printed.split())
     assert re.search(
         r"With 3 seeds there is 80 % power to detect a true difference of 0\.\d+ bpb or more; "
-        r"detecting one as small as observed \(0\.\d+\) would take about \d+ seeds\.",
+        r"detecting one as small as observed \(0\.\d+\) would take about \d+ seeds\. "
+        r"The arms are equivalent within 0\.\d+ bpb\.",
         text,
     )
 
@@ -69,7 +70,7 @@ def test_the_baseline_is_called_out_when_it_differs_from_itself(result: Results)
 def test_a_difference_far_smaller_than_its_interval_is_not_said_to_be_zero(result: Results) -> None:
     output = io.StringIO()
     print_table(result({"standard": [2.30, 2.32, 2.31], "idea": [2.25, 2.37, 2.3091]}, AGAIN), output)
-    assert "idea needs 0.0003 fewer bits per byte (± 0.12)" in " ".join(output.getvalue().split())
+    assert re.search(r"idea needs 0\.0003 fewer bits per byte \(± 0\.\d+\)", " ".join(output.getvalue().split()))
 
 
 def test_seeds_that_did_not_reach_the_baselines_loss_are_counted(result: Results) -> None:
