@@ -18,8 +18,9 @@ class RandomStreams:
     """
 
     def __init__(self) -> None:
-        """Draw the model's seed from torch's default generator."""
-        self._seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+        """Draw the model's seed from torch's default generator, unless it is built without values, on "meta"."""
+        values = torch.get_default_device().type != "meta"
+        self._seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_()) if values else 0
         self._built: Counter[str] = Counter()
 
     @contextlib.contextmanager
