@@ -150,6 +150,7 @@ def test_the_command_line_starts_without_torch(module: str) -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.mark.slow
 def test_the_public_names_stay_what_they_are_when_something_was_built() -> None:
     code = "import litmus; litmus.build('standard', size='tiny', vocab_size=16); print(len(litmus.recipes()))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -82,6 +82,7 @@ def test_a_lock_does_not_outlive_its_process(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_of_many_that_begin_at_the_same_moment_exactly_one_gets_the_folder(tmp_path: Path) -> None:
     for number in range(5):
         racers = [begun(RACE, tmp_path / str(number)) for _ in range(4)]

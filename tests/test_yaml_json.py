@@ -124,6 +124,7 @@ def test_only_a_mapping_is_a_mapping() -> None:
         mapping([1, 2], "it", "recipe keys")
 
 
+@pytest.mark.slow
 def test_a_wide_bomb_is_refused_before_it_is_written_out() -> None:
     wide = f"a: &a [{'x, ' * 50_000}]\nb: [{'*a, ' * 49_000}]"  # 2.45 thousand million values
     with pytest.raises(BadInput, match="more than 100,000 values"):

@@ -137,6 +137,7 @@ def test_the_recipes_are_listed_without_torch_and_in_80_columns(tmp_path: Path) 
     assert {line.split()[0] for line in done.stdout.splitlines() if line.strip()} >= set(recipes())
 
 
+@pytest.mark.slow
 def test_the_recipes_are_json_on_request_and_one_is_printed_as_yaml(call: Call) -> None:
     listed = json.loads(call("recipes", "--json", "--size", "small")[1])
     assert [row["name"] for row in listed] == recipes() and {row["dim"] for row in listed} == {512}

@@ -1,9 +1,12 @@
-"""Every file in examples/: short, built, decoded through its cache, passed by the quick audit, and in the gallery."""
+"""Every file in examples/: short, built, decoded through its cache, passed by the quick audit, and compared."""
 
 from __future__ import annotations
 
+import html
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +18,11 @@ from torch.testing import assert_close
 import litmus
 from litmus.auditing import AuditReport
 from litmus.comparison.plan import resolve_arms
+from litmus.comparison.report.formatting import verdict_sentence
+from litmus.data import DataSettings
 from litmus.model import resolve
 from litmus.nn import Batch
+from litmus.training import TrainSettings
 
 FOLDER = Path(__file__).parents[2] / "examples"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -81,6 +87,37 @@ def test_it_passes_the_quick_audit(example, audited):
     assert {finding.name: finding.detail for finding in report.failed} == {}
     recomputes = "decodes by recomputation of the whole prefix" in report["cache parity"].detail
     assert recomputes == (example.stem == "moving_average")
+
+
+@pytest.mark.slow
+def test_a_comparison_of_all_scores_each_for_every_seed_and_judges_it(arms, audited, tmp_path, monkeypatch):
+    monkeypatch.setenv("LITMUS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "notes.txt").write_text("".join(f"Line {n} says that {n} + {n} = {2 * n}.\n" for n in range(600)))
+    for name in arms:
+        shutil.copytree(audited(name)[1], tmp_path / "runs" / "gallery" / "audits" / name)
+    training = TrainSettings(
+        budget="2 steps", batch=2, context=40, lr=0.01, precision="fp32", threads=1, validate_tokens=80,
+        evaluate_tokens=80,
+    )  # fmt: skip
+    found = litmus.compare(
+        ["standard", *FILES], data=DataSettings(corpus=str(tmp_path / "notes.txt"), tokenizer="bytes"), seeds=2,
+        training=training, size=None, overrides=SIZE, noise=False, jobs=2, name="gallery", runs=tmp_path / "runs",
+    )  # fmt: skip
+    assert found.result.arm_notes == {}
+    assert {trial.arm for trial in found.result.trials} == set(arms) == {"standard", *(path.stem for path in FILES)}
+    for name in arms:
+        trials = found.result.trials_of(name)
+        assert [(trial.seed, trial.failed) for trial in trials] == [(0, None), (1, None)], name
+        assert all(math.isfinite(trial.bits_per_byte) and trial.run.steps == 2 for trial in trials), name
+    assert [verdict.arm for verdict in found.verdicts] == [name for name in arms if name != "standard"]
+    for verdict in found.verdicts:
+        scores = [trial.bits_per_byte for trial in found.result.trials_of(verdict.arm)]
+        baseline = [trial.bits_per_byte for trial in found.result.trials_of("standard")]
+        assert verdict.difference.mean == pytest.approx(sum(scores) / 2 - sum(baseline) / 2, abs=1e-9)
+        assert math.isfinite(verdict.difference.half)
+        assert verdict.word in ("better", "worse", "no difference shown")
+    page = html.unescape(found.report.read_text(encoding="utf-8"))
+    assert [verdict.arm for verdict in found.verdicts if verdict_sentence(verdict) not in page] == []
 
 
 def test_the_gallery_says_what_each_file_shows():

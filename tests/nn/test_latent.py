@@ -138,6 +138,7 @@ def test_the_fast_path_equals_the_reference_forward_and_gradient(
         assert_close(one, other)
 
 
+@pytest.mark.slow
 @given(shape=shapes(), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), fast=st.booleans())
 @torch.no_grad()
 def test_cached_attention_equals_attention_at_once_however_tokens_come(
@@ -160,6 +161,7 @@ def test_cached_attention_equals_attention_at_once_however_tokens_come(
             assert_close(torch.cat(parts, dim=1), full)
 
 
+@pytest.mark.slow
 @given(shape=shapes(), counts=st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=6), data=st.data())
 @torch.no_grad()
 def test_ragged_rows_go_on_as_if_alone(
