@@ -66,8 +66,8 @@ MUTATIONS = {
     ),
     "verdict rule": Mutation(
         "litmus/comparison/verdicts.py",
-        "if not difference.excludes_zero or abs(difference.mean) <= noise_floor:",
-        "if not difference.excludes_zero:",
+        "levels = holm([estimate.p_value for estimate in estimates], 1 - confidence, level)",
+        "levels = [1 - confidence] * len(estimates)",
         "tests/comparison/test_verdicts.py",
     ),
     "resume": Mutation(
