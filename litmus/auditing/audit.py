@@ -24,6 +24,7 @@ def audit(
     trust_plugin: bool = False,
     vocab_size: int | None = None,
     context: int | None = None,
+    in_subprocess: bool = False,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> AuditReport:
     """Check that a model is what it claims to be, before anything is scored.
@@ -33,6 +34,8 @@ def audit(
     to logits (B, T, V). quick: fewer cases, seconds instead of a minute. size, overrides: as for `litmus.build`. only:
     names of checks to run. limit: time limit per check in seconds. vocab_size, context: of a module or function that
     does not state them. on_finding: called with each finding as soon as it exists.
+
+    in_subprocess: audit a recipe that runs no code from a file in a subprocess, too.
 
     A fault of the model is a finding; BadInput is raised when there is nothing to audit. Code from a file is audited
     in a subprocess, which may crash or hang.
@@ -44,7 +47,7 @@ def audit(
     request = Request(source, checks, quick, size, overrides or {}, limit, trust_plugin, vocab_size, context)
     started = time.perf_counter()
     info, findings = TargetInfo(name=request.name, limit=0), []
-    for item in run_in_subprocess(request) if request.runs_foreign_code else run(request):
+    for item in run_in_subprocess(request) if in_subprocess or request.runs_foreign_code else run(request):
         if isinstance(item, TargetInfo):
             info = item
         else:

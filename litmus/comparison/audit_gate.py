@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 
 from rich.console import Console
 from rich.markup import escape
 
-from litmus.auditing import AuditReport, audit
+from litmus.auditing import AuditReport, Finding, audit
 from litmus.comparison.report.page import Section
 from litmus.comparison.trial import AUDITS
 from litmus.errors import Failed
@@ -16,24 +18,40 @@ from litmus.model import Recipe
 from litmus.names import folder_safe
 
 
-def audit_arms(arms: Mapping[str, Recipe], folder: Path, console: Console) -> dict[str, AuditReport]:
-    """The quick audit of each arm. Audits are stored in `folder` and reused for the same recipe and plug-in code."""
-    reports = {}
-    for number, (arm, recipe) in enumerate(arms.items(), 1):
-        subfolder = folder / AUDITS / folder_safe(arm)
-        stored = AuditReport.load(subfolder, recipe)
-        if stored is not None:
-            reports[arm] = stored
-            continue
-        activity = f"auditing {escape(arm)} ({number} of {len(arms)})"
-        if not console.is_terminal:
-            console.print(activity, highlight=False, soft_wrap=True)
-        with console.status(activity):
-            reports[arm] = audit(recipe, quick=True)
-        reports[arm].save(subfolder, recipe)
-        outcome = reports[arm].mark() or "passes its audit"
-        console.print(f"{escape(arm)}: {outcome} ({reports[arm].seconds:.0f} s)", highlight=False, soft_wrap=True)
-    return reports
+def audit_arms(arms: Mapping[str, Recipe], folder: Path, jobs: int, console: Console) -> dict[str, AuditReport]:
+    """The quick audit of each arm, `jobs` at a time; stored in `folder` and reused for the same recipe and plug-in."""
+    subfolders = {arm: folder / AUDITS / folder_safe(arm) for arm in arms}
+    stored = {arm: AuditReport.load(subfolders[arm], recipe) for arm, recipe in arms.items()}
+    missing = [arm for arm, report in stored.items() if report is None]
+    reports = {arm: report for arm, report in stored.items() if report is not None}
+    if not missing:
+        return reports
+    activity = f"auditing {escape(', '.join(missing))}"
+    if not console.is_terminal:
+        console.print(activity, highlight=False, soft_wrap=True)
+    with console.status(activity), ThreadPoolExecutor(min(jobs, len(missing))) as pool:
+        stopped = Event()
+
+        def stop_if_asked(finding: Finding) -> None:
+            if stopped.is_set():
+                raise CancelledError
+
+        running = {
+            pool.submit(audit, arms[arm], quick=True, in_subprocess=True, on_finding=stop_if_asked): arm
+            for arm in missing
+        }
+        try:
+            for finished in as_completed(running):
+                arm, report = running[finished], finished.result()
+                report.save(subfolders[arm], arms[arm])
+                reports[arm] = report
+                outcome = report.mark() or "passes its audit"
+                console.print(f"{escape(arm)}: {outcome} ({report.seconds:.0f} s)", highlight=False, soft_wrap=True)
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {arm: reports[arm] for arm in arms}
 
 
 def failure_notes(reports: Mapping[str, AuditReport]) -> dict[str, str]:

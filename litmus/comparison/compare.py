@@ -175,7 +175,7 @@ def compare(
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))
     with folder_lock(folder, "comparing in"), _explain_interruption(folder):
         _claim(folder, plan)
-        reports = audit_arms(recipes, folder, console)
+        reports = audit_arms(recipes, folder, jobs, console)
         if keep_failed:
             require_trainable(plan.baseline, reports)
         else:

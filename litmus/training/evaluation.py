@@ -25,7 +25,7 @@ from litmus.runtime.device import pick_device
 from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
 from litmus.training.run.loading import load_run
 
-STATS_TOKENS = 4096
+STATS_TOKENS = 1024
 """Approximate number of tokens that the statistics of layers and routers are over."""
 
 
@@ -46,7 +46,7 @@ class Evaluation(BaseModel):
     can be compared between tokenizers. loss_by_position: mean nats at each position of a window; later positions have
     more context. attention_entropy: mean entropy of the attention weights in nats. layer_stats: other statistics of
     layers, by name. routing: load balance of the routers of experts. These three are by layer, from 0, for layers that
-    have them, over about 4096 tokens in windows spread over the held-out split. Version 0.1.0 wrote `layer_figures`.
+    have them, over about 1024 tokens in windows spread over the held-out split. Version 0.1.0 wrote `layer_figures`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")

@@ -89,8 +89,8 @@ class TrainSettings(Bounded):
     sample_every: int | None = Field(None, ge=1, le=MAX_INT)
     """Steps between text samples; one sample at the end when not given."""
 
-    checkpoint_every: int | None = Field(None, ge=1, le=MAX_INT)
-    """Steps between checkpoints; after each validation when not given."""
+    checkpoint_every: int | None = Field(None, ge=0, le=MAX_INT)
+    """Steps between checkpoints; after each validation when not given; 0 leaves it to `checkpoint_minutes`."""
 
     checkpoint_minutes: float | None = Field(3.0, gt=0)
     """Minutes after which a further checkpoint is written, whatever the steps; null turns that off."""

@@ -219,7 +219,9 @@ class Trainer:
 
             validate = _due(settings.validate_every, step, before, after)
             sample = self.sample_text is not None and settings.sample_every and step % settings.sample_every == 0
-            save = _due(settings.checkpoint_every, step, before, after) if settings.checkpoint_every else validate
+            save = validate if settings.checkpoint_every is None else after >= 1
+            if settings.checkpoint_every:
+                save = _due(settings.checkpoint_every, step, before, after)
             val_loss = self._validate(metrics, trackers) if validate else None
             if sample:
                 metrics.write("sample", step, {"text": self._sample()}, {})

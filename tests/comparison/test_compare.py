@@ -24,7 +24,7 @@ from litmus.training.run.loading import load_run
 
 TRAINING = {
     "budget": "8 steps", "batch": 4, "context": 16, "lr": 0.01, "precision": "fp32", "threads": 1,
-    "validate_tokens": 64, "evaluate_tokens": 256,
+    "validate_tokens": 64, "evaluate_tokens": 256, "checkpoint_every": 0, "checkpoint_minutes": 0.5,
 }  # fmt: skip
 SMALL = {"dim": 16, "depth": 1, "heads": 2}
 TIMING = {"train_seconds", "tokens_per_second", "peak_memory_bytes"}

@@ -26,7 +26,7 @@ WORDS = [
     "compare", "standard", "nope", "--data", "notes.txt", "--tokenizer", "bytes", "--name", "x", "--seeds", "2",
     "--no-noise", "--jobs", "2", "--threads", "1", "--batch", "4", "--context", "16", "--precision", "fp32",
     "--set", "dim=16", "--set", "depth=1", "--set", "heads=2",
-    "--option", "validate_tokens=64", "--option", "evaluate_tokens=256",
+    "--option", "validate_tokens=64", "--option", "evaluate_tokens=256", "--option", "checkpoint_every=null",
 ]  # fmt: skip
 PATIENCE = 240
 """Seconds until a test fails, far more than a busy machine needs."""
@@ -38,7 +38,7 @@ def audits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
     small = {"dim": 16, "depth": 1, "heads": 2}
     arms = resolve_arms(["standard", "nope"], size="tiny", context=16, overrides=small, vocab_size=257)
-    assert all(report.passed for report in audit_arms(arms, folder, Console(quiet=True)).values())
+    assert all(report.passed for report in audit_arms(arms, folder, 1, Console(quiet=True)).values())
     return folder / "audits"
 
 
