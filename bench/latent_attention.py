@@ -31,7 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def models(context: int, dtype: torch.dtype) -> dict[str, Decoder]:
     """The two sides, alike in all but the mixer."""
     full = litmus.build("standard", context=context, **SHAPE)
-    compressed = litmus.build("latent", context=context, overrides=OPTIONS, **SHAPE)
+    compressed = litmus.build("compressed", context=context, overrides=OPTIONS, **SHAPE)
     return {"full": full.to(dtype), "compressed": compressed.to(dtype)}
 
 

@@ -26,15 +26,24 @@ SIZE_KEYS = ("dim", "depth", "heads", "vocab_size", "context")
 
 RECIPE_FILES = (".yaml", ".yml")
 
+RENAMED = {"latent": "compressed"}
+"""Built-in recipes and kinds that version 0.1.0 had under other names, which can still be given: old, new."""
+
 
 def recipes() -> list[str]:
     """The names of the built-in recipes, sorted."""
     return sorted(path.name[:-5] for path in (files("litmus") / "recipes").iterdir() if path.name.endswith(".yaml"))
 
 
+def is_recipe(name: object) -> bool:
+    """Whether this is the name of a built-in recipe, or was in version 0.1.0."""
+    return name in recipes() or name in RENAMED
+
+
 @cache
 def recipe_keys(name: str) -> dict[str, Any]:
     """The keys in the file of a built-in recipe, `base` included; do not modify the result."""
+    name = RENAMED.get(name, name)
     text = (files("litmus") / "recipes" / f"{name}.yaml").read_bytes()
     return mapping(parse_yaml(text, name), name, "recipe keys")
 
@@ -56,7 +65,7 @@ def check_size(size: str | None) -> None:
 
 def check_source(name: str) -> None:
     """BadInput for a name that is neither a built-in recipe, a recipe file, a plug-in file nor a folder."""
-    if name in recipes() or os.path.isdir(name):
+    if is_recipe(name) or os.path.isdir(name):
         return
     if name.endswith((".py", *RECIPE_FILES)) or os.sep in name:
         if os.path.isfile(name):

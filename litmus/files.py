@@ -194,7 +194,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from error
+        named = shown(str(path), quoted=False, limit=300)
+        raise BadInput(f"{named} cannot be read: {error.strerror or error}") from error
 
 
 def write_atomically(target: Path, content: str | bytes) -> None:

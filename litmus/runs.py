@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from litmus.auditing import AuditReport, audit, require_forward
+from litmus.catalog import is_recipe
 from litmus.data import DataSettings, Tokenizer
 from litmus.errors import BadInput, Failed
 from litmus.generation import sample_text
-from litmus.model import Decoder, Recipe, Source, recipes, resolve
+from litmus.model import Decoder, Recipe, Source, resolve
 from litmus.model.bounds import check_trained
 from litmus.names import check_name
 from litmus.runtime.device import pick_device
-from litmus.runtime.precision import Precision
 from litmus.training.display import Display
 from litmus.training.evaluation import Evaluation, evaluate_run
 from litmus.training.plan import Plan, make_plan
@@ -145,37 +145,7 @@ def plan(
     return make_plan(whole, data_settings, train_settings, start=start)
 
 
-def evaluate(
-    run: Run | str | Path,
-    *,
-    data: str | None = None,
-    limit_tokens: int | None = None,
-    limit_bytes: int | None = None,
-    context: int | None = None,
-    best: bool = False,
-    precision: Precision | None = None,
-    device: str = "auto",
-    trust_plugin: bool = False,
-    log: Callable[[str], None] = lambda text: None,
-) -> Evaluation:
-    """Score a run on its held-out text, or on that of another corpus `data`, which is split and tokenized likewise.
-
-    limit_tokens: score only that many, spread evenly. limit_bytes: only the first bytes. context: tokens in a window.
-    best: the checkpoint with the lowest validation loss instead of the newest. Context and precision are those of the
-    training by default. The score of a model that fails its audit (`saved_audit`) is not one.
-    """
-    return evaluate_run(
-        Path(run),
-        corpus=data,
-        limit_tokens=limit_tokens,
-        limit_bytes=limit_bytes,
-        context=context,
-        best=best,
-        precision=precision,
-        device=device,
-        trust_plugin=trust_plugin,
-        log=log,
-    )
+evaluate = evaluate_run
 
 
 def saved_audit(run: Run | str | Path) -> AuditReport | None:
@@ -195,7 +165,7 @@ def _resolve(
     if not isinstance(data, DataSettings):
         data = DataSettings() if data is None else DataSettings(corpus=str(data))
     if not isinstance(source, Run):
-        is_run = isinstance(source, str | Path) and Path(source).is_dir() and str(source) not in recipes()
+        is_run = isinstance(source, str | Path) and Path(source).is_dir() and not is_recipe(str(source))
         if not is_run:
             return resolve(source, size=size, overrides=overrides, trust_plugin=trust_plugin), data, None
     assert isinstance(source, str | Path | Run)

@@ -126,7 +126,7 @@ def test_cached_decoding_equals_the_full_forward(
 
 def test_a_mixer_that_says_it_rewinds_forgets_what_it_is_told_to(model: Decoder, tokens: Tensor, full: Tensor) -> None:
     if not all(layer.supports_rollback for layer in model.layers):
-        pytest.skip("a mixer of this recipe does not go back")
+        pytest.skip("the cache of a mixer of this recipe cannot be truncated")
     cache = model.new_cache(len(tokens), LENGTH)
     with torch.no_grad():
         model(tokens.flip(1), cache)  # another text from token 0 on, and longer than the one that follows

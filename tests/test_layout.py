@@ -44,6 +44,8 @@ FLOORS = (
     "cli",
 )
 """From the basement to the roof: a module imports from its own floor and those before it here."""
+OUTSIDE = ("examples", "specimens")
+"""Folders of tests of what lies outside the package."""
 OPTIONAL = {"datasets", "huggingface_hub", "pyarrow", "trackio", "wandb", "tensorboard", "transformers"}
 
 
@@ -138,8 +140,11 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_tests_mirror_the_package() -> None:
-    folders = {path.name for path in Path(__file__).parent.iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
-    assert folders <= {*FLOORS, "examples", "specimens"}
+    tests = Path(__file__).parent
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")} - {Path(name) for name in OUTSIDE}
+    assert [str(folder) for folder in sorted(folders) if not (PACKAGE / folder).is_dir()] == []
+    flat = [path.name for path in (tests / "nn").glob("test_*.py")]
+    assert not flat, f"tests of litmus.nn belong in the folder of what they test: {flat}"
 
 
 @pytest.mark.parametrize("module", ["litmus", "litmus.cli"])

@@ -9,7 +9,7 @@ import typer
 
 from litmus.catalog import check_size, check_source
 from litmus.cli import generation_options as generation
-from litmus.cli.options import Override, Size, TrustPlugin, overrides
+from litmus.cli.options import Device, Override, Size, TrustPlugin, overrides
 from litmus.cli.output import notes, results
 from litmus.cli.parsing import Command, Group
 
@@ -40,7 +40,7 @@ def decode(
     threads: Annotated[
         int | None, typer.Option(min=1, max=4096, help="CPU threads; torch's choice when not given.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
+    device: Device = "auto",
     json: Annotated[
         Path | None, typer.Option(help="Write everything measured to this file; - prints it, and nothing else.")
     ] = None,

@@ -12,7 +12,7 @@ import typer
 
 from litmus.catalog import check_run
 from litmus.cli import generation_options as generation
-from litmus.cli.options import TokenizerOfSaved, TrustPlugin
+from litmus.cli.options import Best, Device, TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import log
 
 MAX_HISTORY_LINES = 1000
@@ -32,8 +32,8 @@ def chat(
     repetition_penalty: generation.RepetitionPenalty = 1.0,
     seed: generation.Seed = 0,
     precision: generation.Precision = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
-    best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    device: Device = "auto",
+    best: Best = False,
     tokenizer: TokenizerOfSaved = None,
     trust_plugin: TrustPlugin = False,
 ) -> None:
@@ -54,17 +54,16 @@ def chat(
     from litmus.data.chat.template import plain_dialogue, read_template, template_of
     from litmus.generation.chat.conversation import Conversation
     from litmus.generation.chat.session import Session
-    from litmus.generation.generation_config import generation_defaults
     from litmus.model.plugins import plugin_faults
     from litmus.runtime.device import pick_device
-    from litmus.training.run.loading import imported_facts, load_with_tokenizer, needs_tokenizer
+    from litmus.training.run.loading import load_with_tokenizer, needs_tokenizer
 
     where = pick_device(device)
     model, words = load_with_tokenizer(run, tokenizer=tokenizer, best=best, trust_plugin=trust_plugin, log=log)
     if words is None:
         raise needs_tokenizer(run)
     own = template_of(run, words) if template is None else read_template(template)
-    settings: dict[str, Any] = {
+    given: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "precision": precision,
@@ -72,9 +71,7 @@ def chat(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
     }
-    imported = imported_facts(run)
-    if imported is not None and imported.generation_config is not None:
-        settings = generation.with_model_defaults(context, settings, generation_defaults(imported.generation_config))
+    settings = generation.with_model_defaults(context, given, run)
     conversation = Conversation(own or plain_dialogue(), words, model.recipe.context, typed(system, "--system"))
     session = Session(model.to(where), words, conversation, sys.stdout, **settings)
     if own is not None:

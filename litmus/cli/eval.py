@@ -9,7 +9,7 @@ import typer
 
 from litmus.bounds import MAX_FILE_BYTES
 from litmus.catalog import check_run
-from litmus.cli.options import TrustPlugin
+from litmus.cli.options import Best, Device, TrustPlugin
 from litmus.cli.output import log, results
 
 
@@ -24,10 +24,8 @@ def evaluate(
         typer.Option(min=1, max=MAX_FILE_BYTES, help="Score only N tokens, in windows spread evenly.", metavar="N"),
     ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens in a window. Default: the run's.")] = None,
-    best: Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss.")] = False,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; auto uses a CUDA device if there is one.")
-    ] = "auto",
+    best: Best = False,
+    device: Device = "auto",
     trust_plugin: TrustPlugin = False,
     json: Annotated[bool, typer.Option("--json", help="Print the score as JSON.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from litmus.catalog import check_run
-from litmus.cli.options import TokenizerOfSaved, TrustPlugin
+from litmus.cli.options import Best, TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import log
 from litmus.process import defer_output_errors
 
@@ -24,7 +24,7 @@ def export(
     drop_mtp: Annotated[
         bool, typer.Option("--drop-mtp", help="Leave out the modules of multi-token prediction.")
     ] = False,
-    best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    best: Best = False,
     tokenizer: TokenizerOfSaved = None,
     trust_plugin: TrustPlugin = False,
 ) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from litmus.catalog import check_run
 from litmus.cli import generation_options as generation
-from litmus.cli.options import TokenizerOfSaved, TrustPlugin
+from litmus.cli.options import Best, Device, TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import log
 from litmus.errors import BadInput
 
@@ -87,8 +87,8 @@ def generate(
     precision: generation.Precision = None,
     int8: generation.Int8 = False,
     compile: generation.Compile = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")] = "auto",
-    best: Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")] = False,
+    device: Device = "auto",
+    best: Best = False,
     tokenizer_name: TokenizerOfSaved = None,
     trust_plugin: TrustPlugin = False,
     special: generation.Special = False,
@@ -124,14 +124,13 @@ def generate(
     from litmus.cli.prompts import biases_named, check_amount, read_prompts, token_named, typed
     from litmus.generation.decode_weights import prepare
     from litmus.generation.generate import Decode, stream, stream_one_by_one
-    from litmus.generation.generation_config import generation_defaults
     from litmus.generation.search.beam import best_texts
     from litmus.generation.search.contrastive import contrastive_search
     from litmus.generation.speculative.decode import AcceptanceStats, speculate
     from litmus.generation.speculative.drafts import load_draft
     from litmus.model.plugins import plugin_faults
     from litmus.runtime.device import pick_device
-    from litmus.training.run.loading import imported_facts, load_with_tokenizer, needs_tokenizer
+    from litmus.training.run.loading import load_with_tokenizer, needs_tokenizer
 
     texts = read_prompts(prompt, file, sys.stdin.buffer if stdin else None)
     check_amount(n * len(texts), 1)
@@ -142,7 +141,7 @@ def generate(
         raise needs_tokenizer(run)
     room = max_new_tokens if overflow == "slide" else min(max_new_tokens, model.recipe.context)
     check_amount(len(prompts), room)
-    options: dict[str, Any] = {
+    given: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_k": top_k,
@@ -162,9 +161,7 @@ def generate(
         "logprobs": logprobs,
         "allow_special": special,
     }
-    imported = imported_facts(run)
-    if imported is not None and imported.generation_config is not None:
-        options = generation.with_model_defaults(context, options, generation_defaults(imported.generation_config))
+    options = generation.with_model_defaults(context, given, run)
     weights: dict[str, Any] = {"precision": precision, "int8": int8}
     model, stats = model.to(where), AcceptanceStats()
     if beams is None and contrastive is None and draft is None:

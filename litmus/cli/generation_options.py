@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,11 +61,18 @@ def given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def with_model_defaults(context: typer.Context, options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Options with the defaults of the model's generation_config.json for those that were not given.
+def with_model_defaults(context: typer.Context, options: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Options with the defaults of an imported run's generation_config.json for those that were not given.
 
     If any sampling option was given, the sampling defaults are ignored as a whole.
     """
+    from litmus.generation.generation_config import generation_defaults
+    from litmus.training.run.loading import imported_facts
+
+    imported = imported_facts(run)
+    if imported is None or imported.generation_config is None:
+        return options
+    defaults = generation_defaults(imported.generation_config)
     own = any(given(context, name) for name in _SAMPLING)
     ignored = {name for name in defaults if name not in options or given(context, name) or (own and name in _SAMPLING)}
     return {**options, **{name: value for name, value in defaults.items() if name not in ignored}}

@@ -46,6 +46,8 @@ Option = Annotated[
         "--option", metavar="KEY=VALUE", help="Any other training option (docs/training.md); may be repeated."
     ),
 ]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")]
+Best = Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")]
 TrustPlugin = Annotated[
     bool,
     typer.Option(

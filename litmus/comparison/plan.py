@@ -13,11 +13,12 @@ from statistics import fmean
 from typing import Any
 
 from litmus.comparison.results import ComparisonResult, Role, TrialResult
-from litmus.comparison.trial import METHOD, TrialSpec, current_recipe
+from litmus.comparison.trial import METHOD, TrialSpec
 from litmus.data import DataSettings
 from litmus.errors import BadInput
 from litmus.model import Recipe, Source, resolve
 from litmus.model.plugins import import_plugin
+from litmus.model.recipe import current_keys
 from litmus.names import folder_safe
 from litmus.training.budget import Budget
 from litmus.training.settings import TrainSettings
@@ -157,7 +158,7 @@ def current_content(kept: dict[str, Any]) -> dict[str, Any]:
     """The content of a stored plan with the keys of this version; parts that cannot be read stay as they are."""
     content = {"method": 1, **kept}
     try:
-        content["arms"] = {name: current_recipe(recipe) for name, recipe in kept["arms"].items()}
+        content["arms"] = {name: current_keys(recipe) for name, recipe in kept["arms"].items()}
         content["data"] = DataSettings.model_validate(kept["data"]).model_dump(mode="json")
         content["training"] = TrainSettings.model_validate(kept["training"]).model_dump(mode="json")
     except (KeyError, AttributeError, ValueError):  # damaged, or of another version

@@ -33,7 +33,7 @@ from litmus.locks import folder_lock
 from litmus.model import Recipe, cache_bytes_per_token, training_flops_per_token
 from litmus.model.costs import meta_model
 from litmus.model.plugins import plugin_faults
-from litmus.model.recipe import validated
+from litmus.model.recipe import current_keys
 from litmus.model.storage import recipe_from
 from litmus.names import folder_safe
 from litmus.training import TrainSettings
@@ -76,7 +76,7 @@ class TrialSpec(BaseModel):
     @field_validator("recipe")
     @classmethod
     def _read_older_keys(cls, recipe: dict[str, Any]) -> dict[str, Any]:
-        return current_recipe(recipe)
+        return current_keys(recipe)
 
     @property
     def seed(self) -> int:
@@ -88,14 +88,6 @@ class TrialSpec(BaseModel):
         """The trial's folder within its comparison's folder, different for every trial."""
         path = f"trials/{self.role}/{folder_safe(self.arm)}/seed-{self.seed}"
         return f"{path}/lr-{self.training.lr:.3g}" if self.role == "sweep" else path
-
-
-def current_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A stored recipe with the keys of this version; unchanged if it cannot be read here, as a plug-in's kinds."""
-    try:
-        return validated(recipe).to_dict()
-    except BadInput:
-        return recipe
 
 
 def stored_result(spec: TrialSpec, comparison: Path) -> TrialResult | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,14 +64,16 @@ class Decoder(nn.Module):
         *,
         observed: dict[int, dict[str, list[Tensor]]] | None = None,
         aux_losses: AuxLosses | None = None,
+        queries: Any = None,
     ) -> Tensor:
         """Hidden states (B, T, dim) after the final norm: the head's input.
 
-        Layers add auxiliary losses to `aux_losses` and statistics to `observed`, by layer number.
+        Layers add auxiliary losses to `aux_losses` and statistics to `observed`, by layer number. `queries` are the
+        tokens whose states are returned, for layers that can compute some alone (`litmus.nn.worker`).
         """
         batch = Batch.of(tokens)
         stats: dict[str, list[Tensor]] | None = None if observed is None else {}
-        ctx = self.forward_context(batch, cache, observed=stats, aux_losses=aux_losses)
+        ctx = replace(self.forward_context(batch, cache, observed=stats, aux_losses=aux_losses), queries=queries)
         own = cache.layers[len(self.layers) :] if cache else []
         embedded = self.embed(batch.tokens, ctx.with_cache(own[0] if own else None))
         x = self.dropout(self.positions(embedded, ctx))

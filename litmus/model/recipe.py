@@ -17,7 +17,7 @@ from litmus.nn.attention.multihead import AttentionConfig
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import MixerConfig
 from litmus.nn.core.random_streams import RandomStreams
-from litmus.nn.core.registry import Part, parse_config
+from litmus.nn.core.registry import Part, parse_config, with_current_kind
 from litmus.nn.layers.blocks import BlockConfig, PreNormConfig
 from litmus.nn.layers.embeddings import EmbeddingConfig, HeadConfig, LinearHeadConfig, TableConfig
 from litmus.nn.layers.feedforwards import FeedforwardConfig, SwigluConfig
@@ -55,6 +55,11 @@ class LayerGroup(Bounded):
     feedforward: dict[str, Any] | None = None
     block: dict[str, Any] | None = None
     shared: bool = False
+
+    @field_validator("mixer", "feedforward", "block", mode="before")
+    @classmethod
+    def _current_kind(cls, raw: Any, info: Any) -> Any:
+        return with_current_kind(FAMILIES[info.field_name], raw) if isinstance(raw, dict) else raw
 
     @field_validator("repeat", mode="before")
     @classmethod
@@ -201,10 +206,12 @@ def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in diff.items():
         old = merged.get(key)
-        same_kind = (
-            isinstance(value, dict) and isinstance(old, dict) and value.get("kind", old.get("kind")) == old.get("kind")
-        )
-        merged[key] = merge(old, value) if same_kind else value  # type: ignore[arg-type]
+        if isinstance(value, dict) and isinstance(old, dict):
+            if key in FAMILIES:
+                value, old = with_current_kind(FAMILIES[key], value), with_current_kind(FAMILIES[key], old)
+            if value.get("kind", old.get("kind")) == old.get("kind"):
+                value = merge(old, value)
+        merged[key] = value
     return merged
 
 
@@ -214,6 +221,14 @@ def validated(raw: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise BadInput(f"recipe {shown(raw.get('name', '?'))}: {first_fault(error, Recipe)}") from None
+
+
+def current_keys(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe with the keys of this version; unchanged if it cannot be read here, as a plug-in's kinds."""
+    try:
+        return validated(recipe).to_dict()
+    except BadInput:
+        return recipe
 
 
 def plugin_source(raw: Any, origin: Path) -> PluginSource:

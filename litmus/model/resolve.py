@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, recipe_keys, recipes
+from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, is_recipe, recipe_keys, recipes
 from litmus.errors import BadInput, nearest
 from litmus.model.plugins import declare_plugin, import_base, import_plugin
 from litmus.model.recipe import FAMILIES, Recipe, merge, plugin_source, validated
@@ -109,7 +109,7 @@ def _read(
         if raw.get("plugin"):
             declare_plugin(plugin_source(raw["plugin"], path), path.parent, trusted=trusted)
         return raw, path.parent
-    if str(source) not in recipes():
+    if not is_recipe(str(source)):
         raise BadInput(f"unknown recipe {str(source)!r}; {nearest(str(source), recipes())}")
     return {"name": str(source), **recipe_keys(str(source))}, None
 

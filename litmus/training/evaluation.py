@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -132,9 +133,9 @@ def evaluate(
 
 
 def evaluate_run(
-    folder: str | Path,
+    run: str | os.PathLike[str],
     *,
-    corpus: str | None = None,
+    data: str | None = None,
     limit_tokens: int | None = None,
     limit_bytes: int | None = None,
     context: int | None = None,
@@ -144,28 +145,29 @@ def evaluate_run(
     trust_plugin: bool = False,
     log: Callable[[str], None] = lambda text: None,
 ) -> Evaluation:
-    """Score the newest (or best) checkpoint of a run on all held-out tokens, or `limit_tokens` spread evenly.
+    """Score a run on its held-out text, or on that of another corpus `data`, which is split and tokenized likewise.
 
-    Corpus, context and precision are those of the training unless given. Another corpus is split and tokenized as the
-    run's was, and its held-out split is scored.
+    limit_tokens: score only that many, spread evenly. limit_bytes: only the first bytes. context: tokens in a window.
+    best: the checkpoint with the lowest validation loss instead of the newest. Context and precision are those of the
+    training by default. The score of a model that fails its audit (`litmus.runs.saved_audit`) is not one.
     """
-    folder = Path(folder)
-    run = load_run(folder, best=best, trust_plugin=trust_plugin, log=log)
-    config = run.config
-    if corpus is None or corpus == config.data.corpus:
-        data = prepare(_own_tokenizer(config.data, folder), log=log)
-        if data.fingerprint != config.data_fingerprint:
+    folder = Path(run)
+    loaded = load_run(folder, best=best, trust_plugin=trust_plugin, log=log)
+    model, config = loaded.model, loaded.config
+    if data is None or data == config.data.corpus:
+        text = prepare(_own_tokenizer(config.data, folder), log=log)
+        if text.fingerprint != config.data_fingerprint:
             log(f"the corpus {config.data.corpus!r} is not what the run was trained on: its text has changed since")
     else:
-        data = _held_out_of(corpus, config.data, run.tokenizer, log)
+        text = _held_out_of(data, config.data, loaded.tokenizer, log)
     precision = precision or config.resolved.precision
     where = pick_device(device)
-    run.model.to(where)
-    cast_parameters(run.model, precision)
-    with plugin_faults(run.model.recipe, "scoring"), matmul_precision(precision), autocast(precision, where):
+    model.to(where)
+    cast_parameters(model, precision)
+    with plugin_faults(model.recipe, "scoring"), matmul_precision(precision), autocast(precision, where):
         return evaluate(
-            run.model,
-            data,
+            model,
+            text,
             context=context or config.resolved.context,
             batch=config.training.batch,
             limit_tokens=limit_tokens,

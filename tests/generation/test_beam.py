@@ -74,7 +74,7 @@ def test_beam_search_equals_its_definition(
     assert [hypothesis.score for hypothesis in found] == pytest.approx([score for _, score in expected])
 
 
-@pytest.mark.parametrize("recipe", ["mla", "window-sinks", "latent", "worker", "mod", "ssmax-nope"])
+@pytest.mark.parametrize("recipe", ["mla", "window-sinks", "compressed", "worker", "mod", "ssmax-nope"])
 def test_beams_are_reordered_in_the_cache_of_every_kind_of_mixer(recipe: str, rough: Callable[..., Decoder]) -> None:
     model = rough(build(recipe, **SHAPE)).eval()
     found = beam_search(model, Request(PROMPT, max_new_tokens=7), beams=3)

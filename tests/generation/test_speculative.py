@@ -179,7 +179,7 @@ def test_log_probabilities_are_those_of_the_model(make: Callable[..., Decoder]) 
     assert [event.logprob for event in events] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("recipe", ["window", "latent", "worker", "mod"])
+@pytest.mark.parametrize("recipe", ["window", "compressed", "worker", "mod"])
 def test_a_cache_that_cannot_go_back_is_refused_by_the_name_of_its_mixer(
     make: Callable[..., Decoder], recipe: str
 ) -> None:

@@ -153,7 +153,7 @@ def test_a_score_is_that_of_transformers_over_windows_begun_as_the_model_expects
     model = write_model(tmp_path / "theirs", "llama", 330).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "theirs")
     import_run(tmp_path / "theirs", tmp_path / "run")
-    score = evaluate_run(tmp_path / "run", corpus=str(corpus), context=24, device="cpu", precision="fp32")
+    score = evaluate_run(tmp_path / "run", data=str(corpus), context=24, device="cpu", precision="fp32")
     run = load_run(tmp_path / "run")
     settings_of_data = DataSettings(corpus=str(corpus), tokenizer=str(tmp_path / "run"))
     held_out = data_of(settings_of_data).held_out.tolist()

@@ -45,7 +45,7 @@ def folder(rough: Callable[..., Decoder], tmp_path: Path) -> Path:
 
 def test_an_imported_run_is_scored_and_generated_from(folder: Path, corpus: str, tmp_path: Path) -> None:
     import_run(folder, tmp_path / "runs" / "mine")
-    score = evaluate_run(tmp_path / "runs" / "mine", corpus=corpus, device="cpu", precision="fp32")
+    score = evaluate_run(tmp_path / "runs" / "mine", data=corpus, device="cpu", precision="fp32")
     assert score.tokens > 100 and score.nats_per_token > 0
     run = load_run(tmp_path / "runs" / "mine")
     assert len(generate(run.model, ["The"], tokenizer=run.tokenizer, max_new_tokens=5)) == 1
@@ -60,7 +60,7 @@ def test_training_from_an_imported_run_begins_at_its_weights_in_its_tokens(
     export_model(model, tokenizer, tmp_path / "hf")
     import_run(tmp_path / "hf", tmp_path / "mine")
     start = load_run(tmp_path / "mine")
-    before = evaluate_run(tmp_path / "mine", corpus=corpus, device="cpu", precision="fp32")
+    before = evaluate_run(tmp_path / "mine", data=corpus, device="cpu", precision="fp32")
     settings = data_to_continue(start, DataSettings(corpus=corpus))
     result = train_run(start.model.recipe, settings, SETTINGS, tmp_path / "tuned", start=start)
     tuned = load_run(tmp_path / "tuned")

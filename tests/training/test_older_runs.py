@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from litmus.files import MANIFEST, checksum
 from litmus.training.evaluation import evaluate_run
@@ -44,6 +45,9 @@ def make_older(run: Path) -> None:
         rewrite(path, older_state)
     if (run / "result.json").exists():
         rewrite(run / "result.json", older_result)
+    config = yaml.safe_load((run / "run.yaml").read_text())
+    del config["recipe"]["embedding"], config["recipe"]["head"]["kind"]
+    (run / "run.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"kind": "val"', '"kind": "held_out"'))
 

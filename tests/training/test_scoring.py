@@ -27,7 +27,7 @@ def test_another_corpus_is_scored_with_the_tokenizer_of_the_run(recipe, tmp_path
     settings = TrainSettings(budget="3 steps", batch=4, context=16, precision="fp32", evaluate_tokens=64)
     data_settings = DataSettings(corpus=corpus, tokenizer="bpe-300")
     train_run(recipe, data_settings, settings, tmp_path / "run")
-    score = evaluate_run(tmp_path / "run", corpus=str(other))
+    score = evaluate_run(tmp_path / "run", data=str(other))
     assert score.bytes == 0.1 * len(other.read_text())
     held_out = other.read_text()[-score.bytes :]
     assert score.tokens == len(prepare(data_settings).tokenizer.encode(held_out)) + 1  # and the end of the document

@@ -20,13 +20,12 @@ from litmus.data.text.files import (
     compression_of,
     format_of,
     format_of_named,
-    reading,
     version,
 )
 from litmus.data.text.paths import expand_user, files_below, files_matching, is_folder, is_pattern
 from litmus.data.text.rows import find_text_column
 from litmus.errors import BadInput, nearest, shown
-from litmus.files import MANIFEST
+from litmus.files import MANIFEST, reading
 
 STDLIB_EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 PRESETS = {

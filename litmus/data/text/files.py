@@ -14,6 +14,7 @@ from typing import BinaryIO
 from litmus.data.messages import printable
 from litmus.data.text.paths import is_folder
 from litmus.errors import BadInput, missing_extra
+from litmus.files import reading
 
 FORMATS = {".txt": "text", ".md": "text", ".py": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """Formats by suffix, for files in a folder."""
@@ -91,15 +92,6 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         if stream.peek(len(UTF8_BOM)).startswith(UTF8_BOM):
             stream.read(len(UTF8_BOM))
         yield stream
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Convert OSError into BadInput about `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(f"{printable(path)} cannot be read: {error.strerror or error}") from error
 
 
 def check_readable(path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from litmus.data.cache import build_once, cache_folder, content_hash
 from litmus.data.messages import Log, printable, readable_bytes
 from litmus.data.text.columns import Columns, column_value
-from litmus.data.text.files import reading
 from litmus.data.text.paths import expand_user, files_below, is_folder
 from litmus.errors import BadInput, missing_extra, shown
+from litmus.files import reading
 
 PREFIXES = ("hf:", "hf-stream:")
 LOCAL_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}

@@ -9,8 +9,9 @@ from typing import Any
 
 from litmus.data.messages import printable
 from litmus.data.text.columns import CONVERSATION, Columns
-from litmus.data.text.files import check_readable, reading
+from litmus.data.text.files import check_readable
 from litmus.errors import BadInput, missing_extra, shown
+from litmus.files import reading
 
 BATCH_ROWS = 1024
 

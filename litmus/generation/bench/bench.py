@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from litmus.bounds import MAX_INT
+from litmus.catalog import is_recipe
 from litmus.errors import BadInput, shown
 from litmus.files import write_atomically
 from litmus.generation.bench.measure import Cell, measure, quartiles, random_prompts, self_generated_prompts
 from litmus.generation.bench.strategies import decode_strategies
 from litmus.generation.engine import check_cache_memory
-from litmus.model import Recipe, build, recipes, resolve
+from litmus.model import Recipe, build, resolve
 from litmus.model.costs import meta_model
 from litmus.model.plugins import plugin_faults
 from litmus.runtime.device import pick_device
@@ -79,7 +80,7 @@ def bench_decode(
     if threads:
         torch.set_num_threads(threads)
     try:
-        if Path(name).is_dir() and name not in recipes():
+        if Path(name).is_dir() and not is_recipe(name):
             if size or overrides:
                 raise BadInput(f"{name} is a run, whose weights fix its size and recipe; leave --size and --set out")
             model = load(name, trust_plugin=trust_plugin)

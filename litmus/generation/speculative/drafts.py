@@ -13,8 +13,8 @@ from litmus.data import Tokenizer
 from litmus.errors import BadInput
 from litmus.generation.decode_weights import prepare
 from litmus.model import Decoder
-from litmus.nn import Cache, Mixer
-from litmus.nn.objectives.mtp import MtpObjective, SequentialMtp
+from litmus.nn import Cache
+from litmus.nn.objectives.mtp import MtpObjective
 from litmus.training.run.loading import load_run
 
 SELF = "self"
@@ -93,12 +93,9 @@ class MtpDraft:
         like = next(self.model.parameters())
         self.hidden = [like.new_zeros(1, capacity, self.model.recipe.dim) for _ in range(self.max_tokens + 1)]
         self.caches = []
-        for number in range(self.max_tokens):
-            layers = []
-            if isinstance(self.objective, SequentialMtp):
-                layer: Mixer = self.objective.mtp_layers[number].layer  # type: ignore[assignment]
-                layers = [layer.new_cache(1, capacity, device=like.device, dtype=like.dtype)]
-            self.caches.append(Cache(layers, 1, capacity, like.device))
+        for k in range(1, self.max_tokens + 1):
+            buffers = self.objective.draft_buffers(k, capacity, device=like.device, dtype=like.dtype)
+            self.caches.append(Cache([buffers], 1, capacity, like.device))
 
     def propose(self, tokens: Sequence[int], number: int, sample: Sample) -> None:
         text, known = list(tokens), len(tokens) - 1
@@ -107,7 +104,7 @@ class MtpDraft:
             first = cache.start
             assert first is not None
             new = torch.tensor([text[first + k : known + k]], device=self.hidden[0].device)
-            ctx = self.model.forward_context(new, cache).with_cache(cache.layers[0] if cache.layers else None)
+            ctx = self.model.forward_context(new, cache).with_cache(cache.layers[0])
             previous = self.hidden[k - 1][:, first:known]
             passed_on, predicting = self.objective.predict_ahead(k, self.model, previous, new, ctx)
             cache.advance(known - first, None)

@@ -15,7 +15,6 @@ Config = Mapping[str, Any]
 
 Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),

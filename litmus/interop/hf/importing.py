@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import yaml
 from torch import Tensor
 
 from litmus.data import DataSettings, TokenData, Tokenizer
@@ -64,7 +63,7 @@ def import_run(
     settings = TrainSettings(context=min(recipe.context, DEFAULT_TRAINING_CONTEXT))
     named = DataSettings(corpus=UNKNOWN_CORPUS, tokenizer=tokenizer.name)
     config = make_config(recipe, data, named, settings, imported=imported)
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    text = config.to_yaml()
     parse_yaml(text, f"{RUN} of this model")  # refuse now what could not be read back
     with folder_written_atomically(run) as fresh:
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")

@@ -37,7 +37,7 @@ class CompressedConfig(AttentionBaseConfig):
     tokens that are attended to uncompressed.
     """
 
-    kind: Literal["latent"] = "latent"
+    kind: Literal["compressed"] = "compressed"
     block: int = Field(16, ge=1)
     latents: int = Field(1, ge=1)
     window: int = Field(64, ge=1)

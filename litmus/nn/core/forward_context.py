@@ -35,6 +35,7 @@ class ForwardContext:
     observed: if not None, layers append their statistics here (e.g. attention entropy), by name.
     aux_losses: if not None, layers add auxiliary losses here (e.g. the load balance of a router).
     token_ids: (B, T) token ids, for parts with lookup tables.
+    queries: the tokens whose hidden states the objective wants, for layers that can compute some alone. None: all.
     """
 
     positions: Tensor
@@ -47,6 +48,7 @@ class ForwardContext:
     observed: dict[str, list[Tensor]] | None = None
     aux_losses: AuxLosses | None = None
     token_ids: Tensor | None = None
+    queries: Any = None
 
     @property
     def use_reference(self) -> bool:

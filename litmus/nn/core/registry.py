@@ -7,12 +7,14 @@ the class registers it, in the package as in a user's plug-in file.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ConfigDict, ValidationError
 from torch import nn
 
 from litmus.bounds import Bounded
+from litmus.catalog import RENAMED
 from litmus.errors import BadInput, first_fault, nearest
 from litmus.nn.core.layer_context import LayerContext
 
@@ -101,6 +103,7 @@ def parse_config(family: type[P], raw: Any) -> P:
         raise BadInput(
             f"{family.family} must be a mapping with a kind, found {raw!r}; e.g. {family.family}: {{kind: ...}}"
         )
+    raw = with_current_kind(family, raw)
     kind = raw.get("kind")
     if not isinstance(kind, str) or kind not in family.kinds:
         raise BadInput(f"unknown {family.family} kind {kind!r}; {nearest(str(kind), family.kinds)}")
@@ -108,6 +111,13 @@ def parse_config(family: type[P], raw: Any) -> P:
         return family.kinds[kind].model_validate(raw)  # type: ignore[return-value]
     except ValidationError as error:
         raise BadInput(f"{family.family} {kind!r}: {first_fault(error, family.kinds[kind])}") from None
+
+
+def with_current_kind(family: type[Part], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with a renamed kind of version 0.1.0 under its name now, unless a plug-in declares the old one."""
+    kind = raw.get("kind")
+    renamed = isinstance(kind, str) and kind in RENAMED and kind not in family.kinds
+    return {**raw, "kind": RENAMED[kind]} if renamed else dict(raw)  # type: ignore[index]
 
 
 def _source(declared: type) -> str:

@@ -71,7 +71,7 @@ class DepthBlock(Mixer):
         selected = self._indices(chosen, ctx)
         if not selected.shape[1]:
             return x
-        inputs = x.gather(1, selected[..., None].expand(-1, -1, x.shape[-1]))
+        inputs = x.take_along_dim(selected[..., None], 1)
         y = self.block(inputs, gather_context(inner, selected))
         change = chosen.gather(1, selected)[..., None] * weight.gather(1, selected)[..., None] * (y - inputs)
         return x.scatter_add(1, selected[..., None].expand_as(change), change.to(x.dtype))

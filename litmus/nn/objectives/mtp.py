@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from litmus.errors import BadInput
 from litmus.nn.core.aux_losses import AuxLosses, Sums, scored, share_of_step
 from litmus.nn.core.batch import IGNORED, Batch
-from litmus.nn.core.forward_context import ForwardContext
+from litmus.nn.core.forward_context import Buffers, ForwardContext
 from litmus.nn.core.layer_context import LayerContext
+from litmus.nn.core.mixer import Mixer
 from litmus.nn.core.registry import not_implemented
 from litmus.nn.layers.linear import linear
 from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
@@ -87,6 +88,10 @@ class MtpObjective(Objective):
         """
         raise not_implemented(self, "predict_ahead(number, model, hidden, tokens, ctx)")
 
+    def draft_buffers(self, number: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        """The cache with which `predict_ahead(number, ...)` decodes one row; by default it reads no earlier token."""
+        return {}
+
 
 class SequentialMtp(MtpObjective):
     """Sequential modules of DeepSeek-V3 (arXiv 2412.19437, section 2.2); each predicts one token further.
@@ -105,6 +110,10 @@ class SequentialMtp(MtpObjective):
         module: MtpModule = self.mtp_layers[number - 1]  # type: ignore[assignment]
         hidden = module(hidden, model.embed(tokens, ctx.with_cache(None)), ctx)
         return hidden, module.norm(hidden)
+
+    def draft_buffers(self, number: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
+        layer: Mixer = self.mtp_layers[number - 1].layer  # type: ignore[assignment]
+        return layer.new_cache(1, capacity, device=device, dtype=dtype)
 
 
 class MtpModule(nn.Module):

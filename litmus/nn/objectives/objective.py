@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ class LanguageModel(Protocol):
 
     head: nn.Module
 
-    def hidden(self, batch: Batch, *, aux_losses: AuxLosses | None = None) -> Tensor:
-        """Hidden states (B, T, dim), the head's input; layers add auxiliary losses to `aux_losses`."""
+    def hidden(self, batch: Batch, *, aux_losses: AuxLosses | None = None, queries: Any = None) -> Tensor:
+        """Hidden states (B, T, dim), the head's input, or those of `queries`; layers add to `aux_losses`."""
 
     def embed(self, tokens: Tensor, ctx: ForwardContext) -> Tensor:
         """The embeddings (B, T, dim) of tokens (B, T)."""

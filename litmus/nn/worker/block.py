@@ -23,10 +23,7 @@ from litmus.nn.layers.blocks import BlockConfig
 from litmus.nn.layers.causal_conv import CausalConv
 from litmus.nn.layers.dropout import Dropout
 from litmus.nn.layers.linear import INIT_STD
-from litmus.nn.worker.streams import QueryAuxLosses, QuerySet, TwoStreamState, all_tokens, rows
-
-STATE_KEY = "worker streams"
-"""Key of the TwoStreamState in the memo store."""
+from litmus.nn.worker.streams import QuerySet, all_tokens
 
 
 class WorkerConfig(BlockConfig):
@@ -66,10 +63,13 @@ class WorkerBlock(Mixer):
     """h = norm(conv(x)); keys and values of all tokens from h; attention and feedforward for workers only.
 
     There are two streams. The memory (B, T, dim) is what later tokens attend to: workers as updated by the layers,
-    other tokens unchanged. The queries x (B, N, dim) are the tokens whose predictions are wanted; each is computed as a
+    other tokens unchanged. The queries (B, N, dim) are the tokens whose predictions are wanted; each is computed as a
     worker that attends to the memory before it and to itself, whether it is a worker in the memory or not. The
     prediction after token t thus equals that of the layers applied to tokens 0 .. t with t as a worker.
     (WorkerTransformer, here with the same definition for every position; docs/sparse.md.)
+
+    The first layer maps the embeddings (B, T, dim) to memory and queries, concatenated to (B, T + N, dim), which is
+    what the layers pass on; the last returns the queries.
     """
 
     def __init__(self, config: WorkerConfig, layer: LayerContext) -> None:
@@ -101,21 +101,19 @@ class WorkerBlock(Mixer):
         self.share = nn.Parameter(torch.zeros(layer.dim)) if updates else None
 
     def forward(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        if STATE_KEY not in ctx.memo_store:
-            x = self._start(x, ctx)
-        streams: TwoStreamState = ctx.memo_store[STATE_KEY]
-        memory, query_set = streams.memory, streams.query_set
+        query_set, length = self._query_set(ctx), ctx.positions.shape[1]
+        if x.shape[1] == length:  # the embeddings; or no row has a query, and then starting again changes nothing
+            x = self._start(x, query_set)
+        memory, queries = x[:, :length], x[:, length:]
         before = self.conv.before(memory, ctx, ctx.cache["before"] if ctx.cache else None)
-        h = self.mixer_norm(self.conv.here(memory) + before)
-        query_h = self.mixer_norm(
-            self.conv.here(x) + torch.cat([group.of(before) for group in query_set.groups], dim=1)
-        )
-        y = self._attend(h, query_h, query_set, ctx)
-        x = x + self.dropout(self.mixer.out_proj(y, query_h, query_set.ctx))
-        x = x + self.dropout(self.feedforward(self.feedforward_norm(x), query_set.ctx))
-        if not self.last:
-            streams.memory = self._updated_memory(memory, h, x, query_set)
-        return x
+        both_h = self.mixer_norm(self.conv.here(x) + torch.cat((before, query_set.of(before)), dim=1))
+        h, query_h = both_h[:, :length], both_h[:, length:]
+        y = self._attend(both_h, query_set, ctx)
+        queries = queries + self.dropout(self.mixer.out_proj(y, query_h, query_set.ctx))
+        queries = queries + self.dropout(self.feedforward(self.feedforward_norm(queries), query_set.ctx))
+        if self.last:
+            return queries
+        return torch.cat((self._updated_memory(memory, h, queries, query_set), queries), dim=1)
 
     def new_cache(self, batch: int, capacity: int, *, device: torch.device, dtype: torch.dtype) -> Buffers:
         buffers = self.mixer.new_cache(batch, capacity, device=device, dtype=dtype)
@@ -125,21 +123,22 @@ class WorkerBlock(Mixer):
     def kv_elements(self, capacity: int) -> int:
         return self.mixer.kv_elements(capacity) + self.conv.lags * self.conv.bias.numel()
 
-    def _start(self, x: Tensor, ctx: ForwardContext) -> Tensor:
-        """Initialize both streams from the embeddings of all tokens (B, T, dim); return the queries (B, N, dim)."""
-        losses = ctx.aux_losses
-        if isinstance(losses, QueryAuxLosses) and losses.query_set is not None:
-            query_set = losses.query_set
-        else:
-            query_set = all_tokens(ctx, workers(ctx, self.interval))
-        marked = x if self.worker_type is None else x + self.worker_type
-        ctx.memo_store[STATE_KEY] = TwoStreamState(torch.where(query_set.workers[..., None], marked, x), query_set)
-        return torch.cat([group.of(marked) for group in query_set.groups], dim=1)
+    def _query_set(self, ctx: ForwardContext) -> QuerySet:
+        """The queries that the objective wants, or all tokens."""
+        if ctx.queries is not None:
+            return ctx.queries
+        return ctx.memo(("queries", self.interval), lambda: all_tokens(ctx, workers(ctx, self.interval)))
 
-    def _attend(self, h: Tensor, query_h: Tensor, query_set: QuerySet, ctx: ForwardContext) -> Tensor:
-        """Attention outputs (B, N, H, D) of queries query_h (B, N, dim) over h (B, T, dim) of the memory."""
-        if ctx.cache is not None and h.shape[1] == 1:
-            return self._attend_single_token(h, query_h, ctx)
+    def _start(self, x: Tensor, query_set: QuerySet) -> Tensor:
+        """Both streams (B, T + N, dim) from the embeddings (B, T, dim)."""
+        marked = x if self.worker_type is None else x + self.worker_type
+        return torch.cat((torch.where(query_set.workers[..., None], marked, x), query_set.of(marked)), dim=1)
+
+    def _attend(self, both_h: Tensor, query_set: QuerySet, ctx: ForwardContext) -> Tensor:
+        """Attention outputs (B, N, H, D) of the queries over the memory, for h (B, T + N, dim) of both."""
+        if ctx.cache is not None and ctx.positions.shape[1] == 1:
+            return self._attend_single_token(both_h, ctx)
+        h, query_h = both_h.tensor_split([ctx.positions.shape[1]], dim=1)
         k, v = self._keys_values(h, ctx)
         if ctx.cache is not None:
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
@@ -158,14 +157,14 @@ class WorkerBlock(Mixer):
             outputs.append(attend_at(group.queries, q, k, v, ctx, own=own, query_scale=query_scale))
         return torch.cat(outputs, dim=1)
 
-    def _attend_single_token(self, h: Tensor, query_h: Tensor, ctx: ForwardContext) -> Tensor:
-        """`_attend` for decoding one token per row, without a copy of the cache.
+    def _attend_single_token(self, both_h: Tensor, ctx: ForwardContext) -> Tensor:
+        """`_attend` for decoding one token per row, h (B, 2, dim), without a copy of the cache.
 
         Its slot has the key of the query during attention, and that of the memory afterwards. One matmul computes both,
         because reading the weights is what limits decoding.
         """
         assert ctx.cache is not None
-        q, k, v = self.mixer.qkv_proj(torch.cat((h, query_h), dim=1), ctx)
+        q, k, v = self.mixer.qkv_proj(both_h, ctx)
         query_scale = self.mixer.ssmax(ctx) if self.mixer.ssmax else None
         stored_k, stored_v = update_kv(ctx.cache["k"], k[:, 1:], ctx), update_kv(ctx.cache["v"], v[:, 1:], ctx)
         y = attend(q[:, 1:], stored_k, stored_v, ctx.attention_mask(), query_scale)
@@ -185,8 +184,6 @@ class WorkerBlock(Mixer):
     def _heads(self, h: Tensor, first: int, end: int | None) -> Tensor:
         """Heads `first` to `end` - 1 of the projection of h to queries, keys and values."""
         qkv, width = self.mixer.qkv, self.mixer.head_dim
-        if type(qkv) is not nn.Linear:  # packed or quantized for decoding: rows cannot be sliced
-            return qkv(h).unflatten(-1, (-1, width))[:, :, first:end]
         part = slice(first * width, None if end is None else end * width)
         bias = None if qkv.bias is None else qkv.bias[part]
         return F.linear(h, qkv.weight[part], bias).unflatten(-1, (-1, width))
@@ -195,14 +192,14 @@ class WorkerBlock(Mixer):
         x = x if norm is None else norm(x)
         return x if self.mixer.rotation is None else self.mixer.rotation(x, ctx)
 
-    def _updated_memory(self, memory: Tensor, h: Tensor, x: Tensor, query_set: QuerySet) -> Tensor:
-        """The memory after this layer: workers from x (B, N, dim), others unchanged or with their residual update."""
+    def _updated_memory(self, memory: Tensor, h: Tensor, queries: Tensor, query_set: QuerySet) -> Tensor:
+        """The memory after this layer: workers from queries (B, N, dim), others unchanged or with a residual update."""
         non_workers = memory if self.share is None else memory + self.share * h
         group = query_set.groups[0]
         if group.index is None:
-            return torch.where(query_set.workers[..., None], x, non_workers)
-        updated = x[:, : group.index.shape[1]].to(non_workers.dtype)
-        kept = rows(non_workers, group.index)
+            return torch.where(query_set.workers[..., None], queries, non_workers)
+        updated = queries[:, : group.index.shape[1]].to(non_workers.dtype)
+        kept = group.of(non_workers)
         assert group.real is not None
         updated = torch.where(group.real[..., None], updated, kept)  # rows with fewer workers stay unchanged
         return non_workers.scatter(1, group.index[..., None].expand_as(updated), updated)

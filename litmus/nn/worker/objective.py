@@ -14,7 +14,7 @@ from litmus.nn.core.forward_context import ForwardContext
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.objectives.objective import LanguageModel, Loss, Objective, ObjectiveConfig, head_nats, with_aux_losses
 from litmus.nn.worker.block import WorkerConfig, workers
-from litmus.nn.worker.streams import QuerySet, counting, sampled
+from litmus.nn.worker.streams import QuerySet, sampled
 
 
 class WorkerObjectiveConfig(ObjectiveConfig):
@@ -47,10 +47,10 @@ class WorkerObjective(Objective):
     def forward(self, model: LanguageModel, batch: Batch, label_smoothing: float = 0.0) -> Loss:
         if not self.training:
             return super().forward(model, batch, label_smoothing)
-        query_set = self.draw(model.forward_context(batch))
         targets = batch.scored_targets
-        aux_losses = counting(AuxLosses.before(targets), query_set)
-        hidden = model.hidden(batch, aux_losses=aux_losses)  # (B, N, dim)
+        aux_losses = AuxLosses.before(targets)
+        query_set = self.draw(model.forward_context(batch, aux_losses=aux_losses))
+        hidden = model.hidden(batch, aux_losses=aux_losses, queries=query_set)  # (B, N, dim)
         targets = torch.cat([group.per_token(targets, IGNORED) for group in query_set.groups], dim=1)
         nats = head_nats(model, hidden, targets, label_smoothing)
         nats = share_of_step("next_token", nats, scored(targets))

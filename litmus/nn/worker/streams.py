@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from litmus.nn.attention.spaced import QueryIndex
-from litmus.nn.core.aux_losses import AuxLosses
 from litmus.nn.core.forward_context import ForwardContext
 
 
@@ -30,36 +29,27 @@ class Group:
     in_memory: bool = False
 
     def of(self, states: Tensor) -> Tensor:
-        """Select these tokens (B, N, ...) from the states of all tokens (B, T, ...)."""
-        return states if self.index is None else rows(states, self.index)
+        """Select these tokens (B, N, dim) from the states of all tokens (B, T, dim)."""
+        return states if self.index is None else states.take_along_dim(self.index[..., None], 1)
 
     def per_token(self, values: Tensor, missing: Any) -> Tensor:
         """Select these tokens (B, N) from values (B, T), with `missing` where a row has fewer of them."""
-        return self.of(values) if self.real is None else self.of(values).masked_fill(~self.real, missing)
+        if self.index is None or self.real is None:
+            return values
+        return values.gather(1, self.index).masked_fill(~self.real, missing)
 
 
 @dataclass(frozen=True)
 class QuerySet:
-    """All queries, in groups; `ctx` is their context, `workers` (B, T) the mask of workers in the memory."""
+    """All N queries, in groups; `ctx` is their context, `workers` (B, T) the mask of workers in the memory."""
 
     groups: list[Group]
     ctx: ForwardContext
     workers: Tensor
 
-
-@dataclass
-class TwoStreamState:
-    """The memory (B, T, dim) between two layers, and the query set; layers return the states of the queries."""
-
-    memory: Tensor
-    query_set: QuerySet
-
-
-@dataclass(frozen=True)
-class QueryAuxLosses(AuxLosses):
-    """Auxiliary losses in a forward pass for some queries only, for which layers return (B, N, dim)."""
-
-    query_set: QuerySet | None = None
+    def of(self, states: Tensor) -> Tensor:
+        """Select the queries (B, N, dim) from the states of all tokens (B, T, dim)."""
+        return torch.cat([group.of(states) for group in self.groups], dim=1)
 
 
 def all_tokens(ctx: ForwardContext, workers: Tensor) -> QuerySet:
@@ -78,22 +68,11 @@ def sampled(
     groups = [_group(workers, interval, ctx, in_memory=True)]
     if non_workers is not None:
         groups.append(_group(non_workers, stride, ctx, in_memory=False))
-    index = torch.cat([group.queries.index for group in groups], dim=1)
-    return QuerySet(groups, _context_of(index, ctx), workers)
-
-
-def counting(losses: AuxLosses, query_set: QuerySet) -> QueryAuxLosses:
-    """Auxiliary losses for a query set, in whose context the mask of counted tokens is (B, N)."""
-    counted = torch.cat([group.per_token(losses.counted, False) for group in query_set.groups], dim=1)
-    of_queries = replace(query_set, ctx=replace(query_set.ctx, aux_losses=AuxLosses(counted, losses.values)))
-    return QueryAuxLosses(losses.counted, losses.values, losses.scored, of_queries)
-
-
-def rows(states: Tensor, index: Tensor) -> Tensor:
-    """The states (B, N, ...) at index (B, N) of states (B, T, ...)."""
-    if states.ndim == 2:
-        return states.gather(1, index)
-    return states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+    of_queries = _context_of(torch.cat([group.queries.index for group in groups], dim=1), ctx)
+    if ctx.aux_losses is not None:
+        counted = torch.cat([group.per_token(ctx.aux_losses.counted, False) for group in groups], dim=1)
+        of_queries = replace(of_queries, aux_losses=replace(ctx.aux_losses, counted=counted))
+    return QuerySet(groups, of_queries, workers)
 
 
 def _group(chosen: Tensor, stride: int, ctx: ForwardContext, *, in_memory: bool) -> Group:

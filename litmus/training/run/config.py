@@ -18,6 +18,7 @@ from litmus.data import DataSettings, TokenData, Tokenizer
 from litmus.data.tokens.make_tokenizer import RUN_SUBFOLDER
 from litmus.errors import BadInput, first_fault
 from litmus.model import Decoder, Recipe
+from litmus.model.recipe import current_keys
 from litmus.runtime.device import pick_device
 from litmus.runtime.hardware import hardware, versions
 from litmus.runtime.precision import Precision, resolve_precision
@@ -107,7 +108,7 @@ class RunConfig(BaseModel):
     def identity(self) -> dict[str, Any]:
         """The values that identify a training, as flat dotted keys."""
         whole = self.model_dump(mode="json", include={"recipe", "data", "data_fingerprint", "training", "start"})
-        return dict(_flat(whole))
+        return dict(_flat({**whole, "recipe": current_keys(self.recipe)}))
 
     def to_yaml(self) -> str:
         """The content of run.yaml."""

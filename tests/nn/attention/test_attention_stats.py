@@ -54,7 +54,7 @@ def test_of_long_texts_evenly_spread_queries_stand_for_all(
         assert_close(observed["first_token_attention"][0], of_some[..., 0].mean(), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("name", ["standard", "window-sinks", "latent", "mla", "worker", "moe"])
+@pytest.mark.parametrize("name", ["standard", "window-sinks", "compressed", "mla", "worker", "moe"])
 def test_no_allocation_grows_with_the_square_of_the_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     length = 1500
     monkeypatch.setattr(observing, "MAX_MEASURED_QUERIES", 16)
@@ -65,7 +65,7 @@ def test_no_allocation_grows_with_the_square_of_the_text(name: str, monkeypatch:
     assert largest.numel < length * length / 4
 
 
-WINDOWS: dict[str, Any] = {"window-sinks": {"mixer.window": 64}, "latent": {"mixer.window": 64, "mixer.block": 16}}
+WINDOWS: dict[str, Any] = {"window-sinks": {"mixer.window": 64}, "compressed": {"mixer.window": 64, "mixer.block": 16}}
 
 
 class Largest(TorchDispatchMode):

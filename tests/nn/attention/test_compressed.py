@@ -222,10 +222,10 @@ def test_the_cache_holds_the_window_and_the_latents_of_every_block(
 
 def test_the_cache_at_8192_tokens_is_less_than_a_sixth_of_the_standard_one() -> None:
     bytes_per_token = {}
-    for name, overrides in (("standard", {}), ("latent", {"mixer.block": 16, "mixer.window": 256})):
+    for name, overrides in (("standard", {}), ("compressed", {"mixer.block": 16, "mixer.window": 256})):
         model = build(name, overrides=overrides, vocab_size=61, dim=64, depth=2, heads=4)
         bytes_per_token[name] = cache_bytes_per_token(model, 8192)
-    assert bytes_per_token["latent"] < bytes_per_token["standard"] / 6
+    assert bytes_per_token["compressed"] < bytes_per_token["standard"] / 6
 
 
 @torch.no_grad()
@@ -305,7 +305,7 @@ def test_the_entropy_reported_is_that_of_the_weights_over_latents_and_tokens(fas
 )
 def test_sizes_that_do_not_fit_are_refused_in_one_sentence(keys: dict[str, int], sentence: str) -> None:
     with pytest.raises(BadInput, match=sentence):
-        build("latent", overrides={f"mixer.{name}": value for name, value in keys.items()})
+        build("compressed", overrides={f"mixer.{name}": value for name, value in keys.items()})
 
 
 @pytest.mark.parametrize("block", ["prenorm", "single_residual"])
@@ -313,7 +313,7 @@ def test_roleplay_is_compressed_and_dense_first_then_full_attention_with_experts
     with torch.device("meta"):
         model = build("roleplay", overrides={"block.kind": block})
     kinds = [(parts["mixer"].kind, parts["feedforward"].kind) for parts in model.recipe.layer_parts()]
-    assert kinds == [("latent", "gelu")] * 6 + [("attention", "moe")] * 6
+    assert kinds == [("compressed", "gelu")] * 6 + [("attention", "moe")] * 6
     dim, heads, vocabulary = 768, 12, 50257
     maps, dense, experts = 4 * dim**2, 2 * dim * 3072, 4 * 3 * dim * 2048 + 4 * dim
     compression_weights = dim * heads + 16 * heads
@@ -328,4 +328,4 @@ def test_roleplay_is_compressed_and_dense_first_then_full_attention_with_experts
 
 def small(block: int, latents: int, window: int) -> Decoder:
     options = {"mixer.block": block, "mixer.latents": latents, "mixer.window": window}
-    return build("latent", overrides=options, vocab_size=61, dim=32, depth=2, heads=4, context=64)
+    return build("compressed", overrides=options, vocab_size=61, dim=32, depth=2, heads=4, context=64)
