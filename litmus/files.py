@@ -142,6 +142,11 @@ def file_names(folder: Path) -> Iterator[str]:
                 yield (Path(place) / name).relative_to(folder).as_posix()
 
 
+def sha256(content: bytes) -> str:
+    """Hex digest of the content."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def checksum(path: Path) -> Checksum:
     """Size and sha256 of a file."""
     with path.open("rb") as file:
@@ -286,7 +291,7 @@ def remove_leftovers(folder: Path, of: str | None = None) -> None:
 def hidden_prefix(target: Path) -> str:
     """Prefix of hidden files next to `target`; with a suffix it fits into the 255 bytes of a file name."""
     fits = len(os.fsencode(target.name)) <= 200
-    return f".{target.name if fits else hashlib.sha256(os.fsencode(target.name)).hexdigest()}."
+    return f".{target.name if fits else sha256(os.fsencode(target.name))}."
 
 
 def _system_code(error: Exception) -> int:

@@ -183,3 +183,8 @@ def _too_deep(origin: str) -> str:
 
 def _reason(error: Exception) -> str:
     return shown(" ".join(str(error).split()), quoted=False, limit=200)
+
+
+def as_yaml(plain: dict[str, Any]) -> str:
+    """Plain data as YAML, in the form of all files that Litmus writes."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)

@@ -15,6 +15,7 @@ from litmus.errors import BadInput
 from litmus.files import (
     TEMP_SUFFIX,
     Damaged,
+    checksum,
     folder_written_atomically,
     read_manifest,
     read_regular_file,
@@ -68,14 +69,14 @@ def content_hash(path: Path, log: Log) -> str:
     """Hex sha256 of a file; that of a large file is cached until its size or modification time changes."""
     status = path.stat()
     if status.st_size < MIN_BYTES_TO_CACHE_HASH:
-        return _sha256(path)
+        return checksum(path).sha256
     version = os.fsencode(path.resolve()) + f"\n{status.st_size}\n{status.st_mtime_ns}".encode()
     memory = cache_folder() / "hashes" / hashlib.sha256(version).hexdigest()
     with contextlib.suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", remembered := read_regular_file(memory).decode()):
             return remembered
     log(f"hashing {printable(path)} ({readable_bytes(status.st_size)})")
-    digest = _sha256(path)
+    digest = checksum(path).sha256
     with contextlib.suppress(OSError, BadInput):  # without a writable cache the hash is computed each time
         write_atomically(memory, digest)
     return digest
@@ -125,8 +126,3 @@ def _remove_abandoned(target: Path) -> None:
     for neighbour in {name.rpartition(".")[0].removeprefix(".") for name in left} - {"", target.name}:
         with contextlib.suppress(BadInput, OSError), folder_lock(target.parent / neighbour, "clearing"):
             remove_leftovers(target.parent, of=neighbour)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

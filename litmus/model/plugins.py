@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from litmus.errors import BadInput, Failed, shown
+from litmus.files import sha256
 from litmus.fork_server import communicate, start_process
 from litmus.limits import TimeLimitExceeded, timeout
 from litmus.model.recipe import PluginSource, Recipe
@@ -55,16 +55,16 @@ def import_plugin(path: Path) -> dict[str, Any]:
     """
     code = _read_code(path)
     recipe = run_plugin(code, path)
-    trust(_digest(code), path.resolve())
+    trust(sha256(code), path.resolve())
     return recipe
 
 
 def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
     """`import_plugin` for a file that a recipe file refers to; it runs only if the user has named it before."""
     code = _read_code(path)
-    if not trusted and not is_trusted(_digest(code)):
+    if not trusted and not is_trusted(sha256(code)):
         raise BadInput(
-            f"{named_in} is based on the code in {path} (sha256 {_digest(code)}), which you have not run yourself; "
+            f"{named_in} is based on the code in {path} (sha256 {sha256(code)}), which you have not run yourself; "
             f"read it, then name that file, or add --trust-plugin (trust_plugin=True)"
         )
     return run_plugin(code, path)
@@ -72,7 +72,7 @@ def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
 
 def run_plugin(code: bytes, path: Path) -> dict[str, Any]:
     """Run the code of the plug-in file `path`, which registers its kinds, and return its `recipe`."""
-    source = PluginSource(path=str(path.resolve()), sha256=_digest(code))
+    source = PluginSource(path=str(path.resolve()), sha256=sha256(code))
     module = _run(code, path.resolve(), path)
     raw = getattr(module, "recipe", None)
     if not isinstance(raw, dict):
@@ -167,23 +167,19 @@ def _read_code(path: Path) -> bytes:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _code_with_digest(file: Path, sha256: str) -> bytes | None:
+def _code_with_digest(file: Path, digest: str) -> bytes | None:
     """The content of the file if it has this digest, else None."""
     try:
         code = file.read_bytes() if file.is_file() and file.stat().st_size <= MAX_PLUGIN_BYTES else b""
     except OSError:
         return None
-    return code if _digest(code) == sha256 else None
-
-
-def _digest(code: bytes) -> str:
-    return hashlib.sha256(code).hexdigest()
+    return code if sha256(code) == digest else None
 
 
 def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> ModuleType:
     """Run `code` of the plug-in file `plugin`, read from the file `found`, unless it has run; register its kinds."""
-    _CODE[_digest(code)] = code
-    version = _digest(bytes(plugin) + code)[:12]
+    _CODE[sha256(code)] = code
+    version = sha256(bytes(plugin) + code)[:12]
     name = f"{MODULE_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{version}"
     if name in sys.modules:
         for declared in vars(sys.modules[name]).values():
@@ -191,7 +187,7 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
                 declared.register()  # another version of the file may have run since
         _register_classes(sys.modules[name])
         return sys.modules[name]
-    if not _trial_runs_disabled and not is_trusted(_digest(code)):  # trusted code has run before, and terminated
+    if not _trial_runs_disabled and not is_trusted(sha256(code)):  # trusted code has run before, and terminated
         _trial_run(code, plugin, found)
     limit = MAX_PLUGIN_SECONDS if limit is None else limit
     module = ModuleType(name)

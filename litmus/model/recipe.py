@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from litmus.bounds import MAX_INT, Bounded
@@ -24,6 +23,7 @@ from litmus.nn.layers.feedforwards import FeedforwardConfig, SwigluConfig
 from litmus.nn.layers.norms import NormConfig, RMSNormConfig
 from litmus.nn.layers.positions import PositionsConfig, RopeConfig
 from litmus.nn.objectives.objective import NextTokenConfig, ObjectiveConfig
+from litmus.yaml_json import as_yaml
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -198,7 +198,7 @@ class Recipe(Bounded):
 
     def to_yaml(self) -> str:
         """The recipe as YAML with all keys, which resolves to the same recipe."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)
+        return as_yaml(self.to_dict())
 
 
 def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:

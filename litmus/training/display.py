@@ -165,9 +165,7 @@ def duration(seconds: float) -> str:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """An evaluation as a table for a terminal."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
+    table = two_columns()
     table.add_row("bits per byte", f"{evaluation.bits_per_byte:.4f}")
     table.add_row("nats per token", f"{evaluation.nats_per_token:.4f}")
     table.add_row("perplexity", f"{evaluation.perplexity:.2f} per token")
@@ -184,6 +182,14 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         excess = "  ".join(f"{router.max_violation:+.0%}" for router in routing.values())
         dead = sum(router.dead for router in routing.values())
         table.add_row("busiest expert", f"{excess}  (over the mean load, {_layers(routing)}; {dead} experts unused)")
+    return table
+
+
+def two_columns() -> Table:
+    """A table of names, in bold, and values."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
     return table
 
 

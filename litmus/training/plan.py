@@ -19,6 +19,7 @@ from litmus.model.plugins import plugin_faults
 from litmus.runtime.device import pick_device
 from litmus.runtime.precision import DESCRIPTIONS, Precision, autocast, cast_parameters, resolve_precision
 from litmus.training.budget import Budget, Usage
+from litmus.training.display import two_columns
 from litmus.training.optimizers import hidden_matrices, lr_factor
 from litmus.training.run.config import LoadedRun
 from litmus.training.settings import TrainSettings
@@ -57,7 +58,7 @@ class Plan:
     def table(self) -> RenderableType:
         """The plan for a terminal."""
         recipe, settings = self.recipe, self.settings
-        table = _two_columns()
+        table = two_columns()
         rows = {
             "recipe": f"{recipe.name}: {recipe.depth} layers, {recipe.dim} wide, {recipe.heads} heads",
             "vocabulary": f"{recipe.vocab_size:,} tokens",
@@ -183,13 +184,6 @@ def _vocabulary(tokenizer: str) -> int:
     if file := tokenizer_file(tokenizer):
         return read_tokenizer(file).vocab_size
     return FIXED_VOCABULARIES.get(tokenizer) or int(tokenizer.removeprefix("bpe-"))
-
-
-def _two_columns() -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
-    return table
 
 
 def _mega(count: float) -> str:

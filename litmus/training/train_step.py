@@ -91,9 +91,8 @@ class TrainStep:
         if self._counts_known and len(given) == len(known):
             return total_of(given)
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
-        random = _random_state(self.device)
-        passes = [self._sums(batch) for batch in placed]
-        _restore_random_state(self.device, random)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            passes = [self._sums(batch) for batch in placed]
         for buffer, before in buffers:
             buffer.copy_(before)
         self._counts_known = len(given) == len(known) and set(given[0]) == set(passes[0])
@@ -116,16 +115,6 @@ class TrainStep:
     def _losses(self, of: Callable[..., Loss], batch: Batch) -> Loss:
         with autocast(self.precision, self.device):
             return of(batch, label_smoothing=self._settings.label_smoothing)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _restore_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
 
 
 def seed_for(seed: int, step: int, rank: int = 0) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmus.data import DataSettings, TokenData, Tokenizer
 from litmus.data.tokens.make_tokenizer import RUN_SUBFOLDER
 from litmus.errors import BadInput, first_fault
+from litmus.files import sha256
 from litmus.model import Decoder, Recipe
 from litmus.model.recipe import current_keys
 from litmus.runtime.device import pick_device
 from litmus.runtime.hardware import hardware, versions
 from litmus.runtime.precision import Precision, resolve_precision
 from litmus.training.settings import TrainSettings
-from litmus.yaml_json import read_yaml
+from litmus.yaml_json import as_yaml, read_yaml
 
 UNKNOWN_CORPUS = "unknown"
 """The corpus of an imported model, whose training data is not known."""
@@ -171,16 +170,6 @@ def read_config(folder: Path) -> RunConfig:
     except (ValidationError, BadInput) as error:
         reason = first_fault(error, RunConfig) if isinstance(error, ValidationError) else str(error)
         raise BadInput(f"{folder / RUN} cannot be read: {reason}; restore it, or delete the run") from error
-
-
-def as_yaml(plain: dict[str, Any]) -> str:
-    """Plain data as YAML, as the files of a run folder are written."""
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
-
-
-def sha256(content: bytes) -> str:
-    """Hex digest of the content."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from litmus.data import Tokenizer
 from litmus.data.tokens.tokenizer import FILE_NAME
 from litmus.errors import BadInput, shown
-from litmus.files import file_names, reading, remove_leftovers, write_atomically, writing
+from litmus.files import file_names, reading, remove_leftovers, sha256, write_atomically, writing
 from litmus.model.recipe import Recipe
 from litmus.model.storage import RECIPE
 from litmus.training.budget import Budget
@@ -21,11 +21,10 @@ from litmus.training.run.config import (
     TOKENIZER,
     Extension,
     RunConfig,
-    as_yaml,
     read_config,
-    sha256,
 )
 from litmus.training.run.result import RESULT
+from litmus.yaml_json import as_yaml
 
 BUDGET_KEY = "training.budget"
 TOKENIZER_FILE = f"{TOKENIZER}/{FILE_NAME}"

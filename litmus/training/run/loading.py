@@ -9,7 +9,7 @@ from litmus.data import DataSettings, Tokenizer, load_tokenizer
 from litmus.data.tokens.make_tokenizer import check_tokenizer_name, make_tokenizer, tokenizer_file
 from litmus.data.tokens.tokenizer import FILE_NAME
 from litmus.errors import BadInput
-from litmus.files import read_regular_file, reading
+from litmus.files import read_regular_file, reading, sha256
 from litmus.model import Decoder
 from litmus.model import load as load_saved
 from litmus.model.storage import RECIPE
@@ -23,7 +23,6 @@ from litmus.training.run.config import (
     LoadedRun,
     RunConfig,
     read_config,
-    sha256,
 )
 
 Log = Callable[[str], None]
