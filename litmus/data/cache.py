@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from litmus.files import (
     read_regular_file,
     remove_folder,
     remove_leftovers,
+    sha256,
     write_atomically,
 )
 from litmus.locks import folder_lock
@@ -71,7 +71,7 @@ def content_hash(path: Path, log: Log) -> str:
     if status.st_size < MIN_BYTES_TO_CACHE_HASH:
         return checksum(path).sha256
     version = os.fsencode(path.resolve()) + f"\n{status.st_size}\n{status.st_mtime_ns}".encode()
-    memory = cache_folder() / "hashes" / hashlib.sha256(version).hexdigest()
+    memory = cache_folder() / "hashes" / sha256(version)
     with contextlib.suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", remembered := read_regular_file(memory).decode()):
             return remembered

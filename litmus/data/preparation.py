@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from litmus.data.text.corpora import resolve
 from litmus.data.tokens.make_tokenizer import check_tokenizer_name, tokenizer_key
 from litmus.data.tokens.token_files import FORMAT, SPLITS, TokenData, open_token_files, write_token_files
 from litmus.errors import BadInput, shown
+from litmus.files import sha256
 
 SAMPLE_TOKENS = 200
 
@@ -49,7 +49,7 @@ def prepare(settings: DataSettings, *, log: Log | None = None) -> TokenData:
         "held_out": settings.held_out,
         "sample_bytes": settings.sample_bytes,
     }
-    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    key = sha256(json.dumps(made_of, sort_keys=True).encode())
 
     def build(folder: Path) -> None:
         options = settings.model_dump(exclude={"corpus"})

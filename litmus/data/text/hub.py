@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from litmus.data.messages import Log, printable, readable_bytes
 from litmus.data.text.columns import Columns, column_value
 from litmus.data.text.paths import expand_user, files_below, is_folder
 from litmus.errors import BadInput, missing_extra, shown
-from litmus.files import reading
+from litmus.files import reading, sha256
 
 PREFIXES = ("hf:", "hf-stream:")
 LOCAL_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
@@ -47,7 +46,7 @@ def local_copy(source: HubSource, sample_bytes: int | None, log: Log) -> Path:
     The copy does not change with the dataset on the hub, so that a comparison can be continued later.
     """
     made_of = [*source, sample_bytes, _local_content(source.name, log)]
-    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    key = sha256(json.dumps(made_of).encode())
 
     def build(folder: Path) -> None:
         written = rows = without = 0

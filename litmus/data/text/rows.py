@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -140,7 +140,7 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
     lines = _lines(path, stream)
     first = next(lines, "")
     delimiter = max(DELIMITERS, key=first.count)
-    reader = csv.reader(_prepend(first, lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     try:
         names = next(reader, [])
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -155,11 +155,6 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[Row]:
                 yield Row(place, {name: cell or None for name, cell in zip(names, cells, strict=True)})
     except csv.Error as error:
         raise BadInput(f"{printable(path)} line {reader.line_num} is not CSV: {error}") from error
-
-
-def _prepend(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _typed(values: dict[str, Any], form: str) -> dict[str, Any]:

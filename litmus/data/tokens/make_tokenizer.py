@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from litmus.data.text.paths import expand_user, is_folder
 from litmus.data.tokens.hf_tokenizer import load_saved, read_hf_tokenizer
 from litmus.data.tokens.tokenizer import FILE_NAME, BytePairTokenizer, ByteTokenizer, Tokenizer
 from litmus.errors import BadInput, nearest, shown
+from litmus.files import sha256
 
 NAMES = ("bytes", "gpt2")
 MIN_BPE_SIZE, MAX_BPE_SIZE = 257, 1 << 20
@@ -72,7 +72,7 @@ def tokenizer_key(name: str) -> str:
     content = file.read_bytes()
     if "name" not in read_json(file):  # other files in a Hugging Face folder declare special tokens
         content = read_hf_tokenizer(file).to_json().encode()
-    return hashlib.sha256(content).hexdigest()
+    return sha256(content)
 
 
 def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], text_bytes: int, log: Log) -> Tokenizer:

@@ -23,6 +23,7 @@ from litmus.data.tokens.make_tokenizer import load_tokenizer, make_tokenizer
 from litmus.data.tokens.splits import decide_split
 from litmus.data.tokens.tokenizer import FILE_NAME, Tokenizer
 from litmus.errors import BadInput
+from litmus.files import sha256
 
 SPLITS = ("train", "held_out")
 # Increment when the file layout, the reading or the splitting changes.
@@ -116,7 +117,7 @@ def write_token_files(
         "rows_without_text": skipped.rows,
         "columns": sorted({file.column for file in corpus.files if file.column is not None}),
         "sha256": {split: stream.hash.hexdigest() for split, stream in streams.items()},
-        "tokenizer_sha256": hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest(),
+        "tokenizer_sha256": sha256((folder / FILE_NAME).read_bytes()),
         "key": key,
     }
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2))
@@ -134,7 +135,7 @@ def open_token_files(folder: Path, corpus: Corpus) -> TokenData:
         raise BadInput(f"the token files in {folder} are damaged ({error}); delete that folder") from error
     if lengths != expected:
         raise BadInput(f"the token files in {folder} hold {lengths} tokens, not {expected}; delete that folder")
-    fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    fingerprint = sha256(json.dumps(made_of).encode())
     described = {"corpus": corpus.name, "source": corpus.source, **provenance}
     return TokenData(mapped["train"], mapped["held_out"], tokenizer, fingerprint, described)
 
