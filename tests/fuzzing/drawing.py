@@ -315,8 +315,8 @@ def _put(content: Any, key: tuple[str | int, ...], value: Any) -> None:
             content.pop(key[-1], None)
         else:
             content[key[-1]] = value
-    elif key and isinstance(content, list) and len(content) > int(key[-1]):
-        content[int(key[-1])] = value
+    elif key and isinstance(content, list) and isinstance(key[-1], int) and len(content) > key[-1]:
+        content[key[-1]] = value
 
 
 def plugins(draw: Draw) -> Case:
