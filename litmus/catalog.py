@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from litmus.errors import BadInput, nearest, shown
@@ -72,6 +73,26 @@ def check_source(name: str) -> None:
             return
         raise BadInput(f"there is no {'plug-in' if name.endswith('.py') else 'recipe'} file {shown(name, limit=300)}")
     raise BadInput(f"unknown recipe {shown(name)}; {nearest(name, recipes())}")
+
+
+HF = "hf:"
+"""What begins the name of a folder whose model is one of transformers."""
+
+
+def builder(name: str) -> tuple[Path, str] | None:
+    """The file and the function or class in it, of a name such as "model.py:build"; None for any other."""
+    file, colon, function = name.rpartition(":")
+    return (Path(file), function) if colon and file.endswith(".py") and function.isidentifier() else None
+
+
+def check_audited(name: str) -> None:
+    """BadInput for a name that is no source of `check_source`, no hf:FOLDER and no file.py:build."""
+    if name.startswith(HF):
+        check_run(name.removeprefix(HF), "model")
+    elif (named := builder(name)) is None:
+        check_source(name)
+    elif not named[0].is_file():
+        raise BadInput(f"there is no file {shown(str(named[0]), limit=300)}")
 
 
 def check_run(folder: str | os.PathLike[str], kind: str = "run") -> None:

@@ -37,6 +37,7 @@ FLOORS = (
     "compression",
     "probes",
     "auditing",
+    "testing",
     "runs",
     "claims",
     "comparison",

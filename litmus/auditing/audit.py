@@ -30,10 +30,11 @@ def audit(
     """Check that a model is what it claims to be, before anything is scored.
 
     source: a recipe's name, a path to a .yaml or .py file or to the folder of a run or a saved model, a mapping, a
-    Recipe, or a live model: a Decoder, any other `nn.Module` (copied, not modified), or a function from tokens (B, T)
-    to logits (B, T, V). quick: fewer cases, seconds instead of a minute. size, overrides: as for `litmus.build`. only:
-    names of checks to run. limit: time limit per check in seconds. vocab_size, context: of a module or function that
-    does not state them. on_finding: called with each finding as soon as it exists.
+    Recipe, "hf:FOLDER" (transformers), "file.py:build" (a function or class that gives an `nn.Module`), or a live
+    model: a Decoder, any other `nn.Module` (copied, not modified), a function from tokens (B, T) to logits (B, T, V).
+    quick: fewer cases, seconds instead of a minute. size, overrides: as for `litmus.build`. only: names of checks to
+    run. limit: time limit per check in seconds. vocab_size, context: of a module or function that does not state them.
+    on_finding: called with each finding as soon as it exists.
 
     in_subprocess: audit a recipe that runs no code from a file in a subprocess, too.
 

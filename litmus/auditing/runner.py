@@ -20,6 +20,7 @@ from litmus.auditing.adapters import target_of
 from litmus.auditing.check import Evidence, crash_evidence, run_check, to_finding
 from litmus.auditing.checks import CHECKS, FORWARD
 from litmus.auditing.report import Finding
+from litmus.auditing.sources import is_named_model, open_named_model
 from litmus.auditing.target import AuditTarget
 from litmus.errors import BadInput, Failed
 from litmus.fork_server import start_process
@@ -61,6 +62,8 @@ class Request:
             return self.source.name
         if isinstance(self.source, Mapping):
             return str(self.source.get("name", "unnamed"))
+        if is_named_model(self.source):
+            return Path(str(self.source)).name
         if isinstance(self.source, (str, Path)):
             return Path(self.source).stem
         if isinstance(self.source, Decoder):
@@ -73,7 +76,11 @@ class Request:
         if isinstance(self.source, Recipe):
             return self.source.plugin is not None
         if isinstance(self.source, (str, Path)):
-            return Path(self.source).suffix in (".py", ".yaml", ".yml") or Path(self.source).is_dir()
+            return (
+                is_named_model(self.source)
+                or Path(self.source).suffix in (".py", ".yaml", ".yml")
+                or Path(self.source).is_dir()
+            )
         return False
 
     @property
@@ -112,6 +119,14 @@ class TargetInfo(BaseModel):
 def open_target(request: Request) -> AuditTarget:
     """Build or load the requested model; BadInput if there is nothing that can be audited."""
     source, quick = request.source, request.quick
+    sizes = {"vocab_size": request.vocab_size, "context": request.context}
+    if is_named_model(source):
+        if request.size or request.overrides:
+            raise BadInput(f"{source} is a model that is already built; size and keys belong to recipes")
+        model, note = open_named_model(source, trusted=request.trust_plugin)
+        target = target_of(model, quick=quick, **sizes)
+        target.name, target.note = request.name, "; ".join(text for text in (note, target.note) if text)
+        return target
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         folder = Path(source)
         if request.size or request.overrides:
@@ -121,7 +136,7 @@ def open_target(request: Request) -> AuditTarget:
         trusted = request.trust_plugin
         recipe = resolve(source, size=request.size, overrides=request.overrides, trust_plugin=trusted)
         return target_of(recipe, quick=quick)
-    return target_of(source, quick=quick, vocab_size=request.vocab_size, context=request.context)
+    return target_of(source, quick=quick, **sizes)
 
 
 def run(request: Request) -> Iterator[TargetInfo | Finding]:

@@ -97,6 +97,11 @@ class AuditTarget(ABC):
         """Number of weights in the layers of `model`."""
 
     @property
+    def distinct_tokens(self) -> int:
+        """The number of tokens that `tokens` draws from."""
+        return self.vocab_size
+
+    @property
     def ignores_order(self) -> bool:
         """Whether the model cannot see the order of tokens, by its description."""
         return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from litmus.catalog import check_size, check_source, recipes
+from litmus.catalog import check_audited, check_size, recipes
 from litmus.cli.options import Override, Size, TrustPlugin, overrides
 from litmus.cli.output import notes, results
 
@@ -24,7 +24,8 @@ def audit(
     subject: Annotated[
         list[str],
         typer.Argument(
-            help="Recipes, .yaml files, plug-in .py files, or folders of runs and saved models; all: every recipe."
+            help="Recipes, .yaml files, plug-in .py files, folders of runs and saved models, hf:FOLDER (transformers), "
+            "file.py:build (a function or class that gives an nn.Module); all: every recipe."
         ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer cases: seconds instead of a minute.")] = False,
@@ -50,13 +51,17 @@ def audit(
 
       litmus audit my_idea.py
 
+      litmus audit model.py:build
+
+      litmus audit hf:folder
+
       litmus audit runs/standard --json
 
       litmus audit all
     """
     for given in subject:
         if given != "all":
-            check_source(given)
+            check_audited(given)
     check_size(size)
     changes = overrides(change)
 

@@ -59,6 +59,14 @@ def import_plugin(path: Path) -> dict[str, Any]:
     return recipe
 
 
+def import_definitions(path: Path) -> ModuleType:
+    """Run a Python file that the user named, which need not define a recipe; the code is trusted from now on."""
+    code = _read_code(path)
+    module = _run(code, path.resolve(), path)
+    trust(_digest(code), path.resolve())
+    return module
+
+
 def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
     """`import_plugin` for a file that a recipe file refers to; it runs only if the user has named it before."""
     code = _read_code(path)

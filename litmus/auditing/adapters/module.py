@@ -49,6 +49,13 @@ class CallCache:
         self.past: Any = None
         self.padding_mask: Tensor | None = None
 
+    def extended(self, batch: Batch) -> Tensor | None:
+        """The padding mask (B, S) of all tokens so far and those of the batch; None where there is no padding."""
+        new = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.padding_mask is None else batch.padding_mask
+        seen = new if self.padding_mask is None else torch.cat((self.padding_mask, new), 1)
+        self.padding_mask = seen
+        return None if seen.all() else seen
+
 
 class ForeignModel(nn.Module):
     """A module or function with the calls of a Decoder (see `AuditTarget`)."""
@@ -82,13 +89,15 @@ class ForeignModel(nn.Module):
     def options(self, batch: Batch, cache: CallCache | None) -> dict[str, Any]:
         """The arguments of the forward pass beside the tokens."""
         options: dict[str, Any] = {}
-        if batch.padding_mask is not None:
-            options[self.calls.padding_mask] = batch.padding_mask.long()
+        mask = batch.padding_mask if cache is None else cache.extended(batch)
+        if mask is not None:
+            options[self.calls.padding_mask] = mask.long()
         if self.calls.logits_need_targets:  # the tokens themselves: whoever uses them for logits uses the future
             options[self.calls.targets] = torch.cat((batch.tokens[:, 1:], batch.tokens[:, -1:]), 1)
         if cache is not None:
-            options[self.calls.cache] = cache.past
-            options |= {"use_cache": True} if self.calls.use_cache else {}
+            options |= {} if cache.past is None else {self.calls.cache: cache.past}
+        if self.calls.use_cache:
+            options["use_cache"] = cache is not None
         return options
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Loss:
@@ -299,8 +308,7 @@ class ModuleTarget(AuditTarget):
 
     @property
     def depth(self) -> int:
-        lists = (len(part) for part in self.unperturbed.modules() if isinstance(part, (nn.ModuleList, nn.Sequential)))
-        return max(lists, default=1)
+        return max((len(part) for part in self.unperturbed.modules() if isinstance(part, nn.ModuleList)), default=1)
 
     @property
     def width(self) -> int:

@@ -30,22 +30,10 @@ class TransformersModel(ForeignModel):
     """A transformers model with the calls of a Decoder."""
 
     def options(self, batch: Batch, cache: CallCache | None) -> dict[str, Any]:
-        """The mask and positions of `generate`: a mask of all tokens so far, positions that do not count padding."""
-        mask = batch.padding_mask
-        if cache is not None:
-            new = torch.ones_like(batch.tokens, dtype=torch.bool) if mask is None else mask
-            seen = cache.padding_mask = new if cache.padding_mask is None else torch.cat((cache.padding_mask, new), 1)
-            mask = None if seen.all() else seen
-        options: dict[str, Any] = {}
-        if mask is not None:
-            options["attention_mask"] = mask.long()
-            if self.calls.position_ids:
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-                options["position_ids"] = positions[:, -batch.tokens.shape[1] :]
-        if cache is not None and cache.past is not None:
-            options[self.calls.cache] = cache.past
-        if self.calls.use_cache:
-            options["use_cache"] = cache is not None
+        """With padding, also positions that do not count it, as `generate` gives them."""
+        options = super().options(batch, cache)
+        if self.calls.position_ids and (mask := options.get(self.calls.padding_mask)) is not None:
+            options["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -batch.tokens.shape[1] :]
         return options
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Loss:
@@ -108,6 +96,10 @@ class TransformersTarget(ModuleTarget):
         names = [name for name in vars(self.config) if name.endswith(("_token_id", "_token_index"))]
         special = {value for name in names if isinstance(value := getattr(self.config, name), int)}
         return torch.tensor([token for token in range(self.vocab_size) if token not in {*special, self.pad}])
+
+    @property
+    def distinct_tokens(self) -> int:
+        return len(self.plain)
 
     def tokens(self, batch: int, length: int, seed: int = 0) -> Tensor:
         return self.plain[torch.randint(len(self.plain), (batch, length), generator=generator(seed, batch, length))]

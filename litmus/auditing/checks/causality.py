@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,9 @@ ALL_CUTS_UP_TO = (12, 24)
 EDGE_LENGTHS = (32, 33, 64, 65, 100, 101, 128, 129)
 FULL_AUDIT_EDGE_LENGTHS = (31, 63, 99, 127, 255, 256, 257, 300, 383, 511, 512, 513, 777, 1023, 1024)
 QUICK_MAX_CONTEXT = 512
+MAX_SIGMA = 6.0
+"""Standard errors by which the loss of random tokens may lie below ln V: chance has a probability of 1e-9."""
+
 MAX_TOKENS_TRIED = 64
 """Tokens after a leaking cut that are replaced one at a time, to name the one that is seen."""
 
@@ -36,6 +40,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
         no_gradient_from_later,
         documents_independent,
         training_loss_causal,
+        *((random_text_not_predicted,) if target.lacks("recipe") else ()),
     ):
         for evidence in part(target):
             faults += evidence.fault
@@ -266,6 +271,32 @@ def target_contrast(model: Decoder, tokens: Tensor, targets: Tensor, other_token
         for t in (targets, other_tokens)
     )
     return one - other
+
+
+def random_text_not_predicted(target: AuditTarget) -> Iterator[Evidence]:
+    """The loss of random tokens is not below ln V: whoever predicts them better has seen them.
+
+    It needs no gradient and no module, and holds for the model's own loss of a text, however that shifts its targets.
+    """
+    tokens = target.tokens(16, target.length(64), seed=18)
+    floor, lowest = math.log(target.distinct_tokens), math.inf
+    for model in (target.unperturbed, target.model):
+        with torch.no_grad():
+            losses = model.token_losses(tokens[:, :-1], tokens[:, 1:]).double()
+            own = losses.mean() if target.lacks("loss") else model.loss_of_text(tokens)
+        noise = float(losses.std()) / losses.numel() ** 0.5
+        lowest = min(lowest, float(own) - floor)
+        if float(own) < floor - MAX_SIGMA * noise:
+            yield Evidence(
+                f"the loss of random tokens is {float(own):.3f} nats, below ln {target.distinct_tokens} = {floor:.3f}",
+                fault=True,
+                measured=float(own) - floor,
+                tolerance=-MAX_SIGMA * noise,
+                mark="predicts what cannot be predicted",
+                meaning="The loss contains the token that it should predict.",
+            )
+            return
+    yield Evidence(f"random tokens are not predicted (loss {lowest:+.2g} from ln V)")
 
 
 CHECK = Check(

@@ -1,0 +1,118 @@
+"""The audit of models that are no recipes: modules, functions, files with a builder, folders of transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import litmus
+from litmus.auditing.adapters import target_of
+from litmus.cli import main
+from litmus.errors import BadInput
+from tests.auditing.small_gpt import GPT
+
+CHECKS = ("causality", "prefix consistency", "cache parity", "position parity", "equivalence")
+SMALL = Path(__file__).with_name("small_gpt.py")
+
+
+def test_what_a_module_can_be_asked_is_learned_from_trial_calls():
+    target = target_of(GPT(), quick=True)
+    assert (target.vocab_size, target.context, target.longest, target.depth, target.width) == (37, 48, 48, 2, 32)
+    assert target.calls.logits_need_targets and target.calls.ignored == -1
+    assert target.rounding == 1e-9
+    assert {ability for ability in ("loss", "weights", "embeddings") if target.lacks(ability)} == set()
+    assert target.lacks("cache") and target.lacks("padding mask") and target.lacks("recipe")
+
+
+def test_a_context_that_is_not_stated_is_found():
+    model = GPT(block_size=45)
+    model.config.block_size = 45.0  # its own assertion holds, and it states no whole number
+    assert target_of(model, quick=True).context == 45
+
+
+def test_a_check_that_needs_what_the_model_lacks_is_not_applicable_and_says_why():
+    report = litmus.audit(GPT(), quick=True, only=CHECKS)
+    assert report.passed and report.subject == "GPT"
+    assert report["causality"].status == "pass"
+    assert report["causality"].detail.endswith("(not checked: the model takes no document ids)")
+    assert report["cache parity"].status == "not applicable"
+    assert report["cache parity"].detail == "the model takes no cache that it returns (a parameter past_key_values)"
+    assert report["equivalence"].detail == "the model has no recipe"
+
+
+def test_a_leaking_module_fails_causality():
+    report = litmus.audit(GPT(peek=1), quick=True, only=["causality"])
+    assert report.mark() == "fails audit: sees the future"
+    assert report["causality"].where == "h.1.attn (Attention), position 0, which sees token 1"
+
+
+class AsksForItsTargets(GPT):
+    """Its logits contain the targets that it is given."""
+
+    def forward(self, idx, targets=None):
+        logits, loss = super().forward(idx, targets)
+        if targets is not None:
+            logits = logits + torch.nn.functional.one_hot(targets.clamp(min=0), logits.shape[-1])
+        return logits, loss
+
+
+def test_logits_that_contain_the_targets_see_the_future():
+    assert not litmus.audit(AsksForItsTargets(), quick=True, only=["causality"]).passed
+
+
+class LossOfTheTokenItself(GPT):
+    """As in transformers#48745: targets that are not shifted. The copy is easy, since weights are tied."""
+
+    def forward(self, idx, targets=None):
+        logits, _ = super().forward(idx, idx)
+        logits = 30 * logits
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), idx.flatten())
+
+
+def test_a_loss_below_that_of_random_tokens_is_no_prediction():
+    report = litmus.audit(LossOfTheTokenItself(), quick=True, only=["causality"])
+    assert report["causality"].mark == "predicts what cannot be predicted"
+    assert "below ln 37 = 3.611" in report["causality"].detail
+
+
+def test_what_is_no_model_is_bad_input():
+    with pytest.raises(BadInput, match="int is no model"):
+        target_of(3, quick=True)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file that builds a GPT which it imports from the file beside it."""
+    (tmp_path / "small_gpt_of_mine.py").write_bytes(SMALL.read_bytes())
+    path = tmp_path / "model.py"
+    path.write_text(
+        "from small_gpt_of_mine import GPT\n\n\ndef build():\n    return GPT()\n\n\n"
+        "class Leaking(GPT):\n    def __init__(self):\n        super().__init__(peek=1)\n\n\n"
+        "def wrong():\n    return 3\n"
+    )
+    return path
+
+
+def test_a_file_with_a_function_or_a_class_is_audited(file, capsys):
+    assert main(["audit", f"{file}:build", "--quick", "--only", "causality"]) == 0
+    assert "quick audit of model.py:build" in capsys.readouterr().out
+    assert main(["audit", f"{file}:Leaking", "--quick", "--only", "causality"]) == 1
+    assert "sees the future" in capsys.readouterr().err
+
+
+def test_a_file_that_gives_no_module_is_bad_input(file, capsys):
+    for name, said in (
+        ("wrong", "wrong() of {} gives a int; an nn.Module is expected"),
+        ("missing", "{} defines no missing; it defines GPT, build, Leaking, wrong"),
+    ):
+        assert main(["audit", f"{file}:{name}", "--quick"]) == 2
+        assert said.format(file) in capsys.readouterr().err
+    assert main(["audit", f"{file.with_name('none.py')}:build"]) == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_keys_of_a_recipe_are_refused_for_a_model_that_is_built(file, capsys):
+    assert main(["audit", f"{file}:build", "--set", "dim=64"]) == 2
+    assert "size and keys belong to recipes" in capsys.readouterr().err
