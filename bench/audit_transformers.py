@@ -106,6 +106,10 @@ def small(config: dict[str, Any]) -> dict[str, Any]:
             out[key] = value[: out["num_hidden_layers"]]
     if "is_decoder" in out:
         out["is_decoder"] = True
+    for key in ("num_experts_per_tok", "num_experts_per_token"):
+        if key in out and out[key] is None:
+            out[key] = 2
+    out.pop("per_layer_config", None)
     return out
 
 

@@ -63,11 +63,11 @@ def test_logits_that_contain_the_targets_see_the_future():
 
 
 class LossOfTheTokenItself(GPT):
-    """As in transformers#48745: targets that are not shifted. The copy is easy, since weights are tied."""
+    """Targets that are not shifted: the loss is that of a copy."""
 
     def forward(self, idx, targets=None):
         logits, _ = super().forward(idx, idx)
-        logits = 30 * logits
+        logits = logits + 9 * torch.nn.functional.one_hot(idx, logits.shape[-1])
         return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), idx.flatten())
 
 

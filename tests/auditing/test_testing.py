@@ -87,7 +87,7 @@ class WithLoss(GPT):
     ("reduce", "said"),
     [
         ("sum", "the target at position 0 of row 0 .* counts 1 instead of 0.2"),
-        ("over all positions", "12 scored targets of 3 x 9 tokens"),
+        ("over all positions", "8 scored targets of 2 x 9 tokens"),
         ("half", "counts 0.3333 instead of 0.2"),
     ],
 )

@@ -155,7 +155,7 @@ class ModuleTarget(AuditTarget):
         self.casts = 0 < weights <= MAX_CAST_WEIGHTS
         self.dtype = torch.float64
         self.learn_calls(vocab_size)
-        self.context = context or self.stated(CONTEXT_NAMES) or self.longest_taken()
+        self.context = context or self.stated(CONTEXT_NAMES) or self.longest_taken(UNKNOWN_CONTEXT)
         if self.module is not None and not self.casts:
             self.missing["weights"] = f"the model's {weights:,} weights are left at their own precision"
             self.note = f"audited at its own precision and weights, tolerance {self.rounding:.0e}"
@@ -168,11 +168,11 @@ class ModuleTarget(AuditTarget):
                     return value
         return None
 
-    def longest_taken(self) -> int:
-        """The longest sequence of up to `UNKNOWN_CONTEXT` tokens that the model takes."""
-        taken, refused = 5, UNKNOWN_CONTEXT + 1
+    def longest_taken(self, most: int) -> int:
+        """The longest sequence of up to `most` tokens that the model takes."""
+        taken, refused = 5, most + 1
         while refused - taken > 1:
-            middle = UNKNOWN_CONTEXT if refused > UNKNOWN_CONTEXT else (taken + refused) // 2
+            middle = most if refused > most else (taken + refused) // 2
             taken, refused = (middle, refused) if self.accepts(middle) else (taken, middle)
         return taken
 

@@ -19,6 +19,9 @@ from litmus.model import Loss
 from litmus.nn import Batch
 from litmus.nn.core.batch import IGNORED
 
+LONGEST_TABLE = 2048
+"""Contexts that are tried: whether a table of positions ends there. No check takes more tokens than this."""
+
 
 def is_transformers_model(source: object) -> bool:
     """Whether this is a model of transformers, without importing that package."""
@@ -53,6 +56,16 @@ class TransformersTarget(ModuleTarget):
 
     wrapper = TransformersModel
     module: nn.Module
+
+    def __init__(self, source: nn.Module, **options: Any) -> None:
+        super().__init__(source, **options)
+        self.bounded = self.context <= LONGEST_TABLE and not self.accepts(self.context + 1)
+        if self.bounded:  # the first rows of a table may be for padding, and the loss of T targets takes T + 1 tokens
+            self.context = self.longest_taken(self.context) - 1
+
+    @cached_property
+    def longest(self) -> int:
+        return self.context if self.bounded else super().longest
 
     def learn_calls(self, vocab_size: int | None) -> None:
         self.config = self.module.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
