@@ -63,7 +63,7 @@ def import_definitions(path: Path) -> ModuleType:
     """Run a Python file that the user named, which need not define a recipe; the code is trusted from now on."""
     code = _read_code(path)
     module = _run(code, path.resolve(), path)
-    trust(_digest(code), path.resolve())
+    trust(sha256(code), path.resolve())
     return module
 
 
