@@ -64,7 +64,9 @@ def open_transformers(folder: Path, *, trusted: bool) -> tuple[nn.Module, str]:
             auto = transformers.AutoModelForCausalLM
             return auto.from_pretrained(folder, dtype="auto", use_safetensors=True, **options), ""
         if unsafe := [file.name for file in folder.iterdir() if file.suffix in UNSAFE_SUFFIXES]:
-            raise BadInput(f"{folder} holds pickled weights ({unsafe[0]}), which can run code; save it as safetensors")
+            raise BadInput(
+                f"{folder} has its weights in {unsafe[0]}, which can run code when it is read; save it as safetensors"
+            )
         config = transformers.AutoConfig.from_pretrained(folder, **options)
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
