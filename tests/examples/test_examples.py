@@ -135,6 +135,7 @@ def test_the_gallery_says_what_each_file_shows():
     assert "\n".join(rows) in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_saved_model_of_a_class_is_loaded_in_another_process(tmp_path):
     model = litmus.build(FILES[0].parent / "sine.py", **SMALL).eval()
     litmus.save(model, tmp_path / "model")
