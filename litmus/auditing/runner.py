@@ -223,7 +223,9 @@ class Worker:
     def __init__(self, request: Request) -> None:
         self.limit = request.default_limit
         self.timed_out = False
-        self.process = start_process("litmus.auditing.runner", "worker_main", encoding="utf-8")
+        self.process = start_process(
+            "litmus.auditing.runner", "worker_main", encoding="utf-8", preload=["torch._dynamo"]
+        )
         assert self.process.stdin is not None
         with self.process.stdin as stdin:
             json.dump(request.to_plain(), stdin)

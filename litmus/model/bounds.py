@@ -12,6 +12,7 @@ from litmus.errors import BadInput
 from litmus.model.plugins import MAX_PLUGIN_SECONDS, plugin_faults
 from litmus.model.recipe import Recipe
 from litmus.runtime.memory import total_bytes
+from litmus.runtime.meta import meta_device
 
 MAX_MEMORY_RATIO = 100
 """Requirements above this multiple of the machine's memory are refused. Estimates are lower bounds, and swap space or a
@@ -61,7 +62,7 @@ def _parameters(recipe: Recipe) -> int:
         _check(recipe, recipe.vocab_size * recipe.dim * BYTES_PER_WEIGHT, "its embedding")
     with plugin_faults(recipe, "building", seconds=MAX_PLUGIN_SECONDS):
         try:
-            with torch.device("meta"):
+            with meta_device():
                 first = 0
                 for repeat, parts in recipe.groups():
                     layer = recipe.layer_context(first, parts)

@@ -8,11 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from litmus.model.decoder import Decoder
 from litmus.model.plugins import MAX_PLUGIN_SECONDS, plugin_faults, restored_cwd
 from litmus.model.recipe import Recipe
+from litmus.runtime.meta import meta_device
 
 
 def meta_model(recipe: Recipe) -> Decoder:
     """Build the model of a recipe on the meta device (shapes without values); Failed if a plug-in cannot be."""
-    with plugin_faults(recipe, "building", seconds=MAX_PLUGIN_SECONDS), torch.device("meta"):
+    with plugin_faults(recipe, "building", seconds=MAX_PLUGIN_SECONDS), meta_device():
         return Decoder(recipe)
 
 
@@ -24,7 +25,7 @@ def training_flops_per_token(recipe: Recipe, context: int | None = None) -> floa
     """
     length = context or recipe.context
     model = meta_model(recipe)
-    with restored_cwd(), torch.device("meta"):
+    with restored_cwd(), meta_device():
         tokens = torch.zeros(1, length, dtype=torch.long)
         counter = FlopCounterMode(display=False)
         with counter:
@@ -34,7 +35,7 @@ def training_flops_per_token(recipe: Recipe, context: int | None = None) -> floa
 
 def scored_share(recipe: Recipe) -> float:
     """Fraction of the targets that the recipe's loss scores; FLOPs per token / fraction = FLOPs per scored token."""
-    with torch.device("meta"):
+    with meta_device():
         objective = recipe.objective.build(recipe.layer_contexts()[-1])
     return objective.scored_share
 

@@ -18,6 +18,7 @@ from litmus.model.decoder import Decoder
 from litmus.model.plugins import MAX_PLUGIN_SECONDS, PLUGIN_FILE, declare_plugin, plugin_code, plugin_faults
 from litmus.model.recipe import Recipe, plugin_source, validated
 from litmus.nn.objectives.objective import NextTokenConfig
+from litmus.runtime.meta import meta_device
 from litmus.yaml_json import mapping, read_yaml
 
 RECIPE, WEIGHTS = "recipe.yaml", "model.safetensors"
@@ -107,7 +108,7 @@ def _check_sizes(recipe: Recipe, tensors: dict[str, Tensor], origin: str) -> Non
             f"{origin} does not fit recipe {recipe.name!r}: it has weights of {len(layers)} layers, not {recipe.depth}"
         )
     try:
-        with torch.device("meta"), timeout(MAX_PLUGIN_SECONDS):
+        with meta_device(), timeout(MAX_PLUGIN_SECONDS):
             meta = Decoder(recipe)
     except (Exception, SystemExit, TimeLimitExceeded):  # some plug-ins cannot be built on the meta device
         return

@@ -12,6 +12,7 @@ from litmus.auditing.target import MAX_LAYER_WEIGHTS, AuditTarget, without_dropo
 from litmus.errors import BadInput
 from litmus.model import Decoder, Recipe
 from litmus.model.recipe import FAMILIES
+from litmus.runtime.meta import meta_device
 
 MAX_VOCABULARY = 1024
 MIN_HEAD_DIM = 4
@@ -107,7 +108,7 @@ def layer_weights(recipe: Recipe) -> int:
 def meta_model(recipe: Recipe) -> Decoder:
     """The model of a recipe on the meta device; with real tensors if a plug-in cannot be built there."""
     try:
-        with torch.device("meta"):
+        with meta_device():
             return Decoder(recipe)
     except BadInput:
         raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from litmus.data.json_files import Declared, checked
@@ -17,6 +16,7 @@ from litmus.interop.hf.folder import CONFIG
 from litmus.interop.hf.gpt2 import Gpt2Adapter
 from litmus.interop.hf.llama import LlamaAdapter
 from litmus.model import Decoder, Recipe
+from litmus.runtime.meta import meta_device
 
 ADAPTERS: dict[str, HFAdapter] = {
     adapter.architecture: adapter
@@ -59,7 +59,7 @@ def adapter_of(config: Config) -> HFAdapter:
 def meta_decoder(recipe: Recipe) -> Decoder:
     """The model of a recipe on the meta device: shapes without data. BadInput for sizes beyond any memory."""
     try:
-        with torch.device("meta"):
+        with meta_device():
             return Decoder(recipe)
     except (RuntimeError, OverflowError, TypeError) as error:
         reason = str(error).partition("\n")[0]

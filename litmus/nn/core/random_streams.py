@@ -18,9 +18,12 @@ class RandomStreams:
     """
 
     def __init__(self) -> None:
-        """Draw the model's seed from torch's default generator, unless it is built without values, on "meta"."""
-        values = torch.get_default_device().type != "meta"
-        self._seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_()) if values else 0
+        """Draw the model's seed from torch's default generator, unless it is built without values."""
+        self._seed = 0
+        if torch.get_default_device().type != "meta":
+            drawn = torch.empty((), dtype=torch.int64, device="cpu").random_()
+            if type(drawn) is torch.Tensor:  # not a FakeTensor, which has no value
+                self._seed = int(drawn)
         self._built: Counter[str] = Counter()
 
     @contextlib.contextmanager
