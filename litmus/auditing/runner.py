@@ -24,7 +24,7 @@ from litmus.auditing.sources import is_named_model, open_named_model
 from litmus.auditing.target import AuditTarget
 from litmus.errors import BadInput, Failed
 from litmus.fork_server import start_process
-from litmus.limits import TimeLimitExceeded, timeout
+from litmus.limits import TimeLimitExceeded, patience, timeout
 from litmus.model import Decoder, Recipe, resolve
 from litmus.model.plugins import disable_trial_runs, plugin_code, run_plugin
 from litmus.model.recipe import validated
@@ -247,7 +247,7 @@ class Worker:
     def _line(self) -> str:
         """The next line of output; "" when the process has ended or was killed because of the time limit."""
         assert self.process.stdout is not None
-        timer = threading.Timer(self.limit + STARTUP_SECONDS, self._kill)
+        timer = threading.Timer((self.limit + STARTUP_SECONDS) * patience(), self._kill)
         timer.start()
         try:
             return self.process.stdout.readline()

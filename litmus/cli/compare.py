@@ -45,6 +45,10 @@ def compare(
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
     size: Size = DEFAULT_SIZE,
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="Compare at several sizes, such as tiny,mini, and show how the difference changes."),
+    ] = None,
     change: Override = None,
     seeds: Annotated[
         str,
@@ -115,11 +119,15 @@ def compare(
       litmus compare standard my_idea.py --size mini --lr-sweep --primary seconds
 
       litmus compare standard my_idea.py --seeds 3..12 --margin 0.01
+
+      litmus compare standard gated --sizes tiny,mini
     """
     names = arms or list(DEFAULT_ARMS)
     for arm in names:
         check_source(arm)
-    check_size(size)
+    chosen = [] if sizes is None else [part.strip() for part in sizes.split(",")]
+    for each in (size, *chosen):
+        check_size(each)
     given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
     changes = {key: value for key, value in given.items() if value is not None} | overrides(option, "--option")
     training = settings_from({**DEFAULT_TRAINING.model_dump(exclude_unset=True), **changes})
@@ -128,31 +136,42 @@ def compare(
     from litmus.comparison.compare import compare as run_comparison
     from litmus.data import DataSettings
 
-    comparison = run_comparison(
-        names,
-        data=DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes),
-        training=training,
-        size=size,
-        overrides=overrides(change),
-        seeds=seeds,
-        lr_sweep=lr_sweep,
-        noise=noise,
-        primary=primary,
-        confidence=confidence,
-        margin=margin,
-        jobs=jobs,
-        keep_failed=keep_failed,
-        prompt=prompt,
-        name=name,
-        trust_plugin=trust_plugin,
-        command=shlex.join(["litmus", *sys.argv[1:]]),
-        console=notes(),
-    )
-    if json:
-        print(comparison.to_json())
+    terms: dict[str, Any] = {
+        "data": DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes),
+        "training": training,
+        "overrides": overrides(change),
+        "seeds": seeds,
+        "lr_sweep": lr_sweep,
+        "noise": noise,
+        "primary": primary,
+        "confidence": confidence,
+        "margin": margin,
+        "jobs": jobs,
+        "keep_failed": keep_failed,
+        "prompt": prompt,
+        "name": name,
+        "trust_plugin": trust_plugin,
+        "command": shlex.join(["litmus", *sys.argv[1:]]),
+        "console": notes(),
+    }
+    if sizes is None:
+        comparison = run_comparison(names, size=size, **terms)
+        comparisons = [comparison]
+        shown: Any = comparison
     else:
-        comparison.print()
-        print(f"\nreport: {comparison.report}")
-    not_better = require_better and any(verdict.word != "better" for verdict in comparison.verdicts)
-    if not_better or comparison.result.arm_notes:
+        from litmus.comparison.sizes import compare_sizes
+
+        shown = compare_sizes(names, chosen, **terms)
+        comparisons = list(shown.comparisons.values())
+    if json:
+        print(shown.to_json())
+    else:
+        shown.print()
+        print()
+        for comparison in comparisons:
+            print(f"report: {comparison.report}")
+    not_better = require_better and any(
+        verdict.word != "better" for comparison in comparisons for verdict in comparison.verdicts
+    )
+    if not_better or any(comparison.result.arm_notes for comparison in comparisons):
         raise typer.Exit(1)

@@ -16,7 +16,7 @@ from typing import Any
 from litmus.errors import BadInput, Failed, shown
 from litmus.files import sha256
 from litmus.fork_server import communicate, start_process
-from litmus.limits import TimeLimitExceeded, timeout
+from litmus.limits import TimeLimitExceeded, patience, timeout
 from litmus.model.recipe import PluginSource, Recipe
 from litmus.model.renamed import explained, old_overrides
 from litmus.model.trust import is_trusted, trust
@@ -233,7 +233,7 @@ def _trial_run(code: bytes, plugin: Path, found: Path) -> None:
     arguments = (str(plugin), str(found), str(MAX_PLUGIN_SECONDS))
     process = start_process("litmus.model.plugins", "first_run", *arguments, stderr=subprocess.DEVNULL)
     try:
-        output = communicate(process, code, MAX_PLUGIN_SECONDS + STARTUP_SECONDS)
+        output = communicate(process, code, (MAX_PLUGIN_SECONDS + STARTUP_SECONDS) * patience())
     except TimeoutError:
         raise BadInput(
             f"{found} was still running after {MAX_PLUGIN_SECONDS:g} s and could not be interrupted; {_ADVICE}"

@@ -16,6 +16,7 @@ from litmus.comparison.compare import parse_seeds
 from litmus.comparison.executors.local import run_trials
 from litmus.comparison.plan import Plan, resolve_arms
 from litmus.comparison.results import ComparisonResult
+from litmus.comparison.sizes import compare_sizes
 from litmus.comparison.trial import TrialSpec, stored_result
 from litmus.data import DataSettings, prepare
 from litmus.errors import BadInput, Failed
@@ -450,6 +451,17 @@ def trained(first, audited):
     """A folder of runs with the audits and trials of standard and nope, without noise trials."""
     shutil.copytree(first.folder / "trials" / "arm", audited / "x" / "trials" / "arm")
     return audited
+
+
+def test_each_size_is_compared_in_a_folder_of_its_own(audited):
+    for size in ("tiny", "mini"):
+        shutil.copytree(audited / "x" / "audits", audited / f"y-{size}" / "audits")
+    done = compare_sizes(
+        ["standard", "nope"], ["tiny", "mini"], name="y", runs=audited, overrides=SMALL, seeds=2, jobs=2,
+        data=DataSettings(corpus="notes.txt", tokenizer="bytes"), training=TrainSettings(**TRAINING),
+    )  # fmt: skip
+    assert [comparison.folder.name for comparison in done.comparisons.values()] == ["y-tiny", "y-mini"]
+    assert set(json.loads(done.to_json())["sizes"]) == {"tiny", "mini"}
 
 
 def test_an_arm_that_sees_the_future_gets_a_finding_in_place_of_a_score(command, trained):

@@ -194,7 +194,7 @@ def _figures(
             plots.plot_differences(judged, result.arms),
             f"Each arm minus {result.baseline} on the same seed: a dot per seed, a diamond for the mean, a bar for its "
             f"interval. A difference is shown if the bar excludes zero."
-            f"{' The margin is grey.' if result.margin else ''}",
+            + (" The margin is grey; the interval at twice the level is compared with it." if result.margin else ""),
         ),
         "tokens": (
             plots.plot_curves(result, "tokens"),

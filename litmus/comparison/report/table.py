@@ -107,7 +107,9 @@ def _sentence_line(verdict: Verdict) -> Text:
 def _footer(result: ComparisonResult, summaries: list[ArmSummary]) -> str:
     seeds = max(summary.seeds for summary in summaries)
     text = format_si(scored_bytes(result), "B")
+    several = len(summaries) > 2 or result.looks is not None
     interval = f"± is the {format_percent(result.confidence)} interval over seeds"
+    interval += ", for differences of all verdicts together" if several else ""
     active = "" if all(summary.all_active for summary in summaries) else "; parameters: active per token/all"
     flops = "" if all(summary.all_scored for summary in summaries) else "; FLOPs: per token/per scored token"
     return f"{seeds} seeds, budget {result.budget}, scored on {text} of held-out text; {interval}{active}{flops}"
