@@ -67,6 +67,7 @@ def train(
     data: DataSettings | str | Path | None = None,
     *,
     name: str | None = None,
+    runs: str | Path = "runs",
     folder: str | Path | None = None,
     size: str | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -75,7 +76,7 @@ def train(
     display: Display | None = None,
     **settings: Any,
 ) -> Run:
-    """Audit and train `recipe` in the run folder runs/NAME (or `folder`), resuming an earlier training there.
+    """Audit and train `recipe` in the run folder RUNS/NAME (or `folder`), resuming an earlier training there.
 
     recipe: as for `litmus.build`, or a run (its folder), whose model is trained further in a new run with its own
     tokenizer. data: a corpus, or DataSettings; by default Python's standard library, or the corpus of the run. name:
@@ -93,7 +94,7 @@ def train(
     check_trained(whole, train_settings.batch, train_settings.context)
     pick_device(train_settings.device)
     default = whole.name if start is None else f"{start.folder.resolve().name}-tuned"
-    target = Path(folder or Path("runs") / (name or default))
+    target = Path(folder or Path(runs) / (name or default))
     display = display or Display()
     source = recipe if isinstance(recipe, str | os.PathLike) else whole.name
     reports: list[AuditReport] = []

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from litmus import __version__
-from litmus.cli import audit, bench, chat, compare, data, eval, export, generate, import_, recipes, train
+from litmus.cli import audit, bench, chat, compare, data, eval, export, generate, import_, recipes, runs, train
 from litmus.cli.output import QUIET
 from litmus.cli.parsing import Command, Group
 
@@ -58,6 +58,7 @@ app.command(cls=Command)(chat.chat)
 app.command(cls=Command)(export.export)
 app.command("import", cls=Command)(import_.import_run)
 app.command(cls=Command)(recipes.recipes)
+app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from litmus.cli.options import (
     HeldOut,
     Option,
     Override,
+    RunsFolder,
     SampleBytes,
     Size,
     TokenizerName,
@@ -92,8 +94,9 @@ def compare(
     prompt: Annotated[str, typer.Option(help="Prompt of the text samples in the report.")] = "",
     name: Annotated[
         str | None,
-        typer.Option(help="Folder name in runs/. By default the same command finds its folder."),
+        typer.Option(help="Folder name in the folder of runs. By default the same command finds its folder."),
     ] = None,
+    runs: RunsFolder = Path("runs"),
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Also train arms that fail their audit, without a verdict.")
     ] = False,
@@ -101,7 +104,9 @@ def compare(
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit with code 1 unless every arm is better than the baseline.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print only JSON: verdicts and results.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print only JSON: arms, scores, verdicts, costs, paths.")
+    ] = False,
 ) -> None:
     """Train architectures on equal terms over several seeds and say which is better, with error bars.
 
@@ -150,6 +155,7 @@ def compare(
         "keep_failed": keep_failed,
         "prompt": prompt,
         "name": name,
+        "runs": runs,
         "trust_plugin": trust_plugin,
         "command": shlex.join(["litmus", *sys.argv[1:]]),
         "console": notes(),

@@ -10,6 +10,7 @@ import typer
 from litmus.cli.options import CORPUS, HeldOut, SampleBytes, TokenizerName
 from litmus.cli.output import log
 from litmus.cli.parsing import Command, Group
+from litmus.errors import BadInput, shown
 from litmus.process import defer_output_errors
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Prepare corpora and look at them.", cls=Group)
 
-Corpus = Annotated[str, typer.Argument(help=CORPUS)]
+Corpus = Annotated[str | None, typer.Argument(help=f"{CORPUS} Default: stdlib.")]
+DataOption = Annotated[str | None, typer.Option("--data", help="The corpus, as the other commands take it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(cls=Command)
 @defer_output_errors()
 def prepare(
-    corpus: Corpus = "stdlib",
+    corpus: Corpus = None,
+    data: DataOption = None,
     tokenizer: TokenizerName = "bpe-4096",
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
@@ -44,13 +47,14 @@ def prepare(
     """
     from litmus.data import summary
 
-    data = _prepared(corpus, tokenizer, held_out, sample_bytes)
-    print(json.dumps(_as_json(data), indent=1) if as_json else summary(data))
+    prepared = _prepared(corpus, data, tokenizer, held_out, sample_bytes)
+    print(json.dumps(_as_json(prepared), indent=1) if as_json else summary(prepared))
 
 
 @app.command(cls=Command)
 def show(
-    corpus: Corpus = "stdlib",
+    corpus: Corpus = None,
+    data: DataOption = None,
     tokenizer: TokenizerName = "bpe-4096",
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
@@ -63,15 +67,17 @@ def show(
       litmus data show
 
       litmus data show sotu --tokenizer bytes
+
+      litmus data show --data my_book.txt
     """
     from litmus.data import sample, summary
 
-    data = _prepared(corpus, tokenizer, held_out, sample_bytes)
+    prepared = _prepared(corpus, data, tokenizer, held_out, sample_bytes)
     if as_json:
-        print(json.dumps({**_as_json(data), "held_out_begins": sample(data)}, indent=1))
+        print(json.dumps({**_as_json(prepared), "held_out_begins": sample(prepared)}, indent=1))
         return
-    print(summary(data))
-    print(f"\nheld-out text begins:\n{sample(data)}")
+    print(summary(prepared))
+    print(f"\nheld-out text begins:\n{sample(prepared)}")
 
 
 @app.command("list", cls=Command)
@@ -95,8 +101,15 @@ def _as_json(data: TokenData) -> dict[str, Any]:
     return {"fingerprint": data.fingerprint, **data.provenance}
 
 
-def _prepared(corpus: str, tokenizer: str, held_out: float, sample_bytes: int | None) -> TokenData:
+def _prepared(
+    corpus: str | None, data: str | None, tokenizer: str, held_out: float, sample_bytes: int | None
+) -> TokenData:
+    """The prepared corpus, named by the argument or by --data."""
+    if None not in (corpus, data) and corpus != data:
+        raise BadInput(f"{shown(corpus)} and --data {shown(data)} name two corpora; name one of them")
     from litmus.data import DataSettings, prepare
 
-    settings = DataSettings(corpus=corpus, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
+    named = corpus if data is None else data
+    named = "stdlib" if named is None else named
+    settings = DataSettings(corpus=named, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
     return prepare(settings, log=log)

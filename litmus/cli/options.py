@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +49,7 @@ Option = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")]
 Best = Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of runs and comparisons.", metavar="DIR")]
 TrustPlugin = Annotated[
     bool,
     typer.Option(

@@ -13,6 +13,7 @@ from litmus.cli.options import (
     HeldOut,
     Option,
     Override,
+    RunsFolder,
     SampleBytes,
     Size,
     TokenizerOrOwn,
@@ -37,8 +38,11 @@ def train(
     tokenizer: TokenizerOrOwn = None,
     held_out: HeldOut = 0.1,
     sample_bytes: SampleBytes = None,
-    name: Annotated[str | None, typer.Option(help="Name of the folder in runs/. Default: the recipe's.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Path of the run folder, instead of runs/NAME.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run in the folder of runs. Default: the recipe's.")
+    ] = None,
+    runs: RunsFolder = Path("runs"),
+    folder: Annotated[Path | None, typer.Option(help="Path of the run folder, instead of RUNS/NAME.")] = None,
     budget: Annotated[str | None, setting("budget")] = None,
     batch: Annotated[int | None, setting("batch")] = None,
     accumulation: Annotated[int | None, setting("accumulation")] = None,
@@ -93,7 +97,8 @@ def train(
     check_size(size)
     given = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out, "sample_bytes": sample_bytes}
 
-    from litmus import runs
+    from litmus import runs as calls
+    from litmus.comparison.report.run_page import save_run_report
     from litmus.data import DataSettings
     from litmus.training.display import display_for, evaluation_table
 
@@ -106,10 +111,15 @@ def train(
         **settings,
     }
     if dry_run:
-        plan = runs.plan(**training)
+        plan = calls.plan(**training)
         print(plan.to_json()) if json else results().print(plan.table())
         return
-    run = runs.train(name=name, folder=folder, keep_failed=keep_failed, display=display_for(progress(json)), **training)
+    run = calls.train(
+        name=name, runs=runs, folder=folder, keep_failed=keep_failed, display=display_for(progress(json)), **training
+    )
     print(run.result.model_dump_json(indent=1)) if json else results().print(evaluation_table(run.evaluation))
+    report = save_run_report(run.folder)
+    if not json:
+        print(f"report: {report}")
     if not run.audit.passed:
         raise Failed(f"{run.audit.subject} {run.audit.mark()}, so this is not a score; see: litmus audit {recipe}")

@@ -26,7 +26,9 @@ from litmus.comparison.audit_gate import (
 )
 from litmus.comparison.display import ProgressDisplay
 from litmus.comparison.executors.local import run_trials
+from litmus.comparison.ledger import VERDICT_KEYS, LedgerLine, append, check_ledger
 from litmus.comparison.plan import Plan, choose_learning_rate, current_content, folder_prefix, resolve_arms
+from litmus.comparison.report.document import document, verdict_record
 from litmus.comparison.report.formatting import verdict_sentence
 from litmus.comparison.report.page import Section, save_report
 from litmus.comparison.report.table import print_table, render_table
@@ -87,33 +89,8 @@ class Comparison:
         return save_report(self.result, path, self.sections)
 
     def to_json(self) -> str:
-        """The folder, the report's path, the verdicts and the whole result as JSON."""
-        verdicts = [
-            {
-                "arm": verdict.arm,
-                "baseline": verdict.baseline,
-                "metric": verdict.metric.name,
-                "confidence": verdict.confidence,
-                "word": verdict.word,
-                "difference": None if verdict.difference is None else verdict.difference.mean,
-                "interval": _interval(verdict),
-                "level": verdict.level,
-                "seeds": len(verdict.differences),
-                "margin": verdict.margin,
-                "smallest_margin": verdict.smallest_margin,
-                "smallest_shown": verdict.minimum_detectable,
-                "seeds_needed": verdict.seeds_needed,
-                "sentence": verdict_sentence(verdict),
-            }
-            for verdict in self.verdicts
-        ]
-        content = {
-            "folder": str(self.folder),
-            "report": str(self.report),
-            "verdicts": verdicts,
-            "result": json.loads(self.result.model_dump_json()),
-        }
-        return json.dumps(content, indent=1)
+        """Arms, scores, intervals, verdicts, costs, paths and the whole result as one JSON document."""
+        return json.dumps(document(self.result, self.folder, self.report), indent=1)
 
 
 def compare(
@@ -156,6 +133,7 @@ def compare(
         check_name(name, "a comparison's name")
     data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
     context = training.context or DEFAULT_CONTEXT
+    check_ledger(Path(runs))
     jobs, threads = parallelism(jobs, training)
     training = training.model_copy(update={"context": context, "threads": threads})
     terms: dict[str, Any] = {
@@ -198,6 +176,7 @@ def compare(
         result.save(folder / RESULT)
         comparison = Comparison(result, folder, (audit_section(reports),))
         comparison.save_report(comparison.report)
+        append(Path(runs), _ledger_line(comparison, plan))
     return comparison
 
 
@@ -337,10 +316,21 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: part for each in inner for key, part in each.items()}
 
 
-def _interval(verdict: Verdict) -> list[float] | None:
-    """The ends of a verdict's interval; None with fewer than two pairs."""
-    ends = [] if verdict.difference is None else [verdict.difference.low, verdict.difference.high]
-    return ends if ends and all(map(math.isfinite, ends)) else None
+def _ledger_line(comparison: Comparison, plan: Plan) -> LedgerLine:
+    """What the ledger keeps of a finished comparison."""
+    result = comparison.result
+    verdicts = [verdict_record(verdict) for verdict in comparison.verdicts]
+    return LedgerLine(
+        date=result.context["date"],
+        command=result.context["command"],
+        folder=comparison.folder.name,
+        arms=result.arms,
+        budget=result.budget,
+        seeds=len(result.trials_of(result.baseline)),
+        fingerprint=plan.fingerprint,
+        identity=plan.identity,
+        verdicts=[{key: verdict[key] for key in VERDICT_KEYS} for verdict in verdicts],
+    )
 
 
 def _as_call(arms: Sequence[Source]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -60,9 +61,43 @@ def save_report(result: ComparisonResult, path: str | Path, sections: Sequence[S
 
 def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> str:
     """The page as one self-contained HTML document without scripts and external resources."""
+    summaries = summarize(result)
+    choices = learning_rate_choices(result)
+    return render(
+        "page.html.j2",
+        result=result,
+        title=f"{result.baseline} against {', '.join(arm for arm in result.arms if arm != result.baseline)}",
+        metric=get_metric(result.primary),
+        summaries=summaries,
+        colours={arm: f"var(--arm-{index % 7})" for index, arm in enumerate(result.arms)},
+        seeds=max(summary.seeds for summary in summaries),
+        held_out=format_si(scored_bytes(result), "B"),
+        costs={summary.arm: _costs(summary, summaries) for summary in summaries},
+        samples=_samples(result),
+        figures=_figures(result, summaries, choices),
+        galleries=galleries(result),
+        choices=choices,
+        headline=_headline(summaries, result.baseline),
+        caveats=_caveats(result, summaries, choices),
+        sections=[(section.title, section.note, _body(section)) for section in sections],
+        context={name: value for name, value in result.context.items() if name != "command"},
+        command=result.context.get("command"),
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this folder, filled in, with the style sheet of all pages in it."""
     here = resources.files("litmus.comparison.report")
+
+    def text(name: str) -> str:
+        return (here / name).read_text(encoding="utf-8")
+
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(text),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "si": format_si,
@@ -72,29 +107,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
         "speedup": format_speedup,
         "sentence": verdict_sentence,
     }
-    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
-    summaries = summarize(result)
-    choices = learning_rate_choices(result)
-    return template.render(
-        result=result,
-        title=f"{result.baseline} against {', '.join(arm for arm in result.arms if arm != result.baseline)}",
-        metric=get_metric(result.primary),
-        style=Markup((here / "page.css").read_text(encoding="utf-8")),
-        summaries=summaries,
-        colours={arm: f"var(--arm-{index % 7})" for index, arm in enumerate(result.arms)},
-        seeds=max(summary.seeds for summary in summaries),
-        held_out=format_si(scored_bytes(result), "B"),
-        costs={summary.arm: _costs(summary, summaries) for summary in summaries},
-        samples=_samples(result),
-        figures=_figures(result, summaries, choices),
-        galleries=_galleries(result),
-        choices=choices,
-        headline=_headline(summaries, result.baseline),
-        caveats=_caveats(result, summaries, choices),
-        sections=[(section.title, section.note, _body(section)) for section in sections],
-        context={name: value for name, value in result.context.items() if name != "command"},
-        command=result.context.get("command"),
-    )
+    return environment.get_template(template).render(style=Markup(text("page.css")), **values)
 
 
 def _caveats(
@@ -176,10 +189,11 @@ def _costs(summary: ArmSummary, summaries: Sequence[ArmSummary]) -> str:
 def _samples(result: ComparisonResult) -> list[tuple[str, str]]:
     """(arm, text) of each arm's first scored trial."""
     first = [trials[0] for arm in result.arms if (trials := result.scored(arm))]
-    return [(trial.arm, _truncate(trial.run.sample)) for trial in first if trial.run.sample.strip()]
+    return [(trial.arm, truncate(trial.run.sample)) for trial in first if trial.run.sample.strip()]
 
 
-def _truncate(text: str) -> str:
+def truncate(text: str) -> str:
+    """A text sample, cut to MAX_SAMPLE_CHARACTERS."""
     return text if len(text) <= MAX_SAMPLE_CHARACTERS else text[:MAX_SAMPLE_CHARACTERS] + " …"
 
 
@@ -229,13 +243,13 @@ def _figures(
             "Learning-rate sweep on a short budget. A large dot marks the chosen rate, a cross at the top a failure.",
         ),
     }
-    return {name: _page_figure(figure, caption) for name, (figure, caption) in drawn.items() if figure is not None}
+    return {name: page_figure(figure, caption) for name, (figure, caption) in drawn.items() if figure is not None}
 
 
-def _galleries(result: ComparisonResult) -> list[tuple[str, list[PageFigure]]]:
+def galleries(result: ComparisonResult) -> list[tuple[str, list[PageFigure]]]:
     """(title, figures) of diagnostics that only some arms have: per layer, expert load, auxiliary losses."""
     loads = [
-        _page_figure(
+        page_figure(
             figure,
             f"Expert load in {arm} on held-out text, mean over seeds: a row per layer, its experts sorted by load. "
             f"Full colour is twice an even share or more; a cross marks experts without any token.",
@@ -244,24 +258,25 @@ def _galleries(result: ComparisonResult) -> list[tuple[str, list[PageFigure]]]:
         if (figure := plots.plot_expert_load(result, arm)) is not None
     ]
     terms = [
-        _page_figure(figure, f"{term} during training, before its weight. No score contains it.")
+        page_figure(figure, f"{term} during training, before its weight. No score contains it.")
         for term in plots.auxiliary_losses(result)
         if (figure := plots.plot_auxiliary_loss(result, term)) is not None
     ]
     layers = [
-        _page_figure(figure, f"{meaning} By layer, on held-out text.")
+        page_figure(figure, f"{meaning} By layer, on held-out text.")
         for name, meaning in LAYER_STATS.items()
         if (figure := plots.plot_layer_stat(result, name)) is not None
     ]
-    galleries = [
+    found = [
         ("Inside the layers", layers),
         ("Expert load", loads),
         ("Auxiliary losses", terms),
     ]
-    return [(title, drawn) for title, drawn in galleries if drawn]
+    return [(title, drawn) for title, drawn in found if drawn]
 
 
-def _page_figure(figure: Figure, caption: str) -> PageFigure:
+def page_figure(figure: Figure, caption: str) -> PageFigure:
+    """A plot as it stands on the page."""
     return PageFigure(Markup(to_svg(figure, caption)), caption)
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, FixedFormatter, FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
@@ -24,6 +25,7 @@ from litmus.comparison.report.plotting import (
 )
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.verdicts import Verdict, paired_trials
+from litmus.training.run.result import CurvePoint
 
 Over = Literal["tokens", "seconds"]
 Lines = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -86,6 +88,25 @@ def plot_curves(result: ComparisonResult, over: Over) -> Figure | None:
             x = _common_x(seeds)
             lines[arm] = x, np.array([_interpolate(curve, x) for curve in seeds])
     return _over_training(result, lines, "held-out bits per byte", over)
+
+
+def plot_training_loss(points: Sequence[CurvePoint]) -> Figure | None:
+    """Held-out loss, and mean training loss since the previous point, of one run in nats per token over tokens."""
+    drawn = [point for point in points if point.tokens > 0]
+    if len(drawn) < 2:
+        return None
+    figure, axes = new_figure("loss, nats per token", "tokens trained on")
+    ends, late = [], []
+    for index, name in ((1, "training"), (0, "held-out")):
+        values = [(p.tokens, p.val_loss if name == "held-out" else p.train_loss) for p in drawn]
+        known = [(tokens, loss) for tokens, loss in values if loss is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), color=arm_colour(index), linewidth=1.7)
+            ends.append((known[-1][1], name, arm_colour(index)))
+            late += [loss for tokens, loss in known if tokens >= _STEEP_START * drawn[-1].tokens]
+    _fit_late_part(axes, min(late), max(late))
+    label_ends(axes, ends)
+    return figure
 
 
 def plot_curve_differences(result: ComparisonResult, over: Over) -> Figure | None:
@@ -259,13 +280,18 @@ def _over_training(result: ComparisonResult, lines: Lines, title: str, over: Ove
     axes = figure.axes[0]
     late = [(seeds[:, grid >= _STEEP_START * grid[-1]]) for grid, seeds in lines.values()]
     low, high = min(float(seeds.min()) for seeds in late), max(float(seeds.max()) for seeds in late)
+    _fit_late_part(axes, low, high)
+    _label(result, figure, lines)
+    return figure
+
+
+def _fit_late_part(axes: Axes, low: float, high: float) -> None:
+    """Fit the vertical axis to the values after the steep start, and show the horizontal one from 0."""
     margin = 0.06 * (high - low) or 0.01
     axes.set_ylim(low - margin, high + margin / 3)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.locator_params(axis="x", nbins=5)
-    _label(result, figure, lines)
-    return figure
 
 
 def _binned_lines(losses: dict[str, list[list[float]]]) -> Lines:
