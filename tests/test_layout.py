@@ -43,6 +43,7 @@ FLOORS = (
     "comparison",
     "serving",
     "cli",
+    "__main__",
 )
 """From the basement to the roof: a module imports from its own floor and those before it here."""
 OUTSIDE = ("examples", "specimens")

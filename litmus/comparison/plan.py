@@ -26,6 +26,9 @@ from litmus.training.settings import TrainSettings
 INIT_SEED_OFFSET = 1_000_003
 """Added to the model seed of a trial that repeats another one from a different initialization."""
 
+MAX_FIRST_SEED = 2**31
+"""Of a comparison; leaves room below the largest seed for more pairs and other initializations."""
+
 SWEEP_EXPONENTS = (-1, 0, 1)
 """A sweep tries the given learning rate times sqrt(10) to these powers."""
 
@@ -36,7 +39,7 @@ SWEEP_BUDGET_FRACTION = 0.25
 class Plan:
     """The arms by name (the first is the baseline) and the terms they share.
 
-    fingerprint: of the prepared token data. skipped: arms that are not trained. lr_sweep: choose each arm's learning
+    fingerprint: of the prepared token data. training: its seed is that of the first pair of trials. skipped: arms that are not trained. lr_sweep: choose each arm's learning
     rate by a sweep.
     """
 
@@ -48,6 +51,10 @@ class Plan:
     lr_sweep: bool
     prompt: str
     skipped: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.training.seed > MAX_FIRST_SEED:
+            raise BadInput(f"seed = {self.training.seed} is too large for a comparison; valid are 0 to {MAX_FIRST_SEED:,}")
 
     @property
     def baseline(self) -> str:
@@ -97,6 +104,7 @@ class Plan:
         return [arm for arm in self.arms if arm not in self.skipped]
 
     def _spec(self, arm: str, role: Role, seed: int, lr: float) -> TrialSpec:
+        seed += self.training.seed
         init = 1 if role == "noise" else self._copy_number(arm)
         changes: dict[str, Any] = {"seed": seed + init * INIT_SEED_OFFSET, "data_seed": seed, "lr": lr}
         if role == "sweep":

@@ -36,6 +36,10 @@ HARMLESS = {
     "data prepare": ["no-such-corpus"],
     "data show": ["no-such-corpus"],
     "data list": [],
+    "runs list": ["--runs", "no-such-folder"],
+    "runs show": ["no-such-run"],
+    "runs compare": ["no-such-run"],
+    "runs remove": ["no-such-run"],
 }
 HOSTILE = (
     "", "x", "-1", "0", "1e400", "nan", "inf", "-inf", "9" * 30, "9" * 5000, "2147483648", "1.5", "\u0663", "a=b", "=",

@@ -73,7 +73,8 @@ def render_run_page(run: StoredRun, result: RunResult) -> str:
 def command_line(config: RunConfig) -> str:
     """The command that began a run, without the path of the program."""
     program, *arguments = config.command or ["litmus"]
-    return shlex.join([Path(program).name, *arguments])
+    name = Path(program).name
+    return shlex.join(["litmus" if name == "__main__.py" else name, *arguments])
 
 
 def _as_comparison(run: StoredRun, result: RunResult, name: str) -> ComparisonResult:
