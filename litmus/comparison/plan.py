@@ -39,8 +39,8 @@ SWEEP_BUDGET_FRACTION = 0.25
 class Plan:
     """The arms by name (the first is the baseline) and the terms they share.
 
-    fingerprint: of the prepared token data. training: its seed is that of the first pair of trials. skipped: arms that are not trained. lr_sweep: choose each arm's learning
-    rate by a sweep.
+    fingerprint: of the prepared token data. training: with the seed of the first trials. skipped: arms that are not
+    trained. lr_sweep: choose each arm's learning rate by a sweep.
     """
 
     arms: dict[str, Recipe]
@@ -54,7 +54,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.training.seed > MAX_FIRST_SEED:
-            raise BadInput(f"seed = {self.training.seed} is too large for a comparison; valid are 0 to {MAX_FIRST_SEED:,}")
+            raise BadInput(
+                f"seed = {self.training.seed} is too large for a comparison; valid are 0 to {MAX_FIRST_SEED:,}"
+            )
 
     @property
     def baseline(self) -> str:

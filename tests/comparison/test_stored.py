@@ -12,6 +12,7 @@ import pytest
 import litmus
 from litmus.cli import main
 from litmus.comparison.ledger import LEDGER, LedgerLine, append, read_ledger
+from litmus.comparison.plan import Plan, resolve_arms
 from litmus.comparison.report.run_page import save_run_report
 from litmus.data import DataSettings
 from litmus.errors import BadInput
@@ -252,3 +253,19 @@ def test_the_report_of_a_run_stands_alone_and_escapes_its_sample(runs):
     path.unlink()
     with pytest.raises(BadInput, match="not a finished run"):
         save_run_report(runs / "one")
+
+
+def test_the_seed_of_the_training_is_that_of_the_first_trials():
+    terms = {"size": None, "context": 16, "overrides": {"dim": 16, "depth": 1, "heads": 2}}
+    arms = resolve_arms(["standard", "nope"], **terms, vocab_size=256)
+
+    def plan(seed):
+        training = TrainSettings(budget="3 steps", seed=seed)
+        return Plan(arms, DataSettings(), "f", training, noise=False, lr_sweep=False, prompt="")
+
+    rates = dict.fromkeys(arms, 0.001)
+    assert [spec.training.order_seed for spec in plan(100).trials(rates, range(2))] == [100, 100, 101, 101]
+    assert [spec.seed for spec in plan(0).trials(rates, range(2))] == [0, 0, 1, 1]
+    assert plan(100).identity != plan(0).identity
+    with pytest.raises(BadInput, match="too large"):
+        plan(2**32 - 1)

@@ -41,19 +41,21 @@ def entries_table(entries: Sequence[Entry]) -> Table:
 
 def ledger_table(lines: Sequence[LedgerLine]) -> Table:
     """A line per verdict of the finished comparisons, oldest first."""
-    table = _table("date", "folder", "arm", "verdict", "difference", "seeds", "budget")
+    table = _table("date, UTC", "folder", "arm", "verdict", "difference", "seeds", "budget")
+    for column in (table.columns[0], table.columns[3], table.columns[4]):
+        column.no_wrap = True
     for line in lines:
         for verdict in line.verdicts:
             word = str(verdict.get("word"))
             interval = verdict.get("interval")
-            ends = f" ({interval[0]:+.3g} to {interval[1]:+.3g})" if interval else ""
+            ends = f"\n{interval[0]:+.2g} to {interval[1]:+.2g}" if interval else ""
             difference = verdict.get("difference")
             table.add_row(
-                line.date,
+                line.date.removesuffix(" UTC"),
                 Text(line.folder),
                 Text(str(verdict.get("arm"))),
                 Text(word, style=COLOURS.get(word, "")),
-                "–" if difference is None else f"{difference:+.3g}{ends} {verdict.get('metric')}",
+                "–" if difference is None else f"{difference:+.3g} {verdict.get('metric')}{ends}",
                 str(verdict.get("seeds")),
                 line.budget,
             )
