@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -96,7 +95,7 @@ def compare(
         str | None,
         typer.Option(help="Folder name in the folder of runs. By default the same command finds its folder."),
     ] = None,
-    runs: RunsFolder = Path("runs"),
+    runs: RunsFolder = "runs",
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Also train arms that fail their audit, without a verdict.")
     ] = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +48,17 @@ Option = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes CUDA when there is one.")]
 Best = Annotated[bool, typer.Option("--best", help="Take the checkpoint with the lowest validation loss.")]
-RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of runs and comparisons.", metavar="DIR")]
+
+
+def _folder(name: str) -> str:
+    if not name:
+        raise BadInput("--runs = '' is not valid; it must be the path of a folder, such as runs")
+    return name
+
+
+RunsFolder = Annotated[
+    str, typer.Option("--runs", help="Folder of runs and comparisons.", metavar="DIR", callback=_folder)
+]
 TrustPlugin = Annotated[
     bool,
     typer.Option(

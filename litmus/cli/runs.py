@@ -13,7 +13,7 @@ import typer
 from litmus.cli.options import RunsFolder
 from litmus.cli.output import log, results
 from litmus.cli.parsing import Command, Group
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 
 if TYPE_CHECKING:
     from litmus.comparison.stored import Scored, StoredRun
@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list", cls=Command)
 def list_runs(
-    runs: RunsFolder = Path("runs"),
+    runs: RunsFolder = "runs",
     ledger: Annotated[
         bool, typer.Option("--ledger", help="The verdicts of all comparisons ever finished here, also of removed ones.")
     ] = False,
@@ -42,9 +42,9 @@ def list_runs(
     if ledger:
         from litmus.comparison.ledger import read_ledger
 
-        if not runs.is_dir():
-            raise BadInput(f"there is no folder of runs {str(runs)!r}; compare something, or name it by --runs")
-        lines = read_ledger(runs)
+        if not Path(runs).is_dir():
+            raise BadInput(f"there is no folder of runs {shown(runs)}; compare something, or name it by --runs")
+        lines = read_ledger(Path(runs))
         if json:
             print(json_format.dumps([line.model_dump(mode="json") for line in lines], indent=1))
         else:
@@ -54,7 +54,7 @@ def list_runs(
         return
     from litmus.comparison.stored import entries
 
-    found = entries(runs)
+    found = entries(Path(runs))
     if json:
         print(json_format.dumps([asdict(entry) for entry in found], indent=1))
     else:
@@ -66,7 +66,7 @@ def list_runs(
 @app.command(cls=Command)
 def show(
     name: Annotated[str, typer.Argument(help="A run or comparison: its name in the folder of runs, or its path.")],
-    runs: RunsFolder = Path("runs"),
+    runs: RunsFolder = "runs",
     json: Json = False,
 ) -> None:
     """Show a run (recipe, settings, score, costs, audit, files), or a comparison's table and verdicts again.
@@ -84,7 +84,7 @@ def show(
     from litmus.comparison.stored import StoredRun, find, read
     from litmus.training.display import evaluation_table
 
-    stored = read(find(name, runs))
+    stored = read(find(name, Path(runs)))
     report = stored.folder / REPORT
     if isinstance(stored, StoredRun):
         if json:
@@ -111,7 +111,7 @@ def show(
 @app.command(cls=Command)
 def compare(
     names: Annotated[list[str], typer.Argument(help="Two or more runs, or comparisons, whose trials count as runs.")],
-    runs: RunsFolder = Path("runs"),
+    runs: RunsFolder = "runs",
     json: Json = False,
 ) -> None:
     """Put the stored scores and costs of single trainings side by side, without a verdict: one run has no error bar.
@@ -125,7 +125,7 @@ def compare(
     from litmus.comparison.report.listing import NO_VERDICT, scores_table
     from litmus.comparison.stored import check_same_text, find, read, scored
 
-    found = [read(find(name, runs)) for name in dict.fromkeys(names)]
+    found = [read(find(name, Path(runs))) for name in dict.fromkeys(names)]
     trainings = [training for stored in found for training in scored(stored)]
     if len(trainings) < 2:
         raise BadInput(f"{trainings[0].name} is one training; name at least one more to put beside it")
@@ -140,7 +140,7 @@ def compare(
 @app.command(cls=Command)
 def remove(
     names: Annotated[list[str], typer.Argument(help="Runs or comparisons.")],
-    runs: RunsFolder = Path("runs"),
+    runs: RunsFolder = "runs",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
@@ -155,7 +155,7 @@ def remove(
     from litmus.comparison.report.formatting import format_si
     from litmus.comparison.stored import check_removable, find, remove, size_on_disk
 
-    found = list(dict.fromkeys(find(name, runs) for name in names))
+    found = list(dict.fromkeys(find(name, Path(runs)) for name in names))
     for folder in found:
         check_removable(folder)
     if not yes and not _agreed([f"{folder} ({format_si(size_on_disk(folder), 'B')})" for folder in found]):

@@ -41,7 +41,7 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="Name of the run in the folder of runs. Default: the recipe's.")
     ] = None,
-    runs: RunsFolder = Path("runs"),
+    runs: RunsFolder = "runs",
     folder: Annotated[Path | None, typer.Option(help="Path of the run folder, instead of RUNS/NAME.")] = None,
     budget: Annotated[str | None, setting("budget")] = None,
     batch: Annotated[int | None, setting("batch")] = None,

@@ -39,3 +39,11 @@ def test_help_has_examples_or_lists_the_commands(command):
     done = run(*command, "--help")
     assert done.exit_code == 0
     assert ("Examples" if command else "prepare") in done.output
+
+
+def test_the_corpus_is_named_by_data_as_in_the_other_commands(stories, tmp_path):
+    options = ("--tokenizer", "bytes")
+    assert run("show", "--data", stories, *options).stdout == run("show", stories, *options).stdout
+    assert run("show", stories, "--data", stories, *options).exit_code == 0
+    done = run("prepare", stories, "--data", tmp_path / "other.txt", *options)
+    assert isinstance(done.exception, BadInput) and "two corpora" in str(done.exception)

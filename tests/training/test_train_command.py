@@ -210,3 +210,16 @@ finally:
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stdout
     assert shown.strip().endswith("False")
     assert "Train one architecture" in shown
+
+
+def test_train_writes_a_report_and_says_where_in_the_folder_of_runs_that_is_named(train):
+    code, out, _ = train("--budget", "5 steps", "--precision", "fp32", "--runs", "elsewhere", "--name", "first")
+    assert code == 0 and "report: elsewhere/first/report.html" in out
+    page = Path("elsewhere/first/report.html").read_text(encoding="utf-8")
+    assert "5 steps" in page and "passes its audit" in page
+    shown = subprocess.run(
+        [sys.executable, "-m", "litmus", "runs", "list", "--runs", "elsewhere", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0 and [entry["name"] for entry in json.loads(shown.stdout)] == ["first"]
