@@ -1,7 +1,7 @@
 """Audit every causal-LM class of the installed transformers that can be built tiny: docs/results/transformers_audit.md.
 
-    python bench/audit_transformers.py --jobs 2 --out docs/results/transformers_audit.json
-    python bench/audit_transformers.py --page docs/results/transformers_audit.json
+    python bench/audit_transformers.py --jobs 2 --out results.jsonl     # continues where it stopped
+    python bench/audit_transformers.py --page --out results.jsonl       # writes the page
 
 Each class is built from its default config with small numbers, with new weights, in a process of its own with a limit.
 """
@@ -169,6 +169,116 @@ def loss_finding(model: torch.nn.Module) -> dict[str, Any]:
     return {"status": "pass", "detail": "the mean over all targets"}
 
 
+KINDS: list[tuple[str, str, str, str]] = [
+    ("causality", r"replacing the tokens|gradient", "sees later tokens", "sees_future"),
+    ("causality", r"in training mode", "its loss sees the token that it scores", "unshifted_loss"),
+    ("loss", r"is no mean", "its loss is not that of the next tokens", "unshifted_loss"),
+    ("cache parity", r"^(decoding [ti]|(a )?prefill [io])", "decoding differs", "second_chunk"),
+    ("cache parity", r"greedy generation for one prompt", "`generate` differs from forward", "generate_differs"),
+    ("cache parity", r"padding on the left|in one batch", "left padding changes decoding", "left_padding"),
+    ("position parity", r"on the left", "left padding changes the logits", "left_padding"),
+]  # fmt: skip
+"""(check, what its detail says, the kind of finding, the script in bench/transformers_findings that shows the kind)."""
+
+
+def kinds_of(result: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The findings of a kind that was confirmed by hand, with figures, and the checks with others, which were not."""
+    confirmed, others = [], []
+    for name, finding in result["findings"].items():
+        if finding["status"] != "fail":
+            continue
+        found = [kind for check, said, kind, _ in KINDS if check == name and re.search(said, finding["detail"])]
+        if not found or "crashed" in finding["detail"]:
+            others.append(name)
+            continue
+        figure = "" if finding.get("measured") is None else f" ({finding['measured']:.2g})"
+        confirmed.append(f"{found[0]}{figure}")
+    if "prefix consistency" in others:  # it may explain all others, as a leak explains it
+        if not any(kind.startswith("sees later tokens") for kind in confirmed):
+            return [], [name for name, finding in result["findings"].items() if finding["status"] == "fail"]
+        others.remove("prefix consistency")
+    return confirmed, others
+
+
+def page(path: Path) -> str:
+    """The page of a file of results."""
+    results = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda r: r["class"].lower())
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    built = [result for result in results if not result.get("not_built")]
+    rows, sound, unclear = [], [], []
+    for result in built:
+        confirmed, others = kinds_of(result)
+        if confirmed:
+            rows.append(f"| `{result['class']}` | {'; '.join(confirmed)} | {', '.join(others)} |")
+        elif others:
+            unclear.append(f"`{result['class']}` ({', '.join(others)})")
+        else:
+            sound.append(f"`{result['class']}`")
+    not_built = [
+        f"| `{r['class']}` | {r['not_built'].replace('|', ' ')[:100]} |" for r in results if r.get("not_built")
+    ]
+    scripts = [f"- {kind}: `python bench/transformers_findings/{script}.py`" for _, _, kind, script in KINDS]
+    left = len(known) - len(results)
+    return PAGE_TEXT.format(
+        transformers=transformers.__version__,
+        torch=torch.__version__.split("+")[0],
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+        known=len(known),
+        built=len(built),
+        sound=len(sound),
+        faulty=len(rows),
+        unclear=len(unclear),
+        not_built=len(not_built),
+        left=f" {left} were not reached." if left else "",
+        rows="\n".join(rows),
+        scripts="\n".join(dict.fromkeys(scripts)),
+        unclear_list=", ".join(unclear) or "None.",
+        sound_list=", ".join(sound),
+        not_built_rows="\n".join(not_built),
+    )
+
+
+PAGE_TEXT = """# The causal language models of transformers, audited
+
+transformers {transformers}, torch {torch}, {date}, fp64 on a CPU. Written by `python bench/audit_transformers.py`.
+
+Of {known} model types, {built} were built tiny from their default config, with new weights, and audited: causality,
+prefix consistency, cache parity (with `generate`), position parity, and whether the loss is the mean over the next
+tokens. {sound} pass all, {faulty} have findings, {unclear} have results that nobody confirmed, {not_built} could
+not be built.{left}
+Figures are differences in standard deviations of the logits; the limit is 1e-9.
+
+A finding is about these classes with these configs. Some are the class's own definition (a prefix model attends to its
+whole prompt); either way batched, cached or trained results differ from those of model(tokens).
+
+## Findings
+
+| class | finding | failed checks without a confirmed cause |
+|---|---|---|
+{rows}
+
+Each kind is shown without Litmus by a short script:
+
+{scripts}
+
+## Not confirmed
+
+A check failed in these classes and nobody has confirmed it yet: it may be the tiny config, or the audit.
+
+{unclear_list}
+
+## Passed
+
+{sound_list}
+
+## Not built
+
+| class | why |
+|---|---|
+{not_built_rows}
+"""
+
+
 def sweep(kinds: list[str], jobs: int, path: Path) -> None:
     """Audit the kinds that the file has no result of, `jobs` at a time; results are appended as JSON lines."""
     done = {json.loads(line)["kind"] for line in path.read_text().splitlines()} if path.exists() else set()
@@ -212,9 +322,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=PAGE.with_suffix(".jsonl"))
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--page", action="store_true", help="write the page from the results, without an audit")
     parsed = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     print(datetime.now(UTC), torch.__version__, transformers.__version__)
+    if parsed.page:
+        PAGE.write_text(page(parsed.out), encoding="utf-8")
+        return
     sweep(parsed.only or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), parsed.jobs, parsed.out)
 
 

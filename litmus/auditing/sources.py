@@ -71,6 +71,8 @@ def open_transformers(folder: Path, *, trusted: bool) -> tuple[nn.Module, str]:
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
         return model, "audited with new weights: the folder has none"
+    except BadInput:
+        raise
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder} cannot be opened as a causal language model: {shown(str(error), limit=300)}"

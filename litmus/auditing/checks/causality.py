@@ -52,7 +52,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
 def rows_independent(target: AuditTarget) -> Iterator[Evidence]:
     """A row has the same logits alone as in a batch."""
     worst = 0.0
-    for batch, length in ((3, 17), (5, target.length(70))):
+    for batch, length in ((3, target.length(17)), (5, target.length(70))):
         tokens = target.tokens(batch, length)
         together = target.logits(target.model, tokens)
         alone = torch.cat([target.logits(target.model, row[None]) for row in tokens])
@@ -231,7 +231,8 @@ def training_loss_causal(target: AuditTarget) -> Iterator[Evidence]:
     """The training loss of a target does not depend on the tokens after it."""
     model = copy.deepcopy(target.model).train()
     worst = 0.0
-    for length, cuts in ((35, (1, 17, 34)), (target.length(131), (64, target.length(131) - 1))):
+    short, long = target.length(35), target.length(131)
+    for length, cuts in ((short, (1, short // 2, short - 1)), (long, (min(64, long // 2), long - 1))):
         tokens = target.tokens(2, length, seed=7)
         later = target.other_tokens(tokens)
         targets = target.tokens(2, length, seed=8)

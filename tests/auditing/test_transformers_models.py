@@ -1,0 +1,94 @@
+"""The audit of models of transformers: small random ones made here, nothing downloaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from litmus.auditing.adapters import target_of
+from litmus.cli import main
+from litmus.testing import assert_cache_matches, assert_causal, assert_loss_is_mean, assert_padding_ignored
+
+transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def exit_code(*arguments: str) -> int:
+    """The exit code of a `litmus` command."""
+    try:
+        main(list(arguments))
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def llama(**options: int) -> torch.nn.Module:
+    config = transformers.LlamaConfig(**SIZES, num_key_value_heads=2, max_position_embeddings=48, **options)
+    return transformers.LlamaForCausalLM(config)
+
+
+def test_a_sound_model_is_held_to_fp64_although_it_casts_to_fp32():
+    model = llama()
+    target = target_of(model, quick=True)
+    assert target.rounding == 1e-9 and target.context == 48 and target.longest == 96
+    assert not {
+        ability for ability in ("loss", "cache", "padding mask", "embeddings", "generate") if target.lacks(ability)
+    }
+    for claim in (assert_causal, assert_cache_matches, assert_padding_ignored, assert_loss_is_mean):
+        claim(model)
+
+
+def test_a_table_of_positions_is_not_left():
+    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=2, n_positions=24)
+    model = transformers.GPT2LMHeadModel(config)
+    assert target_of(model, quick=True).longest == 23  # the loss of 23 targets takes 24 tokens
+    assert_padding_ignored(model)  # with the positions that generate gives
+    assert_loss_is_mean(model)
+
+
+def test_left_padding_that_shifts_positions_is_found():
+    config = transformers.BartConfig(
+        vocab_size=61, d_model=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=48, is_decoder=True
+    )
+    with pytest.raises(AssertionError, match="padding of 1 on the left changes the logits"):
+        assert_padding_ignored(transformers.BartForCausalLM(config))
+
+
+def test_a_cache_that_forgets_is_found():
+    model = llama()
+    attention = model.model.layers[1].self_attn
+    update = transformers.DynamicCache.update
+
+    def forgets(self, keys, values, layer, *more, **named):
+        keys, values = update(self, keys, values, layer, *more, **named)
+        return (
+            (keys, values * (torch.arange(values.shape[2]) > values.shape[2] - 7)[:, None])
+            if layer == 1
+            else (keys, values)
+        )
+
+    assert attention.layer_idx == 1
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(AssertionError, match="differs from the full forward pass"),
+    ):
+        patch.setattr(transformers.DynamicCache, "update", forgets)
+        assert_cache_matches(model)
+
+
+def test_a_folder_is_audited_and_one_with_code_or_unsafe_weights_is_refused(tmp_path, capsys):
+    folder = tmp_path / "tiny"
+    llama().save_pretrained(folder)
+    assert exit_code("audit", f"hf:{folder}", "--quick", "--only", "prefix consistency", "--limit", "200") == 0
+    assert "quick audit of tiny" in capsys.readouterr().out
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert exit_code("audit", f"hf:{folder}", "--quick", "--only", "prefix consistency") == 2
+    assert "has its weights in pytorch_model.bin, which can run code" in capsys.readouterr().err
+    config = folder / "config.json"
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "auto_map": {"AutoModelForCausalLM": "mine.Model"}})
+    )
+    assert exit_code("audit", f"hf:{folder}", "--quick", "--only", "prefix consistency") == 2
+    assert "names code of its own (auto_map); read it, then add --trust-plugin" in capsys.readouterr().err
