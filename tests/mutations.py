@@ -86,7 +86,7 @@ MUTATIONS = {
         "litmus/auditing/report.py",
         "return cls.from_json(text) if same else None",
         "return cls.from_json(text)",
-        "tests/auditing",
+        "tests/auditing/test_report.py",
     ),
 }
 
