@@ -153,7 +153,7 @@ def test_an_override_that_cannot_be_is_refused(overrides: dict[str, Any], senten
     ("source", "size", "sentence"),
     [
         ("standrd", None, r"unknown recipe 'standrd'; did you mean 'standard'\?"),
-        ("zzz", None, r"unknown recipe 'zzz'; valid: deepseek, gated, gpt2"),
+        ("zzz", None, r"unknown recipe 'zzz'; valid: compressed, deepseek, gated, gpt2"),
         ("zzz.yaml", None, r"there is no recipe file 'zzz.yaml'"),
         ("standard", "tinny", r"unknown size 'tinny'; did you mean 'tiny'"),
         ("standard", "zzz", r"unknown size 'zzz'; valid: base, mini, own, small, tiny"),

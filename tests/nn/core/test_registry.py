@@ -40,7 +40,7 @@ def test_a_base_that_several_kinds_share_is_not_a_kind() -> None:
 
 def test_a_kind_of_another_file_cannot_be_taken_over() -> None:
     with pytest.raises(
-        BadInput, match=r"mixer kind 'attention' is declared twice, in .*multihead.py and .*test_parts.py"
+        BadInput, match=r"mixer kind 'attention' is declared twice, in .*multihead.py and .*test_registry.py"
     ):
 
         class Attention(MixerConfig):
