@@ -56,6 +56,7 @@ SIZES: list[tuple[str, int]] = [
     (r"qk_nope_head_dim|qk_rope_head_dim|v_head_dim|qk_head_dim", 8),
     (r"index_topk", 16),
     (r"index_n_heads", 2),
+    (r"rotary_dim|d_head", 8),
     (r"state_size|mamba_d_state|ssm_state_size|d_state|time_step_rank|mamba_dt_rank", 8),
     (r"mamba_n_heads|mamba_num_heads", 8),
     (r"mamba_d_head|mamba_head_dim", 8),
@@ -109,6 +110,8 @@ def small(config: dict[str, Any]) -> dict[str, Any]:
     for key in ("num_experts_per_tok", "num_experts_per_token"):
         if key in out and out[key] is None:
             out[key] = 2
+    if "causal" in out:
+        out["causal"] = True
     out.pop("per_layer_config", None)
     return out
 
@@ -173,7 +176,8 @@ KINDS: list[tuple[str, str, str, str]] = [
     ("causality", r"replacing the tokens|gradient", "sees later tokens", "sees_future"),
     ("causality", r"in training mode", "its loss sees the token that it scores", "unshifted_loss"),
     ("loss", r"is no mean", "its loss is not that of the next tokens", "unshifted_loss"),
-    ("cache parity", r"^(decoding [ti]|(a )?prefill [io])", "decoding differs", "second_chunk"),
+    ("cache parity", r"^decoding token by token", "decoding token by token differs", "cache_beyond_window"),
+    ("cache parity", r"^(decoding in chunks|(a )?prefill [io])", "decoding in chunks differs", "second_chunk"),
     ("cache parity", r"greedy generation for one prompt", "`generate` differs from forward", "generate_differs"),
     ("cache parity", r"padding on the left|in one batch", "left padding changes decoding", "left_padding"),
     ("position parity", r"on the left", "left padding changes the logits", "left_padding"),
@@ -188,7 +192,7 @@ def kinds_of(result: dict[str, Any]) -> tuple[list[str], list[str]]:
         if finding["status"] != "fail":
             continue
         found = [kind for check, said, kind, _ in KINDS if check == name and re.search(said, finding["detail"])]
-        if not found or "crashed" in finding["detail"]:
+        if not found or finding["detail"].startswith("it crashed"):
             others.append(name)
             continue
         figure = "" if finding.get("measured") is None else f" ({finding['measured']:.2g})"
