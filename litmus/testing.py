@@ -12,6 +12,7 @@ the model does not state them. BadInput if the model has nothing to assert on, s
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -98,13 +99,16 @@ def weight_of_each_target(target: AuditTarget, tokens: Tensor, scored: int) -> T
 def opened(model: Model, vocab_size: int | None, context: int | None) -> AuditTarget:
     """The target for a model whose forward pass works."""
     target = target_of(model, quick=True, vocab_size=vocab_size, context=context)
+    target.trains = False  # that takes longer than a test may
     hold(target, FORWARD, FORWARD.gather(target))
     return target
 
 
 def hold(target: AuditTarget, check: Check, evidence: Iterator[Evidence]) -> None:
     """AssertionError at the first fault; BadInput if nothing was observed, because the target lacks what that takes."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    exact = target.exact() if check.exact else contextlib.nullcontext()
+    ended = contextlib.closing(evidence)  # type: ignore[type-var]
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), exact, ended:
         warnings.simplefilter("ignore")
         seen = []
         for found in evidence:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litmus.auditing.modes import NoDropout, buffers_kept
 from litmus.model import Loss
+from litmus.nn import AuxLosses, Batch
 
 ModuleRecord = tuple[str, Tensor, Tensor]
 """A module's name, its first input and its output, both (B, T, ...)."""
@@ -119,15 +121,39 @@ def describe_module(model: Any, name: str) -> str:
     return f"{layer}, {inside} ({kind})" if inside else f"{layer} ({kind})"
 
 
-def training_loss(model: Any, tokens: Tensor, targets: Tensor, *, seed: int) -> Loss:
-    """`model.loss` in training mode, with all randomness from `seed`; the model's buffers are restored afterwards."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+@contextlib.contextmanager
+def added_aux_losses() -> Iterator[list[tuple[str, float, Tensor]]]:
+    """Collect name, weight and value of what layers add to `AuxLosses` within the block."""
+    added: list[tuple[str, float, Tensor]] = []
+    add = AuxLosses.add
+
+    def adding(self: AuxLosses, name: str, value: Tensor, weight: float, count: Tensor | None = None) -> None:
+        added.append((name, weight, value))
+        add(self, name, value, weight, count)
+
+    AuxLosses.add = adding  # type: ignore[method-assign]
+    try:
+        yield added
+    finally:
+        AuxLosses.add = add  # type: ignore[method-assign]
+
+
+def training_loss(model: Any, tokens: Tensor | Batch, targets: Tensor | None = None, *, seed: int) -> Loss:
+    """`model.loss` in training mode without dropout, with all randomness from `seed`.
+
+    The model's buffers are afterwards what they were before.
+    """
     model.train()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), buffers_kept(model), NoDropout():
         torch.manual_seed(seed)
-        loss = model.loss(tokens, targets)
-    with torch.no_grad():
-        for buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
-    return loss
+        loss: Loss = model.loss(tokens) if targets is None else model.loss(tokens, targets)
+        return loss
+
+
+def training_logits(model: Any, tokens: Tensor, *, seed: int) -> Tensor:
+    """`model(tokens)` in training mode without dropout, with all randomness from `seed`."""
+    model.train()
+    with torch.random.fork_rng(devices=[]), buffers_kept(model), NoDropout(), torch.no_grad():
+        torch.manual_seed(seed)
+        logits: Tensor = model(tokens)
+        return logits

@@ -166,7 +166,9 @@ def run(request: Request) -> Iterator[TargetInfo | Finding]:
         forward = run_check(FORWARD, target, limit)
         yield forward
         for name in request.checks:
-            yield run_check(CHECKS[name], target, limit) if forward.status == "pass" else skipped(name)
+            finding = run_check(CHECKS[name], target, limit) if forward.status == "pass" else skipped(name)
+            yield finding
+            target.quick = target.quick or finding.status == "fail"  # a model that has to change needs no more cases
     finally:
         torch.set_num_threads(threads)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
+
+from litmus.auditing.exact import Exact
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -40,6 +44,11 @@ MAX_LAYER_WEIGHTS = 2_000_000
 LONG_CONTEXT = 1024
 """Models with at least this context are not tried beyond it; shorter ones show what happens there."""
 
+LONGEST_TRIED = (2048, 4096)
+"""Longest sequences of a quick and a full audit: beyond them one pass takes seconds."""
+
+MAX_KEPT_LOGITS = 2_000_000
+
 MAX_LOGITS = 16_000_000
 """Logits in memory at one time (128 MB in fp64): batches are split accordingly, so memory is bounded at any length."""
 
@@ -66,12 +75,17 @@ class AuditTarget(ABC):
     """
 
     live = True
+    trains = True
+    """Whether checks try a copy after training on one batch as well."""
+    lifts_casts = False
+    """Whether the model casts its activations to a coarser type, and runs without these casts as well."""
 
     def __init__(self, name: str, *, vocab_size: int, context: int, quick: bool, note: str = "") -> None:
         self.name, self.note = name, note
         self.vocab_size, self.context = vocab_size, context
         self.quick = quick
         self.missing: dict[Ability, str] = {}
+        self._results: dict[Any, Any] = {}
 
     def lacks(self, ability: Ability) -> str:
         """Why the target cannot be asked for this; "" if it can."""
@@ -116,18 +130,54 @@ class AuditTarget(ABC):
         """The model with its own weights."""
         return self.build_model()
 
+    def once(self, key: Any, compute: Callable[[], T]) -> T:
+        """The result of `compute()`, called once per key: what several checks use."""
+        if key not in self._results:
+            self._results[key] = compute()
+        result: T = self._results[key]
+        return result
+
+    @cached_property
+    def own_size(self) -> tuple[Any, str]:
+        """A perturbed model of the width and vocabulary that were asked for, if `model` was shrunk, else None.
+
+        With it comes a note on its sizes, or the reason why there is none.
+        """
+        return None, ""
+
     @cached_property
     def rounding(self) -> float:
         """Tolerance for logits that are equal by definition, in standard deviations of the logits."""
-        tokens = self.tokens(1, min(9, self.longest))
-        return COARSE_ROUNDING.get(coarsest_dtype(self.model, lambda model: model(tokens)), ROUNDING)
+        tokens = self.tokens(1, min(9, self.context))
+        return self.rounding_of(lambda model: model(tokens))
 
     @cached_property
     def loss_rounding(self) -> float:
         """The same for training losses, which may be computed in fp32 in any model."""
-        tokens = self.tokens(1, min(9, self.longest))
-        dtype = coarsest_dtype(self.model, lambda model: model.train().loss(tokens, tokens).total)
-        return COARSE_ROUNDING.get(dtype, ROUNDING)
+        tokens = self.tokens(1, min(9, self.context))
+        return self.rounding_of(lambda model: model.train().loss(tokens, tokens).total)
+
+    def rounding_of(self, use: Callable[[Any], object]) -> float:
+        """Rounding of a result; a model that casts inside is exact within `exact`, if it runs without its casts."""
+        dtype = coarsest_dtype(self.model, use)
+        if dtype == torch.float64:
+            return ROUNDING
+        try:
+            with Exact():
+                lifted = coarsest_dtype(self.model, use)
+        except Exception:  # it needs its own types
+            lifted = dtype
+        if lifted != torch.float64:
+            return COARSE_ROUNDING.get(dtype, ROUNDING)
+        self.lifts_casts = True
+        return ROUNDING
+
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        """In this block a model that casts its activations computes in fp64 all the same, where it can."""
+        _ = self.rounding, "" if self.lacks("loss") else self.loss_rounding
+        with Exact() if self.lifts_casts else contextlib.nullcontext():
+            yield
 
     @cached_property
     def longest(self) -> int:
@@ -144,6 +194,26 @@ class AuditTarget(ABC):
         """`count` tokens after each prompt (T,), greedily, by the model's own way of generation."""
         raise NotImplementedError(self.lacks("generate"))
 
+    @cached_property
+    def reach(self) -> int:
+        """Length of the longest sequence that the audit takes its time for: the context, if that is not too long."""
+        return min(self.longest, max(LONG_CONTEXT // 4, round(self.pick(*LONGEST_TRIED) * self.affordable)))
+
+    @property
+    def affordable(self) -> float:
+        """Share of the cases that there is time for: less than 1 for a model with many weights."""
+        return min(1.0, MAX_LAYER_WEIGHTS / max(1, self.layer_weights))
+
+    def text(self, length: int) -> Tensor:
+        """The first tokens (1, length) of one random text, whose logits several checks use."""
+        return self.once("text", lambda: self.tokens(1, self.longest, seed=2))[:, :length]
+
+    def text_logits(self, length: int) -> Tensor:
+        """Logits (1, T, V) of `model` for that text; computed once, if they are not very large."""
+        if length * self.vocab_size > MAX_KEPT_LOGITS:
+            return self.logits(self.model, self.text(length))
+        return self.once(("text logits", length), lambda: self.logits(self.model, self.text(length)))
+
     def lengths(self, wanted: list[int]) -> list[int]:
         """The `wanted` lengths that do not exceed `longest`."""
         return [length for length in wanted if length <= self.longest]
@@ -158,7 +228,7 @@ class AuditTarget(ABC):
 
     def cases(self, quick: int, full: int) -> int:
         """Number of cases: fewer for a live model with many weights, but at least three."""
-        return max(3, round(self.pick(quick, full) * min(1.0, MAX_LAYER_WEIGHTS / max(1, self.layer_weights))))
+        return max(3, round(self.pick(quick, full) * self.affordable))
 
     def tokens(self, batch: int, length: int, seed: int = 0) -> Tensor:
         """Random tokens (batch, length), a function of the arguments."""
@@ -205,7 +275,7 @@ def perturbed(model: M, seed: int = 0) -> M:
 def without_dropout(model: M) -> M:
     """Set every dropout of the model to 0 in place: its noise is larger than any tolerance."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, _DropoutNd):
             module.p = 0.0
     return model
 

@@ -36,7 +36,7 @@ class WrongGradient(Attention):
 def test_a_wrong_gradient_is_caught_and_its_parameter_named(small, mixer):
     finding = small(only=ONLY, mixer=mixer(WrongGradient))["equivalence"]
     assert finding.status == "fail" and "in its gradients" in finding.detail
-    assert finding.where.startswith("layers.")
+    assert finding.where.endswith(".weight")
 
 
 SUBJECT = DecoderTarget(

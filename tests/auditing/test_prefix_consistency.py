@@ -6,16 +6,16 @@ from litmus.nn import Attention
 
 
 class LouderWhenLong(Attention):
-    """Scales attention by the number of tokens in the tensor, beyond the lengths at which decoding is checked."""
+    """Scales attention by the number of tokens in the tensor."""
 
     def forward(self, x, ctx):
         y = super().forward(x, ctx)
         return y * log(x.shape[1]) if ctx.cache is None and x.shape[1] > 140 else y
 
 
-def test_a_model_that_depends_on_the_tensors_length_fails_this_check_alone(small, mixer):
+def test_a_model_that_depends_on_the_tensors_length_fails_this_check_and_decodes_otherwise(small, mixer):
     report = small(mixer=mixer(LouderWhenLong), context=200)
-    assert [finding.name for finding in report.failed] == ["prefix consistency"]
+    assert [finding.name for finding in report.failed] == ["prefix consistency", "cache parity"]
     assert report.mark() == "fails audit: depends on the sequence's length"
 
 

@@ -13,7 +13,15 @@ from litmus.model import build
 
 FOLDER = Path(__file__).parents[2] / "specimens"
 SMALL = {"depth": 2, "dim": 32, "heads": 2, "context": 96, "vocab_size": 61}
-CHECKS = ("causality", "prefix consistency", "cache parity", "position parity", "coverage", "costs as declared")
+CHECKS = (
+    "causality",
+    "prefix consistency",
+    "cache parity",
+    "position parity",
+    "coverage",
+    "costs as declared",
+    "equivalence",
+)
 """The checks that these faults are about. The others train for seconds and are shown to pass in their own tests."""
 
 FAULTS = {
@@ -25,11 +33,28 @@ FAULTS = {
     "f6_worker_only_loss": ("coverage", ["training puts a loss on", "every 4th", "evaluation scores"]),
     "f7_sliver_evaluation": ("coverage", ["evaluation scores", "targets"]),
     "f8_untrained_offsets": ("coverage", ["training puts a loss on", "every 4th", "decoding and evaluation use all"]),
+    "f9_block_means": ("causality", ["sees the future", "BlockMeans"]),
+    "f9_chunk_recurrence": ("causality", ["sees the future", "ChunkRecurrence"]),
+    "f9_circular_filter": ("causality", ["sees the future", "CircularFilter"]),
+    "f10_no_causal_mask": ("causality", ["sees the future", "NoCausalMask"]),
+    "leak_beyond_a_length": ("causality", ["sees the future", "ChunkedBeyond"]),
+    "rows_mix_in_large_batches": ("causality", ["rows of a batch see each other", "batch of 16"]),
+    "leak_under_a_cast": ("causality", ["sees the future", "LeaksUnderCast"]),
+    "leak_after_warmup": ("causality", ["sees the future", "after training on one batch"]),
+    "false_rollback": ("cache parity", ["removal of the last", "can be truncated, which is wrong"]),
+    "loss_by_sum": ("coverage", ["2 copies", "grows with the batch"]),
+    "scored_by_sampling": ("coverage", ["evaluation does not score"]),
+    "wrong_backward": ("equivalence", ["Silu", "wrong gradient"]),
+    "uncounted_flops": ("costs as declared", ["broadcast and sum"]),
     "leak_in_deep_layers": ("causality", ["sees the future", "layer 3", "PhraseAttention"]),
     "leak_past_block_edge": ("causality", ["sees the future", "BlockSummary"]),
     "leak_through_time_norm": ("causality", ["sees the future", "TimeNorm"]),
 }
+LEAK_FOLLOWS = {"prefix consistency", "cache parity", "position parity", "coverage"}
 FOLLOWS = {
+    **dict.fromkeys(("f9_block_means", "f9_chunk_recurrence", "f9_circular_filter"), LEAK_FOLLOWS),
+    **dict.fromkeys(("f10_no_causal_mask", "leak_beyond_a_length", "leak_under_a_cast"), LEAK_FOLLOWS),
+    "leak_after_warmup": LEAK_FOLLOWS,
     "f1_linformer_over_time": {"prefix consistency", "cache parity", "position parity", "coverage"},
     "f5_ssmax_tensor_length": {"cache parity", "position parity", "coverage"},
     "leak_in_deep_layers": {"prefix consistency", "cache parity", "coverage"},
@@ -42,6 +67,8 @@ FOLLOWS = {
 NEEDS = {
     "f4_full_rank_absorption": {"overrides": {"mixer.kv_rank": 8, "mixer.rope_dim": 8}},
     "leak_in_deep_layers": {"depth": 5},
+    "leak_beyond_a_length": {"context": 256},
+    "scored_by_sampling": {"vocab_size": 600},
 }
 """What a small model must have for its fault to be there at all: a rank below its width, a fourth layer."""
 
@@ -96,6 +123,22 @@ SOUND = {
     "f6_worker_only_loss": [EVERY_TARGET],
     "f7_sliver_evaluation": [("sliver[self.scored :] = -100", "pass")],
     "f8_untrained_offsets": [EVERY_TARGET],
+    "f9_block_means": [("x + torch.cat(means, 1)", "x")],
+    "f9_chunk_recurrence": [("(before + memory).expand_as", "before.expand_as")],
+    "f9_circular_filter": [("size = length  #", "size = length + len(self.filter)  #")],
+    "f10_no_causal_mask": [('"all" if ctx.cache is None else super()', "super()")],
+    "leak_beyond_a_length": [("if plain or ctx.positions.shape[1] <= 150:", "if True:")],
+    "rows_mix_in_large_batches": [("out.mean(0, keepdim=True)", "out.mean(-1, keepdim=True)")],
+    "leak_under_a_cast": [("if ctx.cache is None:", "if False:")],
+    "leak_after_warmup": [("x.mean(1, keepdim=True)", "x.mean(-1, keepdim=True)")],
+    "false_rollback": [("supports_rollback = True", "supports_rollback = False")],
+    "loss_by_sum": [('reduction="sum",', 'reduction="mean",')],
+    "scored_by_sampling": [("shape[-1] <= 512", "shape[-1] <= 10_000")],
+    "wrong_backward": [("return gradient * s ", "return gradient * (s + x * s * (1 - s)) ")],
+    "uncounted_flops": [
+        ("(x[..., None] * self.up).sum(-2)", "x @ self.up"),
+        ("(h[..., None] * self.down).sum(-2)", "h @ self.down"),
+    ],
     "leak_in_deep_layers": [("(before + v + after) / 3", "(before + v) / 2")],
     "leak_past_block_edge": [("(begin <= ctx.positions", "(end <= ctx.positions")],
     "leak_through_time_norm": [
@@ -114,6 +157,16 @@ def test_a_specimen_whose_fault_is_put_right_passes(name, tmp_path):
         code = code.replace(wrong, right)
     for kind in re.findall(r'Literal\["(\w+)"\]', code):
         code = code.replace(f'"{kind}"', f'"sound_{kind}"')  # the specimen's own kind is taken
+    for part in re.findall(r'": ([A-Z]\w+)', code[code.index("recipe = ") :]):
+        code = re.sub(rf"\b{part}\b", f"Sound{part}", code)
     (tmp_path / "sound.py").write_text(code, encoding="utf-8")
-    report = audit(build(tmp_path / "sound.py", **{**SMALL, **NEEDS.get(name, {})}), quick=True, only=CHECKS)
+    model = build(tmp_path / "sound.py", **{**SMALL, **NEEDS.get(name, {})})
+    # The newer ones check their own fault alone: put right, some are no good models otherwise.
+    older = re.match(r"f[2-8]_", name) or name in (
+        "leak_in_deep_layers",
+        "leak_past_block_edge",
+        "leak_through_time_norm",
+    )
+    checks = CHECKS if older else (FAULTS[name][0],)
+    report = audit(model, quick=True, only=checks)
     assert {finding.name: finding.detail for finding in report.failed} == {}

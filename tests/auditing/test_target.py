@@ -10,7 +10,7 @@ from litmus.nn import Attention
 
 
 def test_a_small_recipe_is_audited_as_given():
-    recipe = resolve("standard", overrides={"vocab_size": 500})
+    recipe = resolve("standard", overrides={"vocab_size": 200})
     assert shrunk(recipe) == (recipe, "")
 
 
@@ -60,8 +60,14 @@ class HalfPrecision(Attention):
         return super().forward(x, ctx).bfloat16().to(x.dtype)
 
 
-def test_a_coarser_type_inside_the_model_is_noticed(mixer):
+def test_casts_inside_the_model_are_lifted(mixer):
     sizes = {"dim": 32, "heads": 2, "depth": 1, "vocab_size": 61}
     assert DecoderTarget(resolve("ssmax", overrides=sizes), quick=True).rounding == 1e-9
     coarse = resolve("standard", overrides={**sizes, "mixer": mixer(HalfPrecision)})
-    assert DecoderTarget(coarse, quick=True).rounding == 0.05
+    target = DecoderTarget(coarse, quick=True)
+    assert target.rounding == 1e-9 and target.lifts_casts
+    tokens = target.tokens(1, 9)
+    rounded = target.model(tokens)
+    with target.exact():
+        exact = target.model(tokens)
+    assert (exact - rounded).abs().max() > 1e-4

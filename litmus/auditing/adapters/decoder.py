@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from litmus.auditing.target import MAX_LAYER_WEIGHTS, AuditTarget, without_dropout
+from litmus.auditing.target import MAX_LAYER_WEIGHTS, AuditTarget, perturbed, without_dropout
 from litmus.errors import BadInput
 from litmus.model import Decoder, Recipe
 from litmus.model.recipe import FAMILIES
 from litmus.runtime.meta import meta_device
 
-MAX_VOCABULARY = 1024
+MAX_VOCABULARY = 256
 MIN_HEAD_DIM = 4
+
+MAX_OWN_SIZE = (12_000_000, 60_000_000)
+"""Models of the given size with more parameters (quick, full) are built with two layers for the tests at that size."""
 
 
 class DecoderTarget(AuditTarget):
@@ -46,6 +50,24 @@ class DecoderTarget(AuditTarget):
         else:
             model = copy.deepcopy(self.own).cpu()
         return without_dropout(model).to(dtype).eval().requires_grad_(True)
+
+    @cached_property
+    def own_size(self) -> tuple[Decoder | None, str]:
+        if self.live or (self.given.dim, self.given.vocab_size) == (self.recipe.dim, self.recipe.vocab_size):
+            return None, ""
+        most, parameters = self.pick(*MAX_OWN_SIZE), 0
+        for depth in (self.given.depth, 2):
+            try:
+                recipe = Recipe.model_validate({**self.given.to_dict(), "dropout": 0.0, "depth": depth})
+                parameters = sum(parameter.numel() for parameter in meta_model(recipe).parameters())
+            except BadInput:  # its layer groups need their own depth
+                continue
+            if parameters <= most:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)
+                    model = Decoder(recipe)
+                return perturbed(model.to(torch.float64).eval()), f"at width {recipe.dim}"
+        return None, f"not at its own width: {parameters:,} parameters, and there is time for {most:,}"
 
     @property
     def depth(self) -> int:

@@ -25,7 +25,7 @@ from litmus.auditing.adapters.calls import (
     loss_of,
     token_embedding,
 )
-from litmus.auditing.adapters.exact import Exact
+from litmus.auditing.exact import Exact
 from litmus.auditing.target import COARSE_ROUNDING, ROUNDING, AuditTarget, coarsest_dtype, perturbed, without_dropout
 from litmus.errors import BadInput
 from litmus.model import Loss

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.check import Check, Evidence, differences, needs, plural
+from litmus.auditing.checks.overfitting import learned_model
 from litmus.auditing.hooks import first_difference_in_decoding
+from litmus.auditing.sizes import own_lengths
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
 from litmus.nn import Batch
 
 TEXT_TOKENS = (41, 70)
+EDGES_IN_STEPS = (12, 60)
+"""Numbers of the model around which tokens are decoded one by one (quick, full)."""
+
 BLOCK_EDGE_TOKENS = 131
 """Long enough for decoding across block edges at 64, 100 and 128."""
 
@@ -42,6 +48,7 @@ def decoding_equals_full_pass(target: AuditTarget) -> Iterator[Evidence]:
             yield Evidence(
                 f"{how} differs from the full forward pass",
                 fault=True,
+                mark="says that its cache can be truncated, which is wrong" if how.startswith(ROLLBACK) else "",
                 measured=float(difference.max()),
                 tolerance=target.rounding,
                 where=f"first at position {position}{module and f', {module}'}",
@@ -117,16 +124,52 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
         if not target.lacks("rows of a cache"):
             yield from rows_come_and_go(target)
             yield from row_reused(target)
+            yield from rows_reordered(target)
+            yield from row_slides(target)
         longer = target.length(BLOCK_EDGE_TOKENS)
         if longer > length:
-            tokens = target.tokens(1, longer, seed=10)
+            tokens = target.text(longer)
             sizes = chunk_sizes(longer, [longer // 2 - 4, *[1] * 6, 29, *[1] * 8, longer])
             yield (
                 "prefill, decoding and prefill again past block edges",
                 decode(model, tokens, sizes),
-                model(tokens),
+                target.text_logits(longer),
                 torch.arange(longer),
             )
+        yield from to_the_context(target)
+        if not target.lacks("rows of a cache") and supports_rollback(model):
+            yield from truncated(target)
+        for other, when in other_models(target):
+            tokens = target.text(target.length(34))
+            sizes = chunk_sizes(tokens.shape[1], [*[1] * 9, 14, *[1] * 4, 7])
+            positions = torch.arange(tokens.shape[1])
+            yield f"{when}, decoding in steps and chunks", decode(other, tokens, sizes), other(tokens), positions
+
+
+def other_models(target: AuditTarget) -> Iterator[tuple[Any, str]]:
+    """The model after training on one batch, and the one at its own width, where there are such; and which it is."""
+    for model, when in ((learned_model(target), "after training on one batch"), target.own_size):
+        if model is not None:
+            yield model, when
+
+
+def to_the_context(target: AuditTarget) -> Iterator[Decoding]:
+    """Decoding up to the context, in single steps around every number that the model states; then prefilled at once."""
+    length, text = target.reach, target.text(target.reach)
+    edges = [number for number in own_lengths(target, length - 3) if number > TEXT_TOKENS[0]]
+    edges = edges[: target.pick(*EDGES_IN_STEPS)] if target.affordable == 1 else edges[:2]
+    single = sorted({t for edge in edges for t in range(edge - 1, edge + 2)} | set(range(length - 4, length)))
+    sizes, done = [], 0
+    for t in single:
+        sizes += [t - done, 1] if t > done else [1]
+        done = t + 1
+    expected, positions = target.text_logits(length), torch.arange(length)
+    how = f"decoding {length:,} tokens, singly where something may change,"
+    yield how, decode(target.model, text, sizes), expected, positions
+    if length > BLOCK_EDGE_TOKENS:
+        sizes = [length - 4, *[1] * 4]
+        how = f"a prefill of {length - 4:,} tokens, then single ones,"
+        yield how, decode(target.model, text, sizes), expected, positions
 
 
 def chunk_sizes(length: int, sizes: list[int]) -> list[int]:
@@ -193,6 +236,70 @@ def rows_come_and_go(target: AuditTarget) -> Iterator[Decoding]:
     yield "decoding rows that start late, pause and end early", logits[present], expected, positions
 
 
+def rows_reordered(target: AuditTarget) -> Iterator[Decoding]:
+    """Rows are repeated and dropped, as beam search does, and each continues with tokens of its own."""
+    model, length = target.model, target.length(18)
+    begun = length - 6
+    tokens = target.tokens(3, begun, seed=16)
+    cache = model.new_cache(3, length)
+    model(tokens, cache)
+    order = torch.tensor([2, 0, 2, 2])
+    for step, kept in enumerate((order, torch.tensor([1, 3]))):
+        cache.reorder(kept)
+        following = target.tokens(len(kept), 3, seed=17 + step)
+        logits = torch.cat([model(chunk, cache) for chunk in following.split([1, 2], dim=1)], dim=1)
+        tokens = torch.cat((tokens[kept], following), 1)
+        expected = model(tokens)[:, -3:]
+        positions = torch.arange(tokens.shape[1] - 3, tokens.shape[1]).repeat(len(kept))
+        yield "decoding after rows were repeated and dropped", logits.flatten(0, 1), expected.flatten(0, 1), positions
+
+
+def row_slides(target: AuditTarget) -> Iterator[Decoding]:
+    """One row is emptied and gets the last half of its text again, as the engine does at the end of the context."""
+    model, length = target.model, target.length(22)
+    begun, kept = length - 4, (length - 4) // 2
+    tokens, following = target.tokens(2, begun, seed=18), target.tokens(2, 4, seed=19)
+    cache = model.new_cache(2, length)
+    model(tokens, cache)
+    cache.reset_rows(slice(1, 2))
+    row = cache.slice_rows(1, 2)
+    row.start = row.used = 0
+    model(tokens[1:, -kept:], row)
+    cache.start, cache.used = None, begun
+    logits = torch.cat([model(token, cache) for token in following.split(1, dim=1)], dim=1)
+    one = model(torch.cat((tokens[:1], following[:1]), 1))[0, begun:]
+    other = model(torch.cat((tokens[1:, -kept:], following[1:]), 1))[0, kept:]
+    positions = torch.cat((torch.arange(begun, length), torch.arange(kept, kept + 4)))
+    yield "decoding after a row slid on in its text", logits.flatten(0, 1), torch.cat((one, other)), positions
+
+
+ROLLBACK = "decoding after removal of"
+MAX_TRUNCATED = 600
+
+
+def supports_rollback(model: Any) -> bool:
+    """Whether every layer says that the last tokens can be removed from its cache."""
+    return all(getattr(layer, "supports_rollback", False) for layer in getattr(model, "layers", [None]))
+
+
+def truncated(target: AuditTarget) -> Iterator[Decoding]:
+    """The last tokens are removed from the cache and others follow, as in speculative decoding."""
+    model = target.model
+    stated = [number + 3 for number in own_lengths(target, min(target.reach, MAX_TRUNCATED) - 12) if number > 20]
+    for length in [target.length(20), *stated[: target.pick(3, 8)]]:
+        for removed in (1, 4, length // 2):
+            tokens = target.text(length)
+            cache = model.new_cache(1, length + 8)
+            sizes = [length - 3, 1, 1, 1]
+            for chunk in tokens.split(sizes, dim=1):
+                model(chunk, cache)
+            cache.truncate(length - removed)
+            tokens = torch.cat((tokens[:, : length - removed], target.tokens(1, 4, seed=23)), 1)
+            logits = torch.cat([model(chunk, cache) for chunk in tokens[:, -4:].split([1, 1, 2], dim=1)], dim=1)
+            expected, positions = model(tokens)[:, -4:], torch.arange(tokens.shape[1])[-4:]
+            yield f"{ROLLBACK} the last {removed} of {length} tokens", logits, expected, positions
+
+
 def row_reused(target: AuditTarget) -> Iterator[Decoding]:
     """A row is reset and continues with a new text while another row goes on."""
     model, length = target.model, target.length(20)
@@ -242,10 +349,13 @@ def generates_what_it_predicts(target: AuditTarget) -> Iterator[Evidence]:
 CHECK = Check(
     name="cache parity",
     asserts="Decoding with the cache computes the logits of the full forward pass, and the prompt matters.",
-    how="Token by token, in chunks of several sizes, prefill then decoding, ragged rows padded left and right, rows "
-    "that start late, pause, end early and are reused; two prompts before the same tokens.",
+    how="Token by token, in chunks of several sizes, prefill then decoding, up to the context and singly around every "
+    "number that the model states; ragged rows padded left and right, rows that start late, pause, end early and are "
+    "reused, repeated, dropped or moved on; removal of the last tokens where the model supports it; two prompts before "
+    "the same tokens; once more after training on one batch.",
     tolerance="1e-9 standard deviations of the logits in fp64: the same sums in another order.",
     means="Text is generated by another model than the one that was trained and scored.",
     mark="decodes differently than it was trained",
     gather=gather,
+    exact=True,
 )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from litmus.auditing.check import Check, Evidence, differences, max_difference, needs, plural
-from litmus.auditing.hooks import captured, first_difference, training_loss
-from litmus.auditing.target import AuditTarget, generator
-from litmus.model import Decoder
+from litmus.auditing.checks.causality_in_training import documents_independent_in_training, training_loss_causal
+from litmus.auditing.checks.overfitting import learned_model
+from litmus.auditing.hooks import captured, first_difference
+from litmus.auditing.sizes import BLOCKS, own_batches, own_lengths, stated_numbers
+from litmus.auditing.target import MAX_KEPT_LOGITS, AuditTarget, generator
 from litmus.nn import Batch
 
 ALL_CUTS_UP_TO = (12, 24)
@@ -21,15 +24,23 @@ ALL_CUTS_UP_TO = (12, 24)
 
 EDGE_LENGTHS = (32, 33, 64, 65, 100, 101, 128, 129)
 FULL_AUDIT_EDGE_LENGTHS = (31, 63, 99, 127, 255, 256, 257, 300, 383, 511, 512, 513, 777, 1023, 1024)
-QUICK_MAX_CONTEXT = 512
 MAX_SIGMA = 6.0
 """Standard errors by which the loss of random tokens may lie below ln V: chance has a probability of 1e-9."""
 
-MAX_TOKENS_TRIED = 64
+OWN_LENGTHS_TOKENS = (14_000, 80_000)
+"""Tokens (quick, full) for sequences of lengths that the model itself states."""
+
+MAX_TOKENS_TRIED, MAX_ROWS_TOKENS = 64, 8000
 """Tokens after a leaking cut that are replaced one at a time, to name the one that is seen."""
 
-DENSE_CUTS_LENGTH, FULL_AUDIT_DENSE_CUTS_LENGTH = 200, 1025
+DENSE_CUTS_LENGTH, FULL_AUDIT_DENSE_CUTS_LENGTH = 240, 1025
 """Lengths with densely spaced cuts: a leak across one block edge is visible only at the cut on that edge."""
+
+LEARNED_LENGTHS = (24, 70, 200)
+"""Lengths at which the model is tried once more after it was trained on one batch."""
+
+OWN_SIZE_LENGTHS = (33, 130)
+BATCH_LENGTH = 5
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
@@ -41,6 +52,9 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
         documents_independent,
         training_loss_causal,
         *((random_text_not_predicted,) if target.lacks("recipe") else ()),
+        documents_independent_in_training,
+        causal_after_training,
+        causal_at_own_size,
     ):
         for evidence in part(target):
             faults += evidence.fault
@@ -50,67 +64,126 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
 
 
 def rows_independent(target: AuditTarget) -> Iterator[Evidence]:
-    """A row has the same logits alone as in a batch."""
-    worst = 0.0
-    for batch, length in ((3, target.length(17)), (5, target.length(70))):
-        tokens = target.tokens(batch, length)
+    """A row has the same logits alone as in a batch, of any number of rows."""
+    worst, shapes = 0.0, 0
+    for batch, length in batch_shapes(target):
+        tokens = target.tokens(MAX_ROWS, length)[:batch]  # the same rows in every batch of this length
         together = target.logits(target.model, tokens)
-        alone = torch.cat([target.logits(target.model, row[None]) for row in tokens])
-        worst = max(worst, max_difference(together, alone))
-    if worst > target.rounding:
-        yield Evidence(
-            "a row's logits depend on the other rows of its batch",
-            fault=True,
-            measured=worst,
-            tolerance=target.rounding,
-            mark="rows of a batch see each other",
-            meaning="A score depends on which texts share a batch, and decoding one text differs from decoding many.",
-        )
-    else:
-        yield Evidence("rows of a batch are independent", measured=worst, tolerance=target.rounding)
-
-
-def later_tokens_no_effect(target: AuditTarget) -> Iterator[Evidence]:
-    """Replacing all tokens from a cut on does not change the logits before the cut."""
-    worst, lengths = 0.0, 0
-    for model, length, cuts in cases(target):
-        tokens = target.tokens(1, length, seed=length)[0]
-        rows = replaced_from(tokens, cuts, target)
-        difference = differences(target.logits(model, rows)[1:], target.logits(model, tokens[None]))  # (cuts, T)
-        difference = difference.masked_fill(torch.arange(length) >= cuts[:, None], 0.0)
-        lengths += 1
-        worst = max(worst, float(difference.max()))
+        rows = range(batch) if batch <= 5 else (0, batch // 2, batch - 1)
+        alone = torch.cat([row_alone(target, tokens, row) for row in rows])
+        worst, shapes = max(worst, max_difference(together[list(rows)], alone)), shapes + 1
         if worst > target.rounding:
-            yield leak(target, model, tokens, rows, cuts, difference)
+            yield Evidence(
+                f"a row's logits depend on the other rows of its batch, in a batch of {batch} x {length} tokens",
+                fault=True,
+                measured=worst,
+                tolerance=target.rounding,
+                mark="rows of a batch see each other",
+                meaning="A score depends on which texts share a batch, and decoding one text differs from decoding "
+                "many.",
+            )
             return
     yield Evidence(
-        f"replaced tokens change nothing before them ({plural(lengths, 'sequence')} of up to {length} tokens)",
+        f"rows of a batch are independent ({shapes} shapes)",
         measured=worst,
         tolerance=target.rounding,
     )
 
 
-def cases(target: AuditTarget) -> Iterator[tuple[Decoder, int, Tensor]]:
-    """(model, length, cuts): every cut of short sequences, random cuts of longer ones, dense cuts at two lengths."""
+MAX_ROWS = 129
+MAX_BATCH_TOKENS = (6_000, 40_000)
+
+
+def batch_shapes(target: AuditTarget) -> Iterator[tuple[int, int]]:
+    """(rows, tokens per row): every number of rows, some lengths, and products just above the numbers it states."""
+    yield 3, target.length(17)
+    yield 5, target.length(70)
+    rows = own_batches(target) if target.affordable == 1 else [2, 8, 16, 32]
+    for batch in rows:
+        yield batch, target.length(BATCH_LENGTH)
+    budget = target.pick(*MAX_BATCH_TOKENS) * target.affordable
+    for number in stated_numbers(target):
+        length = number // 8 + 1
+        budget -= 9 * length
+        if length > target.longest or budget < 0:
+            continue
+        yield 8, length
+
+
+def row_alone(target: AuditTarget, tokens: Tensor, row: int) -> Tensor:
+    """Logits (1, T, V) of one row of tokens (B, T) by itself."""
+    compute = partial(target.logits, target.model, tokens[row : row + 1])
+    return target.once(("row alone", row, tokens.shape[1]), compute) if tokens.shape[1] == BATCH_LENGTH else compute()
+
+
+def later_tokens_no_effect(target: AuditTarget) -> Iterator[Evidence]:
+    """Replacing all tokens from a cut on does not change the logits before the cut."""
+    worst, lengths = 0.0, []
+    for model, length, cuts in cases(target):
+        tokens = target.text(length)[0]
+        difference, logits = effect_of_later(target, model, tokens, cuts)
+        if model is target.model and logits.numel() <= MAX_KEPT_LOGITS:
+            target.once(("text logits", length), lambda logits=logits: logits)  # type: ignore[misc]
+        lengths.append(length)
+        worst = max(worst, float(difference.max()))
+        if worst > target.rounding:
+            yield leak(target, model, tokens, replaced_from(tokens, cuts, target), cuts, difference)
+            return
+    longest = max(lengths)
+    reached = f" (the context is {target.context:,})" if longest < target.context else ""
+    yield Evidence(
+        f"replaced tokens change nothing before them ({plural(len(lengths), 'sequence')} of up to "
+        f"{longest:,} tokens{reached})",
+        measured=worst,
+        tolerance=target.rounding,
+    )
+
+
+def effect_of_later(target: AuditTarget, model: Any, tokens: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences (cuts, T) before each cut made by replacing all tokens from it on, and the logits (1, T, V)."""
+    logits = target.logits(model, replaced_from(tokens, cuts, target))
+    difference = differences(logits[1:], logits[:1])
+    return difference.masked_fill(torch.arange(len(tokens)) >= cuts[:, None], 0.0), logits[:1]
+
+
+def cases(target: AuditTarget) -> Iterator[tuple[Any, int, Tensor]]:
+    """(model, length, cuts): every cut of short sequences, some cuts of longer ones, dense cuts at two lengths."""
     for length in range(2, target.pick(*ALL_CUTS_UP_TO) + 1):
-        yield target.model, length, torch.arange(1, length)
+        if length <= target.longest:
+            yield target.model, length, torch.arange(1, length)
     length = target.length(70)
     yield target.unperturbed, length, torch.tensor([1, length - 1])
+    affordable = target.affordable
     context = target.context
-    long_lengths = {*FULL_AUDIT_EDGE_LENGTHS, context - 1, context, context + 1, 2 * context}
-    for length in sorted({*EDGE_LENGTHS, *target.pick({min(context, QUICK_MAX_CONTEXT)}, long_lengths)}):
-        if 2 <= length <= min(target.longest, FULL_AUDIT_DENSE_CUTS_LENGTH):
-            random_cuts = torch.randint(1, length, (target.cases(3, 8),), generator=generator(length)).tolist()
-            yield target.model, length, torch.tensor(sorted({1, length - 1, *random_cuts}))
+    edges = {*EDGE_LENGTHS, *target.pick((), (*FULL_AUDIT_EDGE_LENGTHS, context - 1, context + 1, 2 * context))}
+    for length in sorted({min(length, target.reach) for length in edges} if affordable == 1 else {33, 128}):
+        if 2 <= length <= target.longest:
+            yield target.model, length, some_cuts(length, target.cases(2, 4))
     length = target.length(DENSE_CUTS_LENGTH)
-    yield target.model, length, target.pick(cuts_at_edges(length, 32, 50), torch.arange(1, length))
-    if not target.quick and target.longest >= FULL_AUDIT_DENSE_CUTS_LENGTH:
-        yield target.model, FULL_AUDIT_DENSE_CUTS_LENGTH, cuts_at_edges(FULL_AUDIT_DENSE_CUTS_LENGTH, 128, 500)
+    blocks = (*BLOCKS, 32, 50)
+    if affordable == 1:
+        yield target.model, length, cuts_at_edges(length, *blocks, offsets=target.pick((0,), (-1, 0, 1)))
+    budget = target.pick(*OWN_LENGTHS_TOKENS) * affordable
+    for length in own_lengths(target, target.reach):
+        cuts = some_cuts(length, target.pick(1, 2))
+        budget -= length * (1 + length / 1000) * (1 + len(cuts))
+        if budget < 0 and length != target.context:
+            continue
+        yield target.model, length, cuts
+    if not target.quick and target.reach >= FULL_AUDIT_DENSE_CUTS_LENGTH:
+        dense = cuts_at_edges(FULL_AUDIT_DENSE_CUTS_LENGTH, 128, 500, offsets=(0, 1))
+        yield target.model, FULL_AUDIT_DENSE_CUTS_LENGTH, dense
 
 
-def cuts_at_edges(length: int, *blocks: int) -> Tensor:
-    """The cuts at, just before and just after every multiple of the given block sizes."""
-    edges = {edge + offset for block in blocks for edge in range(0, length + 1, block) for offset in (-1, 0, 1)}
+def some_cuts(length: int, random_cuts: int) -> Tensor:
+    """The last cut, one within the last ninth, and random ones."""
+    chosen = torch.randint(1, length, (random_cuts,), generator=generator(length)).tolist()
+    return torch.tensor(sorted({length - 1, max(1, length - length // 9 - 1), *chosen}))
+
+
+def cuts_at_edges(length: int, *blocks: int, offsets: tuple[int, ...] = (-1, 0, 1)) -> Tensor:
+    """The cuts at every multiple of the given block sizes, moved by each of the offsets."""
+    edges = {edge + offset for block in blocks for edge in range(0, length + 1, block) for offset in offsets}
     return torch.tensor(sorted(cut for cut in edges if 0 < cut < length))
 
 
@@ -121,9 +194,7 @@ def replaced_from(tokens: Tensor, cuts: Tensor, target: AuditTarget) -> Tensor:
     return torch.cat((tokens[None], torch.where(later, other_tokens, tokens)))
 
 
-def leak(
-    target: AuditTarget, model: Decoder, tokens: Tensor, rows: Tensor, cuts: Tensor, difference: Tensor
-) -> Evidence:
+def leak(target: AuditTarget, model: Any, tokens: Tensor, rows: Tensor, cuts: Tensor, difference: Tensor) -> Evidence:
     """The leak with the largest effect: the position, the cut, and the module where the difference begins."""
     row = int(difference.amax(1).argmax())
     cut, position = int(cuts[row]), int(difference[row].argmax())
@@ -141,7 +212,8 @@ def leak(
 
 def leaking_token(target: AuditTarget, model: Any, tokens: Tensor, replaced: Tensor, cut: int, position: int) -> str:
     """The first token from `cut` on that has an effect at `position` when it alone is replaced; "" if none has."""
-    later = torch.arange(cut, min(len(tokens), cut + MAX_TOKENS_TRIED))
+    tried = min(MAX_TOKENS_TRIED, max(4, MAX_ROWS_TOKENS // len(tokens)))
+    later = torch.arange(cut, min(len(tokens), cut + tried))
     rows = tokens.expand(len(later), -1).clone()
     rows[torch.arange(len(later)), later] = replaced[later]
     effect = differences(target.logits(model, rows), target.logits(model, tokens[None]))[:, position]
@@ -153,7 +225,7 @@ def leaking_token(target: AuditTarget, model: Any, tokens: Tensor, replaced: Ten
 def no_gradient_from_later(target: AuditTarget) -> Iterator[Evidence]:
     """The gradient of a position's logits to later embeddings is 0; finds leaks whose effects cancel in the logits."""
     worst = 0.0
-    lengths = target.lengths([11, 37, 66, 130, *target.pick((), (260, 515))])
+    lengths = target.lengths([11, 37, *([66, 130] if target.affordable == 1 else []), *target.pick((), (260, 515))])
     for length in lengths:
         tokens = target.tokens(2, length, seed=5)
         with captured(target.model.embedding) as vectors:
@@ -226,52 +298,35 @@ def documents_independent(target: AuditTarget) -> Iterator[Evidence]:
     yield Evidence("packed documents are independent", measured=worst, tolerance=target.rounding)
 
 
-@needs("loss")
-def training_loss_causal(target: AuditTarget) -> Iterator[Evidence]:
-    """The training loss of a target does not depend on the tokens after it."""
-    model = copy.deepcopy(target.model).train()
+def causal_after_training(target: AuditTarget) -> Iterator[Evidence]:
+    """The same of the model that has been trained on one batch: buffers, schedules and gates have moved by then."""
+    model = learned_model(target)
+    if model is not None:
+        lengths = target.lengths(list(LEARNED_LENGTHS))
+        yield from causal_as(target, model, "after training on one batch", lengths)
+
+
+def causal_at_own_size(target: AuditTarget) -> Iterator[Evidence]:
+    """The same at the width and vocabulary that were asked for, which may take another path."""
+    model, size = target.own_size
+    if model is not None:
+        yield from causal_as(target, model, size, target.lengths(list(OWN_SIZE_LENGTHS)))
+    elif size:
+        yield Evidence(size)
+
+
+def causal_as(target: AuditTarget, model: Any, when: str, lengths: list[int]) -> Iterator[Evidence]:
+    """Replaced tokens have no effect before them in another model than `target.model`, at a few cuts."""
     worst = 0.0
-    short, long = target.length(35), target.length(131)
-    for length, cuts in ((short, (1, short // 2, short - 1)), (long, (min(64, long // 2), long - 1))):
-        tokens = target.tokens(2, length, seed=7)
-        later = target.other_tokens(tokens)
-        targets = target.tokens(2, length, seed=8)
-        with torch.no_grad():
-            scale = float(model(tokens).std(-1).mean())
-        for cut in cuts:
-            changed = torch.where(torch.arange(length) >= cut, later, tokens)
-            # The difference between two sets of targets is free of terms that do not depend on targets, such as a
-            # balance loss, which may use the whole batch.
-            seen = [target_contrast(model, x, targets, target.other_tokens(targets), cut) for x in (tokens, changed)]
-            difference = abs(seen[0] - seen[1]) / scale
-            worst = max(worst, difference if difference == difference else torch.inf)
-            if worst > target.loss_rounding:
-                yield Evidence(
-                    f"in training mode, the loss of the targets before position {cut} changes with the tokens from "
-                    f"{cut} on, in a sequence of {length}",
-                    fault=True,
-                    measured=worst,
-                    tolerance=target.loss_rounding,
-                    where=f"model.loss, positions before {cut}",
-                    mark="sees the future in training",
-                    meaning="The training loss is too low, and what the model learns from it does not help in use.",
-                )
-                return
-    yield Evidence(
-        "the training loss of earlier targets does not depend on later tokens",
-        measured=worst,
-        tolerance=target.loss_rounding,
-    )
-
-
-def target_contrast(model: Decoder, tokens: Tensor, targets: Tensor, other_tokens: Tensor, cut: int) -> float:
-    """Loss of the first `cut` positions with one set of targets minus that with the other."""
-    unscored = torch.arange(tokens.shape[1]) >= cut
-    one, other = (
-        training_loss(model, tokens, t.masked_fill(unscored, -100), seed=0).total.item()
-        for t in (targets, other_tokens)
-    )
-    return one - other
+    for length in lengths:
+        tokens, cuts = target.text(length)[0], some_cuts(length, 2)
+        difference, _ = effect_of_later(target, model, tokens, cuts)
+        worst = max(worst, float(difference.max()))
+        if worst > target.rounding:
+            evidence = leak(target, model, tokens, replaced_from(tokens, cuts, target), cuts, difference)
+            yield replace(evidence, what=f"{when}, {evidence.what}")
+            return
+    yield Evidence(f"nor {when}", measured=worst, tolerance=target.rounding)
 
 
 def random_text_not_predicted(target: AuditTarget) -> Iterator[Evidence]:
@@ -303,11 +358,13 @@ def random_text_not_predicted(target: AuditTarget) -> Iterator[Evidence]:
 CHECK = Check(
     name="causality",
     asserts="Changing token j never changes the logits at positions before j, in other rows or in other documents.",
-    how="Tokens from a cut on are replaced, at all cuts of short sequences and around block edges of long ones; the "
-    "gradient of earlier logits to later embeddings; the same for rows, packed documents and the training loss.",
+    how="Tokens from a cut on are replaced, at all cuts of short sequences and around block edges of long ones, at "
+    "lengths from the model's own code and configuration; the gradient of earlier logits to later embeddings; the same "
+    "for 1 to 33 rows, packed documents, the training loss, and the model after training on one batch.",
     tolerance="1e-9 standard deviations of the logits in fp64: rounding is below 1e-13, leaks are above 1e-6.",
     means="The model reads the token that it should predict: its scores are too good to be true, and its generated "
     "text will be worse than they suggest.",
     mark="sees the future",
     gather=gather,
+    exact=True,
 )

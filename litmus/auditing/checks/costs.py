@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from litmus.auditing.adapters.decoder import DecoderTarget, meta_model
 from litmus.auditing.check import Check, Evidence, needs, plural
+from litmus.auditing.checks.hidden_costs import hidden_costs
 from litmus.auditing.hooks import describe_module
 from litmus.auditing.target import generator
 from litmus.model import Decoder, training_flops_per_token
@@ -30,6 +31,7 @@ MAX_REDUNDANCY = 1.1
 def gather(target: DecoderTarget) -> Iterator[Evidence]:
     yield from parameters(target)
     yield from flops(target)
+    yield from hidden_costs(target)
     yield from merged_matrices(target)
     yield from cache_as_declared(target)
     yield from cache_without_redundancy(target)
@@ -97,14 +99,17 @@ def merged_matrices(target: DecoderTarget) -> Iterator[Evidence]:
     """No activation is multiplied by a product of weights whose low rank two thin factors would use."""
     model, length = target.model, target.length(24)
     seen = []
-    for seed in (111, 112):
+    for run, seed in ((model, 111), (model, 112), (target.unperturbed, 111)):
         with torch.no_grad(), _MatmulRecorder() as products:
-            model(target.tokens(1, length, seed=seed))
+            run(target.tokens(1, length, seed=seed))
         seen.append(products.operands)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    for one, other in zip(*seen, strict=False):
-        # Equal for different tokens, hence computed from weights; parameters themselves may have any rank.
+    for one, other, of_other_weights in zip(*seen, strict=False):
+        # Computed from weights: equal for different tokens, but not for other weights, as a start state or a mask is.
+        # Parameters themselves may have any rank.
         if one.shape != other.shape or not torch.equal(one, other) or one.untyped_storage().data_ptr() in own:
+            continue
+        if min(one.shape) < 2 or torch.equal(one, of_other_weights):
             continue
         rows, columns = one.shape
         rank = int(torch.linalg.matrix_rank(one.double(), rtol=1e-9))
@@ -282,6 +287,7 @@ def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
     # In both models: if attention is very sharp, a weight may be too small to have an effect.
     unused = unread_buffers(target.model, text)
     unused = [place for place in unused if place in unread_buffers(target.unperturbed, text)] if unused else []
+    unused = [place for place in unused if not any(fades(m, text, *place) for m in (target.model, target.unperturbed))]
     for number, name in unused[:1]:
         yield (
             f"the oldest {tokens // 4} of {tokens} slots of {name!r} are never read again, but stay allocated",
@@ -308,6 +314,30 @@ def unread_buffers(model: Decoder, text: Tensor) -> list[tuple[int, str]]:
                 if torch.equal(decode_copy(model, following, changed), expected):
                     found.append((number, name))
     return found
+
+
+AGES, FADED = 16, 1e-6
+"""Blocks of slots by age, and the effect of the oldest that has one, relative to the largest, if the buffer fades."""
+
+
+def fades(model: Decoder, text: Tensor, number: int, name: str) -> bool:
+    """Whether the effect of a buffer's slots becomes small with their age before it ends, as in a decaying state.
+
+    The slots beyond a window, on the other hand, end while their effect is large.
+    """
+    prompt, following = text[:, :-4], text[:, -4:]
+    cache = model.new_cache(1, text.shape[1])
+    with torch.no_grad():
+        model(prompt, cache)
+        expected = decode_copy(model, following, cache)
+        effects = []
+        for slots in torch.arange(prompt.shape[1]).tensor_split(AGES):
+            changed = copy.deepcopy(cache)
+            held = changed.layers[number][name][:, slots[0] : slots[-1] + 1]
+            held += torch.randn(held.shape, generator=generator(122), dtype=held.dtype)
+            effects.append(float((decode_copy(model, following, changed) - expected).abs().max()))
+    oldest = next((effect for effect in effects if effect > 0), 0.0)
+    return 0 < oldest < FADED * max(effects)
 
 
 def decode_copy(model: Decoder, following: Tensor, cache: Cache) -> Tensor:

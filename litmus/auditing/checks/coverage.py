@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.auditing.check import Check, Evidence, needs, plural
+from litmus.auditing.checks.causality_in_training import documents_independent_in_training
+from litmus.auditing.checks.gradients import gradients_everywhere
+from litmus.auditing.checks.loss_function import loss_function
 from litmus.auditing.checks.supervision import Supervision, duplicated_terms, loss_counts, supervision
-from litmus.auditing.hooks import captured, training_loss
-from litmus.auditing.target import AuditTarget
+from litmus.auditing.target import AuditTarget, generator
 from litmus.data import TokenData, Tokenizer
-from litmus.model import Decoder
+from litmus.nn import IGNORED, Batch
 from litmus.training.evaluation import evaluate
 
 POSITIONS = (20, 40)
-ROWS, GRADIENT_PASSES = 8, (16, 64)
-MAX_NAMES_SHOWN = 4
 
 COUNTED_POSITIONS, COUNTED_PASSES = 8, (12, 24)
 """Adjacent positions whose losses are counted, and training passes (quick, full) for that."""
@@ -30,9 +30,12 @@ COUNTED_POSITIONS, COUNTED_PASSES = 8, (12, 24)
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from positions_trained(target)
     yield from no_duplicated_terms(target)
+    yield from loss_function(target)
+    yield from documents_independent_in_training(target)
     yield from gradients_everywhere(target)
     yield from token_losses_exact(target)
     yield from evaluate_exact(target)
+    yield from scored_at_own_size(target)
 
 
 @needs("loss")
@@ -121,84 +124,6 @@ def no_duplicated_terms(target: AuditTarget) -> Iterator[Evidence]:
         )
 
 
-@needs("loss", "weights")
-def gradients_everywhere(target: AuditTarget) -> Iterator[Evidence]:
-    """Every parameter, every expert and every unit has a nonzero gradient in some batch."""
-    gradients: dict[str, Tensor] = {}
-    positions = torch.zeros(target.length(48), dtype=torch.bool)
-    for model in (copy.deepcopy(target.model), target.build_model()):
-        for seed in range(target.pick(*GRADIENT_PASSES)):
-            add_gradients(target, model, seed, gradients, positions)
-            if seed and positions.all() and all(gradient.any() for gradient in gradients.values()):
-                break
-    unused = [name for name, gradient in gradients.items() if not gradient.any()]
-    # Rows of embedding tables are used only by their own token, wherever the table is.
-    tables = {f"{name}.weight" for name, part in target.model.named_modules() if isinstance(part, nn.Embedding)}
-    dead = {name: dead_slices(name, gradient) for name, gradient in gradients.items() if name not in tables}
-    dead = {name: slices for name, slices in dead.items() if slices}
-    if unused:
-        yield Evidence(
-            f"{plural(len(unused), 'parameter')} of {len(gradients)} never receive a gradient: {first_names(unused)}",
-            fault=True,
-            measured=len(unused),
-            tolerance=0,
-            where=unused[0],
-            mark="has parameters that never train",
-            meaning="They count as parameters and have no effect: an expert without tokens, a layer that is bypassed.",
-        )
-    dead = {name: found for name, found in dead.items() if name not in unused}
-    if dead:
-        worst = max(dead, key=lambda name: len(dead[name]) / len(gradients[name]))
-        yield Evidence(
-            f"{len(dead[worst])} of {len(gradients[worst])} units (experts, rows) of {worst} never receive a gradient",
-            fault=True,
-            measured=len(dead[worst]) / len(gradients[worst]),
-            tolerance=0.0,
-            where=f"{worst}, units {first_names([str(unit) for unit in dead[worst]])}",
-            mark="has dead units",
-            meaning="Dead units and experts without tokens cost memory and count as parameters.",
-        )
-    if not positions.all():
-        yield Evidence(
-            f"the vectors of {int((~positions).sum())} of {len(positions)} positions receive no gradient",
-            fault=True,
-            where=f"position {int((~positions).nonzero()[0])}",
-            mark="trains on some positions only",
-            meaning="Tokens at these positions have no influence on training.",
-        )
-    if not unused and not dead:
-        yield Evidence(f"all {len(gradients)} parameters receive a gradient")
-
-
-def add_gradients(
-    target: AuditTarget, model: Decoder, seed: int, gradients: dict[str, Tensor], positions: Tensor
-) -> None:
-    """Add the magnitudes of one batch's gradients to `gradients`, by parameter; mark `positions` that have one."""
-    tokens = target.tokens(ROWS, len(positions), seed=50 + seed)
-    targets = target.tokens(ROWS, len(positions), seed=500 + seed)
-    with captured(model.embedding) as vectors:
-        training_loss(model, tokens, targets, seed=seed).total.backward()
-    for vector in vectors:
-        if vector.grad is not None and vector.shape[:2] == tokens.shape:
-            positions |= vector.grad.ne(0).any(-1).any(0)
-    for name, parameter in model.named_parameters():
-        size = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.abs()
-        gradients[name] = gradients.get(name, 0) + size
-    model.zero_grad()
-
-
-def dead_slices(name: str, gradient: Tensor) -> list[int]:
-    """Indices of slices without any gradient, along the first dimension of a layer's matrix or stack of matrices."""
-    if gradient.ndim < 2 or not name.startswith("layers."):
-        return []  # rows of position tables are used only by their own position
-    return (~gradient.flatten(1).any(1)).nonzero()[:, 0].tolist()
-
-
-def first_names(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
-    return ", ".join(names[:MAX_NAMES_SHOWN]) + more
-
-
 Evaluate = Callable[..., Any]
 
 FP32_TOLERANCE = 1e-5
@@ -218,40 +143,68 @@ class OneByteTokenizer(Tokenizer):
 @needs("recipe")
 def token_losses_exact(target: AuditTarget) -> Iterator[Evidence]:
     """model.token_losses equals -log softmax(model(tokens)) at every target."""
-    model, limit = target.model, max(FP32_TOLERANCE, target.rounding)
-    long = min(target.context, target.longest, target.pick(520, 1100))
-    for batch, length in ((3, target.length(50)), (1, long)):
-        tokens, targets = target.tokens(batch, length, seed=40), target.tokens(batch, length, seed=41)
-        targets[:, 3::11] = -100
-        wanted = targets != -100
-        given = model.token_losses(tokens, targets).double()
-        if given.shape != targets.shape:
-            yield fault(f"model.token_losses gives shape {tuple(given.shape)} for targets {tuple(targets.shape)}")
-            return
-        skipped = wanted & (given == 0)
-        if skipped.any():
-            row, position = skipped.nonzero()[0].tolist()
-            yield fault(
-                f"evaluation scores {int((wanted & ~skipped).sum())} of {plural(int(wanted.sum()), 'target')}"
-                f"{spacing((~skipped & wanted)[0])}",
-                where=f"model.token_losses, first skipped at row {row}, position {position}",
-                measured=float(skipped.sum() / wanted.sum()),
-                tolerance=0.0,
-            )
-            return
-        wrong = (given - nats_per_target(model, tokens, targets)).abs()
-        if not float(wrong.max()) <= limit:
-            position = int(wrong.argmax()) % length
-            yield fault(
-                "evaluation does not score -log softmax(model(tokens)): a target's loss is off by "
-                f"{float(wrong.max()):.3g} nats",
-                where=f"model.token_losses, position {position}",
-                measured=float(wrong.max()),
-                tolerance=limit,
-                mark="is scored on something other than its predictions",
-            )
+    long = min(target.context, target.reach, target.pick(520, 1100))
+    batches = [scored_batch(target, 3, target.length(50)), scored_batch(target, 1, long)]
+    packed = scored_batch(target, 2, target.length(30))
+    documents = (torch.arange(packed.tokens.shape[1]) // 11).expand_as(packed.tokens)
+    batches.append(replace(packed, document_ids=documents))
+    for batch in batches:
+        for evidence in scored_wrongly(target, target.model, batch):
+            yield evidence
             return
     yield Evidence("evaluation scores every target with the model's own probability")
+
+
+@needs("recipe")
+def scored_at_own_size(target: AuditTarget) -> Iterator[Evidence]:
+    """The same at the width and vocabulary that were asked for, which may take another path."""
+    model, size = target.own_size
+    if model is None:
+        return
+    random = generator(48)
+    tokens, targets = (torch.randint(model.recipe.vocab_size, (2, target.length(17)), generator=random) for _ in "xy")
+    faults = list(scored_wrongly(target, model, Batch(tokens, targets)))
+    yield from (replace(found, what=f"{found.what} ({size})") for found in faults)
+    if not faults:
+        yield Evidence(f"and {size}, with {model.recipe.vocab_size:,} tokens")
+
+
+def scored_batch(target: AuditTarget, rows: int, length: int) -> Batch:
+    """Random tokens and targets, some of which are not scored."""
+    tokens, targets = target.tokens(rows, length, seed=40), target.tokens(rows, length, seed=41)
+    targets[:, 3::11] = IGNORED
+    return Batch(tokens, targets)
+
+
+def scored_wrongly(target: AuditTarget, model: Any, batch: Batch) -> Iterator[Evidence]:
+    """How model.token_losses differs from -log softmax of the logits, if it does."""
+    limit, targets = max(FP32_TOLERANCE, target.rounding), batch.scored_targets
+    wanted = targets != IGNORED
+    given = model.token_losses(batch).double()
+    if given.shape != targets.shape:
+        yield fault(f"model.token_losses gives shape {tuple(given.shape)} for targets {tuple(targets.shape)}")
+        return
+    skipped = wanted & (given == 0)
+    wrong = (given - nats_per_target(model, batch)).abs()
+    packed = "" if batch.document_ids is None else " in packed documents"
+    if skipped.any():
+        row, position = skipped.nonzero()[0].tolist()
+        yield fault(
+            f"evaluation scores {int((wanted & ~skipped).sum())} of {plural(int(wanted.sum()), 'target')}"
+            f"{spacing((~skipped & wanted)[0])}",
+            where=f"model.token_losses, first skipped at row {row}, position {position}",
+            measured=float(skipped.sum() / wanted.sum()),
+            tolerance=0.0,
+        )
+    elif not float(wrong.max()) <= limit:
+        yield fault(
+            f"evaluation does not score -log softmax(model(tokens)){packed}: a target's loss is off by "
+            f"{float(wrong.max()):.3g} nats",
+            where=f"model.token_losses, position {int(wrong.argmax()) % targets.shape[1]}",
+            measured=float(wrong.max()),
+            tolerance=limit,
+            mark="is scored on something other than its predictions",
+        )
 
 
 @needs("recipe")
@@ -266,7 +219,7 @@ def evaluate_exact(target: AuditTarget, score: Evaluate = evaluate) -> Iterator[
         window = torch.from_numpy(stream[start : start + context + 1])[None]
         missing = (0, context + 1 - window.shape[1])
         tokens, targets = F.pad(window[:, :-1], missing), F.pad(window[:, 1:], missing, value=-100)
-        expected += float(nats_per_target(model, tokens, targets).sum())
+        expected += float(nats_per_target(model, Batch(tokens, targets)).sum())
     count = len(stream) - 1
     if result.tokens != count:
         yield fault(
@@ -288,10 +241,12 @@ def evaluate_exact(target: AuditTarget, score: Evaluate = evaluate) -> Iterator[
 
 
 @torch.no_grad()
-def nats_per_target(model: Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax of the model's logits at each target (B, T) in fp64, 0 where the target is -100: the definition."""
-    log_p = model(tokens).double().log_softmax(-1)
-    return -log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0].masked_fill(targets == -100, 0.0)
+def nats_per_target(model: Any, batch: Batch) -> Tensor:
+    """-log softmax of the model's logits at each target (B, T) in fp64, 0 where it is not scored: the definition."""
+    targets = batch.scored_targets
+    given = batch.tokens if batch.document_ids is None else batch
+    log_p = model(given).double().log_softmax(-1)
+    return -log_p.gather(-1, targets.clamp(min=0)[..., None])[..., 0].masked_fill(targets == IGNORED, 0.0)
 
 
 def spacing(chosen: Tensor) -> str:
@@ -324,4 +279,5 @@ CHECK = Check(
     means="Some predictions or parameters of the model are never trained or never scored.",
     mark="is partly untrained or unscored",
     gather=gather,
+    exact=True,
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from litmus.auditing.adapters.decoder import DecoderTarget
-from litmus.auditing.check import Check, Evidence, needs
+from litmus.auditing.check import Check, Evidence, needs, plural
 from litmus.auditing.hooks import training_loss
 from litmus.auditing.target import AuditTarget
 from litmus.model import Decoder, load, save
@@ -43,6 +45,58 @@ def same_seed(target: AuditTarget) -> Iterator[Evidence]:
                 mark="ignores its seed",
                 meaning="Several seeds repeat one trial; an interval over them means nothing.",
             )
+            return
+        yield from drawn_once(one, other)
+
+
+MIN_RANDOM_ELEMENTS = 64
+
+
+def drawn_once(one: dict[str, Tensor], other: dict[str, Tensor]) -> Iterator[Evidence]:
+    """Every parameter that looks random differs between seeds, and from the same one of other layers."""
+    random = {name: p.detach() for name, p in one.items() if looks_random(p)}
+    fixed = [name for name, parameter in random.items() if torch.equal(parameter, other[name])]
+    if fixed:
+        yield Evidence(
+            f"{plural(len(fixed), 'parameter')} of {len(one)} are random, and the same for every seed: {fixed[0]}",
+            fault=True,
+            where=fixed[0],
+            mark="ignores its seed",
+            meaning="Several seeds repeat one draw of these weights, and an interval over them is too narrow.",
+        )
+    layers: dict[str, list[str]] = {}
+    for name in random:
+        layers.setdefault(re.sub(r"\d+", "*", name, count=1), []).append(name)
+    for names in layers.values():
+        for number, name in enumerate(names):
+            copied = [earlier for earlier in names[:number] if same_values(random[earlier], random[name])]
+            if copied:
+                yield Evidence(
+                    f"{name} starts with the same random numbers as {copied[0]}",
+                    fault=True,
+                    where=name,
+                    mark="starts with equal layers",
+                    meaning="Layers that start alike learn alike: the model is a narrower one for a part of training.",
+                )
+                return
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def looks_random(parameter: Tensor) -> bool:
+    """Whether the elements are all different and unrelated to their neighbours: no constants and no smooth table."""
+    values = parameter.detach().double()
+    if values.numel() < MIN_RANDOM_ELEMENTS or values.flatten().unique().numel() < 0.9 * values.numel():
+        return False
+    centred = values - values.mean()
+    related = [
+        (centred.narrow(d, 1, n - 1) * centred.narrow(d, 0, n - 1)).mean() / centred.square().mean()
+        for d, n in enumerate(values.shape)
+        if n > 1
+    ]
+    return all(abs(float(correlation)) < 0.3 for correlation in related)
 
 
 @needs("loss")
@@ -124,8 +178,8 @@ def survives_saving(target: DecoderTarget) -> Iterator[Evidence]:
 CHECK = Check(
     name="determinism",
     asserts="The same seed gives the same model and loss, saving preserves the model, evaluation is deterministic.",
-    how="Two builds from one seed, one from another; two losses under one seed; logits under two seeds and after other "
-    "inputs; a save and a load.",
+    how="Two builds from one seed, one from another, and equal random parameters in several layers; two losses under "
+    "one seed; logits under two seeds and after other inputs; a save and a load.",
     tolerance="None: bit for bit, on one machine with one thread count.",
     means="Its results cannot be repeated, so no comparison with it can be trusted.",
     mark="is not reproducible",

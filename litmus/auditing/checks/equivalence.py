@@ -1,4 +1,4 @@
-"""Equivalence: every fast path computes the same as its reference implementation."""
+"""Equivalence: fast paths compute the same as their references, and gradients are derivatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.check import Check, Evidence, max_difference, needs, plural
-from litmus.auditing.target import generator
+from litmus.auditing.checks.derivatives import gradients_are_derivatives
+from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
 from litmus.nn import Batch, reference_path
 
@@ -20,8 +21,13 @@ GRADIENT_ROUNDING = 1e-8
 over all tokens."""
 
 
+def gather(target: AuditTarget) -> Iterator[Evidence]:
+    yield from fast_paths_equal_references(target)
+    yield from gradients_are_derivatives(target)
+
+
 @needs("recipe")
-def gather(target: DecoderTarget) -> Iterator[Evidence]:
+def fast_paths_equal_references(target: DecoderTarget) -> Iterator[Evidence]:
     worst, worst_gradient, shapes = 0.0, 0.0, list(random_shapes(target))
     model = copy.deepcopy(target.model)
     for batch, length, packed in shapes:
@@ -93,12 +99,15 @@ def forward_backward(model: Decoder, batch: Batch) -> Any:
 
 CHECK = Check(
     name="equivalence",
-    asserts="Every fast path computes the same as its reference implementation, forward and gradient.",
+    asserts="Every fast path computes the same as its reference implementation, forward and gradient; gradients are "
+    "derivatives.",
     how="model(tokens) and model.loss against themselves within litmus.nn.reference_path(), at random shapes, some "
-    "with packed documents.",
+    "with packed documents; central differences of every hand-written backward pass, and of the loss in a random "
+    "direction of every parameter, where nothing is detached on purpose.",
     tolerance="1e-9 standard deviations of the logits and 1e-8 of each parameter's largest gradient, in fp64: the same "
-    "formula in another order.",
+    "formula in another order. 0.1 % of a derivative, whose central difference is exact to 1e-6.",
     means="The model that is trained is not the one that the reference describes.",
     mark="computes something else on its fast path",
     gather=gather,
+    exact=True,
 )

@@ -15,6 +15,7 @@ from litmus.auditing.checks.coverage import nats_per_target
 from litmus.auditing.hooks import captured
 from litmus.auditing.target import generator
 from litmus.model import Decoder
+from litmus.nn import Batch
 
 MIN_EXCESS_NATS, MAX_EXCESS_NATS = -0.1, 0.5
 """Valid range of the loss minus ln V, in nats.
@@ -58,7 +59,7 @@ def at_init(target: DecoderTarget) -> tuple[Decoder, str]:
 def loss_near_uniform(model: Decoder, tokens: Tensor, targets: Tensor, width: str) -> Iterator[Evidence]:
     """The loss on random targets is near ln V."""
     expected = math.log(model.recipe.vocab_size)
-    loss = float(nats_per_target(model, tokens, targets).mean())
+    loss = float(nats_per_target(model, Batch(tokens, targets)).mean())
     excess = loss - expected
     yield Evidence(
         f"the loss at initialization is {loss:.3f} nats, {excess:+.3f} from ln V = {expected:.3f}{width}",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from litmus.auditing.check import Check, Evidence, needs
-from litmus.auditing.hooks import training_loss
+from litmus.auditing.modes import NoDropout
 from litmus.auditing.target import AuditTarget
 from litmus.model import Decoder
 
@@ -21,29 +24,78 @@ MAX_NATS = 0.1
 """Nats per token at which the batch counts as learned: a typical token then has probability 0.9."""
 
 
+POST_STEP_HOOKS = 1000
+"""Calls of `post_optimizer_step` after training, so that what such a hook changes slowly has changed by then."""
+
+
+@dataclass
+class Learned:
+    """A model trained on one batch: its loss there in nats per token, the steps, and the learning rate."""
+
+    model: Any
+    loss: float
+    steps: int
+    rate: float
+
+
 @needs("loss", "weights")
 def gather(target: AuditTarget) -> Iterator[Evidence]:
-    tokens, targets = batch(target)
-    rates = [LR_TIMES_WIDTH / target.width, LR_TIMES_WIDTH / target.width / 4]
-    reached = []
-    for rate in rates:
-        loss, steps = overfit(target.build_model(dtype=torch.float32), tokens, targets, rate)
-        if loss <= MAX_NATS:
-            yield Evidence(
-                f"overfits a batch of {ROWS} x {tokens.shape[1]} tokens in {steps} steps at lr {rate:.2g}",
-                measured=loss,
-                tolerance=MAX_NATS,
-            )
-            return
-        reached.append(loss)
-    best = min(range(len(reached)), key=lambda i: math.inf if math.isnan(reached[i]) else reached[i])
+    attempts = learned(target)
+    best = min(attempts, key=lambda attempt: math.inf if math.isnan(attempt.loss) else attempt.loss)
+    tokens = f"{ROWS} x {target.length(ROW_TOKENS)} tokens"
+    if best.loss <= MAX_NATS:
+        yield Evidence(
+            f"overfits a batch of {tokens} in {best.steps} steps at lr {best.rate:.2g}",
+            measured=best.loss,
+            tolerance=MAX_NATS,
+        )
+        return
+    tried = " and ".join(f"{attempt.rate:.2g}" for attempt in attempts)
     yield Evidence(
-        f"after {MAX_STEPS} steps on one batch of {ROWS} x {tokens.shape[1]} tokens the loss is still "
-        f"{reached[best]:.2f} nats (lr {rates[best]:.2g}; {' and '.join(f'{rate:.2g}' for rate in rates)} were tried)",
+        f"after {MAX_STEPS} steps on one batch of {tokens} the loss is still {best.loss:.2f} nats "
+        f"(lr {best.rate:.2g}; {tried} were tried)",
         fault=True,
-        measured=reached[best],
+        measured=best.loss,
         tolerance=MAX_NATS,
     )
+
+
+def learned(target: AuditTarget) -> list[Learned]:
+    """Training on one batch, at a second learning rate if the first does not succeed."""
+
+    def train() -> list[Learned]:
+        tokens, targets = batch(target)
+        attempts: list[Learned] = []
+        for rate in (LR_TIMES_WIDTH / target.width, LR_TIMES_WIDTH / target.width / 4):
+            model = target.build_model(dtype=torch.float32)
+            attempts.append(Learned(model, *overfit(model, tokens, targets, rate), rate))
+            if attempts[-1].loss <= MAX_NATS:
+                break
+        return attempts
+
+    return target.once("learned", train)
+
+
+def learned_model(target: AuditTarget) -> Any:
+    """The trained model in fp64 and evaluation mode, after many more post-step hooks; None if it cannot be trained."""
+
+    def prepare() -> Any:
+        try:
+            model = copy.deepcopy(learned(target)[-1].model)
+            with torch.no_grad():
+                for _ in range(POST_STEP_HOOKS):
+                    model.post_optimizer_step()
+        except Exception:  # the check on training itself reports it
+            return None
+        finite = all(p.isfinite().all() for p in model.parameters())
+        model = model.to(next(target.model.parameters()).dtype).eval()
+        if hasattr(target.model, "exact"):  # a foreign model, which casts inside
+            model.exact = target.model.exact
+        return model if finite else None
+
+    if not target.trains or target.lacks("loss") or target.lacks("weights"):
+        return None
+    return target.once("learned model", prepare)
 
 
 def batch(target: AuditTarget) -> tuple[Tensor, Tensor]:
@@ -66,7 +118,10 @@ def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tup
     for step in range(1, MAX_STEPS + 1):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(step / 10, 1.0, (50 / step) ** 0.5)
-        loss = training_loss(model, tokens, targets, seed=step).total
+        model.train()
+        with torch.random.fork_rng(devices=[]), NoDropout():
+            torch.manual_seed(step)
+            loss = model.loss(tokens, targets).total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -21,6 +22,7 @@ ACTIVATION_FACTOR = 10.0
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from in_bf16(target)
+    yield from at_late_positions(target)
     yield from with_large_activations(target)
 
 
@@ -56,6 +58,42 @@ def in_bf16(target: AuditTarget) -> Iterator[Evidence]:
                     tolerance=limit,
                     where=name if error > limit else "",
                 )
+
+
+MIN_LATE_LENGTH, LATE_LENGTHS = 257, (520, 1100)
+"""Positions up to 256 are exact in bf16; beyond, a quarter of this many positions is judged."""
+
+MAX_GROWTH = 4.0
+"""Error at late positions relative to that at early ones: that of angles in bf16 grows tenfold by position 400."""
+
+
+@needs("weights")
+def at_late_positions(target: AuditTarget) -> Iterator[Evidence]:
+    """The error does not grow with the position; perturbed weights make attention sharp enough to see it."""
+    length = min(target.context, target.reach, target.pick(*LATE_LENGTHS))
+    if length < MIN_LATE_LENGTH or target.affordable < 1:
+        return
+    text = target.text(length)
+    with torch.no_grad(), target.exact():
+        expected = target.model(text)[0]
+    runs = {"bf16": copy.deepcopy(target.model).to(torch.bfloat16)}
+    if target.lifts_casts:
+        runs["its own casts"] = target.model
+    for name, model in runs.items():
+        with torch.no_grad():
+            got = model(text)[0].double()
+        error = (got - expected).std(-1) / expected.std(-1).clamp(min=1e-30)
+        early, late = (float(part.median()) for part in (error[8 : length // 4], error[-(length // 4) :]))
+        limit = max(bound(target.depth), MAX_GROWTH * early)
+        yield Evidence(
+            f"at the last of {length} positions, {name} differs by {late:.2g} standard deviations",
+            fault=not late <= limit,
+            measured=late,
+            tolerance=limit,
+            where=f"positions from {length - length // 4} on" if not late <= limit else "",
+            mark="loses its precision at late positions",
+            meaning="Positions or sums over them are held in too few bits: beyond some length tokens are confused.",
+        )
 
 
 def bf16_models(target: AuditTarget, device: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from litmus.auditing.hooks import captured, training_loss
+from litmus.auditing.hooks import captured, training_logits, training_loss
 from litmus.auditing.target import AuditTarget
-from litmus.model import Decoder
 
-RANDOM_PASSES = (300, 1000)
-"""Number of training passes (quick, full) for objectives that sample which positions are trained.
+RANDOM_PASSES = 1000
+"""Most training passes for objectives that sample which positions are trained; few need more than a hundred."""
 
-300 passes miss a prediction that is trained in one pass of 12 (4 phases x 3 offsets) with probability 1e-11, and one
-that is trained in one pass of 56 (8 phases) with probability 1/220.
-"""
+TIMES_MET, MANY_OUTCOMES = 6, 60
+"""A search among random passes ends when it has met every outcome this often: one that is still missing is then much
+rarer than the others (Good and Turing: its probability is about the share of outcomes met once). It also ends when
+nearly all of this many outcomes were new, because such a search has no end."""
 
 MAX_PASSES_WITHOUT_LOSS = 80
 """After this many passes without a loss a position counts as unscored; one scored in 1 of 8 passes: p = 1/40,000."""
 
 MAX_COMPARED_POSITIONS = 8
 """With a random objective, predictions are compared at about this many positions; the others only need a loss."""
+
+MAX_DEVIATION_IN_TRAINING = 1.0
+"""Deviation of noisy predictions, averaged over passes in training mode, from those in evaluation mode, in standard
+deviations of the latter: 1.4 for unrelated ones."""
+
+NOISY_PASSES = 24
 
 
 @dataclass
@@ -37,6 +45,8 @@ class Supervision:
     scored: set[int] = field(default_factory=set)
     matched: set[int] = field(default_factory=set)
     random: bool = False
+    noisy: bool = False
+    """Predictions in training mode are random too, whatever the objective does."""
 
     @property
     def unscored(self) -> list[int]:
@@ -48,38 +58,69 @@ class Supervision:
         return [t for t in self.compared if t in self.scored and t not in self.matched]
 
 
+@torch.no_grad()
 def supervision(target: AuditTarget, length: int, positions: list[int]) -> Supervision:
     """Score one target at a time in training mode and compare with the prediction of model(tokens).
 
     If only the target at t is scored, loss(target a) - loss(target b) = logits[t, b] - logits[t, a] for every term of
     the loss that is a cross-entropy of the model's own prediction. Ratios of two such differences are independent of
-    weights and denominators.
+    weights and denominators. If noise changes the predictions in training, a pass is compared with the predictions
+    under the same seed, and their mean with those in evaluation mode.
     """
     model = copy.deepcopy(target.model)
     tokens = target.tokens(1, length, seed=30)
     first = target.tokens(1, length, seed=31)
     candidates = [first, target.other_tokens(first, 1), target.other_tokens(first, 2)]
-    with torch.no_grad():
-        predicted = model.eval()(tokens)[0]
+    predicted = model.eval()(tokens)[0]
     found = Supervision(length, positions, positions)
-    with torch.no_grad():
-        found.random = is_random(model, tokens, first)
-        if found.random:
-            found.compared = positions[:: max(1, len(positions) // MAX_COMPARED_POSITIONS)]
-        for seed in range(target.pick(*RANDOM_PASSES) if found.random else 1):
-            remaining = found.mismatched + [t for t in found.unscored if seed < MAX_PASSES_WITHOUT_LOSS]
-            if not remaining:
-                break
-            for t in remaining:
-                parts = [loss_parts(model, tokens, only_target_at(targets, t), seed) for targets in candidates]
-                logits = torch.stack([predicted[t, targets[0, t]] for targets in candidates])
-                for name in parts[0]:
-                    losses = torch.stack([part.get(name, torch.tensor(torch.nan)) for part in parts]).double()
-                    if depends_on_target(losses):
-                        found.scored.add(t)
-                        if proportional(losses - losses[0], logits[0] - logits):
-                            found.matched.add(t)
+    found.random = is_random(model, tokens, first)
+    if found.random:
+        found.compared = positions[:: max(1, len(positions) // MAX_COMPARED_POSITIONS)]
+        found.noisy = not torch.equal(*(training_logits(model, tokens, seed=seed) for seed in (0, 1)))
+    outcomes: dict[int, Counter[float]] = {t: Counter() for t in positions}
+    for seed in range((NOISY_PASSES if found.noisy else RANDOM_PASSES) if found.random else 1):
+        searched = [t for t in found.mismatched if not settled(outcomes[t])]
+        remaining = searched + [t for t in found.unscored if seed < MAX_PASSES_WITHOUT_LOSS]
+        if not remaining:
+            break
+        noisy = training_logits(model, tokens, seed=seed)[0] if found.noisy else predicted
+        for t in remaining:
+            parts = [loss_parts(model, tokens, only_target_at(targets, t), seed) for targets in candidates]
+            chosen = [targets[0, t] for targets in candidates]
+            for name in parts[0]:
+                losses = torch.stack([part.get(name, torch.tensor(torch.nan)) for part in parts]).double()
+                if depends_on_target(losses):
+                    found.scored.add(t)
+                    if any(agree(losses, logits[t, chosen]) for logits in (noisy, predicted)):
+                        found.matched.add(t)
+                if name == "total" and depends_on_target(losses):
+                    outcomes[t][round(float(losses[1] - losses[0]), 6)] += 1
+    if found.noisy and not found.mismatched:
+        found.matched -= set(unlike_evaluation(model, tokens, predicted, found.compared))
+    elif found.noisy:
+        found.compared = [t for t in found.compared if t in found.matched]  # the objective draws before the model does
     return found
+
+
+def settled(outcomes: Counter[float]) -> bool:
+    """Whether more passes would most probably show no other outcome than these, or have no end."""
+    passes = outcomes.total()
+    return passes >= 2 * TIMES_MET and (
+        min(outcomes.values()) >= TIMES_MET or (passes >= MANY_OUTCOMES and len(outcomes) > 0.8 * passes)
+    )
+
+
+def agree(losses: Tensor, logits: Tensor) -> bool:
+    """Whether the losses of several targets differ as cross-entropies of these logits do."""
+    return proportional(losses - losses[0], logits[0] - logits)
+
+
+def unlike_evaluation(model: Any, tokens: Tensor, predicted: Tensor, positions: list[int]) -> list[int]:
+    """Positions whose predictions in training mode, averaged over their noise, are far from those in evaluation."""
+    mean = torch.stack([training_logits(model, tokens, seed=seed)[0] for seed in range(NOISY_PASSES)]).mean(0)
+    centred, expected = (logits - logits.mean(-1, keepdim=True) for logits in (mean, predicted))
+    deviation = (centred - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
+    return [t for t in positions if not deviation[t] <= MAX_DEVIATION_IN_TRAINING]
 
 
 @torch.no_grad()
@@ -96,12 +137,13 @@ def loss_counts(target: AuditTarget, length: int, positions: list[int], passes: 
     return times
 
 
-def is_random(model: Decoder, tokens: Tensor, targets: Tensor) -> bool:
+@torch.no_grad()
+def is_random(model: Any, tokens: Tensor, targets: Tensor) -> bool:
     """Whether the training loss of the same tokens depends on the seed."""
     return len({training_loss(model, tokens, targets, seed=seed).total.item() for seed in range(4)}) > 1
 
 
-def loss_parts(model: Decoder, tokens: Tensor, targets: Tensor, seed: int) -> dict[str, Tensor]:
+def loss_parts(model: Any, tokens: Tensor, targets: Tensor, seed: int) -> dict[str, Tensor]:
     """The named parts of the training loss, and its total."""
     loss = training_loss(model, tokens, targets, seed=seed)
     return {**loss.parts, "total": loss.total}

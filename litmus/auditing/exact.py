@@ -1,4 +1,4 @@
-"""Exact arithmetic for the audit of foreign code: casts stay in fp64, and ties are broken in one way."""
+"""Exact arithmetic for the audit: casts stay in fp64, and ties are broken in one way."""
 
 from __future__ import annotations
 

@@ -1,0 +1,115 @@
+"""Costs that no counter of operators sees: products written as broadcast and sum, and memory by length."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from litmus.auditing.check import Evidence
+from litmus.auditing.target import AuditTarget
+
+MIN_EXPANSION = 4
+"""A product is one of broadcast tensors if it has this many times the elements of either factor."""
+
+MAX_HIDDEN_SHARE = 0.2
+"""Hidden multiply-adds relative to counted FLOPs. States of recurrences and kernels of a few taps, which are written
+this way too, stay below a tenth."""
+
+MAX_EXPONENT = 2.3
+"""Largest power of the length by which the memory of a forward pass may grow: 2 with attention scores in memory."""
+
+LENGTHS = 128, 256
+BROADCAST = ("mul", "sub", "add", "div", "rsub")
+REDUCTIONS = ("sum", "mean", "amax", "logsumexp", "norm", "linalg_vector_norm", "cumsum")
+
+
+class CostRecorder(TorchDispatchMode):
+    """Counts multiply-adds of broadcast and sum, and the most bytes that are held at one time beside the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden_flops, self.held, self.peak = 0, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor):
+            return result
+        name = func.overloadpacket.__name__.rstrip("_")
+        inputs = [a for a in args if isinstance(a, Tensor)]
+        self.hold(result, inputs)
+        expanded = any(getattr(a, "_audit_expanded", False) and a.numel() >= result.numel() for a in inputs)
+        if name in REDUCTIONS:
+            if expanded and name != "cumsum":
+                self.hidden_flops += 2 * inputs[0].numel()
+        elif (expanded and inputs[0].numel() == result.numel()) or expands(name, inputs, result):
+            result._audit_expanded = True  # type: ignore[attr-defined]
+        return result
+
+    def hold(self, result: Tensor, inputs: list[Tensor]) -> None:
+        """Add a new tensor to the bytes held, until it is freed."""
+        place = result.untyped_storage().data_ptr()
+        if any(a.untyped_storage().data_ptr() == place for a in inputs):
+            return
+        size = result.untyped_storage().nbytes()
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(result, self.free, size)
+
+    def free(self, size: int) -> None:
+        self.held -= size
+
+
+def expands(name: str, inputs: list[Tensor], result: Tensor) -> bool:
+    """Whether this combines two tensors into one with many more elements than either."""
+    return name in BROADCAST and len(inputs) == 2 and result.numel() >= MIN_EXPANSION * max(map(stored, inputs))
+
+
+def stored(tensor: Tensor) -> int:
+    """Elements in memory; an expanded tensor has fewer than it shows."""
+    return min(tensor.numel(), tensor.untyped_storage().nbytes() // tensor.element_size())
+
+
+def hidden_costs(target: AuditTarget) -> Iterator[Evidence]:
+    """Products as broadcast and sum against the FLOPs that are counted; memory at two lengths."""
+    lengths = [length for length in LENGTHS if length <= target.longest]
+    if not lengths or target.affordable < 1:
+        return
+    model, peaks = target.unperturbed, []
+    for length in lengths:
+        with torch.no_grad(), CostRecorder() as recorder:
+            model(target.text(length))
+        peaks.append(recorder.peak)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(target.text(lengths[-1]))
+    counted = counter.get_total_flops()
+    share = recorder.hidden_flops / max(1, counted)
+    if share > MAX_HIDDEN_SHARE:
+        yield Evidence(
+            f"{recorder.hidden_flops / lengths[-1]:,.0f} FLOPs per token are products written as broadcast and sum, "
+            f"which no counter sees, beside {counted / lengths[-1]:,.0f} that are counted",
+            fault=True,
+            measured=share,
+            tolerance=MAX_HIDDEN_SHARE,
+            where=f"forward pass of {lengths[-1]} tokens",
+            mark="takes FLOPs that are not counted",
+            meaning="The cost column of a comparison would be too low; as matrix products they would also be faster.",
+        )
+    if len(peaks) < 2:
+        return
+    exponent = math.log2(peaks[1] / peaks[0])
+    yield Evidence(
+        f"a forward pass of {lengths[1]} tokens holds {peaks[1] / 1e6:.3g} MB in fp64, which grow as T^{exponent:.1f}",
+        fault=exponent > MAX_EXPONENT,
+        measured=exponent,
+        tolerance=MAX_EXPONENT,
+        where="forward pass" if exponent > MAX_EXPONENT else "",
+        mark="takes memory by a high power of the length",
+    )

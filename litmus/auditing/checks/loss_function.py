@@ -1,0 +1,153 @@
+"""The training loss as a function of its batch: its scale, skipped targets, and the auxiliary losses of layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from litmus.auditing.adapters.decoder import DecoderTarget
+from litmus.auditing.check import Evidence, needs
+from litmus.auditing.checks.supervision import is_random
+from litmus.auditing.hooks import added_aux_losses, training_loss
+from litmus.auditing.target import AuditTarget
+from litmus.nn import IGNORED, AuxLosses, Batch
+
+SCALE_TOLERANCE = 0.02
+"""Relative difference of the losses of a batch and of the same rows repeated: means are equal, sums are not.
+
+Mechanisms that see the batch, such as experts with a limited capacity, may move it a little.
+"""
+
+SHARES_TOLERANCE = 0.1
+"""Relative deviation of the loss of a batch from the weighted mean of its parts; a loss term further ahead has a few
+targets less than the main one."""
+
+RANDOM_PASSES, STANDARD_ERRORS = 48, 6.0
+"""Training passes, and their standard errors, by which the mean of a random loss is judged."""
+
+
+@needs("loss")
+def loss_function(target: AuditTarget) -> Iterator[Evidence]:
+    model = copy.deepcopy(target.model)
+    tokens, targets = target.tokens(1, target.length(10), seed=43), target.tokens(1, target.length(10), seed=44)
+    random = is_random(model, tokens, targets)
+    faults = list(same_for_repeated_rows(model, tokens, targets, random))
+    if not faults and not random and target.length(16) == 16:
+        faults = list(mean_over_scored(target, model))
+    if not faults and not target.lacks("recipe"):
+        faults = list(auxiliary_losses(target, model))  # type: ignore[arg-type]
+    yield from faults
+    if not faults:
+        yield Evidence("the loss is a mean over the scored targets, whatever the batch")
+
+
+def same_for_repeated_rows(model: Any, tokens: Tensor, targets: Tensor, random: bool) -> Iterator[Evidence]:
+    """The loss, and each of its parts, is the same when all rows occur several times."""
+    once = mean_parts(model, tokens, targets, random)
+    for copies in (2, 8):
+        several = mean_parts(model, tokens.repeat(copies, 1), targets.repeat(copies, 1), random)
+        for name, (mean, error) in once.items():
+            other, other_error = several.get(name, (mean, 0.0))
+            difference = abs(other - mean)
+            if difference > SCALE_TOLERANCE * abs(mean) + STANDARD_ERRORS * (error + other_error) + 1e-6:
+                what = "the training loss" if name == "total" else f"the loss term {name!r}"
+                yield Evidence(
+                    f"{what} of a row is {mean:.4g}, of {copies} copies of it {other:.4g}: it depends on the size of "
+                    "the batch",
+                    fault=True,
+                    measured=difference / max(abs(mean), 1e-12),
+                    tolerance=SCALE_TOLERANCE,
+                    where="model.loss",
+                    mark="has a loss that grows with the batch",
+                    meaning="The learning rate then depends on batch and length, and losses cannot be compared.",
+                )
+                return
+
+
+def mean_parts(model: Any, tokens: Tensor, targets: Tensor, random: bool) -> dict[str, tuple[float, float]]:
+    """Mean and standard error of the loss and of its parts, over many passes if it is random."""
+    values: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for seed in range(RANDOM_PASSES if random else 1):
+            loss = training_loss(model, tokens, targets, seed=seed)
+            for name, value in {**loss.parts, "total": loss.total}.items():
+                values.setdefault(name, []).append(float(value))
+    found = {}
+    for name, seen in values.items():
+        of_name = torch.tensor(seen, dtype=torch.float64)
+        error = float(of_name.std() / len(seen) ** 0.5) if len(seen) > 1 else 0.0
+        found[name] = float(of_name.mean()), error
+    return found
+
+
+@torch.no_grad()
+def mean_over_scored(target: AuditTarget, model: Any) -> Iterator[Evidence]:
+    """The loss of all targets is the mean of the losses of its parts, and targets of -100 add nothing to them.
+
+    With S₁ and S₂ that share the last position only, |S₁|·f(S₁) + |S₂|·f(S₂) = |S|·f(S) + f(last). The targets are the
+    most probable tokens, so that a target in place of -100 costs more than they do.
+    """
+    tokens = target.tokens(1, 16, seed=45)
+    likely = model.eval()(tokens).argmax(-1)
+    index = torch.arange(16)
+    last = index == 15
+    sets = (index % 2 == 0) | last, (index % 2 == 1) | last, index >= 0, last
+    losses = [training_loss(model, tokens, likely.masked_fill(~chosen, IGNORED), seed=0).total for chosen in sets]
+    one, two, whole, end = (float(loss) * int(chosen.sum()) for loss, chosen in zip(losses, sets, strict=True))
+    scale = max(abs(whole), 1e-12)
+    deviation = abs(one + two - whole - end) / scale
+    if deviation == deviation and deviation <= SHARES_TOLERANCE:
+        return
+    yield Evidence(
+        f"the loss of 16 targets is {float(losses[2]):.4g}, but {float(losses[0]):.4g} and {float(losses[1]):.4g} with "
+        "half of them set to -100: it is no mean over the scored targets",
+        fault=True,
+        measured=deviation,
+        tolerance=SHARES_TOLERANCE,
+        where="model.loss with targets of -100",
+        mark="has a loss that is no mean over the scored targets",
+        meaning="Padding is trained, or the loss shrinks and grows with the share of targets that are scored.",
+    )
+
+
+def auxiliary_losses(target: DecoderTarget, model: Any) -> Iterator[Evidence]:
+    """What layers add in training is part of the loss and among its named parts."""
+    tokens, targets = target.tokens(2, target.length(12), seed=46), target.tokens(2, target.length(12), seed=47)
+    expected = AuxLosses.before(targets)
+    model.train()
+    with torch.no_grad():
+        model.hidden(Batch(tokens), aux_losses=expected)
+    with added_aux_losses() as added:
+        loss = training_loss(model, tokens, targets, seed=0)
+    for name in expected.values:
+        values = [(weight, value) for added_name, weight, value in added if added_name == name]
+        if not values:
+            what = f"layers add a loss {name!r} in training, and the objective does not ask them for it"
+        elif not any(weight == 0 or reaches(loss.total, value) for weight, value in values):
+            what = f"the loss {name!r} that layers add has no effect on the training loss"
+        elif name not in loss.parts:
+            what = f"the loss {name!r} that layers add is not among the parts of the training loss"
+        else:
+            continue
+        yield Evidence(
+            what,
+            fault=True,
+            where="model.loss",
+            mark="drops the auxiliary losses of its layers",
+            meaning="A router without its balance loss sends all tokens to few experts, and no report shows it.",
+        )
+        return
+
+
+def reaches(total: Tensor, value: Tensor) -> bool:
+    """Whether the loss grows with this value; True for one without gradient."""
+    if not value.requires_grad:
+        return True
+    if not total.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(total, value, allow_unused=True, retain_graph=True)
+    return gradient is not None and bool(gradient > 0)

@@ -1,0 +1,135 @@
+"""Sound designs that are unlike the built-in ones pass: each has been taken for a fault once."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from litmus.nn import Attention, update_kv
+from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
+
+
+def failed(report):
+    return {finding.name: finding.detail for finding in report.failed}
+
+
+class FunctionalDropout(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.inner = Swiglu(SwigluConfig(hidden=64), layer)
+
+    def forward(self, x, ctx):
+        return F.dropout(self.inner(x, ctx), 0.1, self.training)
+
+
+class StochasticDepth(FunctionalDropout):
+    def forward(self, x, ctx):
+        skipped = self.training and torch.rand(()) < 0.2
+        return torch.zeros_like(x) if skipped else self.inner(x, ctx)
+
+
+def test_noise_in_training_is_no_untrained_prediction(small, feedforward):
+    for kind in (FunctionalDropout, StochasticDepth):
+        report = small(only=("coverage",), feedforward=feedforward(lambda config, layer, kind=kind: kind(layer)))
+        assert failed(report) == {}
+
+
+class IndexedExperts(nn.Module):
+    """Tokens are picked by a boolean index, whose shape depends on values."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.router = nn.Linear(layer.dim, 4, bias=False)
+        self.experts = nn.ModuleList(Swiglu(SwigluConfig(hidden=32), layer) for _ in range(4))
+
+    def forward(self, x, ctx):
+        flat = x.flatten(0, 1)
+        p, chosen = self.router(flat).softmax(-1).topk(2, dim=-1)
+        y = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            rows, slot = (chosen == number).nonzero(as_tuple=True)
+            y = y.index_add(0, rows, p[rows, slot, None] * expert(flat[rows][None], ctx)[0])
+        return y.view_as(x)
+
+
+def test_experts_whose_tokens_are_picked_by_an_index_have_a_cost(small, feedforward):
+    report = small(only=("costs as declared",), feedforward=feedforward(lambda config, layer: IndexedExperts(layer)))
+    assert failed(report) == {}
+
+
+class RelativeBias(Attention):
+    """T5's table by distance, logarithmic from 8 to 64: a text of 48 tokens does not reach its last rows."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.bias = nn.Parameter(0.02 * torch.randn(16, self.heads))
+
+    def scores(self, q, k, ctx):
+        distance = (ctx.positions[:, :, None] - ctx.key_positions[:, None]).clamp(min=0)
+        far = 8 + (torch.log(distance.clamp(min=1).to(q.dtype) / 8) / math.log(8) * 8).long()
+        bucket = torch.where(distance < 8, distance, far.clamp(max=15))
+        return super().scores(q, k, ctx) + self.bias[bucket].movedim(-1, 1)
+
+
+def test_a_table_by_distance_is_trained_at_the_context(small, mixer):
+    assert failed(small(only=("coverage",), mixer=mixer(RelativeBias))) == {}
+
+
+class Forgetting(Attention):
+    """Scores fall by the sum of log forget gates: old slots have less effect than rounding, but are read."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.forget = nn.Linear(layer.dim, self.heads)
+
+    def forward(self, x, ctx):
+        q, k, v = self.qkv_proj(x, ctx)
+        total = F.logsigmoid(self.forget(x)).cumsum(1)
+        if ctx.cache is not None:
+            k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+            total = total + ctx.cache["total"][:, None]
+            ctx.cache["total"].copy_(total[:, -1])
+            keys = update_kv(ctx.cache["c"], total, ctx)
+        else:
+            keys = total
+        scores = torch.einsum("bthd,bshd->bhts", q, k) / self.head_dim**0.5
+        scores = scores + total.transpose(1, 2)[..., None] - keys.transpose(1, 2)[:, :, None]
+        weights = scores.masked_fill(~ctx.causal_mask(), -torch.inf).softmax(-1)
+        return self.out_proj(torch.einsum("bhts,bshd->bthd", weights.to(v.dtype), v), x, ctx)
+
+    def new_cache(self, batch, capacity, *, device, dtype):
+        more = {"c": (batch, capacity, self.heads), "total": (batch, self.heads)}
+        zeros = {name: torch.zeros(shape, device=device, dtype=dtype) for name, shape in more.items()}
+        return {**super().new_cache(batch, capacity, device=device, dtype=dtype), **zeros}
+
+    def kv_elements(self, capacity):
+        return super().kv_elements(capacity) + self.heads * (capacity + 1)
+
+
+def test_slots_that_fade_are_read(small, mixer):
+    report = small(
+        only=("costs as declared",), limit=600, mixer=mixer(Forgetting), context=240, positions={"kind": "none"}
+    )
+    assert failed(report) == {}
+
+
+class StartState(nn.Module):
+    """An Elman network, whose first product is with a state of zeros."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.into, self.again = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x):
+        state, states = x.new_zeros(len(x), x.shape[-1]), []
+        for token in x.unbind(1):
+            state = (self.into(token) + self.again(state)).tanh()
+            states.append(state)
+        return torch.stack(states, 1)
+
+
+def test_a_start_state_of_zeros_is_no_merged_matrix(small):
+    assert failed(small(only=("costs as declared",), mixer=StartState)) == {}
