@@ -61,7 +61,7 @@ class OnlyInLastLayer(Attention):
 def test_the_first_leaking_layer_is_named(small, mixer):
     finding = small(only=ONLY, depth=4, mixer=mixer(OnlyInLastLayer))["causality"]
     assert finding.status == "fail" and finding.mark == "sees the future"
-    assert finding.where == "layer 3 of 0..3, mixer (OnlyInLastLayer), position 0"
+    assert finding.where == "layer 3 of 0..3, mixer (OnlyInLastLayer), position 0, which sees token 1"
     assert finding.measured > 1e-3 and finding.tolerance == 1e-9
 
 
@@ -165,4 +165,4 @@ class InSinglePrecision(Swiglu):
 def test_rounding_is_not_taken_for_a_leak(small, feedforward):
     part = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(hidden=64), layer_context))
     finding = small(only=ONLY, feedforward=part)["causality"]
-    assert (finding.status, finding.tolerance) == ("pass", 1e-4)
+    assert (finding.status, finding.tolerance) == ("pass", 1e-9)

@@ -108,9 +108,14 @@ SOUND = {
     "f2_mtp_same_target": [
         (
             "model.head(self.norm(hidden + self.transform(hidden))), targets",
-            "model.head(ahead)[:, :-1], targets[:, 1:]",
+            "model.head(ahead)[:, :-1], beyond",
         ),
-        ("extra = ", "ahead = self.norm(hidden + self.transform(hidden)); extra = "),
+        (
+            "extra = ",
+            "ahead, beyond, ids = self.norm(hidden + self.transform(hidden)), targets[:, 1:], batch.document_ids\n"
+            "        beyond = beyond if ids is None else beyond.masked_fill(ids[:, 1:] != ids[:, :-1], -100)\n"
+            "        extra = ",
+        ),
     ],
     "f3_forgetful_cache": [
         ("ctx.kv_len > x.shape[1]", "True"),
@@ -128,7 +133,7 @@ SOUND = {
     "f9_circular_filter": [("size = length  #", "size = length + len(self.filter)  #")],
     "f10_no_causal_mask": [('"all" if ctx.cache is None else super()', "super()")],
     "leak_beyond_a_length": [("if plain or ctx.positions.shape[1] <= 150:", "if True:")],
-    "rows_mix_in_large_batches": [("out.mean(0, keepdim=True)", "out.mean(-1, keepdim=True)")],
+    "rows_mix_in_large_batches": [("if len(out) % 16 == 0 else out", "if False else out")],
     "leak_under_a_cast": [("if ctx.cache is None:", "if False:")],
     "leak_after_warmup": [("x.mean(1, keepdim=True)", "x.mean(-1, keepdim=True)")],
     "false_rollback": [("supports_rollback = True", "supports_rollback = False")],

@@ -287,6 +287,8 @@ def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
     # In both models: if attention is very sharp, a weight may be too small to have an effect.
     unused = unread_buffers(target.model, text)
     unused = [place for place in unused if place in unread_buffers(target.unperturbed, text)] if unused else []
+    # Layers that skip most tokens, as in a mixture of depths, may have skipped these four.
+    unused = [place for place in unused if place in unread_buffers(target.model, text, tokens // 2)] if unused else []
     unused = [place for place in unused if not any(fades(m, text, *place) for m in (target.model, target.unperturbed))]
     for number, name in unused[:1]:
         yield (
@@ -296,9 +298,9 @@ def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
         )
 
 
-def unread_buffers(model: Decoder, text: Tensor) -> list[tuple[int, str]]:
-    """(layer, buffer) pairs whose oldest quarter of slots has no effect on the last four tokens of `text`."""
-    prompt, following = text[:, :-4], text[:, -4:]
+def unread_buffers(model: Decoder, text: Tensor, last: int = 4) -> list[tuple[int, str]]:
+    """(layer, buffer) pairs whose oldest quarter of slots has no effect on the `last` tokens of `text`."""
+    prompt, following = text[:, :-last], text[:, -last:]
     cache = model.new_cache(1, text.shape[1])
     found = []
     with torch.no_grad():
