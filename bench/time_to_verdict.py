@@ -3,7 +3,7 @@
     python bench/time_to_verdict.py                          # this checkout, some minutes on a quiet machine
     python bench/time_to_verdict.py --before ../older        # and another checkout, before it
 
-Writes docs/results/time_to_verdict.md.
+Writes its page in docs/results.
 """
 
 from __future__ import annotations
