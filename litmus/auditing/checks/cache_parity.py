@@ -279,7 +279,7 @@ MAX_TRUNCATED = 600
 
 def supports_rollback(model: Any) -> bool:
     """Whether every layer says that the last tokens can be removed from its cache."""
-    return all(getattr(layer, "supports_rollback", False) for layer in getattr(model, "layers", [None]))
+    return bool(getattr(model, "supports_rollback", False))
 
 
 def truncated(target: AuditTarget) -> Iterator[Decoding]:
