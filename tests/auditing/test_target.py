@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from litmus.auditing.adapters.decoder import MAX_VOCABULARY, DecoderTarget, layer_weights, shrunk
-from litmus.auditing.target import MAX_LAYER_WEIGHTS, perturbed
+from litmus.auditing.adapters.decoder import MAX_SHRUNK_WEIGHTS, MAX_VOCABULARY, DecoderTarget, layer_weights, shrunk
+from litmus.auditing.target import perturbed
 from litmus.model import build, recipes, resolve
 from litmus.nn import Attention
 
 
 def test_a_small_recipe_is_audited_as_given():
-    recipe = resolve("standard", overrides={"vocab_size": 200})
+    recipe = resolve("standard", overrides={"vocab_size": 200, "dim": 64})
     assert shrunk(recipe) == (recipe, "")
 
 
@@ -32,7 +32,7 @@ def test_a_large_recipe_keeps_its_depth_heads_context_and_layer_groups(name):
 def test_every_recipe_is_narrowed_to_what_can_be_audited_in_a_minute(name):
     slim, _ = shrunk(resolve(name))
     assert (
-        layer_weights(slim) <= 3 * MAX_LAYER_WEIGHTS
+        layer_weights(slim) <= 20 * MAX_SHRUNK_WEIGHTS
     )  # deep ones end a little above: their heads cannot get any narrower
 
 

@@ -14,9 +14,26 @@ from litmus.nn import Batch
 
 FILES = sorted((Path(__file__).parents[2] / "specimens").glob("*.py"))
 ALL = [path.stem for path in FILES]
-SEES_THE_FUTURE = {"f1_linformer_over_time", "leak_in_deep_layers", "leak_past_block_edge", "leak_through_time_norm"}
+SEES_THE_FUTURE = {
+    "f1_linformer_over_time",
+    "f9_block_means",
+    "f9_chunk_recurrence",
+    "f9_circular_filter",
+    "f10_no_causal_mask",
+    "leak_in_deep_layers",
+    "leak_past_block_edge",
+    "leak_through_time_norm",
+    "leak_under_a_cast",
+}
 DECODES_WRONGLY = SEES_THE_FUTURE | {"f3_forgetful_cache", "f5_ssmax_tensor_length"}
-DEPENDS_ON_PADDING = {"f1_linformer_over_time", "f5_ssmax_tensor_length", "leak_through_time_norm"}
+DEPENDS_ON_PADDING = {
+    "f1_linformer_over_time",
+    "f5_ssmax_tensor_length",
+    "f9_block_means",
+    "f10_no_causal_mask",
+    "leak_through_time_norm",
+    "leak_under_a_cast",
+}
 ROUNDING = 1e-12
 
 

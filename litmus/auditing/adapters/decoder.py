@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 
-from litmus.auditing.target import MAX_LAYER_WEIGHTS, AuditTarget, perturbed, without_dropout
+from litmus.auditing.target import AuditTarget, perturbed, without_dropout
 from litmus.errors import BadInput
 from litmus.model import Decoder, Recipe
 from litmus.model.recipe import FAMILIES
 from litmus.runtime.meta import meta_device
 
 MAX_VOCABULARY = 256
+MAX_SHRUNK_WEIGHTS = 300_000
+"""Recipes with more weights in their layers are shrunk: fp64 then takes about 0.05 ms per token."""
+
 MIN_HEAD_DIM = 4
 
 MAX_OWN_SIZE = (12_000_000, 60_000_000)
@@ -103,7 +106,7 @@ def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
     raw = {**recipe.to_dict(), "dropout": 0.0, "vocab_size": min(recipe.vocab_size, MAX_VOCABULARY)}
     slim = Recipe.model_validate(raw)
     for factor in _width_divisors(recipe):
-        if layer_weights(slim) <= MAX_LAYER_WEIGHTS:
+        if layer_weights(slim) <= MAX_SHRUNK_WEIGHTS:
             break
         try:
             candidate = Recipe.model_validate(_divided(raw, factor))

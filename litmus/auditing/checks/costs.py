@@ -288,7 +288,7 @@ def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
     unused = unread_buffers(target.model, text)
     unused = [place for place in unused if place in unread_buffers(target.unperturbed, text)] if unused else []
     # Layers that skip most tokens, as in a mixture of depths, may have skipped these four.
-    unused = [place for place in unused if place in unread_buffers(target.model, text, tokens // 2)] if unused else []
+    unused = unread_buffers(target.model, text, tokens // 2, of=unused) if unused else []
     unused = [place for place in unused if not any(fades(m, text, *place) for m in (target.model, target.unperturbed))]
     for number, name in unused[:1]:
         yield (
@@ -298,8 +298,13 @@ def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
         )
 
 
-def unread_buffers(model: Decoder, text: Tensor, last: int = 4) -> list[tuple[int, str]]:
-    """(layer, buffer) pairs whose oldest quarter of slots has no effect on the `last` tokens of `text`."""
+def unread_buffers(
+    model: Decoder, text: Tensor, last: int = 4, of: list[tuple[int, str]] | None = None
+) -> list[tuple[int, str]]:
+    """(layer, buffer) pairs whose oldest quarter of slots has no effect on the `last` tokens of `text`.
+
+    of: the pairs to try; all by default.
+    """
     prompt, following = text[:, :-last], text[:, -last:]
     cache = model.new_cache(1, text.shape[1])
     found = []
@@ -309,6 +314,8 @@ def unread_buffers(model: Decoder, text: Tensor, last: int = 4) -> list[tuple[in
         for number, layer in enumerate(cache.layers):
             for name, buffer in layer.items():
                 if buffer.ndim < 2 or buffer.shape[1] != cache.capacity or not buffer.numel():
+                    continue
+                if of is not None and (number, name) not in of:
                     continue
                 changed = copy.deepcopy(cache)
                 slots = changed.layers[number][name][:, : prompt.shape[1] // 4]
@@ -343,9 +350,10 @@ def fades(model: Decoder, text: Tensor, number: int, name: str) -> bool:
 
 
 def decode_copy(model: Decoder, following: Tensor, cache: Cache) -> Tensor:
-    """Logits of the following tokens, decoded one by one with a copy of the cache."""
+    """Logits of the following tokens, decoded in four chunks with a copy of the cache."""
     cache = copy.deepcopy(cache)
-    return torch.cat([model(token, cache) for token in following.split(1, dim=1)], dim=1)
+    chunks = following.split(max(1, following.shape[1] // 4), dim=1)
+    return torch.cat([model(chunk, cache) for chunk in chunks], dim=1)
 
 
 CHECK = Check(
