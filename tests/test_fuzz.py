@@ -21,5 +21,6 @@ def test_no_input_makes_a_traceback_a_hang_or_a_lost_file() -> None:
 
 
 def test_what_is_killed_and_repeated_is_bit_equal_to_what_was_left_alone() -> None:
-    some = ("--only", "train", "--only", "prepare", "--only", "export over", "--only", "import")
-    assert "6 signals" in done("tests/kills.py", "--kills", "4", "--interrupts", "2", *some)
+    assert "4 signals" in done(
+        "tests/kills.py", "--kills", "3", "--interrupts", "1", "--only", "train", "--only", "prepare"
+    )

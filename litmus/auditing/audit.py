@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import Any
 
 from litmus.auditing.checks import CHECKS
@@ -57,6 +59,39 @@ def audit(
                 on_finding(item)
     seconds = round(time.perf_counter() - started, 2)
     return AuditReport(subject=info.name, quick=quick, findings=findings, note=info.note, seconds=seconds)
+
+
+def audit_each(
+    sources: Mapping[str, Source],
+    *,
+    jobs: int,
+    on_finding: Callable[[str, Finding], None] | None = None,
+    **options: Any,
+) -> Iterator[tuple[str, AuditReport]]:
+    """The name and report of each source as its audit ends, `jobs` at a time, each in a subprocess of its own.
+
+    on_finding: called with the name and each finding, in any thread. options: those of `audit`.
+    """
+    stopped = Event()
+
+    def audit_one(name: str) -> AuditReport:
+        def tell(finding: Finding) -> None:
+            if stopped.is_set():
+                raise CancelledError
+            if on_finding:
+                on_finding(name, finding)
+
+        return audit(sources[name], in_subprocess=True, on_finding=tell, **options)
+
+    with ThreadPoolExecutor(max(1, min(jobs, len(sources)))) as pool:
+        running = {pool.submit(audit_one, name): name for name in sources}
+        try:
+            for finished in as_completed(running):
+                yield running[finished], finished.result()
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def require_forward(recipe: Recipe) -> None:

@@ -94,14 +94,21 @@ def full_pass(model: nn.Module, tokens: Tensor) -> list[ModuleRecord]:
 def first_differing_module(
     model: nn.Module, first: list[ModuleRecord], second: list[ModuleRecord], until: int, tolerance: float
 ) -> str:
-    """The first (innermost) module with equal inputs but different outputs at positions below `until`."""
+    """The first (innermost) module with equal inputs but different outputs at positions below `until`.
+
+    If there is none, as where a layer hands on more than one stream, the first with different outputs.
+    """
+    different = ""
     for (name, *one), (_, *other) in zip(first, second, strict=False):
         (input_1, output_1), (input_2, output_2) = ([t[:, :until] for t in record] for record in (one, other))
         if input_1.shape != input_2.shape or output_1.shape != output_2.shape:
             continue
-        if close(input_1, input_2, tolerance) and not close(output_1, output_2, tolerance):
+        if close(output_1, output_2, tolerance):
+            continue
+        if close(input_1, input_2, tolerance):
             return describe_module(model, name)
-    return ""
+        different = different or name
+    return describe_module(model, different) if different else ""
 
 
 def close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from litmus.catalog import check_audited, check_size, recipes
 from litmus.cli.options import Override, Size, TrustPlugin, overrides
@@ -38,6 +40,9 @@ def audit(
         float | None,
         typer.Option(min=1, max=1e6, help="Seconds that one check may take; more for slow models by default."),
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Models audited at the same time. Default: one per CPU core.")
+    ] = None,
     trust_plugin: TrustPlugin = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON; a list when there are several.")
@@ -58,6 +63,8 @@ def audit(
       litmus audit runs/standard --json
 
       litmus audit all
+
+      litmus audit ideas/*.py --quick --jobs 4
     """
     for given in subject:
         if given != "all":
@@ -65,26 +72,30 @@ def audit(
     check_size(size)
     changes = overrides(change)
 
-    from litmus.auditing import audit as run_audit
+    from litmus.auditing import audit as audit_one
+    from litmus.auditing import audit_each
     from litmus.auditing.checks import CHECKS, FORWARD
     from litmus.errors import Failed
+    from litmus.runtime.hardware import usable_cores
 
     steps = [FORWARD.name, *(name for name in CHECKS if name in (only or CHECKS))]
-    reports = []
-    for name in [name for given in subject for name in (recipes() if given == "all" else [given])]:
-        with Progress(name, steps, notes()) as progress:
-            reports.append(
-                run_audit(
-                    name,
-                    quick=quick,
-                    size=size,
-                    overrides=changes,
-                    only=only or (),
-                    limit=limit,
-                    trust_plugin=trust_plugin,
-                    on_finding=progress.on_finding,
-                )
-            )
+    names = list(dict.fromkeys(name for given in subject for name in (recipes() if given == "all" else [given])))
+    options: dict[str, Any] = {
+        "quick": quick,
+        "size": size,
+        "overrides": changes,
+        "only": only or (),
+        "limit": limit,
+        "trust_plugin": trust_plugin,
+    }
+    with Progress(names, steps, notes()) as progress:
+        if len(names) == 1:
+            reports = [audit_one(names[0], **options, on_finding=partial(progress.on_finding, names[0]))]
+        else:
+            at_once = jobs or usable_cores() or 1
+            each = audit_each({name: name for name in names}, jobs=at_once, on_finding=progress.on_finding, **options)
+            by_name = dict(each)
+            reports = [by_name[name] for name in names]
     if json:
         texts = [report.to_json() for report in reports]
         print(texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]")
@@ -97,12 +108,11 @@ def audit(
 
 
 class Progress:
-    """Shows the running check on the console, or one line per finished check if that is not a terminal."""
+    """Shows the running checks on the console, or one line per finished check if that is not a terminal."""
 
-    def __init__(self, subject: str, checks: Sequence[str], console: Console) -> None:
+    def __init__(self, names: Sequence[str], checks: Sequence[str], console: Console) -> None:
         self.console = console
-        self.subject = subject
-        self.left = list(checks)
+        self.left = {name: list(checks) for name in names}
         self.status: Status | None = self.console.status("") if self.console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -115,16 +125,20 @@ class Progress:
         if self.status:
             self.status.stop()
 
-    def on_finding(self, finding: Finding) -> None:
-        if finding.name in self.left:
-            self.left.remove(finding.name)
+    def on_finding(self, name: str, finding: Finding) -> None:
+        left = self.left[name]
+        if finding.name in left:
+            left.remove(finding.name)
         if self.status is None:
-            self.console.print(f"{self.subject}: {finding.name}: {finding.status}", markup=False, highlight=False)
+            self.console.print(f"{name}: {finding.name}: {finding.status}", markup=False, highlight=False)
         self._show()
 
     def _show(self) -> None:
-        if self.status and self.left:
-            self.status.update(f"audit of {self.subject}: {self.left[0]} ({len(self.left)} left)")
+        waiting = {name: left for name, left in self.left.items() if left}
+        if self.status and waiting:
+            name, left = next(iter(waiting.items()))
+            more = f", {len(waiting) - 1} more models" if len(waiting) > 1 else ""
+            self.status.update(f"audit of {escape(name)}: {left[0]} ({len(left)} left{more})")
 
 
 def tables(reports: Sequence[AuditReport]) -> list[Table]:

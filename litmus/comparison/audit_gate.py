@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from threading import Event
 
 from rich.console import Console
 from rich.markup import escape
 
-from litmus.auditing import AuditReport, Finding, audit
+from litmus.auditing import AuditReport, audit_each
 from litmus.comparison.report.page import Section
 from litmus.comparison.trial import AUDITS
 from litmus.errors import Failed
@@ -29,28 +27,12 @@ def audit_arms(arms: Mapping[str, Recipe], folder: Path, jobs: int, console: Con
     activity = f"auditing {escape(', '.join(missing))}"
     if not console.is_terminal:
         console.print(activity, highlight=False, soft_wrap=True)
-    with console.status(activity), ThreadPoolExecutor(min(jobs, len(missing))) as pool:
-        stopped = Event()
-
-        def stop_if_asked(finding: Finding) -> None:
-            if stopped.is_set():
-                raise CancelledError
-
-        running = {
-            pool.submit(audit, arms[arm], quick=True, in_subprocess=True, on_finding=stop_if_asked): arm
-            for arm in missing
-        }
-        try:
-            for finished in as_completed(running):
-                arm, report = running[finished], finished.result()
-                report.save(subfolders[arm], arms[arm])
-                reports[arm] = report
-                outcome = report.mark() or "passes its audit"
-                console.print(f"{escape(arm)}: {outcome} ({report.seconds:.0f} s)", highlight=False, soft_wrap=True)
-        except BaseException:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with console.status(activity):
+        for arm, report in audit_each({arm: arms[arm] for arm in missing}, jobs=jobs, quick=True):
+            report.save(subfolders[arm], arms[arm])
+            reports[arm] = report
+            outcome = report.mark() or "passes its audit"
+            console.print(f"{escape(arm)}: {outcome} ({report.seconds:.0f} s)", highlight=False, soft_wrap=True)
     return {arm: reports[arm] for arm in arms}
 
 

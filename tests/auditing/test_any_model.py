@@ -86,6 +86,23 @@ def test_a_loss_below_that_of_random_tokens_is_no_prediction():
     assert "below ln 37 = 3.611" in report["causality"].detail
 
 
+class SinglePrecisionOnly(GPT):
+    """A model that needs fp32, and whose loss cannot skip a target."""
+
+    def forward(self, idx, targets=None):
+        if next(self.parameters()).dtype != torch.float32:
+            raise TypeError("a kernel for fp32 only")
+        if targets is not None and (targets < 0).any():
+            raise IndexError("no such target")
+        return super().forward(idx, targets)
+
+
+def test_what_stops_an_audit_of_some_part_is_told():
+    target = target_of(SinglePrecisionOnly(), quick=True)
+    assert "own precision and weights (in fp64: TypeError: a kernel for fp32 only)" in target.note
+    assert target.lacks("loss") == "its loss skips no target, neither -100 nor -1: IndexError: no such target"
+
+
 def test_what_is_no_model_is_bad_input():
     with pytest.raises(BadInput, match="int is no model"):
         target_of(3, quick=True)

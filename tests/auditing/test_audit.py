@@ -73,9 +73,11 @@ def test_the_command_prints_a_table_and_exits_with_0_or_1(capsys, tmp_path):
 def test_the_command_prints_json(capsys):
     small = [argument for key, value in TINY.items() for argument in ("--set", f"{key}={value}")]
     with pytest.raises(SystemExit):
-        main(["audit", "standard", "nope", "--quick", "--only", "determinism", "--json", *small])
-    first, second = json.loads(capsys.readouterr().out)
+        main(["audit", "standard", "nope", "--jobs", "2", "--quick", "--only", "determinism", "--json", *small])
+    printed = capsys.readouterr()
+    first, second = json.loads(printed.out)
     assert (first["subject"], first["passed"], second["subject"]) == ("standard", True, "nope")
+    assert {"standard: determinism: pass", "nope: determinism: pass"} <= {*printed.err.splitlines()}
 
 
 def test_the_command_refuses_what_it_cannot_audit(capsys):

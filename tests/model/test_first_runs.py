@@ -56,7 +56,7 @@ def test_a_file_that_never_comes_back_is_stopped_even_if_it_cannot_be_interrupte
     monkeypatch.setattr(plugins, "MAX_PLUGIN_SECONDS", 1.0)
     with pytest.raises(BadInput, match=r"idea.py was still running after 1 s \(line [12]\) and was stopped; a plug-in"):
         resolve(written(tmp_path, "while True:\n    pass\n"))
-    monkeypatch.setattr(plugins, "STARTUP_SECONDS", 20.0)
+    monkeypatch.setattr(plugins, "STARTUP_SECONDS", 4.0)
     deaf = "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})\ntime.sleep(999)\n"
     with pytest.raises(BadInput, match=r"idea.py was still running after 1 s and could not be interrupted; a plug-in"):
         resolve(written(tmp_path, deaf))

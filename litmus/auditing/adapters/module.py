@@ -153,12 +153,14 @@ class ModuleTarget(AuditTarget):
         self.embedding_name = ""
         weights = sum(p.numel() for p in self.module.parameters()) if self.module is not None else 0
         self.casts = 0 < weights <= MAX_CAST_WEIGHTS
+        self.fp64_fails = ""
         self.dtype = torch.float64
         self.learn_calls(vocab_size)
         self.context = context or self.stated(CONTEXT_NAMES) or self.longest_taken(UNKNOWN_CONTEXT)
         if self.module is not None and not self.casts:
             self.missing["weights"] = f"the model's {weights:,} weights are left at their own precision"
-            self.note = f"audited at its own precision and weights, tolerance {self.rounding:.0e}"
+            why = f" ({self.fp64_fails})" if self.fp64_fails else ""
+            self.note = f"audited at its own precision and weights{why}, tolerance {self.rounding:.0e}"
 
     def stated(self, names: tuple[str, ...]) -> int | None:
         """The first of these attributes of the module, or of its config, that is a number."""
@@ -189,7 +191,8 @@ class ModuleTarget(AuditTarget):
         if self.module is None:
             self.missing["weights"] = "a function shows no weights"
         if self.casts:
-            self.casts = self.runs(tokens)
+            self.fp64_fails = self.failure_in_fp64(tokens)
+            self.casts = not self.fp64_fails
         model = self.build_model()
         with torch.no_grad():
             logits = model(tokens)
@@ -207,14 +210,14 @@ class ModuleTarget(AuditTarget):
         self.vocab_size = vocab_size or self.vocabulary(logits)
         self.learn_loss()
 
-    def runs(self, tokens: Tensor) -> bool:
-        """Whether the forward pass works in fp64; if it does not, the model is audited at its own precision."""
+    def failure_in_fp64(self, tokens: Tensor) -> str:
+        """Why the forward pass does not work in fp64, and the model keeps its own precision; "" if it works."""
         try:
             with torch.no_grad():
                 logits = self.build_model()(tokens)
-        except Exception:
-            return False
-        return not isinstance(logits, Tensor) or bool(logits.isfinite().all())
+        except Exception as error:
+            return f"in fp64: {said(error)}"
+        return "in fp64 its logits are not finite" if isinstance(logits, Tensor) and not logits.isfinite().all() else ""
 
     def vocabulary(self, logits: Any) -> int:
         """The number of tokens that have both logits and an embedding."""
@@ -252,12 +255,14 @@ class ModuleTarget(AuditTarget):
             return
         tokens, targets = self.tokens(2, 5), self.tokens(2, 5, seed=1)
         targets[:, ::2] = IGNORED
+        reason = ""
         for ignored in IGNORED_VALUES:
             model = self.wrap(self.build_model().module, replace(self.calls, ignored=ignored))
             try:
                 with torch.no_grad():
                     loss = model.loss(tokens, targets).total
-            except Exception:  # this target is not one that the loss skips
+            except Exception as error:  # this target is not one that the loss skips
+                reason = f": {said(error)}"
                 continue
             if not isinstance(loss, Tensor):
                 self.missing["loss"] = f"{self.noun} returns no loss"
@@ -265,7 +270,7 @@ class ModuleTarget(AuditTarget):
             if loss.isfinite():
                 self.calls = model.calls
                 return
-        self.missing["loss"] = "its loss skips no target, neither -100 nor -1"
+        self.missing["loss"] = f"its loss skips no target, neither -100 nor -1{reason}"
 
     def wrap(self, module: Callable[..., Any], calls: Calls) -> ForeignModel:
         return self.wrapper(module, calls, self.vocab_size, self.embedding_name)
@@ -326,6 +331,11 @@ class ModuleTarget(AuditTarget):
         except Exception:
             return False
         return True
+
+
+def said(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def is_whole(logits: Any, tokens: Tensor) -> bool:
