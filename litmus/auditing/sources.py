@@ -14,6 +14,7 @@ from litmus.catalog import HF, builder
 from litmus.errors import BadInput, missing_extra, shown
 from litmus.interop.hf.folder import CONFIG, UNSAFE_SUFFIXES, read_config
 from litmus.model.plugins import import_definitions
+from litmus.nn.core.registry import plugin_kinds
 
 
 def is_named_model(source: object) -> bool:
@@ -39,7 +40,8 @@ def build_from_file(path: Path, name: str) -> nn.Module:
     if found is None:
         defined = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise BadInput(f"{path} defines no {shown(name, quoted=False)}; it defines {', '.join(defined) or 'nothing'}")
-    model = found if isinstance(found, nn.Module) else found()
+    with plugin_kinds(module.__name__):
+        model = found if isinstance(found, nn.Module) else found()
     if not isinstance(model, nn.Module):
         raise BadInput(f"{name}() of {path} gives a {type(model).__name__}; an nn.Module is expected")
     return model

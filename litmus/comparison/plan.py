@@ -214,4 +214,6 @@ def learning_rate_choices(result: ComparisonResult) -> list[LearningRateChoice]:
 
 
 def _architecture(recipe: Recipe) -> dict[str, Any]:
-    return {key: value for key, value in recipe.to_dict().items() if key not in ("name", "about")}
+    """What two arms have in common if they are the same: the recipe and the content of its plug-in file."""
+    keys = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "about")}
+    return keys if recipe.plugin is None else {**keys, "plugin": recipe.plugin.sha256}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import traceback
@@ -17,16 +16,13 @@ from litmus.errors import BadInput, Failed, shown
 from litmus.files import sha256
 from litmus.fork_server import communicate, start_process
 from litmus.limits import TimeLimitExceeded, patience, timeout
-from litmus.model.recipe import PluginSource, Recipe
+from litmus.model.recipe import PluginSource, Recipe, plugin_module
 from litmus.model.renamed import explained, old_overrides
 from litmus.model.trust import is_trusted, trust
 from litmus.nn.core.classes import with_kinds
-from litmus.nn.core.registry import Part
+from litmus.nn.core.registry import PLUGIN_PREFIX, forget_kinds, plugin_kinds
 from litmus.process import is_out_of_memory, signal_name
 from litmus.runtime.memory import limit_memory
-
-MODULE_PREFIX = "litmus_plugin_"
-"""Prefix of the module names of plug-ins in `sys.modules`."""
 
 _CODE: dict[str, bytes] = {}
 """Source of each plug-in version that ran in this process, by sha256; the file may have been edited since."""
@@ -187,13 +183,9 @@ def _code_with_digest(file: Path, digest: str) -> bytes | None:
 def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> ModuleType:
     """Run `code` of the plug-in file `plugin`, read from the file `found`, unless it has run; register its kinds."""
     _CODE[sha256(code)] = code
-    version = sha256(bytes(plugin) + code)[:12]
-    name = f"{MODULE_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', plugin.stem)}_{version}"
+    name = plugin_module(str(plugin), sha256(code))
     if name in sys.modules:
-        for declared in vars(sys.modules[name]).values():
-            if isinstance(declared, type) and issubclass(declared, Part) and declared.__module__ == name:
-                declared.register()  # another version of the file may have run since
-        _register_classes(sys.modules[name])
+        _register_classes(sys.modules[name])  # those it imports may have been reloaded
         return sys.modules[name]
     if not _trial_runs_disabled and not is_trusted(sha256(code)):  # trusted code has run before, and terminated
         _trial_run(code, plugin, found)
@@ -201,8 +193,9 @@ def _run(code: bytes, plugin: Path, found: Path, limit: float | None = None) -> 
     module = ModuleType(name)
     module.__file__ = str(plugin)  # the kinds of a copy are those of the plug-in
     sys.modules[name] = module
+    forget_kinds(name)
     try:
-        with restored_cwd(), timeout(limit):
+        with restored_cwd(), plugin_kinds(name), timeout(limit):
             exec(compile(code, str(found), "exec"), vars(module))
         if stale := old_overrides(module):
             raise BadInput(f"the plug-in {found} {stale}")
@@ -274,5 +267,5 @@ def _describe(error: BaseException) -> str:
 def _plugin_line(error: BaseException) -> str:
     """The innermost line of a plug-in in the traceback, as " (line 12)"; empty if there is none."""
     frames = traceback.walk_tb(error.__traceback__)
-    lines = [number for frame, number in frames if frame.f_globals.get("__name__", "").startswith(MODULE_PREFIX)]
+    lines = [number for frame, number in frames if frame.f_globals.get("__name__", "").startswith(PLUGIN_PREFIX)]
     return f" (line {lines[-1]})" if lines else ""

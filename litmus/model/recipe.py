@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from litmus.bounds import MAX_INT, Bounded
 from litmus.errors import BadInput, first_fault, shown
@@ -16,7 +28,7 @@ from litmus.nn.attention.multihead import AttentionConfig
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.mixer import MixerConfig
 from litmus.nn.core.random_streams import RandomStreams
-from litmus.nn.core.registry import Part, parse_config, with_current_kind
+from litmus.nn.core.registry import PLUGIN_PREFIX, Part, parse_config, plugin_kinds, with_current_kind
 from litmus.nn.layers.blocks import BlockConfig, PreNormConfig
 from litmus.nn.layers.embeddings import EmbeddingConfig, HeadConfig, LinearHeadConfig, TableConfig
 from litmus.nn.layers.feedforwards import FeedforwardConfig, SwigluConfig
@@ -76,6 +88,11 @@ class PluginSource(BaseModel):
     path: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
+    @property
+    def module(self) -> str:
+        """Name of the Python module of this version of this file."""
+        return plugin_module(self.path, self.sha256)
+
 
 class Recipe(Bounded):
     """An architecture. `mixer`, `feedforward` and `block` apply to all layers, unless a layer group changes them."""
@@ -99,6 +116,12 @@ class Recipe(Bounded):
     head: Any = LinearHeadConfig()
     objective: Any = NextTokenConfig()
     plugin: PluginSource | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_kinds(cls, raw: Any, validate: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+        with kinds_for(raw if isinstance(raw, dict) else {}):
+            return validate(raw)
 
     @field_validator("name")
     @classmethod
@@ -156,8 +179,9 @@ class Recipe(Bounded):
         part = getattr(self, family)
         if diff is None:
             return part
-        merged = merge({family: part.model_dump(exclude_none=True)}, {family: diff})  # another kind replaces all keys
-        return parse_config(FAMILIES[family], merged[family])
+        with kinds_for({"plugin": self.plugin}):
+            merged = merge({family: part.model_dump(exclude_none=True)}, {family: diff})  # another kind replaces all
+            return parse_config(FAMILIES[family], merged[family])
 
     def layer_contexts(self, streams: RandomStreams | None = None) -> list[LayerContext]:
         """The LayerContext of each layer; with `streams` each part's initial weights are from a stream of its own."""
@@ -199,6 +223,22 @@ class Recipe(Bounded):
     def to_yaml(self) -> str:
         """The recipe as YAML with all keys, which resolves to the same recipe."""
         return as_yaml(self.to_dict())
+
+
+def plugin_module(path: str, digest: str) -> str:
+    """Name of the Python module of the version with this sha256 of the plug-in file at this absolute path."""
+    version = hashlib.sha256(os.fsencode(path) + digest.encode()).hexdigest()[:12]
+    return f"{PLUGIN_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', Path(path).stem)}_{version}"
+
+
+def kinds_for(raw: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """A block in which the kinds of the plug-in of a recipe's mapping are known; without one, those known before."""
+    if raw.get("plugin") is None:
+        return nullcontext()
+    try:
+        return plugin_kinds(PluginSource.model_validate(raw["plugin"]).module)
+    except ValidationError:  # the recipe's validation refuses it
+        return nullcontext()
 
 
 def merge(base: dict[str, Any], diff: dict[str, Any]) -> dict[str, Any]:

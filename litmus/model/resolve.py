@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from litmus.catalog import OWN_SIZE, RECIPE_FILES, SIZES, check_size, is_recipe, recipe_keys, recipes
 from litmus.errors import BadInput, nearest
 from litmus.model.plugins import declare_plugin, import_base, import_plugin
-from litmus.model.recipe import FAMILIES, Recipe, merge, plugin_source, validated
+from litmus.model.recipe import FAMILIES, Recipe, kinds_for, merge, plugin_source, validated
 from litmus.nn.core.classes import with_kinds
+from litmus.nn.core.registry import declares_kinds, known_kinds
 from litmus.yaml_json import mapping, parse_yaml
 
 Source = str | Path | Mapping[str, Any] | Recipe
@@ -33,8 +34,9 @@ def resolve(
     raw = dict(source.to_dict()) if isinstance(source, Recipe) else _with_bases(source, trusted=trust_plugin)
     if size not in (None, OWN_SIZE):
         raw = at_size(raw, size)
-    for path, value in (overrides or {}).items():
-        raw = merge(raw, with_kinds(nested(path, value)))
+    with kinds_for(raw):
+        for path, value in (overrides or {}).items():
+            raw = merge(raw, with_kinds(nested(path, value)))
     if vocab_size is not None:
         raw["vocab_size"] = vocab_size
     return validated(raw)
@@ -43,7 +45,8 @@ def resolve(
 def at_size(raw: dict[str, Any], size: str) -> dict[str, Any]:
     """`raw` with a size of SIZES; keys that depend on the size (hidden widths, head counts) are reset to defaults."""
     check_size(size)
-    return {**_without_sized_keys(raw), **SIZES[size]}
+    with kinds_for(raw):
+        return {**_without_sized_keys(raw), **SIZES[size]}
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
@@ -57,8 +60,9 @@ def _without_sized_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     for name, family in FAMILIES.items():
         part = raw.get(name)
         if isinstance(part, dict):
-            keys = {key for kind in family.kinds.values() for key in kind.size_keys}
-            declared = family.kinds.get(str(part.get("kind")))
+            known = known_kinds(family)
+            keys = {key for kind in known.values() for key in kind.size_keys}
+            declared = known.get(str(part.get("kind")))
             drop = keys if declared is None else set(declared.size_keys)
             kept[name] = {key: value for key, value in part.items() if key not in drop}
     if isinstance(groups := raw.get("layers"), list | tuple):
@@ -86,9 +90,27 @@ def _with_bases(source: str | Path | Mapping[str, Any], *, trusted: bool) -> dic
         local = here / str(base) if here else None
         found = local if local is not None and local.is_file() else str(base)
     whole: dict[str, Any] = {}
-    for raw in reversed(diffs):
-        whole = merge(whole, raw)
-    return whole
+    plugin = {"plugin": _plugin(diffs)} if any(raw.get("plugin") for raw in diffs) else {}
+    with kinds_for(plugin):
+        for raw in reversed(diffs):
+            whole = merge(whole, raw)
+    return {**whole, **plugin}
+
+
+def _plugin(diffs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The plug-in of a recipe, of which these are the diff and those of its bases: the one that declares its kinds.
+
+    A saved recipe names one file, so BadInput if two declare kinds.
+    """
+    found = [plugin_source(raw["plugin"], Path(str(raw.get("name")))) for raw in diffs if raw.get("plugin")]
+    declaring = list(dict.fromkeys(source for source in found if declares_kinds(source.module)))
+    if len(declaring) > 1:
+        first, second = declaring[:2]
+        raise BadInput(
+            f"{first.path} defines parts and is based on {second.path}, which does so, too; a recipe has the parts of "
+            f"one file: copy those it needs into {Path(first.path).name}"
+        )
+    return (declaring or found)[0].model_dump()
 
 
 def _read(

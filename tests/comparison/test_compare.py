@@ -526,6 +526,43 @@ def test_a_corrected_plugin_is_audited_again_under_the_same_name(audited, tmp_pa
         compared(audited, arms=("standard", str(mine)), noise=False)
 
 
+def test_a_file_and_its_edited_copy_are_compared_each_with_its_own_class(text_folder, tmp_path):
+    """Two files define a class of one name; the copy's has one weight more. Audits and trials are other processes."""
+    idea, copy = tmp_path / "idea.py", tmp_path / "idea2.py"
+    code = PLUGIN.format(kind="copied", leak="")
+    idea.write_text(code)
+    shifted = code.replace("super().forward(x, ctx)", "super().forward(x, ctx) + self.shift")
+    copy.write_text(shifted.replace("class Mine(Attention):\n", f"import torch\nclass Mine(Attention):{SHIFT}"))
+    terms = {"noise": False, "budget": "2 steps", "validate_tokens": 32, "evaluate_tokens": 64}
+    done = compared(tmp_path / "runs", arms=[str(idea), str(copy)], **terms)
+    own, edited = ([trial.run.parameters for trial in done.result.trials_of(arm)] for arm in ("idea", "idea2"))
+    assert done.result.arm_notes == {} and [count + 1 for count in own] == edited
+    idea.write_text("recipe = {}\n")
+    saved = [trial_folder(tmp_path / "runs", arm=arm) / "run" for arm in ("idea", "idea2")]
+    models = [load_run(folder).model for folder in saved]
+    assert [hasattr(model.layers[0].mixer, "shift") for model in models] == [False, True]
+
+
+SHIFT = """
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+"""
+
+
+def test_a_file_and_its_copy_start_differently(tmp_path):
+    """They are one architecture: with equal starts and orders, two trainings would be one."""
+    files = [tmp_path / "idea.py", tmp_path / "a/idea.py"]
+    files[1].parent.mkdir()
+    for file in files:
+        file.write_text(PLUGIN.format(kind="twice", leak=""))
+    arms = resolve_arms([str(file) for file in files], size="tiny", context=16, overrides=SMALL)
+    plan = Plan(arms, DataSettings(), "", TrainSettings(), noise=False, lr_sweep=False, prompt="")
+    first, second = plan.trials({"idea": 0.1, "idea-2": 0.1}, [0])
+    assert first.training.seed != second.training.seed and first.seed == second.seed
+
+
 def test_trials_run_the_audited_code_even_if_the_file_or_the_trust_list_changes(
     text_folder, first, tmp_path, monkeypatch
 ):

@@ -81,7 +81,7 @@ def test_each_version_is_tried_once_and_then_runs_at_once(tmp_path: Path, monkey
 
     def runs() -> int:
         monkeypatch.setattr("litmus.model.trust._named", set())  # as in a new process
-        for name in [name for name in sys.modules if name.startswith(plugins.MODULE_PREFIX)]:
+        for name in [name for name in sys.modules if name.startswith(plugins.PLUGIN_PREFIX)]:
             del sys.modules[name]
         before = len((tmp_path / "runs").read_text()) if (tmp_path / "runs").exists() else 0
         assert resolve(path).dim == 64

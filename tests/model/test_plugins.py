@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch.testing import assert_close
 
 from litmus.errors import BadInput
 from litmus.model import Decoder, build, load, resolve, save
+from litmus.model.recipe import validated
 from litmus.nn import reference_path
 
 Small = Callable[..., Decoder]
@@ -162,9 +165,96 @@ def test_a_plugin_cannot_take_over_a_built_in_kind(tmp_path: Path) -> None:
         resolve(tmp_path / "mine.py")
 
 
-def test_two_plugins_with_one_kind_are_told_apart(write_plugin: Write, tmp_path: Path) -> None:
+SCALED = """
+from litmus.nn import Attention
+
+class Scaled(Attention):
+    scale = FACTOR
+
+    def __init__(self, config, layer, times: int = 1):
+        super().__init__(config, layer)
+        self.scale = self.scale * times
+
+    def forward(self, x, ctx):
+        return self.scale * super().forward(x, ctx)
+
+recipe = {"base": "standard", "layers": [{"repeat": 1}, {"repeat": "rest", "mixer": Scaled}], "mixer": Scaled}
+"""
+"""A plug-in whose class is the mixer of all layers, and of a group of layers."""
+
+
+@pytest.fixture
+def two_files(tmp_path: Path) -> list[Path]:
+    """idea.py and idea2.py, which define a class of one name that scales by 1 and by 2."""
+    files = [tmp_path / "idea.py", tmp_path / "idea2.py"]
+    for factor, file in enumerate(files, 1):
+        file.write_text(SCALED.replace("FACTOR", f"{factor}.0"))
+    return files
+
+
+def scales(model: Decoder) -> list[float]:
+    return [float(layer.mixer.scale) for layer in model.layers]
+
+
+def test_each_recipe_uses_the_class_of_its_own_file(two_files: list[Path], small: Small) -> None:
+    recipes = [resolve(file) for file in two_files]
+    assert [recipe.mixer.kind for recipe in recipes] == ["scaled", "scaled"]
+    for factor, recipe in enumerate(recipes, 1):
+        assert scales(small(recipe)) == [factor] * 3
+        assert scales(small(recipe, overrides={"mixer.times": 3})) == [3 * factor] * 3
+        assert scales(build(dict(recipe.to_dict()))) == [factor] * recipe.depth
+        assert validated(recipe.to_dict()) == recipe
+
+
+@pytest.mark.slow
+def test_saved_models_load_with_the_class_of_their_own_file(
+    two_files: list[Path], small: Small, tmp_path: Path
+) -> None:
+    """In this process and in one that has run neither file, though one was edited since."""
+    for file in two_files:
+        save(small(file), tmp_path / f"saved-{file.stem}")
+    two_files[0].write_text(SCALED.replace("FACTOR", "5.0"))
+    assert scales(small(two_files[0])) == [5.0] * 3
+    names, expected = [str(tmp_path / "saved-idea2"), str(tmp_path / "saved-idea")], [2.0, 1.0]
+    assert [scales(load(name))[2] for name in names] == expected
+    code = "import sys, litmus\nfor name in sys.argv[1:]: print(litmus.load(name).layers[2].mixer.scale)"
+    shown = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    assert [float(line) for line in shown.stdout.split()] == expected
+
+
+def test_a_recipe_keeps_the_class_of_the_version_it_was_made_with(two_files: list[Path], small: Small) -> None:
+    before = resolve(two_files[0])
+    two_files[0].write_text(SCALED.replace("FACTOR", "5.0"))
+    assert scales(small(two_files[0])) == [5.0] * 3
+    assert scales(small(before)) == [1.0] * 3
+
+
+def test_two_files_may_declare_one_kind_which_no_other_recipe_knows(write_plugin: Write, tmp_path: Path) -> None:
     path = write_plugin()
-    (tmp_path / "other.py").write_text(path.read_text())
-    resolve(path)
-    with pytest.raises(BadInput, match=r"'mean_so_far' is declared twice, in .*mean.py and .*other.py"):
-        resolve(tmp_path / "other.py")
+    (tmp_path / "other.py").write_text(path.read_text().replace("* 1.0", "* 2.0"))
+    first, second = resolve(path), resolve(tmp_path / "other.py")
+    assert [mixed_by(build(recipe, size="tiny", vocab_size=5)) for recipe in (first, second)] == [1.0, 2.0]
+    with pytest.raises(BadInput, match=r"unknown mixer kind 'mean_so_far'"):
+        resolve({"base": "standard", "mixer": {"kind": "mean_so_far"}})
+
+
+def test_one_file_may_not_declare_a_kind_twice(two_files: list[Path]) -> None:
+    made = "def make(factor):\n    class Made(Scaled):\n        scale = factor\n    return Made\n"
+    groups = '{"base": "standard", "mixer": make(1.0), "layers": [{"repeat": 1, "mixer": make(2.0)}, {}]}'
+    two_files[0].write_text(SCALED.replace("FACTOR", "1.0") + f"{made}\nrecipe = {groups}\n")
+    with pytest.raises(BadInput, match=r"idea.py declares mixer kind 'made' twice; give each class a name of its own"):
+        resolve(two_files[0])
+
+
+def test_a_plugin_that_changes_another_is_saved_with_the_file_that_declares_the_kinds(
+    two_files: list[Path], small: Small, tmp_path: Path
+) -> None:
+    diff = tmp_path / "diff.py"
+    diff.write_text("recipe = {'base': 'idea2.py', 'mixer': {'times': 3}}\n")
+    model = small(diff)
+    assert (model.recipe.name, Path(model.recipe.plugin.path).name) == ("diff", "idea2.py")
+    save(model, tmp_path / "saved")
+    assert scales(load(tmp_path / "saved")) == scales(model) == [6.0] * 3
+    diff.write_text(SCALED.replace("FACTOR", "1.0").replace('"standard"', '"idea2.py"'))
+    with pytest.raises(BadInput, match=r"diff.py defines parts and is based on .*idea2.py, which does so, too"):
+        resolve(diff)

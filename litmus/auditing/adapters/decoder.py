@@ -12,7 +12,8 @@ import torch
 from litmus.auditing.target import AuditTarget, perturbed, without_dropout
 from litmus.errors import BadInput
 from litmus.model import Decoder, Recipe
-from litmus.model.recipe import FAMILIES
+from litmus.model.recipe import FAMILIES, kinds_for
+from litmus.nn.core.registry import known_kinds
 from litmus.runtime.meta import meta_device
 
 MAX_VOCABULARY = 256
@@ -109,7 +110,8 @@ def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
         if layer_weights(slim) <= MAX_SHRUNK_WEIGHTS:
             break
         try:
-            candidate = Recipe.model_validate(_divided(raw, factor))
+            with kinds_for(raw):
+                candidate = Recipe.model_validate(_divided(raw, factor))
             layer_weights(candidate)
         except BadInput:
             continue  # a part cannot be that narrow
@@ -156,10 +158,9 @@ def _divided(raw: Mapping[str, Any], factor: int) -> dict[str, Any]:
     for name, family in FAMILIES.items():
         part = raw.get(name)
         if isinstance(part, dict):
-            declared = family.kinds[part["kind"]] if "kind" in part else None
-            size_keys = (
-                declared.size_keys if declared else {key for kind in family.kinds.values() for key in kind.size_keys}
-            )
+            known = known_kinds(family)
+            declared = known[part["kind"]] if "kind" in part else None
+            size_keys = declared.size_keys if declared else {key for kind in known.values() for key in kind.size_keys}
             widths = {key for key in size_keys if not key.endswith("heads") and isinstance(part.get(key), int)}
             divided[name] = {key: -(-value // factor) if key in widths else value for key, value in part.items()}
     if "layers" in raw:
