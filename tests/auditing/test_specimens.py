@@ -166,12 +166,5 @@ def test_a_specimen_whose_fault_is_put_right_passes(name, tmp_path):
         code = re.sub(rf"\b{part}\b", f"Sound{part}", code)
     (tmp_path / "sound.py").write_text(code, encoding="utf-8")
     model = build(tmp_path / "sound.py", **{**SMALL, **NEEDS.get(name, {})})
-    # The newer ones check their own fault alone: put right, some are no good models otherwise.
-    older = re.match(r"f[2-8]_", name) or name in (
-        "leak_in_deep_layers",
-        "leak_past_block_edge",
-        "leak_through_time_norm",
-    )
-    checks = CHECKS if older else (FAULTS[name][0],)
-    report = audit(model, quick=True, only=checks)
+    report = audit(model, quick=True, only=CHECKS)
     assert {finding.name: finding.detail for finding in report.failed} == {}

@@ -76,19 +76,27 @@ def faulty_module(target: AuditTarget, position: int) -> str:
     return first_difference_in_decoding(target.model, tokens, position + 1, target.rounding)
 
 
-def prompt_changes_continuation(target: AuditTarget) -> Evidence:
-    """Two prompts followed by the same tokens must give different predictions."""
-    length = target.length(12)
+@torch.no_grad()
+def effect_of_prompt(target: AuditTarget, length: int) -> float:
+    """The smallest difference that another prompt makes to the logits of two tokens after it, in `length` tokens."""
     one = target.tokens(1, length, seed=3)
     other = target.other_tokens(one)
     same = target.tokens(1, 2, seed=4)
-    with torch.no_grad():
-        logits = []
-        for prompt in (one[:, :-2], other[:, :-2]):
-            cache = target.model.new_cache(1, length)
-            target.model(prompt, cache)
-            logits.append(torch.cat([target.model(token, cache) for token in same.split(1, dim=1)], 1))
-    changed = float(differences(*logits).min())
+    logits = []
+    for prompt in (one[:, :-2], other[:, :-2]):
+        cache = target.model.new_cache(1, length)
+        target.model(prompt, cache)
+        logits.append(torch.cat([target.model(token, cache) for token in same.split(1, dim=1)], 1))
+    return float(differences(*logits).min())
+
+
+PROMPT_LENGTHS = (12, 50)
+"""A model that reads whole blocks of earlier tokens may see nothing of the shorter prompt."""
+
+
+def prompt_changes_continuation(target: AuditTarget) -> Evidence:
+    """Two prompts followed by the same tokens must give different predictions."""
+    changed = max(effect_of_prompt(target, target.length(length)) for length in PROMPT_LENGTHS)
     if changed > target.rounding:
         return Evidence("the prompt changes the continuation")
     return Evidence(

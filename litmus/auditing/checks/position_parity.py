@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,17 +72,25 @@ def padded(target: AuditTarget, text: Tensor, padding: int, side: str) -> tuple[
     return torch.cat((text, neighbour), 1), slice(0, length)
 
 
-def order_matters(target: AuditTarget) -> Evidence:
-    """Swapping two earlier tokens changes the prediction, except in one layer without position encoding."""
-    length = target.length(12)
+ORDER_LENGTHS = (12, 50)
+"""A model that reads whole blocks of earlier tokens does not see their order within one."""
+
+
+@torch.no_grad()
+def effect_of_swap(target: AuditTarget, model: Any, length: int) -> float:
+    """The difference that swapping two tokens far apart makes to the last logits of a text of `length` tokens."""
+    length = target.length(length)
     text = target.tokens(1, length, seed=22)
     swapped = text.clone()
     swapped[0, 1], swapped[0, length - 3] = text[0, length - 3], text[0, 1]
+    return max_difference(model(swapped)[:, -1], model(text)[:, -1])
+
+
+def order_matters(target: AuditTarget) -> Evidence:
+    """Swapping two earlier tokens changes the prediction, except in one layer without position encoding."""
     # Both models: sharp attention may look at one token only, in whatever order the others are.
-    with torch.no_grad():
-        difference = max(
-            max_difference(model(swapped)[:, -1], model(text)[:, -1]) for model in (target.model, target.unperturbed)
-        )
+    models = (target.model, target.unperturbed)
+    difference = max(effect_of_swap(target, model, length) for length in ORDER_LENGTHS for model in models)
     if difference > MIN_EFFECT:
         return Evidence("the order of earlier tokens matters")
     if target.ignores_order:
