@@ -36,7 +36,23 @@ class WrongGradient(Attention):
 def test_a_wrong_gradient_is_caught_and_its_parameter_named(small, mixer):
     finding = small(only=ONLY, mixer=mixer(WrongGradient))["equivalence"]
     assert finding.status == "fail" and "in its gradients" in finding.detail
-    assert finding.where.endswith(".weight")
+    assert finding.where.startswith("layers.1.mixer.")
+
+
+class HookedGradient(Attention):
+    """Both paths give the right result and twice its gradient."""
+
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: 2 * gradient)
+        return y
+
+
+def test_a_gradient_that_is_no_derivative_is_caught_in_a_recipe(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(HookedGradient))["equivalence"]
+    assert finding.status == "fail" and finding.mark == "has a wrong gradient"
+    assert finding.where.startswith("layers.1.mixer") and "is off by 0.5 of the derivative" in finding.detail
 
 
 SUBJECT = DecoderTarget(
