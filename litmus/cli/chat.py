@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +13,6 @@ from litmus.catalog import check_run
 from litmus.cli import generation_options as generation
 from litmus.cli.options import Best, Device, TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import log
-
-MAX_HISTORY_LINES = 1000
 
 
 def chat(
@@ -81,31 +78,28 @@ def chat(
             f"{run} is a base model (it has no chat template): it continues a dialogue between User and Assistant "
             "as it would any text; /help lists the commands"
         )
-    with plugin_faults(model.recipe, "answering with"), line_editing():
-        session.run(lambda: input("> "))
+    with plugin_faults(model.recipe, "answering with"):
+        session.run(reader([*session.commands, "/quit"]))
 
 
-@contextlib.contextmanager
-def line_editing() -> Iterator[None]:
-    """Within this block, `input` in a terminal has line editing and the history of earlier chats."""
+def reader(commands: Iterable[str]) -> Callable[[], str]:
+    """A function that reads one line: in a terminal with line editing, completion and the history of earlier chats."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        yield
-        return
-    try:
-        import readline  # importing it is what gives `input` its line editing
-    except ImportError:  # not on Windows
-        yield
-        return
+        return lambda: input("> ")
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
     from litmus.model.trust import state_folder
 
-    history = state_folder() / "chat_history"
-    with contextlib.suppress(OSError, RuntimeError):
-        readline.read_history_file(history)
+    path = state_folder() / "chat_history"
+    history: History = FileHistory(path)
     try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, RuntimeError):  # a chat never fails because of its history
-            history.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            readline.set_history_length(MAX_HISTORY_LINES)
-            readline.write_history_file(history)
-            history.chmod(0o600)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        path.open("ab").close()
+    except (OSError, RuntimeError):  # a chat never fails because of its history
+        history = InMemoryHistory()
+    completer = WordCompleter([*commands], sentence=True)
+    session: PromptSession[str] = PromptSession(history=history, completer=completer, complete_while_typing=False)
+    return lambda: session.prompt("> ")

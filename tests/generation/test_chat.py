@@ -304,7 +304,7 @@ def typed_into_a_terminal(folder: Path, state: Path, *steps: tuple[str, str]) ->
     number, terminal = pty.fork()
     if number == 0:
         try:
-            os.environ.update(LITMUS_STATE=str(state), TERM="xterm", INPUTRC="/dev/null")
+            os.environ.update(LITMUS_STATE=str(state), TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1")
             sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
             sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
             main(["chat", str(folder), "--device", "cpu", "--max-new-tokens", "3", "--temperature", "0"])
@@ -328,20 +328,23 @@ def typed_into_a_terminal(folder: Path, state: Path, *steps: tuple[str, str]) ->
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), shown
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal with GNU readline")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
 def test_in_a_terminal_lines_can_be_edited_and_those_of_earlier_chats_come_back(folder: Path, tmp_path: Path) -> None:
-    up, left = "\x1b[A", "\x1b[D"
+    up, left, prompt = "\x1b[A", "\x1b[D", r"\x1b\[0m>"
     code, shown = typed_into_a_terminal(
         folder,
         tmp_path / "state",
-        ("> ", f"/tempp{left}x{left}\x7f\r"),
-        ("did you mean.*> ", "/temp 0.25\r"),
-        (r"\n\S*> ", "\x04"),
+        (prompt, f"/tempp{left}x{left}\x7f\r"),
+        (f"did you mean.*{prompt}", "/temp 0.25\r"),
+        (f"temperature 0.25.*{prompt}", "\x04"),
     )
     assert code == 0 and "unknown command /temxp" in shown
-    assert (tmp_path / "state" / "chat_history").read_text().splitlines() == ["/temxp", "/temp 0.25"]
+    kept = (tmp_path / "state" / "chat_history").read_text().splitlines()
+    assert [line for line in kept if line.startswith("+")] == ["+/temxp", "+/temp 0.25"]
     assert (tmp_path / "state" / "chat_history").stat().st_mode & 0o777 == 0o600
-    code, shown = typed_into_a_terminal(folder, tmp_path / "state", ("> ", f"{up}{up}\r"), ("did you mean.*> ", "\x04"))
+    code, shown = typed_into_a_terminal(
+        folder, tmp_path / "state", (prompt, f"{up}{up}\r"), (f"did you mean.*{prompt}", "\x04")
+    )
     assert code == 0 and "unknown command /temxp" in shown
 
 
