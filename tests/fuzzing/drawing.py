@@ -39,6 +39,9 @@ CHEAP: tuple[Command, ...] = (
     ("data", "prepare", "corpus.txt", "--tokenizer", "bytes"),
     ("data", "show", "corpus.jsonl", "--tokenizer", "bpe-300"),
     ("data", "list"),
+    ("runs", "list"),
+    ("runs", "show", "pair"),
+    ("runs", "compare", "tiny", "stopped"),
     BENCH,
 )
 DEAR: tuple[Command, ...] = (AUDIT, RESUME, (*TRAIN, "--folder", "new"), COMPARE, ("train", "runs/tiny", *SHORT[:2]))
@@ -50,6 +53,8 @@ ON_A_RUN: tuple[Command, ...] = (
     ("bench", "decode", "RUN", *BENCH[3:]),
     ("data", "prepare", "corpus.txt", "--tokenizer", "RUN"),
     ("train", "RUN", "--data", "corpus.txt", "--dry-run"),
+    ("runs", "show", "RUN"),
+    ("runs", "compare", "RUN", "runs/tiny"),
     ("generate", "runs/tiny", "--draft", "RUN", "--max-new-tokens", "4"),
 )
 
@@ -264,6 +269,11 @@ def arguments(draw: Draw) -> Case:
             ("generate", "runs/tiny", "--draft", place),
             ("data", place),
             ("bench", place),
+            ("runs", place),
+            ("runs", "list", "--runs", place),
+            ("runs", "show", place),
+            ("runs", "compare", "tiny", place),
+            ("runs", "remove", place, "--yes"),
         ]
     )
     return case_of(draw, command)

@@ -158,11 +158,17 @@ def _may_change(path: str, command: tuple[str, ...], targets: list[str], damaged
         place = checkpoint[1] if checkpoint else path
         if any(path.startswith(other) or other.startswith(place) for other in damaged):
             return True
+        if command[:2] == ("runs", "remove") and re.match(r"a/b/work/runs/([^/]+)", path)[1] in map(_name, command[2:]):
+            return True
         extended = "6 steps" in command and path.endswith(("run.yaml", "recipe.yaml"))
         return extended or not KEPT_IN_A_RUN.match(path)
     if command[0] == "export" and (made or re.match(r"a/b/work/(exported|hf-\w+)/", path)):
         return any(_within(path, target) for target in targets)
     return False
+
+
+def _name(word: str) -> str:
+    return os.path.basename(os.path.normpath(word))
 
 
 def _targets(case: Case, command: tuple[str, ...]) -> Iterator[str]:
