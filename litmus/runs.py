@@ -30,7 +30,7 @@ from litmus.training.trainer import train_run
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: its folder, its result, and the audit of its model.
+    """A finished training: its folder, its result, the audit of its model, and the path of its report.
 
     Accepted wherever the path of a run folder is, as in `litmus.load(run)`.
     """
@@ -38,6 +38,7 @@ class Run:
     folder: Path
     result: RunResult
     audit: AuditReport
+    report: Path
 
     @property
     def evaluation(self) -> Evaluation:
@@ -76,7 +77,7 @@ def train(
     display: Display | None = None,
     **settings: Any,
 ) -> Run:
-    """Audit and train `recipe` in the run folder RUNS/NAME (or `folder`), resuming an earlier training there.
+    """Audit and train `recipe` in the run folder RUNS/NAME (or `folder`), resuming an earlier training; report it.
 
     recipe: as for `litmus.build`, or a run (its folder), whose model is trained further in a new run with its own
     tokenizer. data: a corpus, or DataSettings; by default Python's standard library, or the corpus of the run. name:
@@ -87,6 +88,8 @@ def train(
 
     Raises BadInput, if possible before anything is read; Failed if the model fails its audit or the training diverges.
     """
+    from litmus.comparison.report.run_page import save_run_report  # imports matplotlib, which `evaluate` does not need
+
     train_settings = settings_from(settings)
     if name is not None:
         check_name(name, "a run's name")
@@ -127,7 +130,7 @@ def train(
         sample=sample_text,
         display=display,
     )
-    return Run(target, result, reports[-1])
+    return Run(target, result, reports[-1], save_run_report(target))
 
 
 def plan(

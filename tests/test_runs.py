@@ -46,6 +46,8 @@ def run(folder: Path, data: DataSettings) -> litmus.Run:
 
 def test_a_run_has_its_folder_result_audit_model_and_tokenizer(run: litmus.Run, folder: Path) -> None:
     assert run.folder == folder / "run" and run.result.steps == 4 and run.audit.passed
+    assert run.report == run.folder / "report.html"
+    assert f"{run.evaluation.bits_per_byte:.4f}" in run.report.read_text(encoding="utf-8")
     assert run.evaluation == run.result.evaluation and run.evaluation.tokens == 256
     assert run.tokenizer.vocab_size == run.model.recipe.vocab_size == 257
     texts = litmus.generate(run.model, ["the "], tokenizer=run.tokenizer, max_new_tokens=4)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from litmus.catalog import check_run
+from litmus.cli.options import RunsFolder
 from litmus.cli.output import log
 from litmus.process import defer_output_errors
 
@@ -16,8 +17,9 @@ from litmus.process import defer_output_errors
 def import_run(
     folder: Annotated[Path, typer.Argument(help="A folder with config.json and safetensors weights.")],
     name: Annotated[
-        str | None, typer.Option(help="Name of the folder in runs/; the model folder's when not given.")
+        str | None, typer.Option(help="Name of the run in the folder of runs. Default: the model folder's.")
     ] = None,
+    runs: RunsFolder = "runs",
     bytes: Annotated[
         bool, typer.Option("--bytes", help="The model's tokens are bytes, whatever its tokenizer file says.")
     ] = False,
@@ -37,7 +39,7 @@ def import_run(
     from litmus.interop import import_run as make_run
     from litmus.names import check_name
 
-    run = Path("runs") / check_name(folder.resolve().name if name is None else name, "a run's name")
+    run = Path(runs) / check_name(folder.resolve().name if name is None else name, "a run's name")
 
     make_run(folder, run, use_bytes=bytes, log=log)
     print(f"{run}; try: litmus generate {run}, or litmus train {run} --data shakespeare --lr 0.0003")

@@ -56,7 +56,7 @@ def list_runs(
 
     found = entries(Path(runs))
     if json:
-        print(json_format.dumps([asdict(entry) for entry in found], indent=1))
+        print(json_format.dumps([{**asdict(one), "folder": str(Path(runs) / one.name)} for one in found], indent=1))
     else:
         from litmus.comparison.report.listing import entries_table
 
@@ -160,6 +160,8 @@ def remove(
         check_removable(folder)
     if not yes and not _agreed([f"{folder} ({format_si(size_on_disk(folder), 'B')})" for folder in found]):
         log("nothing was removed")
+        if json:
+            print(json_format.dumps({"removed": [], "kept": {}}, indent=1))
         return
     kept = {str(folder): remove(folder) for folder in found}
     if json:
@@ -183,14 +185,16 @@ def _agreed(folders: list[str]) -> bool:
 
 def _run_document(run: StoredRun) -> dict[str, Any]:
     """A run as plain data, with the keys of run.yaml and of result.json that programs need."""
+    from litmus.comparison.compare import REPORT
     from litmus.comparison.report.listing import run_curve
     from litmus.comparison.stored import utc
 
-    config, result = run.config.model_dump(mode="json"), run.result
+    config, result, report = run.config.model_dump(mode="json"), run.result, run.folder / REPORT
     stored = None if result is None else json_format.loads(result.model_dump_json(exclude={"curve"}))
     return {
         "name": run.folder.name,
         "folder": str(run.folder),
+        "report": str(report) if report.is_file() else None,
         "date": utc(run.config.started),
         **{key: config[key] for key in ("recipe", "data", "data_fingerprint", "training", "resolved", "command")},
         "audit": None if run.audit is None else json_format.loads(run.audit.to_json()),
@@ -204,6 +208,7 @@ def _score(training: Scored) -> dict[str, Any]:
     result = training.result
     return {
         "name": training.name,
+        "folder": str(training.folder),
         "bits_per_byte": None if training.mark else result.evaluation.bits_per_byte,
         "note": training.mark or None,
         "lr": training.lr,

@@ -98,7 +98,6 @@ def train(
     given = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out, "sample_bytes": sample_bytes}
 
     from litmus import runs as calls
-    from litmus.comparison.report.run_page import save_run_report
     from litmus.data import DataSettings
     from litmus.training.display import display_for, evaluation_table
 
@@ -118,8 +117,7 @@ def train(
         name=name, runs=runs, folder=folder, keep_failed=keep_failed, display=display_for(progress(json)), **training
     )
     print(run.result.model_dump_json(indent=1)) if json else results().print(evaluation_table(run.evaluation))
-    report = save_run_report(run.folder)
     if not json:
-        print(f"report: {report}")
+        print(f"report: {run.report}")
     if not run.audit.passed:
         raise Failed(f"{run.audit.subject} {run.audit.mark()}, so this is not a score; see: litmus audit {recipe}")

@@ -7,9 +7,9 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from litmus.comparison.results import ComparisonResult, Role, TrialResult
@@ -181,13 +181,15 @@ class LearningRateChoice:
     """An arm's best learning rate; None if every trial of the sweep failed.
 
     tried: each rate's mean bits per byte, None if a trial failed. at_edge: the best rate is the smallest or largest
-    tried, so a better one may lie outside the grid.
+    tried, so a better one may lie outside the grid. noise: the standard deviation (n - 1) over seeds at each rate that
+    was tried with several.
     """
 
     arm: str
     lr: float | None
     at_edge: bool
     tried: dict[float, float | None]
+    noise: dict[float, float] = field(default_factory=dict)
 
 
 def choose_learning_rate(arm: str, trials: Sequence[TrialResult]) -> LearningRateChoice:
@@ -197,14 +199,17 @@ def choose_learning_rate(arm: str, trials: Sequence[TrialResult]) -> LearningRat
         if trial.arm == arm and trial.role == "sweep":
             by_rate[trial.lr].append(trial)
     tried: dict[float, float | None] = {}
+    noise: dict[float, float] = {}
     for lr, group in sorted(by_rate.items()):
         failed = any(trial.failed is not None for trial in group)
         tried[lr] = None if failed else fmean(trial.bits_per_byte for trial in group)
+        if len(group) > 1 and not failed:
+            noise[lr] = stdev(trial.bits_per_byte for trial in group)
     scores = {lr: score for lr, score in tried.items() if score is not None}
     if not scores:
-        return LearningRateChoice(arm, None, False, tried)
+        return LearningRateChoice(arm, None, False, tried, noise)
     best = min(scores, key=lambda lr: scores[lr])
-    return LearningRateChoice(arm, best, best in (min(tried), max(tried)), tried)
+    return LearningRateChoice(arm, best, best in (min(tried), max(tried)), tried, noise)
 
 
 def learning_rate_choices(result: ComparisonResult) -> list[LearningRateChoice]:

@@ -15,7 +15,7 @@ from typing import Literal
 from litmus.auditing import AuditReport
 from litmus.comparison.compare import PLAN, REPORT, RESULT, TRIALS
 from litmus.comparison.results import ComparisonResult
-from litmus.comparison.trial import AUDITS, OUTCOME, SPEC
+from litmus.comparison.trial import AUDITS, OUTCOME, SPEC, trial_run
 from litmus.comparison.verdicts import judge
 from litmus.data.tokens.tokenizer import FILE_NAME as TOKENIZER_FILE
 from litmus.errors import BadInput, nearest, shown
@@ -257,11 +257,12 @@ def _trial_folders(folder: Path) -> Iterator[Path]:
 class Scored:
     """One finished training, alone or as a trial of a comparison.
 
-    text: fingerprint of the data, and bytes of held-out text that the score is over. mark: why the score does not
-    count, such as a failed audit.
+    folder: its run. text: fingerprint of the data, and bytes of held-out text that the score is over. mark: why the
+    score does not count, such as a failed audit.
     """
 
     name: str
+    folder: Path
     lr: float
     seed: int
     result: RunResult
@@ -282,7 +283,7 @@ def _scored_run(run: StoredRun) -> Iterator[Scored]:
         settings = run.config.training
         text = run.config.data_fingerprint, run.result.evaluation.bytes
         mark = "" if run.audit is None else run.audit.mark()
-        yield Scored(run.folder.name, settings.lr, settings.order_seed, run.result, text, mark)
+        yield Scored(run.folder.name, run.folder, settings.lr, settings.order_seed, run.result, text, mark)
 
 
 def _scored_trials(comparison: StoredComparison) -> Iterator[Scored]:
@@ -293,7 +294,8 @@ def _scored_trials(comparison: StoredComparison) -> Iterator[Scored]:
             if trial.failed is None:
                 text = str(result.context.get("fingerprint", "unknown")), trial.evaluation.bytes
                 mark = result.arm_notes.get(arm, "")
-                yield Scored(f"{name}: {arm}, seed {trial.seed}", trial.lr, trial.seed, trial.run, text, mark)
+                run = comparison.folder / trial_run(trial)
+                yield Scored(f"{name}: {arm}, seed {trial.seed}", run, trial.lr, trial.seed, trial.run, text, mark)
 
 
 def check_same_text(trainings: Sequence[Scored]) -> None:

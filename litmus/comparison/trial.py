@@ -86,8 +86,17 @@ class TrialSpec(BaseModel):
     @property
     def subfolder(self) -> str:
         """The trial's folder within its comparison's folder, different for every trial."""
-        path = f"trials/{self.role}/{folder_safe(self.arm)}/seed-{self.seed}"
-        return f"{path}/lr-{self.training.lr:.3g}" if self.role == "sweep" else path
+        return _subfolder(self.role, self.arm, self.seed, self.training.lr)
+
+
+def trial_run(trial: TrialResult) -> str:
+    """The run folder of a finished trial within its comparison's folder."""
+    return f"{_subfolder(trial.role, trial.arm, trial.seed, trial.lr)}/{RUN}"
+
+
+def _subfolder(role: Role, arm: str, seed: int, lr: float) -> str:
+    path = f"trials/{role}/{folder_safe(arm)}/seed-{seed}"
+    return f"{path}/lr-{lr:.3g}" if role == "sweep" else path
 
 
 def stored_result(spec: TrialSpec, comparison: Path) -> TrialResult | None:

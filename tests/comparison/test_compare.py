@@ -178,7 +178,12 @@ def test_with_json_stdout_is_json_alone(command, first, runs):
     assert code == 0
     assert [(v["arm"], v["word"]) for v in printed["verdicts"]] == [(v.arm, v.word) for v in first.verdicts]
     assert ComparisonResult.model_validate(printed["result"]).trials == first.result.trials
-    assert printed["report"] == "runs/x/report.html"
+    assert printed["report"] == "runs/x/report.html" and printed["against_itself"]["arm"] == "standard"
+    files = [arm["audit"] for arm in printed["arms"]] + [
+        f"{run}/run.yaml" for arm in printed["arms"] for run in arm["runs"]
+    ]
+    assert len(files) == 6 and all(Path(file).is_file() for file in files)
+    assert all(seconds > 0 for arm in printed["arms"] for seconds in arm["train_seconds"].values())
 
 
 def set_scores(runs, arm, bits_per_byte):
@@ -431,7 +436,12 @@ def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(first, audited, tm
         lr, sign = spec.training.lr, 1 if spec.arm == "standard" else -1
         changes = {"arm": spec.arm, "role": "sweep", "seed": 0, "lr": lr, "bits_per_byte": 7 + sign * lr}
         (folder / "outcome.json").write_text(json.dumps({**first.result.trials[0].model_dump(mode="json"), **changes}))
-    done = compared(audited, lr_sweep=True, noise=False).result
+    comparison = compared(audited, lr_sweep=True, noise=False)
+    done, swept = comparison.result, json.loads(comparison.to_json())["learning_rates"]
+    assert [(row["arm"], len(row["tried"]), row["at_edge"]) for row in swept] == [
+        ("standard", 3, True),
+        ("nope", 3, True),
+    ]
     assert [trial.bits_per_byte for trial in done.trials if trial.role == "sweep"] == [
         7 + (1 if spec.arm == "standard" else -1) * spec.training.lr for spec in plan.sweep()
     ]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import pytest
+
 from litmus.comparison.plan import choose_learning_rate, learning_rate_choices
+from litmus.comparison.report.formatting import sweep_sentences
 from litmus.comparison.results import ComparisonResult, TrialResult
 
 Trials = Callable[..., TrialResult]
@@ -57,4 +60,19 @@ def test_other_arms_and_judged_trials_do_not_count(trial: Trials) -> None:
 def test_several_seeds_of_a_rate_are_averaged(trial: Trials) -> None:
     trials = [trial("idea", seed, bpb, "sweep", lr=1e-3) for seed, bpb in enumerate((2.0, 3.0))]
     trials += [trial("idea", seed, 2.4, "sweep", lr=1e-2) for seed in range(2)]
-    assert choose_learning_rate("idea", trials).lr == 1e-2
+    choice = choose_learning_rate("idea", trials)
+    assert choice.lr == 1e-2
+    assert choice.noise == {1e-3: pytest.approx(0.5**0.5), 1e-2: 0.0}
+    assert sweep_sentences([choice]) == [
+        "Learning-rate sweep of idea: 2.500 bpb (sd over seeds 0.707) at 0.001; "
+        "2.400 bpb (sd over seeds 0.000) at 0.01, taken."
+    ]
+
+
+def test_a_sweep_of_one_seed_says_that_it_cannot_show_the_noise(trial: Trials) -> None:
+    choice = choose_learning_rate("idea", sweep(trial, {1e-2: None, 1e-3: 2.2}))
+    rates, noise = sweep_sentences([choice])
+    assert choice.noise == {}
+    assert rates == "Learning-rate sweep of idea: 2.200 bpb at 0.001, taken; failed at 0.01."
+    assert "with one seed, so it cannot show" in noise
+    assert sweep_sentences([]) == []

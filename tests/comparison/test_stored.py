@@ -87,6 +87,7 @@ def test_the_list_has_scores_verdicts_and_sizes(call, runs):
     listed = {entry["name"]: entry for entry in json.loads(out)}
     assert code == 0 and set(listed) == {"pair", "one", "two"}
     assert listed["pair"]["kind"] == "comparison" and listed["pair"]["arms"] == ["standard", "nope"]
+    assert all((runs.parent / entry["folder"]).is_dir() for entry in listed.values())
     assert listed["pair"]["verdicts"] == {v["arm"]: v["word"] for v in read_ledger(runs)[0].verdicts}
     result = json.loads((runs / "one" / "result.json").read_text())
     assert listed["one"]["score"] == result["evaluation"]["bits_per_byte"]
@@ -113,7 +114,7 @@ def test_a_comparison_is_shown_without_its_trials(call, runs):
     shutil.rmtree(runs / "pair" / "trials")
     code, out, _ = call("show", "pair", "--json")
     shown = json.loads(out)
-    assert code == 0 and shown["report"] == "runs/pair/report.html"
+    assert code == 0 and shown["report"] == "runs/pair/report.html" and shown["learning_rates"] == []
     arms = {arm["arm"]: arm for arm in shown["arms"]}
     assert arms["standard"]["is_baseline"] and arms["nope"]["costs"]["parameters"] > 1000
     assert arms["nope"]["bits_per_byte"] == pytest.approx(sum(arms["nope"]["scores"].values()) / 2)
@@ -130,6 +131,7 @@ def test_a_run_is_shown_with_recipe_settings_score_and_audit(call):
     assert code == 0
     assert "standard" in out and "3 steps" in out and "passes its audit" in out and "bits per byte" in out
     shown = json.loads(call("show", "one", "--json")[1])
+    assert shown["report"] == "runs/one/report.html"
     assert shown["result"]["steps"] == 3 and shown["audit"]["passed"] and shown["recipe"]["name"] == "standard"
 
 
@@ -137,6 +139,7 @@ def test_trainings_side_by_side_have_scores_and_no_verdict(call):
     code, out, _ = call("compare", "one", "pair", "--json")
     rows = json.loads(out)["runs"]
     assert code == 0 and [row["name"] for row in rows][:2] == ["one", "pair: standard, seed 0"] and len(rows) == 5
+    assert [row["folder"] for row in rows[:2]] == ["runs/one", "runs/pair/trials/arm/standard/seed-0/run"]
     assert rows[0]["bits_per_byte"] == rows[1]["bits_per_byte"] and rows[0]["parameters"] == rows[1]["parameters"]
     code, out, _ = call("compare", "one", "two")
     assert code == 0 and "no error bar" in out and "better" not in out and "worse" not in out
@@ -193,8 +196,9 @@ class Typed(io.StringIO):
 )
 def test_remove_asks_on_a_terminal_and_refuses_elsewhere(call, runs, monkeypatch, stdin, code, said):
     monkeypatch.setattr("sys.stdin", stdin)
-    found, _, err = call("remove", "one")
+    found, out, err = call("remove", "one", "--json")
     assert found == code and said in err
+    assert code == 2 or json.loads(out)["removed"] == (["runs/one"] if said == "this deletes" else [])
     assert (runs / "one").exists() == (said != "this deletes")
 
 

@@ -89,6 +89,12 @@ def test_special_tokens_in_a_prompt_are_text_unless_asked_for(published: Path, c
     assert call("generate", "runs/mine", *options)[1] != call("generate", "runs/mine", *options, "--special")[1]
 
 
+def test_an_import_goes_to_the_folder_of_runs(published: Path, call: Call) -> None:
+    code, out, err = call("import", str(published), "--runs", "elsewhere")
+    assert (code, err) == (0, "") and "litmus generate elsewhere/theirs" in out
+    assert load_run(Path("elsewhere/theirs")).config.imported and not Path("runs").exists()
+
+
 def test_an_import_replaces_nothing(published: Path, call: Call) -> None:
     Path("runs/mine").mkdir(parents=True)
     Path("runs/mine/diary.txt").write_text("kept")

@@ -7,12 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from litmus.comparison.plan import LearningRateChoice, learning_rate_choices
 from litmus.comparison.report.formatting import verdict_sentence
 from litmus.comparison.report.summary import ArmSummary, Speedup, summarize
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.statistics import Interval
-from litmus.comparison.verdicts import Verdict, judge
+from litmus.comparison.trial import AUDITS, trial_run
+from litmus.comparison.verdicts import Verdict, judge, judge_baseline
 from litmus.names import folder_safe
+from litmus.training.run.config import AUDIT
 
 COSTS = (
     "parameters",
@@ -38,6 +41,8 @@ def document(result: ComparisonResult, folder: Path, report: Path) -> dict[str, 
         "budget": result.budget,
         "arms": [_arm(result, folder, summary) for summary in summarize(result)],
         "verdicts": [verdict_record(verdict) for verdict in judge(result)],
+        "against_itself": None if (noise := judge_baseline(result)) is None else verdict_record(noise),
+        "learning_rates": [_sweep(choice) for choice in learning_rate_choices(result)],
         "result": json.loads(result.model_dump_json()),
     }
 
@@ -63,7 +68,10 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
 
 
 def _arm(result: ComparisonResult, folder: Path, summary: ArmSummary) -> dict[str, Any]:
-    """One arm: its score over seeds, its costs and the folders of its runs. Without a score, `note` says why."""
+    """One arm: its score over seeds, its costs, and the paths of its audit and its runs.
+
+    Without a score, `note` says why.
+    """
     trials, score = result.trials_of(summary.arm), summary.bits_per_byte
     return {
         "arm": summary.arm,
@@ -77,8 +85,16 @@ def _arm(result: ComparisonResult, folder: Path, summary: ArmSummary) -> dict[st
         "scores": {str(trial.seed): trial.bits_per_byte for trial in result.scored(summary.arm)},
         "effective_speedup": _speedup(summary.speedup),
         "costs": {name: _finite(getattr(summary, name)) for name in COSTS},
-        "runs": [str(folder / f"trials/arm/{folder_safe(trial.arm)}/seed-{trial.seed}/run") for trial in trials],
+        "train_seconds": {str(trial.seed): _finite(trial.run.train_seconds) for trial in trials},
+        "audit": str(folder / AUDITS / folder_safe(summary.arm) / AUDIT),
+        "runs": [str(folder / trial_run(trial)) for trial in trials],
     }
+
+
+def _sweep(choice: LearningRateChoice) -> dict[str, Any]:
+    """The rates that were tried for an arm, and the one that was taken. sd: over seeds, None for one seed."""
+    tried = [{"lr": lr, "bits_per_byte": score, "sd": choice.noise.get(lr)} for lr, score in choice.tried.items()]
+    return {"arm": choice.arm, "lr": choice.lr, "at_edge": choice.at_edge, "tried": tried}
 
 
 def _speedup(speedup: Speedup | None) -> dict[str, Any] | None:

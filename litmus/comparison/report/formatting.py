@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from litmus.comparison.plan import LearningRateChoice
 from litmus.comparison.report.summary import Speedup
 from litmus.comparison.statistics import Interval
 from litmus.comparison.verdicts import Verdict
@@ -48,6 +50,25 @@ def format_interval(interval: Interval, sign: bool = False) -> tuple[str, str]:
 def format_lr(lr: float) -> str:
     """A learning rate in its usual notation: 0.001, 3.16e-4."""
     return f"{lr:.3g}" if lr >= 1e-3 else f"{lr:.2e}".replace(".00e", "e").replace("e-0", "e-")
+
+
+def sweep_sentences(choices: Sequence[LearningRateChoice]) -> list[str]:
+    """A sentence per swept arm with score and noise of each learning rate, and one if the noise is unknown."""
+    if not choices:
+        return []
+    sentences = []
+    for choice in choices:
+        parts = []
+        for lr, score in choice.tried.items():
+            noise = f" (sd over seeds {choice.noise[lr]:.3f})" if lr in choice.noise else ""
+            found = "failed" if score is None else f"{score:.3f} bpb{noise}"
+            parts.append(f"{found} at {format_lr(lr)}{', taken' if lr == choice.lr else ''}")
+        sentences.append(f"Learning-rate sweep of {choice.arm}: {'; '.join(parts)}.")
+    if not any(choice.noise for choice in choices):
+        sentences.append(
+            "The sweep tries each rate with one seed, so it cannot show how noisy the scores are at a rate."
+        )
+    return sentences
 
 
 def format_speedup(speedup: Speedup | None) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from litmus.comparison.report.formatting import (
     format_percent,
     format_si,
     format_speedup,
+    sweep_sentences,
     verdict_sentence,
 )
 from litmus.comparison.report.plotting import to_svg
@@ -77,6 +78,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
         figures=_figures(result, summaries, choices),
         galleries=galleries(result),
         choices=choices,
+        sweep=sweep_sentences(choices),
         headline=_headline(summaries, result.baseline),
         caveats=_caveats(result, summaries, choices),
         sections=[(section.title, section.note, _body(section)) for section in sections],

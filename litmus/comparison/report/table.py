@@ -9,12 +9,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from litmus.comparison.plan import learning_rate_choices
 from litmus.comparison.report.formatting import (
     format_interval,
     format_lr,
     format_percent,
     format_si,
     format_speedup,
+    sweep_sentences,
     verdict_sentence,
 )
 from litmus.comparison.report.summary import ArmSummary, scored_bytes, summarize
@@ -50,6 +52,7 @@ def render_table(result: ComparisonResult) -> Group:
     for summary in summaries:
         table.add_row(*_cells(summary))
     sentences = [_sentence_line(summary.verdict) for summary in summaries if summary.verdict is not None]
+    sentences += [Text(f"• {sentence}") for sentence in sweep_sentences(learning_rate_choices(result))]
     return Group(table, Text(), *sentences, Text(), Text(_footer(result, summaries), style="dim"))
 
 
