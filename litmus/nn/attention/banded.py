@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.nn.attention.attend import attend
+from litmus.nn.attention.flex import Interval
 from litmus.nn.core.forward_context import ForwardContext
 
 QUERIES_PER_BLOCK = 64
@@ -27,6 +28,12 @@ class Window:
         """Whether queries at positions `queries` attend to keys at positions `keys` (-1: no key)."""
         age = queries - keys
         return (keys >= 0) & (age >= 0) & ((age < self.size) | (keys < self.sinks))
+
+    def intervals(self, first: Tensor) -> list[Interval]:
+        """The same in intervals of key indices; first (B or 1, T) is the index of the first token of a query's text."""
+        after = torch.arange(1, first.shape[1] + 1, device=first.device)[None]
+        recent = (torch.maximum(first, after - self.size), after)
+        return [recent, (first, torch.minimum(first + self.sinks, after))] if self.sinks else [recent]
 
 
 @dataclass(frozen=True)

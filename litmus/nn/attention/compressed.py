@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from litmus.errors import BadInput
+from litmus.nn.attention import flex
 from litmus.nn.attention.attend import attend
 from litmus.nn.attention.compressed_blocks import (
     Layout,
@@ -110,6 +111,9 @@ class CompressedAttention(AttentionBase):
         if ctx.observed is not None:
             visible = lambda queries: layout.visible(self.shape, queries, every, blocks)  # noqa: E731
             observe_attention(q, torch.cat(keys, 1), visible, None, ctx)
+        if flex.serves(q, v.shape[-1], ctx):
+            both_k, both_v = torch.cat(keys, 1), torch.cat(values, 1)
+            return flex.attend_intervals(q, both_k, both_v, ctx, self.shape, lambda: layout.intervals(self.shape))
         if not ctx.use_reference:
             masks = ctx.memo(("masks", self.shape), lambda: chunk_masks(q.shape[1], layout, self.shape))
             return attend_in_chunks(q, keys, values, layout, self.shape, masks)

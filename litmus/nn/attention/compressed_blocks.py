@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from litmus.nn.attention.attend import attend
+from litmus.nn.attention.flex import Interval
 from litmus.nn.core.forward_context import ForwardContext
 
 QUERIES_PER_CHUNK = 128
@@ -72,6 +73,19 @@ class Layout:
         far = (begins + shape.block <= query) & (begins >= first)
         near = (key <= query) & (key > query - shape.window) & (key >= first)
         return torch.cat((near.expand(len(far), -1, -1), far.repeat_interleave(shape.latents, -1)), -1)[:, None]
+
+    def intervals(self, shape: Shape) -> list[Interval]:
+        """The same in intervals of indices of T tokens and then N·r latents, without a history."""
+        length = self.first.shape[1]
+        index = torch.arange(length, device=self.first.device).expand_as(self.first).contiguous()
+        begins = self.begins.contiguous()
+        near = (torch.maximum(self.first, index + 1 - shape.window), index + 1)
+        blocks = (
+            torch.searchsorted(begins, self.first),  # blocks of earlier texts
+            torch.searchsorted(begins, index - shape.block, right=True),  # blocks that ended before the query
+        )
+        begin, end = (length + number * shape.latents for number in blocks)
+        return [near, (begin, end)]
 
 
 def layout_of(ctx: ForwardContext, shape: Shape) -> Layout:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from litmus.errors import BadInput
-from litmus.nn.attention import split_kv
+from litmus.nn.attention import flex, split_kv
 from litmus.nn.attention.attend import attend
 from litmus.nn.attention.gates import Gate, GateConfig
 from litmus.nn.attention.multihead import divisors
@@ -95,18 +95,24 @@ class Mla(Mixer):
         if ctx.cache is not None:
             latents = update_kv(ctx.cache["latents"], latents, ctx)
         latents = latents.to(q.dtype)
-        attention_mask = ctx.attention_mask()
         query_scale = self.ssmax(ctx) if self.ssmax else None
+        if ctx.document_ids is not None and not self._absorbs(ctx) and flex.serves(q, self.value, ctx):
+            y = flex.attend_documents(q, *self.expanded(latents), ctx, query_scale)
+        else:
+            y = self._attend(q, latents, query_scale, ctx)
+        if self.output_gate is not None:
+            y = self.output_gate(y, x, ctx)
+        return self.out(y.flatten(-2))
+
+    def _attend(self, q: Tensor, latents: Tensor, query_scale: Tensor | None, ctx: ForwardContext) -> Tensor:
+        """Attention outputs (B, T, H, value), by keys and values or by the latents themselves."""
+        attention_mask = ctx.attention_mask()
         if ctx.observed is not None:
             k, _ = self.expanded(latents)
             observe_attention(q, k, attention_mask, query_scale, ctx)
         if self._absorbs(ctx):
-            y = self.absorbed(q, latents, attention_mask, query_scale)
-        else:
-            y = attend(q, *self.expanded(latents), attention_mask, query_scale)
-        if self.output_gate is not None:
-            y = self.output_gate(y, x, ctx)
-        return self.out(y.flatten(-2))
+            return self.absorbed(q, latents, attention_mask, query_scale)
+        return attend(q, *self.expanded(latents), attention_mask, query_scale)
 
     def queries(self, x: Tensor, ctx: ForwardContext) -> Tensor:
         """Queries (B, T, H, nope + rope), whose second part is rotated."""

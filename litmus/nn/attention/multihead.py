@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from litmus.errors import BadInput
+from litmus.nn.attention import flex
 from litmus.nn.attention.attend import attend, attend_by_scores, attention_scores
 from litmus.nn.attention.gates import Gate, GateConfig
 from litmus.nn.attention.ssmax import SSMax, SSMaxConfig
@@ -108,6 +109,9 @@ class Attention(AttentionBase):
         q, k, v = self.qkv_proj(x, ctx)
         if ctx.cache is not None:
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
+        if ctx.document_ids is not None and self._is_plain and flex.serves(q, v.shape[-1], ctx):
+            query_scale = self.ssmax(ctx) if self.ssmax else None
+            return self.out_proj(flex.attend_documents(q, k, v, ctx, query_scale), x, ctx)
         mask = self.attention_mask(ctx)
         query_scale = self.query_scale(ctx, mask)
         if type(self).scores is not Attention.scores:
@@ -115,6 +119,11 @@ class Attention(AttentionBase):
             return self.out_proj(attend_by_scores(self.scores(q, k, ctx), v, mask), x, ctx)
         observe_attention(q, k, mask, query_scale, ctx)
         return self.out_proj(attend(q, k, v, mask, query_scale), x, ctx)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether no subclass has changed mask, scores or scale."""
+        return all(getattr(type(self), n) is getattr(Attention, n) for n in ("attention_mask", "scores", "query_scale"))
 
     def attention_mask(self, ctx: ForwardContext) -> AttentionMask:
         """Which keys each query attends to, as a bool mask (B or 1, 1, T, S); each query needs at least one."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from litmus.nn.attention import flex
 from litmus.nn.attention.attend import attend
 from litmus.nn.attention.banded import Keys, Window, attend_window
 from litmus.nn.attention.multihead import AttentionBase, AttentionBaseConfig
@@ -61,6 +62,9 @@ class WindowAttention(AttentionBase):
         self, q: Tensor, k: Tensor, v: Tensor, keys: Keys, ctx: ForwardContext, query_scale: Tensor | None
     ) -> Tensor:
         """Attend to keys in token order: in blocks, or, with padding or as the reference, with one mask."""
+        if flex.serves(q, v.shape[-1], ctx):
+            intervals = lambda: self.window.intervals(flex.first_keys(ctx))  # noqa: E731
+            return flex.attend_intervals(q, k, v, ctx, self.window, intervals, query_scale)
         observe_attention(q, k, lambda queries: _mask(keys, self.window, ctx, queries), query_scale, ctx)
         contiguous = ctx.padding_mask is None and (ctx.cache is None or ctx.start_pos is not None)
         if not ctx.use_reference and contiguous:
