@@ -32,15 +32,18 @@ def simulated(random: np.random.Generator, arms: int, seeds: int, spread: float,
     return differences
 
 
-def new_rule(differences: np.ndarray, first: int) -> tuple[list[bool], list[int]]:
-    """Whether each arm is called different, and the seeds that it took; from `first` on seeds are added."""
+def new_rule(differences: np.ndarray, first: int, earlier: list[list[float]]) -> tuple[list[bool], list[int]]:
+    """Whether each arm is called different, and the seeds that it took; from `first` on seeds are added.
+
+    earlier: differences of other comparisons, whose variance counts (`--prior`).
+    """
     last = differences.shape[1]
     level = partial(sequential_level, first, last) if first < last else float
     seeds, called = [last] * len(differences), [False] * len(differences)
     for count in range(first, last + 1):
         order = sorted(range(len(differences)), key=lambda arm: called[arm])
         waiting = len(differences) - sum(called)
-        estimates = moderated_estimates(differences[order, :count].tolist())[:waiting]
+        estimates = moderated_estimates([*differences[order, :count].tolist(), *earlier])[:waiting]
         levels = holm([estimate.p_value for estimate in estimates], ALPHA, level)
         for arm, estimate, own in zip(order, estimates, levels, strict=False):
             if estimate.p_value <= own:
@@ -57,21 +60,33 @@ def old_rule(random: np.random.Generator, differences: np.ndarray) -> tuple[list
     return list((np.abs(means) > half) & (np.abs(means) > floor)), [count] * len(means)
 
 
-def rates(rule: str, arms: int, spread: float, gain: float, repeats: int) -> tuple[float, float, float]:
-    """Share of comparisons with a false call, share in which the first arm is called, and its mean number of seeds."""
+def rates(rule: str, arms: int, spread: float, gain: float, repeats: int, prior: int = 0) -> tuple[float, float, float]:
+    """Share of comparisons with a false call, share in which the first arm is called, and its mean number of seeds.
+
+    prior: number of earlier comparisons of two arms, with three seeds and the same spread.
+    """
     random = np.random.default_rng(1)
     name, _, seeds = rule.partition(" ")
     first, _, last = seeds.partition("..")
     wrong = hits = used = 0
     for _ in range(repeats):
         differences = simulated(random, arms, int(last or first), spread, gain)
-        called, count = old_rule(random, differences) if name == "old" else new_rule(differences, int(first))
+        earlier = [row for _ in range(prior) for row in simulated(random, 1, 3, spread, 0.0).tolist()]
+        called, count = old_rule(random, differences) if name == "old" else new_rule(differences, int(first), earlier)
         wrong += any(called[1:] if gain else called)
         hits += called[0]
         used += count[0]
     return wrong / repeats, hits / repeats, used / repeats
 
 
+PRIORS = (1, 3, 10)
+PRIOR_ROWS = (
+    ("3: false calls", "new 3", 0.0, 0.0),
+    ("3: false calls, spread 0.35", "new 3", 0.35, 0.0),
+    ("3: false calls, spread 0.7", "new 3", 0.7, 0.0),
+    ("3..12: false calls", "new 3..12", 0.0, 0.0),
+    ("3: called at 2 sd", "new 3", 0.0, 2.0),
+)
 RULES = ("old 3", "old 5", "new 3", "new 5", "new 3..12")
 
 
@@ -109,6 +124,17 @@ def main() -> None:
         found = [rates(rule, 2, 0.0, gain, repeats // 4) for gain in gains]
         cells = " | ".join(f"{100 * hits:.0f} %, {used:.1f} seeds" for _, hits, used in found)
         lines.append(f"| {rule} | {cells} |")
+        print(lines[-1], flush=True)
+    lines += [
+        "",
+        "## With a prior: one arm, and so many earlier comparisons of one arm with 3 seeds (`--prior`)",
+        "",
+        f"| seeds and figure | {' | '.join(f'{prior} earlier' for prior in (0, *PRIORS))} |",
+        f"|---|{'---|' * (1 + len(PRIORS))}",
+    ]
+    for label, rule, spread, gain in PRIOR_ROWS:
+        found = [rates(rule, 1, spread, gain, repeats, prior) for prior in (0, *PRIORS)]
+        lines.append(f"| {label} | {' | '.join(f'{100 * hits:.1f} %' for _, hits, _ in found)} |")
         print(lines[-1], flush=True)
     PAGE.write_text("\n".join(lines) + "\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +81,14 @@ def compare(
             help="Largest difference that counts as none, in the metric's unit: arms within it are equivalent."
         ),
     ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of runs: the intervals also draw on the variance of its comparisons of the same size, budget "
+            "and data.",
+            metavar="RUNS",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -150,6 +159,7 @@ def compare(
         "primary": primary,
         "confidence": confidence,
         "margin": margin,
+        "prior": prior,
         "jobs": jobs,
         "keep_failed": keep_failed,
         "prompt": prompt,

@@ -28,6 +28,7 @@ from litmus.comparison.display import ProgressDisplay
 from litmus.comparison.executors.local import run_trials
 from litmus.comparison.ledger import VERDICT_KEYS, LedgerLine, append, check_ledger
 from litmus.comparison.plan import Plan, choose_learning_rate, current_content, folder_prefix, resolve_arms
+from litmus.comparison.prior import earlier_differences
 from litmus.comparison.report.document import document, verdict_record
 from litmus.comparison.report.formatting import verdict_sentence
 from litmus.comparison.report.page import Section, save_report
@@ -106,6 +107,7 @@ def compare(
     primary: str = "bpb",
     confidence: float = 0.95,
     margin: float | None = None,
+    prior: str | Path | None = None,
     jobs: int | None = None,
     keep_failed: bool = False,
     prompt: str = "",
@@ -120,7 +122,8 @@ def compare(
     Every arm gets the same size (`size="own"`: each recipe's own), context, tokenizer, budget, data order and held-out
     tokens; with `lr_sweep` each gets the best of three learning rates. `seeds` "3..12" adds seeds, from 3 to 12, until
     every arm is decided. `margin` is the largest difference that counts as none: arms within it are equivalent. `noise`
-    trains the baseline again for every seed from another initialization, to judge it against itself. Every arm is
+    trains the baseline again for every seed from another initialization, to judge it against itself. `prior`: a folder
+    of runs; the intervals also draw on the variance of its comparisons on the same terms. Every arm is
     audited first; one that fails is not trained, or with `keep_failed` trained without a verdict. Trials are processes,
     `jobs` at a time (default: one per CPU core, or one on a GPU). The same call continues an interrupted comparison;
     finished trials are not repeated, those of other comparisons in `runs` included. `trust_plugin` runs a plug-in that
@@ -158,6 +161,12 @@ def compare(
             require_trainable(plan.baseline, reports)
         else:
             require_passing(plan.baseline, reports)
+        earlier = []
+        if prior is not None:
+            trained = range(training.seed, training.seed + last)
+            earlier = earlier_differences(Path(prior), plan, primary, trained, (PLAN, RESULT))
+            if not earlier:
+                console.print(f"no comparison in {prior} is on the same terms: no prior", highlight=False, markup=False)
         plan = replace(plan, skipped=frozenset(untrainable(reports) if keep_failed else failure_notes(reports)))
         result = ComparisonResult(
             name=folder.name,
@@ -169,6 +178,7 @@ def compare(
             confidence=confidence,
             margin=margin,
             looks=(first, last) if first < last else None,
+            prior=earlier,
             arm_notes=failure_notes(reports),
             context={"command": command or _as_call(arms), **_report_context(plan, tokens)},
         )

@@ -117,11 +117,20 @@ class TrialResult(Record):
         return self
 
 
+class EarlierDifferences(Record):
+    """The paired differences, in the primary metric, of an arm of an earlier comparison on the same terms."""
+
+    comparison: str
+    arm: str
+    values: Annotated[list[float], Field(min_length=2)]
+
+
 class ComparisonResult(Record):
     """A finished comparison: its terms (arms in order, baseline, primary metric, budget) and its trials.
 
     margin: the largest difference that counts as none; None if equivalence was not asked for. looks: the fewest and
     most seeds, if seeds were added until every arm was decided; None for a fixed number.
+    prior: differences of earlier comparisons whose variance the verdicts draw on.
     arm_notes: for an arm without a score, the finding that replaces it, such as "fails audit: sees the future".
     context: shown in the report as it is: command, hardware, versions, data and its fingerprint, precision.
     """
@@ -135,6 +144,7 @@ class ComparisonResult(Record):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     margin: Annotated[float, Field(gt=0)] | None = None
     looks: tuple[int, int] | None = None
+    prior: list[EarlierDifferences] = []
     arm_notes: dict[str, str] = {}
     context: dict[str, Any] = {}
 

@@ -200,7 +200,7 @@ def _look(result: ComparisonResult, seeds: set[int], earlier: Mapping[str, Verdi
     others = [arm for arm in differences if arm not in open_arms and len(differences[arm]) > 1]
     retrained = _differences(metric, noise_pairs(result))
     estimates = moderated_estimates(
-        [list(differences[arm].values()) for arm in [*open_arms, *others]],
+        [*(list(differences[arm].values()) for arm in [*open_arms, *others]), *(one.values for one in result.prior)],
         [difference for seed, difference in retrained.items() if seed in seeds],
     )[: len(open_arms)]
     level = partial(sequential_level, *result.looks) if result.looks else float

@@ -425,6 +425,12 @@ def test_trials_are_paired_by_seed_and_noise_trials_differ_only_in_their_init():
         assert again.training.model_copy(update={"seed": one.training.seed}) == one.training
 
 
+def test_a_comparison_is_no_prior_of_itself(command, first, runs):
+    code, out, err = command(command_line("--prior", "runs", "--json"))
+    assert code == 0 and "no comparison in runs is on the same terms: no prior" in err
+    assert json.loads(out)["result"]["prior"] == []
+
+
 def test_with_a_sweep_each_arm_is_judged_at_its_own_best_rate(first, audited, tmp_path):
     data = DataSettings(corpus="notes.txt", tokenizer="bytes")
     arms = resolve_arms(["standard", "nope"], size="tiny", context=16, overrides=SMALL, vocab_size=257)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from litmus.comparison.plan import LearningRateChoice
 from litmus.comparison.report.summary import Speedup
+from litmus.comparison.results import ComparisonResult
 from litmus.comparison.statistics import Interval
-from litmus.comparison.verdicts import Verdict
+from litmus.comparison.verdicts import Verdict, get_metric
 
 
 def format_si(value: float | None, unit: str = "") -> str:
@@ -69,6 +71,23 @@ def sweep_sentences(choices: Sequence[LearningRateChoice]) -> list[str]:
             "The sweep tries each rate with one seed, so it cannot show how noisy the scores are at a rate."
         )
     return sentences
+
+
+def prior_sentence(result: ComparisonResult) -> str:
+    """Which earlier differences the verdicts draw on; empty if none."""
+    if not result.prior:
+        return ""
+    names = list(dict.fromkeys(one.comparison for one in result.prior))
+    freedom = sum(len(one.values) - 1 for one in result.prior)
+    means = [fmean(one.values) for one in result.prior]
+    squares = sum((value - mean) ** 2 for one, mean in zip(result.prior, means, strict=True) for value in one.values)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    sd = f"{math.sqrt(squares / freedom):.2g} {get_metric(result.primary).symbol}"
+    return (
+        f"Prior: the intervals also draw on the variance of {sum(len(one.values) for one in result.prior)} paired "
+        f"differences (sd {sd}) of earlier comparisons "
+        f"on the same terms: {', '.join(names[:3])}{more}."
+    )
 
 
 def format_speedup(speedup: Speedup | None) -> tuple[str, str]:

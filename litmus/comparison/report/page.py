@@ -21,6 +21,7 @@ from litmus.comparison.report.formatting import (
     format_percent,
     format_si,
     format_speedup,
+    prior_sentence,
     sweep_sentences,
     verdict_sentence,
 )
@@ -122,6 +123,8 @@ def _caveats(
             "Each look uses a stricter level, so that all looks together call equal arms different in at most "
             f"{format_percent(1 - result.confidence)} of comparisons.",
         )
+    if result.prior:
+        yield ("Earlier comparisons", prior_sentence(result))
     yield (
         "A small budget",
         f"These are small models with a short training ({result.budget}). The ranking can change with model size, text "

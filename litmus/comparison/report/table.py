@@ -16,6 +16,7 @@ from litmus.comparison.report.formatting import (
     format_percent,
     format_si,
     format_speedup,
+    prior_sentence,
     sweep_sentences,
     verdict_sentence,
 )
@@ -52,6 +53,7 @@ def render_table(result: ComparisonResult) -> Group:
     for summary in summaries:
         table.add_row(*_cells(summary))
     sentences = [_sentence_line(summary.verdict) for summary in summaries if summary.verdict is not None]
+    sentences += [Text(f"• {sentence}") for sentence in [prior_sentence(result)] if sentence]
     sentences += [Text(f"• {sentence}") for sentence in sweep_sentences(learning_rate_choices(result))]
     return Group(table, Text(), *sentences, Text(), Text(_footer(result, summaries), style="dim"))
 
