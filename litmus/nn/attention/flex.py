@@ -28,8 +28,9 @@ DTYPES = (torch.bfloat16, torch.float16)
 """In exact fp32 the matmuls of a Triton kernel do not use the tensor cores."""
 WIDTHS = range(16, 257)
 """Widths of heads that the kernels take."""
-MIN_QUERIES = 512
-"""Queries per row from which the time saved is worth the seconds that compiling a kernel takes."""
+MIN_QUERIES, MIN_QUERIES_OF_DOCUMENTS = 512, 2048
+"""Queries per row from which flex_attention is faster than what it replaces (docs/results/flex_attention.md): windows
+and compressed attention, and packed documents, whose mask fused attention takes too."""
 BLOCK = 128
 """Queries and keys of a block."""
 MAX_KERNELS = 256
@@ -39,14 +40,17 @@ Interval = tuple[Tensor, Tensor]
 """The keys begin <= j < end of each query: begin and end (B or 1, T)."""
 
 
-def serves(q: Tensor, values: int, ctx: ForwardContext) -> bool:
-    """Whether flex_attention applies to q (B, T, H, D) and values of that width: long rows, 16 bits, no cache."""
+def serves(q: Tensor, values: int, ctx: ForwardContext, least: int | None = None) -> bool:
+    """Whether flex_attention applies to q (B, T, H, D) and values of that width: long rows, 16 bits, no cache.
+
+    least: queries per row from which it does, `MIN_QUERIES` by default.
+    """
     if use_reference() or q.device.type != DEVICE or not has_values(q):
         return False
     if not (torch.compiler.is_compiling() or is_installed()):
         return False
     plain = ctx.cache is None and ctx.padding_mask is None and ctx.observed is None
-    fits = q.shape[1] >= MIN_QUERIES and q.shape[-1] in WIDTHS and values in WIDTHS
+    fits = q.shape[1] >= (least or MIN_QUERIES) and q.shape[-1] in WIDTHS and values in WIDTHS
     return plain and fits and _dtype(q) in DTYPES
 
 
@@ -95,6 +99,11 @@ def attend_intervals(
     return y.transpose(1, 2)[:, :queries]
 
 
+def serves_documents(q: Tensor, values: int, ctx: ForwardContext) -> bool:
+    """Whether `attend_documents` applies to q (B, T, H, D) and values of that width: packed documents in long rows."""
+    return ctx.document_ids is not None and serves(q, values, ctx, MIN_QUERIES_OF_DOCUMENTS)
+
+
 def attend_documents(q: Tensor, k: Tensor, v: Tensor, ctx: ForwardContext, query_scale: Tensor | None = None) -> Tensor:
     """Causal attention within each packed document; arguments and result as of `attend_intervals`."""
 
@@ -112,11 +121,14 @@ def block_mask(intervals: Sequence[Interval], batch: int, keys: int) -> BlockMas
     queries = intervals[0][1].shape[1]
     device, blocks = intervals[0][1].device, _padded(keys) // BLOCK
     starts = torch.arange(blocks, device=device) * BLOCK
+    # Padding attends to no key. It is no F.pad: within a compiled model, inductor would fuse that into the kernel,
+    # which torch 2.11 fails to generate.
+    index = torch.arange(_padded(queries), device=device)
     some: Any = False
     full: Any = False
     masks = []
     for bounds in intervals:
-        begin, end = (F.pad(x.int(), (0, _padded(queries) - queries)) for x in bounds)  # padding attends to no key
+        begin, end = (torch.where(index < queries, x.int()[:, index.clamp(max=queries - 1)], 0) for x in bounds)
         first, after = begin[..., None], end[..., None]
         overlaps = (first < starts + BLOCK) & (after > starts) & (first < after)
         covers = (first <= starts) & (after >= starts + BLOCK)

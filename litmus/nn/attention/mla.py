@@ -96,7 +96,7 @@ class Mla(Mixer):
             latents = update_kv(ctx.cache["latents"], latents, ctx)
         latents = latents.to(q.dtype)
         query_scale = self.ssmax(ctx) if self.ssmax else None
-        if ctx.document_ids is not None and not self._absorbs(ctx) and flex.serves(q, self.value, ctx):
+        if not self._absorbs(ctx) and flex.serves_documents(q, self.value, ctx):
             y = flex.attend_documents(q, *self.expanded(latents), ctx, query_scale)
         else:
             y = self._attend(q, latents, query_scale, ctx)

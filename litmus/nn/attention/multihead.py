@@ -109,7 +109,7 @@ class Attention(AttentionBase):
         q, k, v = self.qkv_proj(x, ctx)
         if ctx.cache is not None:
             k, v = update_kv(ctx.cache["k"], k, ctx), update_kv(ctx.cache["v"], v, ctx)
-        if ctx.document_ids is not None and self._is_plain and flex.serves(q, v.shape[-1], ctx):
+        if self._is_plain and flex.serves_documents(q, v.shape[-1], ctx):
             query_scale = self.ssmax(ctx) if self.ssmax else None
             return self.out_proj(flex.attend_documents(q, k, v, ctx, query_scale), x, ctx)
         mask = self.attention_mask(ctx)

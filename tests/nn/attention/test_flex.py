@@ -52,7 +52,8 @@ DOCUMENTS: list[MixerConfig] = [
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of CUDA on a CPU, with flex_attention by its definition."""
-    for name, value in (("DEVICE", "cpu"), ("DTYPES", (torch.float64,)), ("WIDTHS", range(1, 99)), ("MIN_QUERIES", 1)):
+    changed = {"DEVICE": "cpu", "DTYPES": (torch.float64,), "WIDTHS": range(1, 99)}
+    for name, value in {**changed, "MIN_QUERIES": 1, "MIN_QUERIES_OF_DOCUMENTS": 1}.items():
         monkeypatch.setattr(flex, name, value)
     monkeypatch.setattr(flex, "is_installed", lambda: True)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda q, k, v: None)
@@ -161,6 +162,10 @@ def test_other_passes_keep_their_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "is_installed", lambda: True)
     assert flex.serves(q, 32, ctx)
     assert not flex.serves(q[:, :500], 32, ctx)
+    for length in (600, 2048):
+        long = torch.randn(1, length, 2, 32, dtype=torch.bfloat16)
+        assert flex.serves_documents(long, 32, packed([300, length - 300])) == (length == 2048)
+        assert not flex.serves_documents(long, 32, whole(1, length))
     assert not flex.serves(q.float(), 32, ctx)
     assert not flex.serves(q[..., :8], 32, ctx)
     assert not flex.serves(q.to("meta"), 32, ctx)
@@ -177,8 +182,13 @@ def test_other_passes_keep_their_path(monkeypatch: pytest.MonkeyPatch) -> None:
     ("config", "autocast"), [*((config, False) for config in (*WINDOWS, *DOCUMENTS)), (WINDOWS[0], True)], ids=str
 )
 def test_kernels_on_cuda_are_as_exact_as_the_reference_in_bf16(
-    config: MixerConfig, autocast: bool, layer_context: Callable[..., LayerContext], rough: Callable[..., nn.Module]
+    config: MixerConfig,
+    autocast: bool,
+    layer_context: Callable[..., LayerContext],
+    rough: Callable[..., nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(flex, "MIN_QUERIES_OF_DOCUMENTS", 512)
     module = rough(config.build(layer_context(dim=128, positions=RopeConfig()))).cuda()
     ctx = fresh(packed([531, 1, 269], [20, 780, 1]), "cuda")
     x, upstream = 0.3 * torch.randn(2, 2, 801, 128, dtype=torch.float64, device="cuda")
