@@ -99,6 +99,9 @@ def compare(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of each trial. Default: the cores divided by the jobs.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...; by default CUDA when there is one.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="Prompt of the text samples in the report.")] = "",
     name: Annotated[
         str | None,
@@ -141,7 +144,15 @@ def compare(
     chosen = [] if sizes is None else [part.strip() for part in sizes.split(",")]
     for each in (size, *chosen):
         check_size(each)
-    given = {"budget": budget, "lr": lr, "batch": batch, "context": context, "precision": precision, "threads": threads}
+    given = {
+        "budget": budget,
+        "lr": lr,
+        "batch": batch,
+        "context": context,
+        "precision": precision,
+        "threads": threads,
+        "device": device,
+    }
     changes = {key: value for key, value in given.items() if value is not None} | overrides(option, "--option")
     training = settings_from({**DEFAULT_TRAINING.model_dump(exclude_unset=True), **changes})
     log(f"comparing {', '.join(names)} on {data}: loading PyTorch")
