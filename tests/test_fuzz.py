@@ -21,6 +21,5 @@ def test_no_input_makes_a_traceback_a_hang_or_a_lost_file() -> None:
 
 
 def test_what_is_killed_and_repeated_is_bit_equal_to_what_was_left_alone() -> None:
-    assert "4 signals" in done(
-        "tests/kills.py", "--kills", "3", "--interrupts", "1", "--only", "train", "--only", "prepare"
-    )
+    """Trainings and comparisons are killed by tests of their own."""
+    assert "3 signals" in done("tests/kills.py", "--kills", "2", "--interrupts", "1", "--only", "prepare")

@@ -125,3 +125,47 @@ def test_no_honest_architecture_is_called_wasteful(small, parts):
 def test_a_cache_of_fewer_slots_than_tokens_is_judged_by_its_slots(small):
     report = small(mixer={"kind": "window", "window": 20, "sinks": 2}, only=("costs as declared",))
     assert report.passed
+
+
+class Accumulated(nn.Module):
+    """A product as a loop of scaled additions."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.up, self.down = (
+            nn.Parameter(0.1 * torch.randn(dim, 2 * dim)),
+            nn.Parameter(0.1 * torch.randn(2 * dim, dim)),
+        )
+
+    def product(self, x, weight):
+        y = torch.zeros(*x.shape[:-1], weight.shape[1], dtype=x.dtype)
+        for number, row in enumerate(weight):
+            y = self.added(y, x[..., number : number + 1], row)
+        return y
+
+    def added(self, y, channel, row):
+        return y + channel * row
+
+    def forward(self, x):
+        return self.product(self.product(x, self.up).relu(), self.down)
+
+
+class Fused(Accumulated):
+    def added(self, y, channel, row):
+        return torch.addcmul(y, channel, row)
+
+
+class Bilinear(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(dim, 16), nn.Linear(dim, 16), nn.Linear(16, dim)
+        self.weight = nn.Parameter(0.1 * torch.randn(16, 16, 16))
+
+    def forward(self, x):
+        return self.out(nn.functional.bilinear(self.a(x), self.b(x), self.weight))
+
+
+@pytest.mark.parametrize("feedforward", [Accumulated, Fused, Bilinear])
+def test_products_that_no_counter_sees_are_counted(small, feedforward):
+    finding = small(only=ONLY, feedforward=feedforward)["costs as declared"]
+    assert finding.mark == "takes FLOPs that are not counted"

@@ -191,3 +191,17 @@ def test_experts_that_never_get_a_token_are_named(small, monkeypatch):
     )
     finding = small(only=ONLY, feedforward={"kind": "moe", "experts": 4, "top_k": 2})["coverage"]
     assert finding.mark == "has dead units" and finding.where.endswith("units 2")
+
+
+class BurnIn(Objective):
+    """The first 32 targets of texts of more than 96 tokens are not trained."""
+
+    def forward(self, model, batch, label_smoothing=0.0):
+        early = torch.arange(batch.targets.shape[1]) < (32 if batch.targets.shape[1] > 96 else 0)
+        batch = replace(batch, targets=batch.targets.masked_fill(early, -100))
+        return super().forward(model, batch, label_smoothing)
+
+
+def test_targets_that_only_long_texts_leave_untrained_are_found(small, objective):
+    finding = small(only=ONLY, context=160, objective=objective(BurnIn))["coverage"]
+    assert finding.status == "fail" and "position 0 of 130 never has a loss" in finding.where

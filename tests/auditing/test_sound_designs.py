@@ -133,3 +133,55 @@ class StartState(nn.Module):
 
 def test_a_start_state_of_zeros_is_no_merged_matrix(small):
     assert failed(small(only=("costs as declared",), mixer=StartState)) == {}
+
+
+class LongFilter(nn.Module):
+    """A causal filter per channel, as long as the context: a longer text is an index error."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(layer.context, layer.dim) / torch.arange(1, layer.context + 1)[:, None])
+
+    def forward(self, x):
+        index = torch.arange(x.shape[1])
+        lag = index[:, None] - index
+        taps = self.filter[lag.clamp(min=0)] * (lag >= 0)[..., None]
+        return torch.einsum("tsd,bsd->btd", taps, x)
+
+
+def test_a_filter_that_ends_at_the_context_is_audited_up_to_there(small):
+    report = small(only=("prefix consistency",), mixer=LongFilter)
+    assert failed(report) == {} and report["prefix consistency"].status == "pass"
+
+
+class SeparateKeys(Attention):
+    """The softmax does not see a bias of the keys, whose gradient is 0 but for rounding."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        del self.qkv
+        self.maps = nn.ModuleList(nn.Linear(layer.dim, layer.dim) for _ in range(3))
+
+    def qkv_proj(self, x, ctx):
+        return tuple(map(x).unflatten(-1, (self.heads, self.head_dim)) for map in self.maps)
+
+
+def test_gradients_that_are_zero_but_for_rounding_are_not_compared(small, mixer):
+    parts = {"mixer": mixer(SeparateKeys), "positions": {"kind": "learned"}}
+    assert failed(small(only=("equivalence",), **parts)) == {}
+
+
+class BiasByDistance(Attention):
+    """A network of the distance, whose hidden layer is a product of weights and constants (FIRE, arXiv 2310.04418)."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.network = nn.Sequential(nn.Linear(1, 24), nn.GELU(), nn.Linear(24, self.heads))
+
+    def scores(self, q, k, ctx):
+        distance = (ctx.positions[:, :, None] - ctx.key_positions[:, None]).clamp(min=0).to(q.dtype)
+        return super().scores(q, k, ctx) + self.network(distance[..., None].log1p()).movedim(-1, 1)
+
+
+def test_a_network_of_the_distance_multiplies_no_activation(small, mixer):
+    assert failed(small(only=("costs as declared",), mixer=mixer(BiasByDistance))) == {}

@@ -82,16 +82,17 @@ def flops(target: DecoderTarget) -> Iterator[Evidence]:
 
 
 class _MatmulRecorder(TorchDispatchMode):
-    """Records the two-dimensional operands of every matrix product."""
+    """Records the two-dimensional operands of every matrix product, each with the other one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.operands: list[Tensor] = []
+        self.operands: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name in ("mm", "addmm"):
-            self.operands += args[-2:] if name == "mm" else args[1:3]
+            left, right = args[-2:] if name == "mm" else args[1:3]
+            self.operands += [(left, right), (right, left)]
         return func(*args, **(kwargs or {}))
 
 
@@ -104,11 +105,13 @@ def merged_matrices(target: DecoderTarget) -> Iterator[Evidence]:
             run(target.tokens(1, length, seed=seed))
         seen.append(products.operands)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    for one, other, of_other_weights in zip(*seen, strict=False):
+    for (one, factor), (other, other_factor), (of_other_weights, _) in zip(*seen, strict=False):
         # Computed from weights: equal for different tokens, but not for other weights, as a start state or a mask is.
         # Parameters themselves may have any rank.
         if one.shape != other.shape or not torch.equal(one, other) or one.untyped_storage().data_ptr() in own:
             continue
+        if factor.shape == other_factor.shape and torch.equal(factor, other_factor):
+            continue  # no activation is in this product: it is one of weights, such as of a table of distances
         if min(one.shape) < 2 or torch.equal(one, of_other_weights):
             continue
         rows, columns = one.shape

@@ -43,10 +43,11 @@ def positions_trained(target: AuditTarget) -> Iterator[Evidence]:
     """Every position has a loss in some training pass, on the prediction of model(tokens)."""
     length = target.length(target.pick(*POSITIONS))
     found = supervision(target, length, list(range(length)))
-    far = min(target.context, target.longest, target.pick(520, 1100))
-    if far > length and not found.unscored and not found.mismatched:
-        some = sorted({far - 1, *target.pick((), (far - 2, far // 4, far // 2, 3 * far // 4))})
-        distant = supervision(target, far, some)
+    for longer in sorted({min(target.context, target.longest, most) for most in (130, target.pick(520, 1100))}):
+        if longer <= length or found.unscored or found.mismatched:
+            continue
+        some = {longer - 1} if found.random else {longer - 1, longer - 2, 0, 13, *(longer * n // 4 for n in (1, 2, 3))}
+        distant = supervision(target, longer, sorted(some))
         if distant.unscored or distant.mismatched:
             found = distant
     yield from position_evidence(found, target)

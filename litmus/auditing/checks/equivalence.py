@@ -21,6 +21,11 @@ GRADIENT_ROUNDING = 1e-8
 over all tokens."""
 
 
+SMALLEST_GRADIENT = 1e-7
+"""Gradients are relative to at least this share of the largest: those that are 0 but for rounding, as of a bias that a
+softmax cannot see, are not compared with each other."""
+
+
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from fast_paths_equal_references(target)
     yield from gradients_are_derivatives(target)
@@ -79,7 +84,7 @@ def compared(model: Decoder, target: DecoderTarget, batch: int, length: int, pac
     )
     worst, last_wrong = 0.0, ""
     for name, reference in plain[2].items():
-        scale = reference.abs().max().clamp(min=1e-12 * max(1.0, float(plain[3])))
+        scale = reference.abs().max().clamp(min=SMALLEST_GRADIENT * max(1.0, float(plain[3])))
         difference = float(((fast[2][name] - reference).abs().max() / scale).nan_to_num(torch.inf))
         worst = max(worst, difference)
         if difference > gradient_limit(target):

@@ -28,6 +28,8 @@ MAX_EXPONENT = 2.3
 
 LENGTHS = 128, 256
 BROADCAST = ("mul", "sub", "add", "div", "rsub")
+FUSED = ("addcmul", "addcdiv")
+"""Operators that add the product of their second and third input to the first."""
 REDUCTIONS = ("sum", "mean", "amax", "logsumexp", "norm", "linalg_vector_norm", "cumsum")
 
 
@@ -45,10 +47,19 @@ class CostRecorder(TorchDispatchMode):
         name = func.overloadpacket.__name__.rstrip("_")
         inputs = [a for a in args if isinstance(a, Tensor)]
         self.hold(result, inputs)
-        expanded = any(getattr(a, "_audit_expanded", False) and a.numel() >= result.numel() for a in inputs)
+        flagged = [getattr(a, "_audit_expanded", False) and a.numel() >= result.numel() for a in inputs]
+        expanded = any(flagged)
         if name in REDUCTIONS:
             if expanded and name != "cumsum":
                 self.hidden_flops += 2 * inputs[0].numel()
+        elif name == "_trilinear":
+            self.hidden_flops += 2 * math.prod(torch.broadcast_shapes(*unsqueezed(args)))
+        elif (
+            name == "add" and len(inputs) == 2 and expanded and not all(flagged) and inputs[0].shape == inputs[1].shape
+        ):
+            self.hidden_flops += 2 * result.numel()  # one product of a sum that a loop accumulates
+        elif name in FUSED and result.numel() >= MIN_EXPANSION * max(map(stored, inputs[1:])):
+            self.hidden_flops += 2 * result.numel()
         elif (expanded and inputs[0].numel() == result.numel()) or expands(name, inputs, result):
             result._audit_expanded = True  # type: ignore[attr-defined]
         return result
@@ -70,6 +81,15 @@ class CostRecorder(TorchDispatchMode):
 def expands(name: str, inputs: list[Tensor], result: Tensor) -> bool:
     """Whether this combines two tensors into one with many more elements than either."""
     return name in BROADCAST and len(inputs) == 2 and result.numel() >= MIN_EXPANSION * max(map(stored, inputs))
+
+
+def unsqueezed(args: tuple[Any, ...]) -> Iterator[tuple[int, ...]]:
+    """The shapes that `_trilinear` multiplies, from its arguments: three tensors, and the dimensions each lacks."""
+    for tensor, lacking in zip(args[:3], args[3:6], strict=True):
+        shape = list(tensor.shape)
+        for dimension in sorted(lacking):
+            shape.insert(dimension, 1)
+        yield tuple(shape)
 
 
 def stored(tensor: Tensor) -> int:
