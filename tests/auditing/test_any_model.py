@@ -99,8 +99,17 @@ class SinglePrecisionOnly(GPT):
 
 def test_what_stops_an_audit_of_some_part_is_told():
     target = target_of(SinglePrecisionOnly(), quick=True)
-    assert "own precision and weights (in fp64: TypeError: a kernel for fp32 only)" in target.note
+    assert "own precision with its own weights (in fp64: TypeError: a kernel for fp32 only)" in target.note
     assert target.lacks("loss") == "its loss skips no target, neither -100 nor -1: IndexError: no such target"
+
+
+def test_a_large_model_of_16_bits_is_audited_in_fp32(monkeypatch):
+    monkeypatch.setattr("litmus.auditing.adapters.module.MAX_CAST_WEIGHTS", 1000)
+    model = GPT().bfloat16()
+    target = target_of(model, quick=True)
+    assert target.note == "audited in fp32 with its own weights, tolerance 1e-04"
+    assert target.model(target.tokens(1, 5)).dtype == torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 def test_what_is_no_model_is_bad_input():

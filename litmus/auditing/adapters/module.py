@@ -37,8 +37,9 @@ VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
 UNKNOWN_CONTEXT = 256
 """Context of a model that states none and takes this many tokens."""
 
-MAX_CAST_WEIGHTS = 50_000_000
-"""Models with more weights are audited at their own precision and with their own weights only: fp64 copies are slow."""
+MAX_CAST_WEIGHTS, MAX_FP32_WEIGHTS = 50_000_000, 2_000_000_000
+"""Models with more weights are audited with their own weights only, as fp64 copies are slow: in fp32 if the weights have
+16 bits, which fp32 holds exactly and a CPU computes several times as fast; beyond the second number as they are."""
 
 
 class CallCache:
@@ -153,6 +154,8 @@ class ModuleTarget(AuditTarget):
         self.embedding_name = ""
         weights = sum(p.numel() for p in self.module.parameters()) if self.module is not None else 0
         self.casts = 0 < weights <= MAX_CAST_WEIGHTS
+        types = {p.dtype for p in self.module.parameters()} if self.module is not None else set()
+        self.widens = not self.casts and bool(types & {torch.bfloat16, torch.float16}) and weights <= MAX_FP32_WEIGHTS
         self.fp64_fails = ""
         self.dtype = torch.float64
         self.learn_calls(vocab_size)
@@ -160,7 +163,8 @@ class ModuleTarget(AuditTarget):
         if self.module is not None and not self.casts:
             self.missing["weights"] = f"the model's {weights:,} weights are left at their own precision"
             why = f" ({self.fp64_fails})" if self.fp64_fails else ""
-            self.note = f"audited at its own precision and weights{why}, tolerance {self.rounding:.0e}"
+            how = "in fp32" if self.widens else "at its own precision"
+            self.note = f"audited {how} with its own weights{why}, tolerance {self.rounding:.0e}"
 
     def stated(self, names: tuple[str, ...]) -> int | None:
         """The first of these attributes of the module, or of its config, that is a number."""
@@ -280,7 +284,8 @@ class ModuleTarget(AuditTarget):
             return self.wrap(self.source, self.calls)
         module = without_dropout(copy.deepcopy(self.module).cpu()).eval()
         dtype = self.dtype if dtype == torch.float64 else dtype
-        module = module.to(dtype) if self.casts else module
+        if self.casts or self.widens:
+            module = module.to(dtype if self.casts else torch.float32)
         for parameter in module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         model = self.wrap(module, self.calls).eval()

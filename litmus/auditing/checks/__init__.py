@@ -27,11 +27,11 @@ CHECKS: dict[str, Check] = {
         cache_parity,
         position_parity,
         coverage,
+        equivalence,
         initialization,
         overfitting,
         costs,
         determinism,
         precision,
-        equivalence,
     )
 }

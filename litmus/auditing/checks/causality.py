@@ -260,6 +260,8 @@ def no_gradient_from_later(target: AuditTarget) -> Iterator[Evidence]:
 
 
 def gradient_cuts(target: AuditTarget, length: int) -> list[int]:
+    if target.affordable < 1:
+        return [1, length - 1]
     if length < 12:
         return list(range(1, length))
     return sorted({1, length // 2, length - 1, min(64, length - 1), *([] if target.quick else [length // 3, 16])})

@@ -57,8 +57,9 @@ Changed = tuple[str, Tensor, Tensor, Tensor]
 def changed_in_training(target: AuditTarget) -> Iterator[Changed]:
     """Batches whose tokens from a cut on are replaced, and batches whose other rows are."""
     short, long = target.length(35), target.length(131)
-    cuts_of = {short: (1, short // 2, short - 1), long: (min(64, long // 2), long - 1)}
+    cuts_of: dict[int, tuple[int, ...]] = {short: (short // 2,)}
     if target.affordable == 1:
+        cuts_of = {short: (1, short // 2, short - 1), long: (min(64, long // 2), long - 1)}
         cuts_of |= target.pick({}, {target.reach: (target.reach // 2,)})
     for length, cuts in cuts_of.items():
         if length > target.longest:
