@@ -38,8 +38,9 @@ UNKNOWN_CONTEXT = 256
 """Context of a model that states none and takes this many tokens."""
 
 MAX_CAST_WEIGHTS, MAX_FP32_WEIGHTS = 50_000_000, 2_000_000_000
-"""Models with more weights are audited with their own weights only, as fp64 copies are slow: in fp32 if the weights have
-16 bits, which fp32 holds exactly and a CPU computes several times as fast; beyond the second number as they are."""
+"""Models with more weights are audited with their own weights only, as fp64 copies are slow: in fp32 if the weights
+have 16 bits, which fp32 holds exactly and a CPU computes several times as fast; beyond the second number as they
+are."""
 
 
 class CallCache:
