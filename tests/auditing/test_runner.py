@@ -59,7 +59,7 @@ class CannotBeBuilt(Attention):
         (Crashes, "crashes", "RuntimeError: a bug in my idea"),
         (Exits, "crashes", "SystemExit: 3"),
         (Loops, "hangs or is too slow to check", "no result within 1 s"),
-        (WrongShape, "crashes", "RuntimeError"),
+        (WrongShape, "gives logits of the wrong shape", "returns (1, 0, 61) for tokens (1, 1)"),
         (NotANumber, "gives logits that are not finite", "NaN or infinite logits for 80 random tokens"),
         (NoneAtAll, "crashes", "TypeError"),
         (CannotBeBuilt, "crashes", "AttributeError"),
