@@ -112,7 +112,7 @@ class Int8Linear(nn.Module):
         return self.weight_int8[:, : self.in_features].to(self.scale.dtype) * self.scale[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(0, -2)
+        flat = x.reshape(-1, x.shape[-1])
         few = len(flat) <= INT8_KERNEL_MAX_TOKENS
         if x.dtype == self.scale.dtype == torch.bfloat16 and few and self.has_kernel:
             product = int8_product if torch.compiler.is_compiling() else _int8_product
@@ -120,7 +120,7 @@ class Int8Linear(nn.Module):
         else:
             y = F.linear(flat, self.weight_int8[:, : self.in_features].to(x.dtype)) * self.scale
         y = y if self.bias is None else y + self.bias
-        return y.unflatten(0, x.shape[:-1])
+        return y.view(*x.shape[:-1], self.out_features)
 
 
 def _int8_product(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.testing import assert_close
 
 import litmus
 from litmus.errors import BadInput
@@ -92,6 +93,16 @@ with torch.no_grad():
 def test_8_bit_weights_take_inputs_from_any_place_in_memory() -> None:
     done = subprocess.run([sys.executable, "-c", SLICES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1000:] or f"ended by signal {-done.returncode}"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_8_bit_weights_take_inputs_of_any_number_of_dimensions(dtype: torch.dtype) -> None:
+    rounded = Int8Linear(nn.Linear(40, 24).to(dtype))
+    x = torch.randn(2, 3, 40).to(dtype)
+    whole = rounded(x)
+    assert rounded(x[0, 0]).shape == (24,) and rounded(x[:0]).shape == (0, 3, 24)
+    assert_close(rounded(x[0, 0]), whole[0, 0], rtol=2e-2, atol=2e-2)
 
 
 @torch.no_grad()
