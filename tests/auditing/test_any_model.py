@@ -108,6 +108,7 @@ def test_a_large_model_of_16_bits_is_audited_in_fp32(monkeypatch):
     model = GPT().bfloat16()
     target = target_of(model, quick=True)
     assert target.note == "audited in fp32 with its own weights, tolerance 1e-04"
+    assert "weights are left as they are" in target.lacks("weights")
     assert target.model(target.tokens(1, 5)).dtype == torch.float32
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 

@@ -27,7 +27,7 @@ from litmus.auditing.adapters.calls import (
 )
 from litmus.auditing.exact import Exact
 from litmus.auditing.target import COARSE_ROUNDING, ROUNDING, AuditTarget, coarsest_dtype, perturbed, without_dropout
-from litmus.errors import BadInput
+from litmus.errors import BadInput, message
 from litmus.model import Loss
 from litmus.nn import Batch
 from litmus.nn.core.batch import IGNORED
@@ -162,9 +162,9 @@ class ModuleTarget(AuditTarget):
         self.learn_calls(vocab_size)
         self.context = context or self.stated(CONTEXT_NAMES) or self.longest_taken(UNKNOWN_CONTEXT)
         if self.module is not None and not self.casts:
-            self.missing["weights"] = f"the model's {weights:,} weights are left at their own precision"
             why = f" ({self.fp64_fails})" if self.fp64_fails else ""
             how = "in fp32" if self.widens else "at its own precision"
+            self.missing["weights"] = f"the model's {weights:,} weights are left as they are{why}"
             self.note = f"audited {how} with its own weights{why}, tolerance {self.rounding:.0e}"
 
     def stated(self, names: tuple[str, ...]) -> int | None:
@@ -341,7 +341,7 @@ class ModuleTarget(AuditTarget):
 
 def said(error: Exception) -> str:
     """What an exception says, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {' '.join(message(error).split())[:200]}"
 
 
 def is_whole(logits: Any, tokens: Tensor) -> bool:
