@@ -54,9 +54,7 @@ class CostRecorder(TorchDispatchMode):
                 self.hidden_flops += 2 * inputs[0].numel()
         elif name == "_trilinear":
             self.hidden_flops += 2 * math.prod(torch.broadcast_shapes(*unsqueezed(args)))
-        elif (
-            name == "add" and len(inputs) == 2 and expanded and not all(flagged) and inputs[0].shape == inputs[1].shape
-        ):
+        elif name == "add" and sorted(flagged) == [False, True] and inputs[0].shape == inputs[1].shape:
             self.hidden_flops += 2 * result.numel()  # one product of a sum that a loop accumulates
         elif name in FUSED and result.numel() >= MIN_EXPANSION * max(map(stored, inputs[1:])):
             self.hidden_flops += 2 * result.numel()
