@@ -175,11 +175,13 @@ def _targets(case: Case, command: tuple[str, ...]) -> Iterator[str]:
     words = list(command)
     for number, word in enumerate(words):
         option, equals, value = word.partition("=")
+        value = value if equals else words[number + 1] if number + 1 < len(words) else ""
         if option in NAMES_A_TARGET:
-            value = value if equals else words[number + 1] if number + 1 < len(words) else ""
             yield os.path.normpath(value) if value else "."
             if option == "--name":
                 yield os.path.normpath(f"runs/{value}")
+        elif option == "--runs" and command[0] == "import":
+            yield os.path.normpath(value) if value else "."
         elif command[0] == "export" and word.startswith(("runs/", "linked-run", "exported", "saved", "hf-")):
             yield os.path.normpath(word) + "-hf"
             yield os.path.normpath(os.path.join(os.path.dirname(word), "tiny-hf"))

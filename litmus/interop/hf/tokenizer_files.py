@@ -40,7 +40,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> dict[st
             return {**ids, "eos_token_id": stops if len(stops) > 1 else stops[0]}
         end = next(name for name, number in tokenizer.special.items() if number == tokenizer.eos_id)
     else:
-        _backend(tokenizer).save(str(folder / FILE_NAME))
+        (folder / FILE_NAME).write_text(_backend(tokenizer).to_str(pretty=True), encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": end,
