@@ -103,7 +103,7 @@ def start_process(
         request |= {
             "path": path,
             "folder": _working_folder(),
-            "preload": list(preload),
+            "preload": [module, *preload],
             "outlives_parent": outlives_parent,
         }
         with contextlib.suppress(OSError):
@@ -118,6 +118,13 @@ def start_process(
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
     )
+
+
+def preload(*modules: str) -> None:
+    """Let the server import modules that processes will need, while this process goes on."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "linux":
+            _Server.connection().send(json.dumps({"preload": modules}).encode())
 
 
 def communicate(process: Process, data: bytes, timeout: float) -> bytes:
@@ -230,10 +237,10 @@ def serve() -> None:
         if not message:
             return
         request = json.loads(message)
-        for module in (request["module"], *request["preload"]):
+        for module in request["preload"]:
             with contextlib.suppress(Exception):  # the child will report an import error
                 importlib.import_module(module)
-        if os.fork() == 0:
+        if descriptors and os.fork() == 0:
             requests.close()
             _supervise(request, descriptors)
         for descriptor in descriptors:

@@ -8,9 +8,9 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from threading import Event
 from typing import Any
 
-from litmus.auditing.checks import CHECKS
+from litmus.auditing.checks import CHECKS, FORWARD
 from litmus.auditing.report import AuditReport, Finding
-from litmus.auditing.runner import Request, TargetInfo, run, run_in_subprocess
+from litmus.auditing.runner import Request, TargetInfo, run, run_in_subprocesses
 from litmus.errors import BadInput, Failed, nearest
 from litmus.model import Recipe, Source
 
@@ -26,6 +26,7 @@ def audit(
     trust_plugin: bool = False,
     vocab_size: int | None = None,
     context: int | None = None,
+    jobs: int = 1,
     in_subprocess: bool = False,
     on_finding: Callable[[Finding], None] | None = None,
 ) -> AuditReport:
@@ -38,7 +39,8 @@ def audit(
     run. limit: time limit per check in seconds. vocab_size, context: of a module or function that does not state them.
     on_finding: called with each finding as soon as it exists.
 
-    in_subprocess: audit a recipe that runs no code from a file in a subprocess, too.
+    jobs: processes that share the checks; a live model is audited in this one. in_subprocess: audit a recipe that runs
+    no code from a file in a subprocess, too.
 
     A fault of the model is a finding; BadInput is raised when there is nothing to audit. Code from a file is audited
     in a subprocess, which may crash or hang.
@@ -50,13 +52,15 @@ def audit(
     request = Request(source, checks, quick, size, overrides or {}, limit, trust_plugin, vocab_size, context)
     started = time.perf_counter()
     info, findings = TargetInfo(name=request.name, limit=0), []
-    for item in run_in_subprocess(request) if in_subprocess or request.runs_foreign_code else run(request):
+    separate = in_subprocess or request.runs_foreign_code or (jobs > 1 and not request.is_live)
+    for item in run_in_subprocesses(request, jobs) if separate else run(request):
         if isinstance(item, TargetInfo):
             info = item
         else:
             findings.append(item)
             if on_finding:
                 on_finding(item)
+    findings.sort(key=lambda finding: [FORWARD.name, *CHECKS].index(finding.name))
     seconds = round(time.perf_counter() - started, 2)
     return AuditReport(subject=info.name, quick=quick, findings=findings, note=info.note, seconds=seconds)
 
@@ -68,7 +72,7 @@ def audit_each(
     on_finding: Callable[[str, Finding], None] | None = None,
     **options: Any,
 ) -> Iterator[tuple[str, AuditReport]]:
-    """The name and report of each source as its audit ends, `jobs` at a time, each in a subprocess of its own.
+    """The name and report of each source as its audit ends, each in subprocesses of its own, `jobs` of them at a time.
 
     on_finding: called with the name and each finding, in any thread. options: those of `audit`.
     """
@@ -81,7 +85,7 @@ def audit_each(
             if on_finding:
                 on_finding(name, finding)
 
-        return audit(sources[name], in_subprocess=True, on_finding=tell, **options)
+        return audit(sources[name], jobs=max(1, jobs // len(sources)), in_subprocess=True, on_finding=tell, **options)
 
     with ThreadPoolExecutor(max(1, min(jobs, len(sources)))) as pool:
         running = {pool.submit(audit_one, name): name for name in sources}
@@ -101,7 +105,7 @@ def require_forward(recipe: Recipe) -> None:
     """
     if recipe.plugin is None:
         return
-    first, *_ = (item for item in run_in_subprocess(Request(recipe, (), quick=True)) if isinstance(item, Finding))
+    first, *_ = (item for item in run_in_subprocesses(Request(recipe, (), quick=True)) if isinstance(item, Finding))
     report = AuditReport(subject=recipe.name, quick=True, findings=[first])
     if report.no_forward:
         raise Failed(f"the plug-in {recipe.plugin.path} has no working forward pass: {report.no_forward}")

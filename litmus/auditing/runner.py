@@ -1,15 +1,18 @@
-"""Open the target of a request and run its checks, in this process or in a subprocess that may hang or crash."""
+"""Open the target of a request and run its checks, in this process or in subprocesses that may hang or crash."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -36,6 +39,12 @@ LIMIT_SECONDS = (60.0, 240.0)
 
 MIN_FORWARD_PASSES = 1500
 """The time limit of a check is at least the time of this many forward passes of 32 tokens."""
+
+PRELOAD = ("litmus.auditing.runner", "torch._dynamo")
+"""Modules that a subprocess needs."""
+
+MAX_PROCESSES = 3
+"""Subprocesses that share the checks of a model: causality takes about half of the time of all."""
 
 STARTUP_SECONDS = 30.0
 """Added to a check's time limit before its subprocess is killed: the subprocess first has to import torch."""
@@ -69,6 +78,11 @@ class Request:
         if isinstance(self.source, Decoder):
             return self.source.recipe.name
         return getattr(self.source, "__name__", type(self.source).__name__)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the source is a model, or a function, that only this process has."""
+        return not isinstance(self.source, (Recipe, Mapping, str, Path))
 
     @property
     def runs_foreign_code(self) -> bool:
@@ -139,8 +153,12 @@ def open_target(request: Request) -> AuditTarget:
     return target_of(source, quick=quick, **sizes)
 
 
-def run(request: Request) -> Iterator[TargetInfo | Finding]:
-    """Open the target and run each check in this process; every exception but BadInput becomes a finding."""
+def run(request: Request, checks: Iterable[str] | None = None) -> Iterator[TargetInfo | Finding]:
+    """Open the target and run each check in this process; every exception but BadInput becomes a finding.
+
+    checks: replaces those of the request; taken one at a time.
+    """
+    checks = request.checks if checks is None else checks
     limit, doing = request.default_limit, "the model cannot be built"
     try:
         with timeout(limit):
@@ -153,10 +171,12 @@ def run(request: Request) -> Iterator[TargetInfo | Finding]:
             raise
         # A plug-in file that does not run: its own error is a finding about it.
         yield from opening_failure(request, crash_evidence(error.__cause__, limit, doing))
+        yield from map(skipped, checks)
         return
     except (TimeLimitExceeded, Exception, SystemExit) as error:
         own = error.__cause__ if isinstance(error, Failed) and error.__cause__ is not None else error
         yield from opening_failure(request, crash_evidence(own, limit, doing))
+        yield from map(skipped, checks)
         return
     yield TargetInfo(name=target.name, note=target.note, limit=limit)
     threads = torch.get_num_threads()
@@ -165,7 +185,7 @@ def run(request: Request) -> Iterator[TargetInfo | Finding]:
     try:
         forward = run_check(FORWARD, target, limit)
         yield forward
-        for name in request.checks:
+        for name in checks:
             finding = run_check(CHECKS[name], target, limit) if forward.status == "pass" else skipped(name)
             yield finding
             target.quick = target.quick or finding.status == "fail"  # a model that has to change needs no more cases
@@ -183,78 +203,127 @@ def time_limit(target: AuditTarget) -> float:
 
 
 def opening_failure(request: Request, evidence: Evidence) -> Iterator[TargetInfo | Finding]:
-    """Findings when the model cannot be built or run: the forward-pass check fails, all others are skipped."""
+    """The first two items when the model cannot be built or run: the check of the forward pass fails."""
     yield TargetInfo(name=request.name, limit=request.default_limit)
     yield to_finding(FORWARD, [evidence])
-    yield from (skipped(name) for name in request.checks)
 
 
 def skipped(name: str) -> Finding:
     return Finding(name=name, status="not applicable", detail="not run, because the forward pass fails")
 
 
-def run_in_subprocess(request: Request) -> Iterator[TargetInfo | Finding]:
-    """The items of `run`, from a subprocess; if it dies, a finding says so and a new one runs the remaining checks."""
-    left = [FORWARD.name, *request.checks]
-    opened = False
-    while left:
-        worker = Worker(replace(request, checks=tuple(name for name in left if name != FORWARD.name)))
-        for item in worker:
-            if isinstance(item, TargetInfo):
-                if not opened:
-                    yield item
-                opened = True
-            elif item.name == left[0]:  # each new process repeats the forward pass
-                del left[0]
+def run_in_subprocesses(request: Request, jobs: int = 1) -> Iterator[TargetInfo | Finding]:
+    """The items of `run`, checks in the order in which they end: each of `jobs` subprocesses takes the next that waits.
+
+    A check that ends its process becomes a finding that says so, and a new process goes on.
+    """
+    checks = SimpleQueue[str]()
+    for name in request.checks:
+        checks.put(name)
+    workers = [Worker(request) for _ in range(max(1, min(jobs, MAX_PROCESSES, len(request.checks))))]
+    stopped = threading.Event()
+    try:
+        yield workers[0].info
+        yield workers[0].forward
+        if workers[0].forward.status != "pass":
+            yield from map(skipped, request.checks)
+            return
+        items = SimpleQueue[Finding | BaseException | None]()
+
+        def take_checks(number: int) -> None:
+            try:
+                while not stopped.is_set():
+                    name = checks.get_nowait()
+                    if workers[number].ended:
+                        workers[number] = Worker(request)
+                    items.put(workers[number].check(name))
+            except Empty:
+                pass
+            except BaseException as error:
+                items.put(error)
+            finally:
+                workers[number].end()
+                items.put(None)
+
+        for number in range(len(workers)):
+            threading.Thread(target=take_checks, args=(number,), daemon=True).start()
+        working = len(workers)
+        while working:
+            item = items.get()
+            if isinstance(item, BaseException):
+                raise item
+            working -= item is None
+            if item is not None:
                 yield item
-        if not left:
-            return
-        if not opened:
-            yield TargetInfo(name=request.name, limit=worker.limit)
-        opened = True
-        broken = left.pop(0)
-        yield to_finding({FORWARD.name: FORWARD, **CHECKS}[broken], [worker.exit_evidence()])
-        if broken == FORWARD.name:
-            yield from (skipped(name) for name in left)
-            return
+    finally:
+        stopped.set()
+        for worker in workers:
+            worker.end()
 
 
 class Worker:
-    """A subprocess that audits one request; iterating yields its items until it ends or exceeds the time limit."""
+    """A subprocess that opens the target of a request and runs the checks that it is given."""
 
     def __init__(self, request: Request) -> None:
         self.limit = request.default_limit
         self.timed_out = False
-        self.process = start_process(
-            "litmus.auditing.runner", "worker_main", encoding="utf-8", preload=["torch._dynamo"]
-        )
+        self.process = start_process("litmus.auditing.runner", "worker_main", encoding="utf-8", preload=PRELOAD)
+        self._send(json.dumps(replace(request, checks=()).to_plain()))
+        self._request = request
+
+    @cached_property
+    def info(self) -> TargetInfo:
+        """The target, as soon as it is open; BadInput if there is nothing that can be audited."""
+        item = self._item()
+        if isinstance(item, TargetInfo):
+            self.limit = item.limit
+            return item
+        return TargetInfo(name=self._request.name, limit=self.limit)
+
+    @cached_property
+    def forward(self) -> Finding:
+        """The finding of the check of the forward pass."""
+        _ = self.info
+        item = self._item()
+        return item if isinstance(item, Finding) else to_finding(FORWARD, [self.exit_evidence()])
+
+    def check(self, name: str) -> Finding:
+        """Run one check; how the process ended is the finding if it ends before it has one."""
+        _ = self.forward
+        self._send(name)
+        item = self._item()
+        return item if isinstance(item, Finding) else to_finding(CHECKS[name], [self.exit_evidence()])
+
+    @property
+    def ended(self) -> bool:
+        return self.process.returncode is not None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _send(self, line: str) -> None:
         assert self.process.stdin is not None
-        with self.process.stdin as stdin:
-            json.dump(request.to_plain(), stdin)
+        with contextlib.suppress(OSError):  # the process has ended; reading its output says so
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
 
-    def __iter__(self) -> Iterator[TargetInfo | Finding]:
-        try:
-            while line := self._line():
-                kind, _, content = line.partition(" ")
-                if kind == "bad_input":
-                    raise BadInput(json.loads(content))
-                item = (TargetInfo if kind == "info" else Finding).model_validate_json(content)
-                if isinstance(item, TargetInfo):
-                    self.limit = item.limit
-                yield item
-        finally:
-            self.process.kill()
-            self.process.wait()
-
-    def _line(self) -> str:
-        """The next line of output; "" when the process has ended or was killed because of the time limit."""
+    def _item(self) -> TargetInfo | Finding | None:
+        """The next item; None when the process has ended, or was killed because of the time limit."""
         assert self.process.stdout is not None
         timer = threading.Timer((self.limit + STARTUP_SECONDS) * patience(), self._kill)
         timer.start()
         try:
-            return self.process.stdout.readline()
+            line = self.process.stdout.readline()
         finally:
             timer.cancel()
+        kind, _, content = line.partition(" ")
+        if kind == "bad_input":
+            raise BadInput(json.loads(content))
+        if not line:
+            self.process.wait()
+            return None
+        return (TargetInfo if kind == "info" else Finding).model_validate_json(content)
 
     def _kill(self) -> None:
         self.timed_out = True
@@ -275,13 +344,16 @@ class Worker:
 
 
 def worker_main() -> None:
-    """Entry point of the subprocess: read a request from stdin, write items to stdout, one JSON line each.
+    """Entry point of the subprocess: a request, then names of checks, from stdin; items to stdout, one JSON line each.
 
-    Output of the audited code goes to stderr.
+    The audited code reads nothing, and its output goes to stderr.
     """
     process.begin()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    lines = os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
 
     torch.set_num_threads(1)  # other threads would receive the signals of the time limits
     limit_memory()
@@ -289,7 +361,8 @@ def worker_main() -> None:
 
     def work() -> None:
         try:
-            for item in run(Request.from_plain(json.load(sys.stdin))):
+            checks = (line.strip() for line in iter(lines.readline, ""))
+            for item in run(Request.from_plain(json.loads(lines.readline())), checks):
                 kind = "info" if isinstance(item, TargetInfo) else "finding"
                 print(kind, item.model_dump_json(), file=out, flush=True)
         except BadInput as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +40,7 @@ def audit(
         typer.Option(min=1, max=1e6, help="Seconds that one check may take; more for slow models by default."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Models audited at the same time. Default: one per CPU core.")
+        int | None, typer.Option(min=1, help="Processes that audit at the same time. Default: one per CPU core.")
     ] = None,
     trust_plugin: TrustPlugin = False,
     json: Annotated[
@@ -72,7 +71,9 @@ def audit(
     check_size(size)
     changes = overrides(change)
 
-    from litmus.auditing import audit as audit_one
+    from litmus.fork_server import preload
+
+    preload("litmus.auditing.runner", "torch._dynamo")  # while this process imports torch for itself
     from litmus.auditing import audit_each
     from litmus.auditing.checks import CHECKS, FORWARD
     from litmus.errors import Failed
@@ -89,13 +90,10 @@ def audit(
         "trust_plugin": trust_plugin,
     }
     with Progress(names, steps, notes()) as progress:
-        if len(names) == 1:
-            reports = [audit_one(names[0], **options, on_finding=partial(progress.on_finding, names[0]))]
-        else:
-            at_once = jobs or usable_cores() or 1
-            each = audit_each({name: name for name in names}, jobs=at_once, on_finding=progress.on_finding, **options)
-            by_name = dict(each)
-            reports = [by_name[name] for name in names]
+        at_once = jobs or usable_cores() or 1
+        each = audit_each({name: name for name in names}, jobs=at_once, on_finding=progress.on_finding, **options)
+        by_name = dict(each)
+        reports = [by_name[name] for name in names]
     if json:
         texts = [report.to_json() for report in reports]
         print(texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]")

@@ -40,9 +40,11 @@ def plugin(tmp_path):
     return written
 
 
-def test_a_process_that_dies_in_one_check_costs_that_check_alone(plugin):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_process_that_dies_in_one_check_costs_that_check_alone(plugin, jobs):
     path = plugin("ctx.cache is not None and x.shape[1] == 3 and os.kill(os.getpid(), signal.SIGSEGV)")
-    report = audit(path, quick=True, only=CHECKS)
+    report = audit(path, quick=True, only=CHECKS, jobs=jobs)
+    assert [finding.name for finding in report.findings] == ["forward pass", *CHECKS]
     assert [finding.status for finding in report.findings] == ["pass", "pass", "fail", "pass"]
     assert report.mark() == "fails audit: kills its process"
     assert report["cache parity"].detail == "its process was ended by SIGSEGV"
@@ -58,6 +60,21 @@ def test_code_that_cannot_be_interrupted_is_stopped_from_outside(plugin, monkeyp
     )
     assert report.mark() == "fails audit: hangs"
     assert {finding.status for finding in report.findings[1:]} == {"not applicable"}
+
+
+def test_audited_code_reads_nothing_of_the_requests(plugin):
+    """Names of checks come by the same process's stdin."""
+    report = audit(plugin("import sys; assert not sys.stdin.read()"), quick=True, only=CHECKS, jobs=2)
+    assert report.passed, report
+
+
+def test_processes_that_share_the_checks_find_what_one_finds(plugin):
+    path = plugin("x = x + 1e-3 * x.mean(1, keepdim=True)")
+    alone, shared = (audit(path, quick=True, only=CHECKS, jobs=jobs) for jobs in (1, 3))
+    assert not alone.passed
+    assert [(found.name, found.status, found.detail) for found in shared.findings] == [
+        (found.name, found.status, found.detail) for found in alone.findings
+    ]
 
 
 def test_a_file_that_does_not_run_gets_a_finding(tmp_path):
