@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -13,6 +13,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from litmus.data.chat.encoding import Runs, encode_runs, marked, marked_name, split_runs, with_begin
 from litmus.data.json_files import Declared, checked
 from litmus.data.tokens.hf_tokenizer import ImportedTokenizer
 from litmus.data.tokens.hf_tokenizer_files import SETTINGS, TEMPLATE
@@ -24,6 +25,7 @@ from litmus.yaml_json import mapping, read_json
 FILE_NAMES = ("chat.json", TEMPLATE)
 """The files of a run folder that hold its chat template; the first found is used."""
 
+ASSISTANT = "assistant"
 Role = Literal["system", "user", "assistant"]
 
 
@@ -38,8 +40,9 @@ class Message(TypedDict):
 class ChatTemplate:
     """A Jinja template, rendered in a sandbox, and the stop strings of a reply besides the end of its message.
 
-    As in transformers, the template sees `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, and special
-    tokens in its text are read as tokens; with `special=False` they are read as text.
+    As in transformers, the template sees `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, besides
+    `reply_name`, the name of who replies. Special tokens in its own text are read as tokens; in the contents and names
+    of messages they are text, and with `special=False` everywhere.
     """
 
     def __init__(
@@ -53,34 +56,61 @@ class ChatTemplate:
             raise BadInput(f"{origin}: line {error.lineno} of the chat template is not valid Jinja: {error}") from None
 
     def render(
-        self, messages: Sequence[Message], tokenizer: Tokenizer | None = None, *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tokenizer: Tokenizer | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        reply_name: str | None = None,
     ) -> str:
-        """The text of the messages, followed by the beginning of a reply."""
+        """The text of the messages, followed by the beginning of a reply by `reply_name`."""
         bos, eos = ("", "") if tokenizer is None else _begin_and_end(tokenizer)
         tokens: dict[str, Any] = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
         try:
             return self._template.render(
-                messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt, **tokens
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                reply_name=reply_name or ASSISTANT,
+                **tokens,
             )
         except Exception as error:  # whatever the template's code raises
             raise BadInput(f"{self.origin}: the chat template cannot be rendered: {shown(str(error))}") from None
 
-    def encode(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-        """The tokens of the messages and the beginning of a reply.
+    def encode(self, messages: Sequence[Message], tokenizer: Tokenizer, *, reply_name: str | None = None) -> list[int]:
+        """The tokens of the messages and the beginning of a reply; names of control tokens in a message are text.
 
-        BadInput if a message of another role than the assistant's holds the name of a special token.
+        BadInput if a message has such a name and the template changes the contents of messages.
         """
-        text = self.render(messages, tokenizer)
+        text = self.render(messages, tokenizer, reply_name=reply_name)
         if not self.special:
             return tokenizer.prompt(text)
-        for message in (message for message in messages if message["role"] != "assistant"):  # it would be read as one
-            if held := [name for name in tokenizer.special if name in message["content"]]:
-                raise BadInput(f"the message holds {shown(held[0])}, a special token of this model; leave it out")
-        tokens = tokenizer.encode(text, allow_special=True)
-        if isinstance(tokenizer, ImportedTokenizer) and tokenizer.around is not None:
-            return tokens or list(tokenizer.prefix)  # as in transformers, the template writes the begin token
-        begun = tuple(tokens[: len(tokenizer.prefix)]) == tokenizer.prefix
-        return tokens if begun else [*tokenizer.prefix, *tokens]
+        told = [str(part) for message in messages for part in message.values()] + [reply_name or ""]
+        held = [name for name in tokenizer.special if name and any(name in part for part in told)]
+        if not held:
+            return with_begin(tokenizer.encode(text, allow_special=True), tokenizer)
+        runs = self.runs(messages, tokenizer, reply_name=reply_name, add_generation_prompt=True)
+        if runs is None:
+            raise BadInput(f"the message holds {shown(held[0])}, a special token of this model; leave it out")
+        return encode_runs([runs], tokenizer)[0].ids
+
+    def runs(
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        *,
+        replies: Collection[int] = (),
+        reply_name: str | None = None,
+        add_generation_prompt: bool = False,
+    ) -> Runs | None:
+        """The messages as runs of text and control tokens, with those of the messages whose numbers are `replies`.
+
+        None if the template changes the contents of messages.
+        """
+        name = None if reply_name is None else marked_name(reply_name)
+        options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, "reply_name": name}
+        contents = [number for number, message in enumerate(messages) if message["content"].strip()]
+        text = self.render(marked(messages), tokenizer, **options)
+        return split_runs(text, tokenizer.special if self.special else {}, replies, contents)
 
     def stops(self, tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
         """The stop tokens and stop strings of a reply, including the end of an assistant's message in the template."""
@@ -183,6 +213,20 @@ class LegacyTemplate(BaseModel):
         source = f"{{% for message in messages %}}{source}{{% endfor %}}"
         source += f"{{% if add_generation_prompt %}}{opening}{{% endif %}}"
         return ChatTemplate(source, stop_strings=self.stop, special=False, origin=origin)
+
+
+NAMED_SPEAKERS = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ message['name'] or message['role'] }}: {{ message['content'] }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ reply_name }}:{% endif %}"
+)
+"""`NAME: TEXT<end>` for each message, with the end token of documents, which every tokenizer has (as in DialoGPT, Zhang
+et al. 2020, arXiv 1911.00536). Any number of speakers may talk."""
+
+
+def named_speakers() -> ChatTemplate:
+    """The template of models that are trained on threads, unless their tokenizer has one of its own."""
+    return ChatTemplate(NAMED_SPEAKERS, origin="the template of named speakers")
 
 
 def plain_dialogue() -> ChatTemplate:
