@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,11 +18,19 @@ from litmus.names import folder_safe
 
 
 def audit_arms(arms: Mapping[str, Recipe], folder: Path, jobs: int, console: Console) -> dict[str, AuditReport]:
-    """The quick audit of each arm, `jobs` at a time; stored in `folder` and reused for the same recipe and plug-in."""
+    """The quick audit of each arm, `jobs` at a time, stored in `folder`.
+
+    That of the same recipe and plug-in is reused, also from another comparison in the same folder of runs.
+    """
     subfolders = {arm: folder / AUDITS / folder_safe(arm) for arm in arms}
-    stored = {arm: AuditReport.load(subfolders[arm], recipe) for arm, recipe in arms.items()}
-    missing = [arm for arm, report in stored.items() if report is None]
-    reports = {arm: report for arm, report in stored.items() if report is not None}
+    reports = {}
+    for arm, recipe in arms.items():
+        others = sorted(folder.parent.glob(f"*/{AUDITS}/{glob.escape(folder_safe(arm))}"))
+        found = (AuditReport.load(place, recipe) for place in (subfolders[arm], *others))
+        if report := next((report for report in found if report is not None), None):
+            report.save(subfolders[arm], recipe)
+            reports[arm] = report
+    missing = [arm for arm in arms if arm not in reports]
     if not missing:
         return reports
     activity = f"auditing {escape(', '.join(missing))}"

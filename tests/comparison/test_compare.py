@@ -469,9 +469,14 @@ def trained(first, audited):
     return audited
 
 
+def test_audits_of_the_same_recipes_are_taken_from_another_comparison(audited):
+    kept = audited / "x" / "audits" / "nope" / "audit.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "note": "made elsewhere"}))
+    done = compared(audited, name="y", noise=False, budget="2 steps", validate_tokens=32, evaluate_tokens=64)
+    assert json.loads((done.folder / "audits" / "nope" / "audit.json").read_text())["note"] == "made elsewhere"
+
+
 def test_each_size_is_compared_in_a_folder_of_its_own(audited):
-    for size in ("tiny", "mini"):
-        shutil.copytree(audited / "x" / "audits", audited / f"y-{size}" / "audits")
     done = compare_sizes(
         ["standard", "nope"], ["tiny", "mini"], name="y", runs=audited, overrides=SMALL, seeds=2, jobs=2,
         data=DataSettings(corpus="notes.txt", tokenizer="bytes"), training=TrainSettings(**TRAINING),
