@@ -1,6 +1,6 @@
 """How often a real comparison of an architecture with itself ends in a difference: false calls of the verdict rule.
 
-    python bench/aa_comparisons.py --runs aa-runs     # about a minute per comparison on one core; continues where it was
+    python bench/aa_comparisons.py --runs aa-runs   # a minute per comparison; continues
 
 Each comparison trains `standard` and a copy of it, which starts from other weights, on three data orders of its own.
 Writes docs/results/aa_comparisons.md.
