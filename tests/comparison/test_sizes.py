@@ -50,6 +50,49 @@ def test_an_arm_is_better_at_every_size_or_only_at_those_named(result: Results, 
     assert none.slope is None and none.sentence == "idea is better than standard at no size."
 
 
+def test_the_speedup_is_the_compute_that_the_baseline_would_need(result: Results, tmp_path: Path) -> None:
+    """The baseline follows a law exactly; the arm has the score of four times its compute, at half of its speed."""
+    alpha = 0.1
+
+    def at(flops: float) -> Comparison:
+        def law(compute: float) -> float:
+            return float(10 * compute**-alpha)
+
+        plain = result({"standard": [law(flops)] * 2, "idea": [law(4 * flops)] * 2})
+        trials = [
+            trial.model_copy(
+                update={
+                    "run": trial.run.model_copy(
+                        update={
+                            "flops_per_token": flops,
+                            "tokens": 1,
+                            "train_seconds": 2.0 if trial.arm == "idea" else 1.0,
+                        }
+                    )
+                }
+            )
+            for trial in plain.trials
+        ]
+        return Comparison(plain.model_copy(update={"trials": trials}), tmp_path)
+
+    sizes = SizesComparison({"tiny": at(1e6), "mini": at(1e7)})
+    assert sizes.exponent is not None and sizes.exponent.mean == pytest.approx(alpha)
+    [trend] = sizes.trends
+    assert trend.speedups["tiny"].compute == pytest.approx((4, 4, 4))
+    assert trend.speedups["mini"].seconds == pytest.approx((2, 2, 2))
+
+
+def test_no_speedup_is_given_where_compute_does_not_help(result: Results, tmp_path: Path) -> None:
+    plain = result({"standard": [2.3, 2.4, 2.5], "idea": [2.2, 2.3, 2.4]})
+    larger = [
+        trial.model_copy(update={"run": trial.run.model_copy(update={"flops_per_token": 1e9})})
+        for trial in plain.trials
+    ]
+    sizes = {"tiny": plain, "mini": plain.model_copy(update={"trials": larger})}
+    [trend] = SizesComparison({size: Comparison(found, tmp_path) for size, found in sizes.items()}).trends
+    assert trend.speedups == {}
+
+
 @pytest.mark.parametrize("sizes", [[], ["tiny"], ["tiny", "tiny"]])
 def test_one_size_has_no_trend(sizes: list[str]) -> None:
     with pytest.raises(BadInput, match="two or more different ones"):
