@@ -48,7 +48,7 @@ FLOORS = (
 """From the basement to the roof: a module imports from its own floor and those before it here."""
 OUTSIDE = ("examples", "specimens")
 """Folders of tests of what lies outside the package."""
-OPTIONAL = {"datasets", "huggingface_hub", "pyarrow", "trackio", "wandb", "tensorboard", "transformers"}
+OPTIONAL = {"datasets", "gguf", "huggingface_hub", "pyarrow", "trackio", "wandb", "tensorboard", "transformers"}
 
 
 def named(path: Path) -> str:

