@@ -12,6 +12,7 @@ import torch
 from litmus.data.tokens.tokenizer import ByteTokenizer
 from litmus.interop import export_model
 from litmus.model import Decoder, build
+from tests.interop.gguf_files import small_llama
 
 SMALL: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 4, "context": 64}
 WITH_EQUIVALENT: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,3 +66,9 @@ def exported(small: Callable[[str], Decoder], tmp_path: Path) -> Callable[[str],
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory, rough: Callable[..., Decoder]) -> Path:
+    """The Hugging Face folder of a small Llama with a tokenizer, from which tests write GGUF files."""
+    return small_llama(tmp_path_factory.mktemp("llama"), rough)

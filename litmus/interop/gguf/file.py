@@ -1,6 +1,6 @@
 """A GGUF file: metadata by key, and tensors in floating point.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The package `gguf` dequantizes the tensors. The
+The format is described in the repository ggml-org/ggml, docs, gguf.md. The package `gguf` dequantizes the tensors. The
 header is parsed here: the package's reader takes seconds for the tokens of a vocabulary.
 """
 

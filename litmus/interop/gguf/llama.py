@@ -1,6 +1,6 @@
 """A Llama in a GGUF file: its metadata and tensors as config.json and safetensors have them.
 
-Keys and names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The tokenizer is in `tokenizer.py`.
+Its keys and names are described in the repository ggml-org/ggml, docs, gguf.md.
 """
 
 from __future__ import annotations
