@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from litmus import __version__
-from litmus.cli import audit, bench, chat, compare, data, eval, export, generate, import_, recipes, runs, train
+from litmus.cli import (
+    audit,
+    bench,
+    chat,
+    compare,
+    data,
+    eval,
+    export,
+    generate,
+    import_,
+    recipes,
+    runs,
+    superweights,
+    train,
+)
 from litmus.cli.output import QUIET
 from litmus.cli.parsing import Command, Group
 
@@ -55,6 +69,7 @@ app.command(cls=Command)(train.train)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command(cls=Command)(generate.generate)
 app.command(cls=Command)(chat.chat)
+app.command(cls=Command)(superweights.superweights)
 app.command(cls=Command)(export.export)
 app.command("import", cls=Command)(import_.import_run)
 app.command(cls=Command)(recipes.recipes)

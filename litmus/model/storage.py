@@ -15,6 +15,7 @@ from litmus.errors import BadInput
 from litmus.limits import TimeLimitExceeded, timeout
 from litmus.locks import folder_replaced
 from litmus.model.decoder import Decoder
+from litmus.model.packed import dequantized
 from litmus.model.plugins import MAX_PLUGIN_SECONDS, PLUGIN_FILE, declare_plugin, plugin_code, plugin_faults
 from litmus.model.recipe import Recipe, plugin_source, validated
 from litmus.nn.objectives.objective import NextTokenConfig
@@ -66,7 +67,7 @@ def weights(model: Decoder) -> dict[str, Tensor]:
 
 
 def load(folder: str | Path, *, trust_plugin: bool = False) -> Decoder:
-    """Load a model that `save` wrote.
+    """Load a model that `save` wrote; weights that are stored in fewer bits are dequantized.
 
     A plug-in's code runs if the user has named a file with this content before, or with `trust_plugin`.
     """
@@ -93,7 +94,7 @@ def current_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        return current_names(load_file(file))
+        return dequantized(current_names(load_file(file)), str(file))
     except (SafetensorError, KeyError, AttributeError) as error:  # the last two: a dtype that torch does not have
         raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +24,7 @@ from litmus.model.plugins import plugin_faults
 from litmus.nn import Batch, RouterStats
 from litmus.runtime.device import pick_device
 from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
+from litmus.training.run.config import LoadedRun
 from litmus.training.run.loading import load_run
 
 STATS_TOKENS = 1024
@@ -83,31 +84,26 @@ def evaluate(
     """
     held_out = data.held_out if limit_bytes is None else data.held_out[: tokens_within(data, limit_bytes) + 1]
     device = next(model.parameters()).device
-    tokenizer = data.tokenizer
-    unscored = () if tokenizer.prefix == (tokenizer.eos_id,) else tokenizer.prefix
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
     was_training = model.training
     model.eval()
     try:
-        windows = held_out_windows(
+        windows = scored_windows(
+            model,
+            data,
             held_out,
             context=context,
             batch=batch,
             limit_tokens=limit_tokens,
-            prefix=tokenizer.window_prefix,
-            given=unscored,
+            isolate_documents=isolate_documents,
         )
-        for inputs, targets in windows:
-            is_scored = targets != -100
-            text_bytes += int(data.text_bytes(targets[is_scored].numpy(), inputs[is_scored].numpy()).sum())
-            inputs, targets = inputs.to(device), targets.to(device)
-            documents = document_ids(inputs, tokenizer.prefix[0]) if isolate_documents else None
-            losses = model.token_losses(Batch(inputs, targets, documents)).cpu()  # (B, T)
+        for losses, is_scored, sizes in windows:
             width = losses.shape[1]
             nats[:width] += losses.double().sum(0)
             scored[:width] += is_scored.sum(0)
+            text_bytes += int(sizes.sum())
         sample = _sample(held_out, context, int(scored.sum())).to(device)
         measured = layer_stats(model, sample)
     finally:
@@ -132,6 +128,38 @@ def evaluate(
     )
 
 
+@torch.no_grad()
+def scored_windows(
+    model: Any,
+    data: TokenData,
+    tokens: np.ndarray,
+    *,
+    context: int,
+    batch: int,
+    limit_tokens: int | None = None,
+    isolate_documents: bool = False,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Losses (B, T) in nats of windows over `tokens`, whether each is scored (B, T), and a row's bytes of text (B,)."""
+    tokenizer, device = data.tokenizer, next(model.parameters()).device
+    unscored = () if tokenizer.prefix == (tokenizer.eos_id,) else tokenizer.prefix
+    windows = held_out_windows(
+        tokens,
+        context=context,
+        batch=batch,
+        limit_tokens=limit_tokens,
+        prefix=tokenizer.window_prefix,
+        given=unscored,
+    )
+    for inputs, targets in windows:
+        is_scored = targets != -100
+        sizes = np.zeros(targets.shape, dtype=np.int64)
+        sizes[is_scored.numpy()] = data.text_bytes(targets[is_scored].numpy(), inputs[is_scored].numpy())
+        inputs, targets = inputs.to(device), targets.to(device)
+        documents = document_ids(inputs, tokenizer.prefix[0]) if isolate_documents else None
+        losses = model.token_losses(Batch(inputs, targets, documents)).cpu()
+        yield losses, is_scored, torch.from_numpy(sizes.sum(1))
+
+
 def evaluate_run(
     run: str | os.PathLike[str],
     *,
@@ -154,12 +182,7 @@ def evaluate_run(
     folder = Path(run)
     loaded = load_run(folder, best=best, trust_plugin=trust_plugin, log=log)
     model, config = loaded.model, loaded.config
-    if data is None or data == config.data.corpus:
-        text = prepare(_own_tokenizer(config.data, folder), log=log)
-        if text.fingerprint != config.data_fingerprint:
-            log(f"the corpus {config.data.corpus!r} is not what the run was trained on: its text has changed since")
-    else:
-        text = _held_out_of(data, config.data, loaded.tokenizer, log)
+    text = held_out_text(loaded, data, log)
     precision = precision or config.resolved.precision
     where = pick_device(device)
     model.to(where)
@@ -174,6 +197,17 @@ def evaluate_run(
             limit_bytes=limit_bytes,
             isolate_documents=config.training.isolate_documents,
         )
+
+
+def held_out_text(loaded: LoadedRun, data: str | None, log: Callable[[str], None]) -> TokenData:
+    """The run's own data, or the held-out text of another corpus `data` in its tokens."""
+    config, folder = loaded.config, loaded.folder
+    if data is not None and data != config.data.corpus:
+        return _held_out_of(data, config.data, loaded.tokenizer, log)
+    text = prepare(_own_tokenizer(config.data, folder), log=log)
+    if text.fingerprint != config.data_fingerprint:
+        log(f"the corpus {config.data.corpus!r} is not what the run was trained on: its text has changed since")
+    return text
 
 
 def _own_tokenizer(settings: DataSettings, folder: Path) -> DataSettings:

@@ -121,9 +121,13 @@ class Experts(nn.Module):
         y = grouped_linear(self.dropout(F.silu(gate) * up), self.down, ends)
         return _Combine.apply(y * routing.gates.flatten()[order, None].to(y.dtype), order, self.top_k).to(x.dtype)
 
-    def _expert(self, x: Tensor, expert: int) -> Tensor:
+    def expert_hidden(self, x: Tensor, expert: int) -> Tensor:
+        """silu(W_gate x) · W_up x of one expert for tokens x (N, dim): (N, hidden), the input of its W_down."""
         gate, up = F.linear(x, self.gate_up[expert]).chunk(2, dim=-1)
-        return F.linear(self.dropout(F.silu(gate) * up), self.down[expert])
+        return self.dropout(F.silu(gate) * up)
+
+    def _expert(self, x: Tensor, expert: int) -> Tensor:
+        return F.linear(self.expert_hidden(x, expert), self.down[expert])
 
 
 def expert_hidden(dim: int, active: int) -> int:

@@ -32,6 +32,10 @@ AUDIT = "audit.json"
 """The audit of the model, which is made before the training."""
 
 
+_IDENTITY = {"recipe", "data", "data_fingerprint", "training", "start", "compression"}
+"""The keys of run.yaml by which two trainings are the same."""
+
+
 class Imported(BaseModel):
     """What a Hugging Face folder holds besides recipe, weights and tokenizer; runs trained from it keep it for exports.
 
@@ -80,11 +84,22 @@ class Extension(BaseModel):
     date: str
 
 
+class Compression(BaseModel):
+    """One pruning or quantization: its method, its options, and the share of the model's parameters it changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    options: dict[str, Any]
+    share: float
+
+
 class RunConfig(BaseModel):
     """The content of run.yaml.
 
     start: None if the weights were initialized at random. tokenizer_sha256: of the tokenizer file in the run folder;
-    None in runs of older versions. imported: set if the weights come from a Hugging Face model.
+    None in runs of older versions. imported: set if the weights come from a Hugging Face model. compression: what was
+    done to weights since they were trained, the last one in this run, which was not trained itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,10 +118,11 @@ class RunConfig(BaseModel):
     start: Start | None = None
     extensions: tuple[Extension, ...] = ()
     imported: Imported | None = None
+    compression: tuple[Compression, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """The values that identify a training, as flat dotted keys."""
-        whole = self.model_dump(mode="json", include={"recipe", "data", "data_fingerprint", "training", "start"})
+        whole = self.model_dump(mode="json", include=_IDENTITY)
         return dict(_flat({**whole, "recipe": current_keys(self.recipe)}))
 
     def to_yaml(self) -> str:

@@ -1,0 +1,89 @@
+"""`litmus superweights`: find the single weights that a model cannot do without."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from litmus.catalog import check_run
+from litmus.cli.options import Best, TrustPlugin
+from litmus.cli.output import log, results
+
+if TYPE_CHECKING:
+    from litmus.compression.superweights import Search
+
+
+def superweights(
+    model: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a Hugging Face folder.")],
+    data: Annotated[str | None, typer.Option(help="A corpus to measure on. Default: the run's.")] = None,
+    blocks: Annotated[int, typer.Option(min=2, max=4096, help="Blocks of held-out text, the prompts.")] = 16,
+    length: Annotated[int, typer.Option(min=2, max=1 << 20, help="Tokens in a block.")] = 128,
+    controls: Annotated[int, typer.Option(min=1, max=1000, help="Control weights of each of the four kinds.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a report with figures; more ablations are made for them.")
+    ] = None,
+    track: Annotated[bool, typer.Option("--track", help="Search every checkpoint that the run keeps.")] = False,
+    best: Best = False,
+    trust_plugin: TrustPlugin = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Find super weights: single weights without which the loss rises as without no other weight.
+
+    A candidate is where a down-projection's largest input and output activations meet. It is a super weight if zeroing
+    it costs at least 0.01 nats per token and ten times what zeroing any control costs: weights of about its size in the
+    same matrix, row and column, and random ones.
+
+    Examples:
+
+      litmus superweights runs/standard
+
+      litmus superweights downloads/smollm2 --data stdlib --out smollm2-superweights
+    """
+    check_run(model, "model")
+
+    from litmus.compression.source import load_source, text_blocks, text_of
+    from litmus.compression.superweights import find_super_weights, track_checkpoints
+
+    source = load_source(model, best=best, trust_plugin=trust_plugin, log=log)
+    batch = text_blocks(source, text_of(source, data, log), blocks=blocks, length=length)
+    if track:
+        steps = track_checkpoints(model, batch, controls=controls, trust_plugin=trust_plugin, log=log)
+    else:
+        steps = {source.step: find_super_weights(source.model, batch, controls=controls)}
+    search = steps[max(steps)]
+    if out is not None:
+        from litmus.compression.study import save, study
+
+        save(out, model.resolve().name, search, study(source.model, batch, source.tokenizer, search))
+    if json:
+        documents: list[dict[str, Any]] = [
+            {"step": step, "verdict": one.verdict, "candidates": [found.to_dict() for found in one.candidates]}
+            for step, one in steps.items()
+        ]
+        print(json_format.dumps({"model": str(model), "checkpoints": documents}, indent=1))
+        return
+    for step, one in steps.items():
+        print(f"step {step}: {one.verdict}" if track else one.verdict)
+        _show(one)
+    if out is not None:
+        print(f"report: {out / 'report.md'}")
+
+
+def _show(search: Search) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from litmus.compression.study import candidates_table
+
+    header, *rows = candidates_table(search)
+    if not rows:
+        return
+    table = Table(box=None)
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    results().print(table)

@@ -1,0 +1,1 @@
+"""Super weights, pruning and quantization of trained models."""

@@ -1,0 +1,206 @@
+"""What super weights do: activations by layer, loss against their scale and number, stop words; tables and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from litmus.compression.ablation import Edit, block_losses, edited
+from litmus.compression.superweights import Search
+from litmus.data import Tokenizer
+from litmus.diagnostics import down_projections, layer_stats
+from litmus.files import write_atomically
+from litmus.model import Decoder
+from litmus.nn import Batch
+from litmus.training.paired import Estimate, ratio_interval
+
+SCALES = (0.0, 0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
+COUNTS = (1, 10, 100, 1000, 10_000)
+_WORDS = "the a an and or but of to in on at by for with as is was are be it he she they you i that this not"
+STOP_WORDS = frozenset(_WORDS.split())
+"""Frequent English words; Yu et al. 2024 saw their probability rise when a super weight is removed."""
+
+JSON, REPORT = "superweights.json", "report.md"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Measurements around the super weights of a search, or the candidate with the largest effect if there is none.
+
+    studied: places of the weights. activations: largest |residual| after each layer, as it is and with them zeroed.
+    scales: increase of the loss with all of them times a factor. counts: increase of the loss with 1, 10, ... weights
+    zeroed, of "super" weights, the "largest" others of all down-projections, and "random" ones. stop_words: mean
+    probability of stop words before and after, None if no token of the vocabulary is one.
+    """
+
+    studied: list[str]
+    activations: tuple[list[float], list[float]]
+    scales: dict[float, Estimate]
+    counts: dict[str, dict[int, Estimate]]
+    stop_words: tuple[float, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as plain data."""
+        return {
+            "studied": self.studied,
+            "activations": {"before": self.activations[0], "zeroed": self.activations[1]},
+            "scales": {str(scale): vars(estimate) for scale, estimate in self.scales.items()},
+            "counts": {kind: {str(n): vars(one) for n, one in curve.items()} for kind, curve in self.counts.items()},
+            "stop_words": self.stop_words,
+        }
+
+
+def study(model: Decoder, batch: Batch, tokenizer: Tokenizer, search: Search, *, seed: int = 0) -> Study:
+    """Measure what the weights found by `search` do, on the same blocks of text; the weights stay the same."""
+    found = search.super_weights or search.candidates[:1]
+
+    def scaled(factor: float) -> list[Edit]:
+        return [Edit.of(one.projection, one.row, one.column, factor) for one in found]
+
+    def increase(edits: Sequence[Edit]) -> Estimate:
+        with edited(edits):
+            return ratio_interval(block_losses(model, batch).cpu() - search.losses.cpu(), search.tokens.cpu())
+
+    before, words = _activations(model, batch), _stop_word_probability(model, batch, tokenizer)
+    with edited(scaled(0.0)):
+        after, words_after = _activations(model, batch), _stop_word_probability(model, batch, tokenizer)
+    ranked = {"super": {n + 1: increase(scaled(0.0)[: n + 1]) for n in range(len(found))}}
+    for kind in ("largest", "random"):
+        ranked[kind] = {n: increase(edits) for n, edits in _other_weights(model, search, kind, seed)}
+    return Study(
+        [f"{one.projection.place}[{one.row}, {one.column}]" for one in found],
+        (before, after),
+        {factor: increase(scaled(factor)) for factor in SCALES} if found else {},
+        ranked,
+        None if words is None or words_after is None else (words, words_after),
+    )
+
+
+def _activations(model: Decoder, batch: Batch) -> list[float]:
+    return list(layer_stats(model, batch.tokens).stats["largest_activation"].values())
+
+
+def _other_weights(model: Decoder, search: Search, kind: str, seed: int) -> list[tuple[int, list[Edit]]]:
+    """Edits that zero the n largest, or n random, weights of all down-projections other than the candidates."""
+    projections = down_projections(model)
+    scores = []
+    for number, projection in enumerate(projections):
+        random = torch.Generator().manual_seed(seed + number)
+        matrix = projection.matrix
+        score = matrix.abs().float().cpu() if kind == "largest" else torch.rand(matrix.shape, generator=random)
+        for one in search.candidates:
+            if one.projection == projection:
+                score[one.row, one.column] = -1.0
+        scores.append(score.flatten())
+    sizes = torch.tensor([len(score) for score in scores])
+    ends, every = sizes.cumsum(0), torch.cat(scores)
+    chosen = every.topk(min(COUNTS[-1], len(every) // 2)).indices
+    edits = []
+    for count in (n for n in COUNTS if n <= len(chosen)):
+        places = chosen[:count]
+        owners = torch.searchsorted(ends, places, right=True)
+        parts = []
+        for number in owners.unique().tolist():
+            inside = places[owners == number] - (ends[number] - sizes[number])
+            width = projections[number].matrix.shape[1]
+            parts.append(Edit(projections[number], inside // width, inside % width))
+        edits.append((count, parts))
+    return edits
+
+
+@torch.no_grad()
+def _stop_word_probability(model: Decoder, batch: Batch, tokenizer: Tokenizer) -> float | None:
+    """Mean over the tokens of the text of the probability of all stop words together; None if no token is one."""
+    ids = [n for n in range(tokenizer.vocab_size) if tokenizer.decode([n]).strip().lower() in STOP_WORDS]
+    if not ids:
+        return None
+    total = 0.0
+    for row in batch.tokens:
+        total += float(model(row[None]).float().softmax(-1)[..., ids].sum(-1).mean())
+    return total / len(batch.tokens)
+
+
+def candidates_table(search: Search) -> list[list[str]]:
+    """The rows of a table of candidates, the first being its header."""
+    rows = [["matrix", "row", "column", "value", "in", "out", "prompts", "zeroing costs", "largest control", "verdict"]]
+    for one in search.candidates:
+        assert one.increase is not None
+        control = f"{one.largest_control:.2g}" if one.controls else "–"
+        place = [one.projection.place, str(one.row), str(one.column), f"{one.value:+.3g}"]
+        ratios = [f"{one.spikes.input_ratio:.3g}x", f"{one.spikes.output_ratio:.3g}x", f"{one.agreement:.0%}"]
+        rows.append([*place, *ratios, str(one.increase), control, one.verdict])
+    return rows
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first being the header, as a table in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def save(folder: Path, name: str, search: Search, measured: Study) -> None:
+    """Write superweights.json, report.md and its figures into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"model": name, "verdict": search.verdict, "candidates": [one.to_dict() for one in search.candidates]}
+    write_atomically(folder / JSON, json.dumps({**document, "study": measured.to_dict()}, indent=1))
+    figures = [path.name for path in draw(folder, measured)]
+    parts = [f"# Super weights of {name}", f"{search.verdict}.", markdown_table(candidates_table(search))]
+    if measured.stop_words:
+        before, after = measured.stop_words
+        parts.append(f"Stop words have a probability of {before:.3f}, with the weights zeroed {after:.3f}.")
+    text = "\n\n".join([*parts, *(f"![{figure.removesuffix('.svg')}]({figure})" for figure in figures)])
+    write_atomically(folder / REPORT, text + "\n")
+
+
+def draw(folder: Path, measured: Study) -> list[Path]:
+    """Write the figures that there is data for as SVG files; returns their paths."""
+    drawn = []
+    before, after = measured.activations
+    layers = {"as it is": dict(enumerate(before)), "zeroed": dict(enumerate(after))}
+    drawn.append(_figure(folder / "activations.svg", "largest |residual|", "layer", layers, log_y=True))
+    counts = {kind: {n: one.mean for n, one in curve.items()} for kind, curve in measured.counts.items() if curve}
+    drawn.append(
+        _figure(folder / "zeroed.svg", "loss increase, nats per token", "number of zeroed weights", counts, log_x=True)
+    )
+    if measured.scales:
+        scale = {"super": {factor: one.mean for factor, one in measured.scales.items()}}
+        drawn.append(_figure(folder / "scale.svg", "loss increase, nats per token", "factor of the weights", scale))
+    return drawn
+
+
+def _figure(
+    path: Path,
+    title: str,
+    xlabel: str,
+    curves: dict[str, dict[Any, float]],
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Path:
+    import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    for label, points in curves.items():
+        axes.plot(list(points), list(points.values()), marker="o", markersize=3, label=label)
+    axes.set_title(title, loc="left", fontsize=9.5)
+    axes.set_xlabel(xlabel, fontsize=9)
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    axes.grid(True, linewidth=0.4)
+    axes.legend(fontsize=8, frameon=False)
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    write_atomically(path, text.getvalue())
+    return path
