@@ -59,18 +59,8 @@ def main() -> None:
     torch.set_num_threads(1)
     started, draw, tokens = time.time(), random.Random(1), corpus(20_000)
     batch = Batch(tokens[: 8 * 32].view(8, 32), tokens[1 : 8 * 32 + 1].view(8, 32))
-    rows = [
-        [
-            "family",
-            "planted",
-            "found exactly",
-            "false",
-            "loss change",
-            "zeroed: least",
-            "1,000 larger: most",
-            "in untrained",
-        ]
-    ]
+    columns = ["family", "planted", "found exactly", "false", "loss change", "zeroed", "1,000 larger", "untrained"]
+    rows = []
     for number, (family, overrides) in enumerate(FAMILIES.items()):
         base = trained(overrides, tokens)
         before = float(block_losses(base, batch).sum()) / batch.tokens.numel()
