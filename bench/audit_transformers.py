@@ -9,12 +9,14 @@ Each class is built from its default config with small numbers, with new weights
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import re
 import resource
 import time
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,99 +30,74 @@ from litmus.auditing.adapters import target_of
 from litmus.auditing.check import run_check
 from litmus.auditing.checks import CHECKS, FORWARD
 from litmus.errors import BadInput
+from litmus.interop.hf.small_config import small_config
 from litmus.testing import assert_loss_is_mean
 
 COLUMNS = ("forward pass", "causality", "prefix consistency", "cache parity", "position parity", "loss")
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "transformers_audit.md"
-CPU_SECONDS, WALL_SECONDS = 150, 1500
+CPU_SECONDS, WALL_SECONDS = 90, 1500
 MAX_PARAMETERS = 8_000_000
 
-SIZES: list[tuple[str, int]] = [
-    (r"vocab_size", 101),
-    (r"hidden_size|d_model|n_embd|dim|embedding_size|emb_dim|word_embed_proj_dim|decoder_hidden_size", 32),
-    (r"(num_)?(hidden_|encoder_|decoder_)?layers|n_layers?|num_blocks|depth|num_decoder_layers|num_encoder_layers", 2),
-    (r"(num_)?(encoder_|decoder_)?(attention_)?heads|n_heads?|(num_)?(encoder_|decoder_)attention_heads", 4),
-    (r"num_(key_value|global_key_value|kv|query)_(heads|groups)|kv_heads|num_kv_heads|swa_num_key_value_heads", 2),
-    (r"(head_dim|kv_channels|swa_head_dim|global_head_dim|attention_head_dim|d_kv)", 8),
-    (r".*intermediate_size|ffn_dim|.*_ffn_dim|n_inner|d_ff|d_inner|ffn_hidden_size|dim_ff|mlp_hidden_size", 48),
-    (r"max_(position_embeddings|seq_len|sequence_length)|n_positions|n_ctx|seq_length|block_size|context_length|"
-     r"max_target_positions", 64),
-    (r"sliding_window|attention_window_size|sliding_window_size|window_size|local_window_size", 8),
-    (r"attention_chunk_size|chunk_size|mamba_chunk_size", 16),
-    (r"(num_(local_)?|n_routed_|moe_num_|num_routed_)experts|moe_num_experts|num_moe_experts", 4),
-    (r"(num_experts_per_(tok|token)|moe_topk|moe_top_k|top_k_experts|moe_k|experts_per_token|num_selected_experts)", 2),
-    (r"n_group|topk_group|num_expert_group", 1),
-    (r"n_shared_experts|num_shared_experts|moe_num_shared_experts", 1),
-    (r"first_k_dense_replace", 1),
-    (r"q_lora_rank|kv_lora_rank|index_head_dim|o_lora_rank", 16),
-    (r"qk_nope_head_dim|qk_rope_head_dim|v_head_dim|qk_head_dim", 8),
-    (r"index_topk", 16),
-    (r"index_n_heads", 2),
-    (r"rotary_dim|d_head", 8),
-    (r"state_size|mamba_d_state|ssm_state_size|d_state|time_step_rank|mamba_dt_rank", 8),
-    (r"mamba_n_heads|mamba_num_heads", 8),
-    (r"mamba_d_head|mamba_head_dim", 8),
-    (r"mamba_n_groups|n_groups", 1),
-    (r"lru_width|attention_hidden_size", 32),
-    (r"linear_num_(key|value)_heads", 2),
-    (r"linear_(key|value)_head_dim", 8),
-    (r"hidden_size_per_layer_input|laurel_rank", 8),
-    (r"vocab_size_per_layer_input", 101),
-]  # fmt: skip
-"""Names of config keys and what they become; keys that a config does not have, or has as None, are left alone."""
+FILLED = {
+    "head_dim": 8,
+    "num_key_value_heads": 2,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "num_experts_per_token": 2,
+    "attn_layer_indices": [1],
+    "layer_types": ["conv", "full_attention"],
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "default_language": "en_XX",
+    "pad_token_id": 0,
+}
+"""What a default config lacks although its class needs it."""
+
+CHANGED = {"is_decoder": True, "causal": True, "axial_pos_embds": False}
+"""What makes a language model of a class that is also something else."""
 
 
-def small(config: dict[str, Any]) -> dict[str, Any]:
-    """A config's mapping with small numbers, sub-configs too."""
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key.endswith("config"):
-            value = small(value)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            for pattern, number in SIZES:
-                if re.fullmatch(pattern, key):
-                    value = min(value, number)
-                    break
-        out[key] = value
-    vocabulary = out.get("vocab_size")
-    if isinstance(vocabulary, int):
-        fallback = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-        for key in [key for key in out if key.endswith(("token_id", "token_index"))]:
-            if (isinstance(out[key], int) and out[key] >= vocabulary) or isinstance(out[key], list):
-                out[key] = fallback.get(key, 3)
-    heads = out.get("num_attention_heads")
-    if isinstance(heads, int) and config.get("num_key_value_heads") == config.get("num_attention_heads"):
-        out["num_key_value_heads"] = heads
-    kinds = config.get("layer_types") or config.get("layers_block_type")
-    if isinstance(kinds, list) and kinds:
-        chosen = list(dict.fromkeys(kinds))
-        chosen = chosen if len(chosen) > 1 else chosen * 2
-        for key in ("layer_types", "layers_block_type"):
-            if isinstance(config.get(key), list):
-                out[key] = chosen
-        for key in ("num_hidden_layers", "n_layers", "n_layer"):
-            if key in out:
-                out[key] = len(chosen)
-    for key, value in config.items():  # other lists with one entry per layer
-        layers = config.get("num_hidden_layers")
-        if isinstance(value, list) and len(value) == layers and key not in ("layer_types", "layers_block_type"):
-            out[key] = value[: out["num_hidden_layers"]]
-    if "is_decoder" in out:
-        out["is_decoder"] = True
-    for key in ("num_experts_per_tok", "num_experts_per_token"):
-        if key in out and out[key] is None:
-            out[key] = 2
-    if "causal" in out:
-        out["causal"] = True
-    out.pop("per_layer_config", None)
-    return out
+def variants(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Configs to try: with small numbers, with the missing values filled in, with an attention layer at the end."""
+    config = small_config(plain)
+    config |= {key: value for key, value in CHANGED.items() if key in config}
+    yield config
+    filled = with_missing(config)
+    yield filled
+    if isinstance(kinds := filled.get("layer_types"), list):
+        yield filled | {"layer_types": [*kinds[:-1], "full_attention"]}
+
+
+def with_missing(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with `FILLED` values in place of None, in its sub-configs too."""
+    return {
+        key: with_missing(value)
+        if isinstance(value, dict) and key.endswith("config")
+        else FILLED.get(key)
+        if value is None
+        else value
+        for key, value in config.items()
+    }
 
 
 def build(kind: str) -> torch.nn.Module:
-    """A tiny model of this model type, with new weights."""
-    config_class = CONFIG_MAPPING[kind]
-    plain = config_class().to_dict()
-    config = config_class.from_dict(small(plain))
+    """A tiny model of this model type, with new weights: of the first config that gives logits for a text."""
+    config_class, said = CONFIG_MAPPING[kind], None
+    for variant in variants(config_class().to_dict()):
+        try:
+            return build_from(config_class.from_dict(variant))
+        except Exception as error:
+            said = said or error
+    assert said is not None
+    raise said
+
+
+def build_from(config: Any) -> torch.nn.Module:
+    """The model of a config, once it was seen to be small and to give logits."""
     if hasattr(config, "is_decoder"):
         config.is_decoder = True
     torch.manual_seed(0)
@@ -128,36 +105,45 @@ def build(kind: str) -> torch.nn.Module:
         size = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
     if size > MAX_PARAMETERS:
         raise ValueError(f"{size:,} parameters with small numbers")
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model(torch.tensor([[5, 6, 7, 8, 9], [9, 8, 7, 6, 5]]))
+    return model
 
 
 def audited(kind: str, out: Any) -> None:
-    """In a process of its own: the findings of one model type."""
+    """In a process of its own: send the findings of one model type, once more after each check."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    result: dict[str, Any] = {"kind": kind, "class": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind], "findings": {}}
+    result = row(kind)
     try:
         model = build(kind)
-    except BaseException as error:
-        out.send({**result, "not_built": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"})
-        return
-    try:
         target = target_of(model, quick=True)
     except BaseException as error:
-        out.send(
-            {**result, "not_built": f"no forward pass: {type(error).__name__}: {' '.join(str(error).split())[:150]}"}
-        )
+        out.send({**result, "not_built": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"})
         return
     result |= {"tolerance": target.rounding, "context": target.context}
     for name in COLUMNS[:-1]:
         finding = run_check(FORWARD if name == FORWARD.name else CHECKS[name], target, WALL_SECONDS)
         result["findings"][name] = finding.model_dump(include={"status", "detail", "measured", "tolerance", "where"})
+        out.send(result)
         if name == FORWARD.name and finding.status != "pass":
-            break
-    else:
-        result["findings"]["loss"] = loss_finding(model)
+            return
+    result["findings"]["loss"] = loss_finding(model)
     out.send(result)
+
+
+def row(kind: str) -> dict[str, Any]:
+    """The line of one model type, without its findings."""
+    return {
+        "kind": kind,
+        "class": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind],
+        "transformers": transformers.__version__,
+        "torch": torch.__version__.split("+")[0],
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "findings": {},
+    }
 
 
 def loss_finding(model: torch.nn.Module) -> dict[str, Any]:
@@ -284,41 +270,42 @@ A check failed in these classes and nobody has confirmed it yet: it may be the t
 
 
 def sweep(kinds: list[str], jobs: int, path: Path) -> None:
-    """Audit the kinds that the file has no result of, `jobs` at a time; results are appended as JSON lines."""
-    done = {json.loads(line)["kind"] for line in path.read_text().splitlines()} if path.exists() else set()
-    left, running = [kind for kind in kinds if kind not in done], []
+    """Audit the kinds that the file has no row of, `jobs` at a time; a row is appended as each is done."""
+    left, running = [kind for kind in kinds if kind not in {row["kind"] for row in rows_of(path)}], []
+    for kind in ("llama", "bart", "mamba", "mixtral"):  # what the processes share is imported once
+        build(kind)
     fork = multiprocessing.get_context("fork")
     while left or running:
         while left and len(running) < jobs:
-            kind = left.pop(0)
             receiver, sender = fork.Pipe(duplex=False)
-            process = fork.Process(target=audited, args=(kind, sender))
+            process = fork.Process(target=audited, args=(left[0], sender))
             process.start()
             sender.close()
-            running.append((kind, process, receiver, time.monotonic()))
+            running.append((row(left.pop(0)), process, receiver, time.monotonic()))
         time.sleep(0.2)
         for item in list(running):
-            kind, process, receiver, started = item
-            if not receiver.poll() and process.is_alive() and time.monotonic() - started < 2 * WALL_SECONDS:
+            result, process, receiver, started = item
+            ended = not process.is_alive()
+            with contextlib.suppress(EOFError):
+                while receiver.poll():
+                    result.update(receiver.recv())
+            if not ended and time.monotonic() - started < 5 * WALL_SECONDS:
                 continue
-            try:
-                result = receiver.recv() if receiver.poll(1) else None
-            except EOFError:
-                result = None
             process.kill()
             process.join()
             running.remove(item)
-            if result is None:
-                ended = f"ended with exit code {process.exitcode}, or took {CPU_SECONDS} s"
-                result = {
-                    "kind": kind,
-                    "class": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind],
-                    "not_built": ended,
-                    "findings": {},
-                }
+            if process.exitcode:
+                result["unfinished"] = f"ended by exit code {process.exitcode}, or after {CPU_SECONDS} s of CPU time"
             with path.open("a") as file:
                 file.write(json.dumps(result) + "\n")
-            print(kind, result.get("not_built") or {k: f["status"] for k, f in result["findings"].items()}, flush=True)
+            found = {name: finding["status"] for name, finding in result["findings"].items()}
+            print(result["kind"], result.get("not_built", ""), result.get("unfinished", ""), found, flush=True)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that belong to the installed version of transformers; of two of a kind, the later."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list({row["kind"]: row for row in rows if row["transformers"] == transformers.__version__}.values())
 
 
 def main() -> None:

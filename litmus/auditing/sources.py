@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from litmus.auditing.adapters.module import MAX_CAST_WEIGHTS
 from litmus.catalog import HF, builder
 from litmus.errors import BadInput, missing_extra, shown
 from litmus.interop.hf.folder import CONFIG, UNSAFE_SUFFIXES, read_config
+from litmus.interop.hf.small_config import changes, small_config
 from litmus.model.plugins import import_definitions
 from litmus.nn.core.registry import plugin_kinds
+from litmus.runtime.meta import meta_device
 
 
 def is_named_model(source: object) -> bool:
@@ -48,7 +51,7 @@ def build_from_file(path: Path, name: str) -> nn.Module:
 
 
 def open_transformers(folder: Path, *, trusted: bool) -> tuple[nn.Module, str]:
-    """The causal language model of a Hugging Face folder, in its own precision; new weights if it has none."""
+    """The causal language model of a Hugging Face folder, in its own precision; a new one if it has no weights."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # before the import, which reads it
     try:
         import transformers
@@ -69,13 +72,47 @@ def open_transformers(folder: Path, *, trusted: bool) -> tuple[nn.Module, str]:
             raise BadInput(
                 f"{folder} has its weights in {unsafe[0]}, which can run code when it is read; save it as safetensors"
             )
-        config = transformers.AutoConfig.from_pretrained(folder, **options)
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
-        return model, "audited with new weights: the folder has none"
+        return new_model(transformers.AutoConfig.from_pretrained(folder, **options), trusted=trusted)
     except BadInput:
         raise
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder} cannot be opened as a causal language model: {shown(str(error), limit=300)}"
         ) from None
+
+
+def new_model(config: Any, *, trusted: bool) -> tuple[nn.Module, str]:
+    """A model of a transformers config with new weights, and a note; of small numbers if it would be too large.
+
+    New weights of the given size show nothing that those of a small model of the same class do not.
+    """
+    note = "audited with new weights: the folder has none"
+    weights = weights_of(config, trusted=trusted)
+    if weights > MAX_CAST_WEIGHTS:
+        given = config.to_dict()
+        small = small_config(given)
+        config = type(config).from_dict(small)
+        note += f"; {weights:,} of them would be too many, so the config was made small: {changes(given, small)}"
+    try:
+        return built(config, trusted=trusted), note
+    except Exception as error:
+        if weights <= MAX_CAST_WEIGHTS:
+            raise
+        raise ValueError(f"it has no weights, and no model could be built of its config made small: {error}") from error
+
+
+def weights_of(config: Any, *, trusted: bool) -> int:
+    """The number of weights of a model of this config; 0 if only building it tells."""
+    try:
+        with meta_device():
+            return sum(parameter.numel() for parameter in built(config, trusted=trusted).parameters())
+    except Exception:  # code of its own may need real tensors
+        return 0
+
+
+def built(config: Any, *, trusted: bool) -> nn.Module:
+    import transformers
+
+    torch.manual_seed(0)
+    model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
+    return model

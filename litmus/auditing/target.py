@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -15,9 +15,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from litmus.auditing.exact import Exact
+from litmus.errors import message
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
+NewCache = Callable[[int, int], Any]
+"""Makes an empty cache for a number of rows and a capacity in tokens."""
 
 Ability = Literal[
     "recipe",
@@ -28,6 +31,7 @@ Ability = Literal[
     "packed documents",
     "cache",
     "rows of a cache",
+    "reordered cache",
     "generate",
 ]
 """What a check may need of a target beside logits.
@@ -35,7 +39,7 @@ Ability = Literal[
 recipe: a Litmus recipe, which declares costs, references and an initialization. weights: copies whose weights may be
 cast, perturbed and trained. embeddings: the module that embeds tokens. loss: `model.loss`. padding mask, packed
 documents: a `Batch` with these. cache: `model.new_cache`. rows of a cache: rows of any lengths, padding on either side,
-`reset_rows`. generate: `target.generate`.
+`reset_rows`. reordered cache: `cache.reorder(rows)`, which repeats and drops rows. generate: `target.generate`.
 """
 
 MAX_LAYER_WEIGHTS = 2_000_000
@@ -182,13 +186,25 @@ class AuditTarget(ABC):
     @cached_property
     def longest(self) -> int:
         """Length of the longest sequence to try: twice the context if the model accepts that, else the context."""
-        if self.context >= LONG_CONTEXT or not self.accepts(self.context + 1):
-            return self.context
-        return 2 * self.context
+        return self.context if self.context >= LONG_CONTEXT or self.refused else 2 * self.context
+
+    @cached_property
+    def refused(self) -> str:
+        """Why no text longer than the context is tried, with what the model says; "" if it takes one."""
+        return self.beyond(self.context + 1)
+
+    def beyond(self, length: int) -> str:
+        """That texts longer than the context are not checked, if the model refuses one of `length` tokens; else ""."""
+        refusal = self.refusal(length)
+        return refusal and f"texts of more than {self.context:,} tokens: the model refuses {length:,} ({refusal})"
 
     @abstractmethod
-    def accepts(self, length: int) -> bool:
-        """Whether the model takes `length` tokens."""
+    def refusal(self, length: int) -> str:
+        """What the model says (an exception in one line) when it is given `length` tokens; "" if it takes them."""
+
+    def other_caches(self) -> Mapping[str, NewCache]:
+        """Kinds of cache beside that of `model.new_cache` that the model says it takes, by name."""
+        return {}
 
     def generate(self, prompts: Sequence[Tensor], count: int) -> list[Tensor]:
         """`count` tokens after each prompt (T,), greedily, by the model's own way of generation."""
@@ -252,6 +268,11 @@ class AuditTarget(ABC):
         rows = max(1, MAX_LOGITS // (tokens.shape[1] * self.vocab_size))
         with torch.no_grad():
             return torch.cat([model(part) for part in tokens.split(rows)])
+
+
+def said(error: Exception) -> str:
+    """What an exception says, in one line."""
+    return f"{type(error).__name__}: {' '.join(message(error).split())[:200]}"
 
 
 def generator(*numbers: int) -> torch.Generator:

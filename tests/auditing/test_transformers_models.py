@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from litmus.auditing.adapters import target_of
+from litmus.auditing.check import run_check
+from litmus.auditing.checks import CHECKS
 from litmus.cli import main
+from litmus.interop.hf.small_config import small_config
 from litmus.testing import assert_cache_matches, assert_causal, assert_loss_is_mean, assert_padding_ignored
 
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
@@ -92,3 +95,51 @@ def test_a_folder_is_audited_and_one_with_code_or_unsafe_weights_is_refused(tmp_
     )
     assert exit_code("audit", f"hf:{folder}", "--quick", "--only", "prefix consistency") == 2
     assert "names code of its own (auto_map); read it, then add --trust-plugin" in capsys.readouterr().err
+
+
+def test_a_large_config_without_weights_is_made_small_and_each_change_is_named(tmp_path, capsys):
+    sizes = {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "vocab_size": 32_000}
+    transformers.LlamaConfig(**sizes, num_attention_heads=32).save_pretrained(tmp_path / "large")
+    assert exit_code("audit", f"hf:{tmp_path / 'large'}", "--quick", "--only", "prefix consistency", "--json") == 0
+    note = json.loads(capsys.readouterr().out)["note"]
+    assert "new weights: the folder has none; 6,738,415,616 of them would be too many" in note
+    for change in ("hidden_size 4,096 -> 32", "num_hidden_layers 32 -> 2", "vocab_size 32,000 -> 101"):
+        assert change in note
+
+
+def test_a_small_config_keeps_every_kind_of_layer():
+    config = transformers.JambaConfig()
+    small = small_config(config.to_dict())
+    kinds = transformers.JambaConfig.from_dict(small).layers_block_type
+    assert set(kinds) == set(config.layers_block_type) and len(kinds) < 6
+    assert small["pad_token_id"] < small["vocab_size"] == 101
+
+
+def test_the_limit_of_a_table_is_named_with_what_the_model_says():
+    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=2, n_positions=24)
+    finding = run_check(CHECKS["prefix consistency"], target_of(transformers.GPT2LMHeadModel(config), quick=True), 60)
+    assert finding.status == "pass"
+    assert "(not checked: texts of more than 23 tokens: the model refuses 25 (IndexError" in finding.detail
+
+
+def test_a_static_cache_that_is_wrong_is_found(monkeypatch):
+    model = llama()
+    assert list(target_of(model, quick=True).other_caches()) == ["a StaticCache"]
+    update = transformers.cache_utils.StaticLayer.update
+
+    def late(self, keys, values, *more, **named):
+        cached, cached_values = update(self, keys, values, *more, **named)
+        return cached, cached_values.roll(1, dims=2)
+
+    monkeypatch.setattr(transformers.cache_utils.StaticLayer, "update", late)
+    with pytest.raises(AssertionError, match="with a StaticCache, decoding token by token differs"):
+        assert_cache_matches(model)
+
+
+def test_a_cache_that_reorders_wrongly_is_found(monkeypatch):
+    reorder = transformers.cache_utils.DynamicLayer.reorder_cache
+    monkeypatch.setattr(
+        transformers.cache_utils.DynamicLayer, "reorder_cache", lambda self, r: reorder(self, r.flip(0))
+    )
+    with pytest.raises(AssertionError, match="decoding after rows were repeated and dropped differs"):
+        assert_cache_matches(llama())

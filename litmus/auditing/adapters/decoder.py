@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from litmus.auditing.target import AuditTarget, perturbed, without_dropout
+from litmus.auditing.target import AuditTarget, perturbed, said, without_dropout
 from litmus.errors import BadInput
 from litmus.model import Decoder, Recipe
 from litmus.model.recipe import FAMILIES, kinds_for
@@ -89,13 +89,13 @@ class DecoderTarget(AuditTarget):
     def ignores_order(self) -> bool:
         return self.recipe.positions.kind == "none" and self.recipe.depth == 1
 
-    def accepts(self, length: int) -> bool:
+    def refusal(self, length: int) -> str:
         try:
             with torch.no_grad():
                 self.model.hidden(self.tokens(1, length))
-        except Exception:  # a plug-in's table or filter may end at the context
-            return False
-        return True
+        except Exception as error:  # a plug-in's table or filter may end at the context
+            return said(error)
+        return ""
 
 
 def shrunk(recipe: Recipe) -> tuple[Recipe, str]:

@@ -26,8 +26,16 @@ from litmus.auditing.adapters.calls import (
     token_embedding,
 )
 from litmus.auditing.exact import Exact
-from litmus.auditing.target import COARSE_ROUNDING, ROUNDING, AuditTarget, coarsest_dtype, perturbed, without_dropout
-from litmus.errors import BadInput, message
+from litmus.auditing.target import (
+    COARSE_ROUNDING,
+    ROUNDING,
+    AuditTarget,
+    coarsest_dtype,
+    perturbed,
+    said,
+    without_dropout,
+)
+from litmus.errors import BadInput
 from litmus.model import Loss
 from litmus.nn import Batch
 from litmus.nn.core.batch import IGNORED
@@ -50,6 +58,11 @@ class CallCache:
         self.rows, self.capacity = rows, capacity
         self.past: Any = None
         self.padding_mask: Tensor | None = None
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (R,), in this order."""
+        self.past.reorder_cache(rows)
+        self.padding_mask = None if self.padding_mask is None else self.padding_mask[rows]
 
     def extended(self, batch: Batch) -> Tensor | None:
         """The padding mask (B, S) of all tokens so far and those of the batch; None where there is no padding."""
@@ -180,7 +193,7 @@ class ModuleTarget(AuditTarget):
         taken, refused = 5, most + 1
         while refused - taken > 1:
             middle = most if refused > most else (taken + refused) // 2
-            taken, refused = (middle, refused) if self.accepts(middle) else (taken, middle)
+            taken, refused = (middle, refused) if not self.refusal(middle) else (taken, middle)
         return taken
 
     def learn_calls(self, vocab_size: int | None) -> None:
@@ -252,6 +265,8 @@ class ModuleTarget(AuditTarget):
             model(tokens, cache)
         if cache.past is None:
             self.missing["cache"] = f"{self.noun} takes no cache that it returns (a parameter past_key_values)"
+        if not hasattr(cache.past, "reorder_cache"):
+            self.missing["reordered cache"] = "its cache has no reorder_cache"
 
     def learn_loss(self) -> None:
         """Whether the forward pass returns a loss, and which targets it skips."""
@@ -330,18 +345,13 @@ class ModuleTarget(AuditTarget):
     def layer_weights(self) -> int:
         return sum(p.numel() for p in self.unperturbed.parameters()) if self.module is not None else 0
 
-    def accepts(self, length: int) -> bool:
+    def refusal(self, length: int) -> str:
         try:
             with torch.no_grad():
                 self.unperturbed(self.tokens(1, length))
-        except Exception:
-            return False
-        return True
-
-
-def said(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return f"{type(error).__name__}: {' '.join(message(error).split())[:200]}"
+        except Exception as error:
+            return said(error)
+        return ""
 
 
 def is_whole(logits: Any, tokens: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from litmus.auditing.adapters.calls import loss_of
 from litmus.auditing.adapters.module import CallCache, ForeignModel, ModuleTarget
 from litmus.auditing.check import max_difference
-from litmus.auditing.target import generator
+from litmus.auditing.target import NewCache, generator
 from litmus.model import Loss
 from litmus.nn import Batch
 from litmus.nn.core.batch import IGNORED
@@ -59,13 +59,10 @@ class TransformersTarget(ModuleTarget):
 
     def __init__(self, source: nn.Module, **options: Any) -> None:
         super().__init__(source, **options)
-        self.bounded = self.context <= LONGEST_TABLE and not self.accepts(self.context + 1)
-        if self.bounded:  # the first rows of a table may be for padding, and the loss of T targets takes T + 1 tokens
+        if self.context <= LONGEST_TABLE and self.refusal(self.context + 1):
+            # The first rows of a table may be for padding, and the loss of T targets takes T + 1 tokens.
             self.context = self.longest_taken(self.context) - 1
-
-    @cached_property
-    def longest(self) -> int:
-        return self.context if self.bounded else super().longest
+            self.refused = self.beyond(self.context + 2)
 
     def learn_calls(self, vocab_size: int | None) -> None:
         self.config = self.module.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
@@ -126,6 +123,17 @@ class TransformersTarget(ModuleTarget):
 
     def padding(self, batch: int, length: int, seed: int = 0) -> Tensor:
         return torch.full((batch, length), self.pad)
+
+    def other_caches(self) -> Mapping[str, NewCache]:
+        """A `StaticCache`, where the model's class says that it can be compiled, which takes one."""
+        import transformers
+
+        def static(rows: int, capacity: int) -> CallCache:
+            cache = self.model.new_cache(rows, capacity)
+            cache.past = transformers.StaticCache(config=self.config, max_cache_len=capacity)
+            return cache  # type: ignore[no-any-return]
+
+        return {"a StaticCache": static} if getattr(self.module, "_can_compile_fullgraph", False) else {}
 
     def generate(self, prompts: Sequence[Tensor], count: int) -> list[Tensor]:
         """`count` tokens after each prompt (T,), greedily, from `model.generate` with padding on the left."""

@@ -14,7 +14,7 @@ from litmus.auditing.check import Check, Evidence, differences, needs, plural
 from litmus.auditing.checks.overfitting import learned_model
 from litmus.auditing.hooks import first_difference_in_decoding
 from litmus.auditing.sizes import own_lengths
-from litmus.auditing.target import AuditTarget, generator
+from litmus.auditing.target import AuditTarget, NewCache, generator
 from litmus.model import Decoder
 from litmus.nn import Batch
 
@@ -128,11 +128,14 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
             sizes = [prefill, *[1] * (length - prefill)]
             yield f"a prefill of {prefill} tokens, then single ones", decode(model, tokens, sizes), full, positions
         if not target.lacks("padding mask"):
-            yield from ragged_batch(target)
+            yield from ragged_batch(target, model.new_cache)
+        for name, new_cache in target.other_caches().items():
+            yield from decodings_with(target, name, new_cache)
+        if not target.lacks("reordered cache"):
+            yield from rows_reordered(target)
         if not target.lacks("rows of a cache"):
             yield from rows_come_and_go(target)
             yield from row_reused(target)
-            yield from rows_reordered(target)
             yield from row_slides(target)
         longer = target.length(BLOCK_EDGE_TOKENS)
         if longer > length:
@@ -152,6 +155,22 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
             sizes = chunk_sizes(tokens.shape[1], [*[1] * 9, 14, *[1] * 4, 7])
             positions = torch.arange(tokens.shape[1])
             yield f"{when}, decoding in steps and chunks", decode(other, tokens, sizes), other(tokens), positions
+
+
+def decodings_with(target: AuditTarget, name: str, new_cache: NewCache) -> Iterator[Decoding]:
+    """Decoding with another kind of cache: in single steps, in chunks, and in a padded batch."""
+    length = target.length(TEXT_TOKENS[0])
+    tokens, positions = target.tokens(2, length, seed=9), torch.arange(length)
+    full = target.model(tokens)
+    for how, sizes in (
+        ("token by token", [1] * length),
+        ("in chunks of 1, 2, 3 and 7", chunk_sizes(length, [1, 2, 3, 7])),
+        (f"after a prefill of {length // 2} tokens", [length // 2, *[1] * (length - length // 2)]),
+    ):
+        yield f"with {name}, decoding {how}", decode(target.model, tokens, sizes, new_cache), full, positions
+    if not target.lacks("padding mask"):
+        for how, logits, expected, at in ragged_batch(target, new_cache):
+            yield f"with {name}, {how}", logits, expected, at
 
 
 def other_models(target: AuditTarget) -> Iterator[tuple[Any, str]]:
@@ -190,13 +209,13 @@ def chunk_sizes(length: int, sizes: list[int]) -> list[int]:
     return taken
 
 
-def decode(model: Decoder, tokens: Tensor, sizes: list[int]) -> Tensor:
+def decode(model: Decoder, tokens: Tensor, sizes: list[int], new_cache: NewCache | None = None) -> Tensor:
     """Logits of all tokens, decoded in chunks with a cache that has spare capacity."""
-    cache = model.new_cache(len(tokens), tokens.shape[1] + 5)
+    cache = (new_cache or model.new_cache)(len(tokens), tokens.shape[1] + 5)
     return torch.cat([model(chunk, cache) for chunk in tokens.split(sizes, dim=1)], dim=1)
 
 
-def ragged_batch(target: AuditTarget) -> Iterator[Decoding]:
+def ragged_batch(target: AuditTarget, new_cache: NewCache) -> Iterator[Decoding]:
     """Rows of different lengths, padded left or right, prefilled together and then decoded together."""
     model = target.model
     lengths = [target.length(n) for n in (19, 3, 12, 1)]
@@ -210,7 +229,7 @@ def ragged_batch(target: AuditTarget) -> Iterator[Decoding]:
             text_slice = slice(width - length, width) if side == "left" else slice(0, length)
             tokens[row, text_slice] = rows[row][:length]
             valid[row, text_slice] = True
-        cache = model.new_cache(len(rows), width + extra)
+        cache = new_cache(len(rows), width + extra)
         prefilled = model(Batch(tokens, padding_mask=valid), cache)
         yield (
             f"a prefill with padding on the {side}",
@@ -359,8 +378,8 @@ CHECK = Check(
     asserts="Decoding with the cache computes the logits of the full forward pass, and the prompt matters.",
     how="Token by token, in chunks of several sizes, prefill then decoding, up to the context and singly around every "
     "number that the model states; ragged rows padded left and right, rows that start late, pause, end early and are "
-    "reused, repeated, dropped or moved on; removal of the last tokens where the model supports it; two prompts before "
-    "the same tokens; once more after training on one batch.",
+    "reused, repeated, dropped or moved on; removal of the last tokens where the model supports it; a StaticCache where "
+    "a class of transformers takes one; two prompts before the same tokens; once more after training on one batch.",
     tolerance="1e-9 standard deviations of the logits in fp64: the same sums in another order.",
     means="Text is generated by another model than the one that was trained and scored.",
     mark="decodes differently than it was trained",
