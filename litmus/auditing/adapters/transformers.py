@@ -131,7 +131,7 @@ class TransformersTarget(ModuleTarget):
         def static(rows: int, capacity: int) -> CallCache:
             cache = self.model.new_cache(rows, capacity)
             cache.past = transformers.StaticCache(config=self.config, max_cache_len=capacity)
-            return cache  # type: ignore[no-any-return]
+            return cache
 
         return {"a StaticCache": static} if getattr(self.module, "_can_compile_fullgraph", False) else {}
 
