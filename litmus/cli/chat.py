@@ -16,9 +16,13 @@ from litmus.cli.output import log
 
 
 def chat(
-    context: typer.Context,
+    options: typer.Context,
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a saved model.")],
     system: Annotated[str, typer.Option(help="The system message.")] = "",
+    own_name: Annotated[
+        str | None, typer.Option("--as", help="Your name, for a template that writes names of speakers.")
+    ] = None,
+    reply_name: Annotated[str | None, typer.Option("--with", help="The name of who replies, likewise.")] = None,
     template: Annotated[
         Path | None,
         typer.Option(help="Chat template in place of the run's own: .jinja, tokenizer_config.json or chat.json."),
@@ -37,18 +41,21 @@ def chat(
     """Talk with a run. /help lists the commands; Ctrl-C stops a reply, Ctrl-D leaves.
 
     Messages are written by the chat template of the run folder (chat_template.jinja or chat.json) or of an imported
-    tokenizer. A run without one is a base model, which continues a dialogue of plain text as it would any text.
+    tokenizer. A run without one is a base model, which continues a dialogue of plain text as it would any text. The
+    cache is kept between turns, so that a reply waits only for what is new.
 
     Examples:
 
       litmus chat runs/standard
 
       litmus chat runs/tuned --temperature 0 --system "Answer in one sentence."
+
+      litmus chat runs/roleplay --as Anna --with Ben
     """
     check_run(run)
 
     from litmus.cli.prompts import typed
-    from litmus.data.chat.template import plain_dialogue, read_template, template_of
+    from litmus.data.chat.template import Role, plain_dialogue, read_template, template_of
     from litmus.generation.chat.conversation import Conversation
     from litmus.generation.chat.session import Session
     from litmus.model.plugins import plugin_faults
@@ -60,6 +67,7 @@ def chat(
     if words is None:
         raise needs_tokenizer(run)
     own = template_of(run, words) if template is None else read_template(template)
+    speakers: list[tuple[Role, str | None, str]] = [("user", own_name, "--as"), ("assistant", reply_name, "--with")]
     given: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "seed": seed,
@@ -68,8 +76,10 @@ def chat(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
     }
-    settings = generation.with_model_defaults(context, given, run)
-    conversation = Conversation(own or plain_dialogue(), words, model.recipe.context, typed(system, "--system"))
+    settings = generation.with_model_defaults(options, given, run)
+    names = {role: typed(name, option) for role, name, option in speakers if name is not None}
+    chosen, context = own or plain_dialogue(), model.recipe.context
+    conversation = Conversation(chosen, words, context, typed(system, "--system"), names=names)
     session = Session(model.to(where), words, conversation, sys.stdout, **settings)
     if own is not None:
         print(f"chatting with {run}; /help lists the commands")

@@ -75,10 +75,12 @@ class Sequence:
 class Engine:
     """Decodes the submitted requests, up to `max_batch_size` at a time, in a cache of `capacity` tokens per row.
 
-    The text of a sequence does not depend on the rest of the batch, except for rounding. `capacity` defaults to the
-    recipe's context. `overflow` is what happens when it is reached: "stop" ends the sequence, "slide" clears its row
-    and prefills the last half of its tokens, which works for every mixer. `compile` compiles the decode step; on a GPU
-    it is also replayed as a CUDA graph. `int8` stores linear weights in 8 bits. The model is put in evaluation mode.
+    The text of a sequence does not depend on the rest of the batch, except for rounding. A row keeps the keys and
+    values of its last request: one that begins with the same tokens, as the next turn of a chat, prefills only the
+    others. `capacity` defaults to the recipe's context. `overflow` is what happens when it is reached: "stop" ends the
+    sequence, "slide" clears its row and prefills the last half of its tokens, which works for every mixer. `compile`
+    compiles the decode step; on a GPU it is also replayed as a CUDA graph. `int8` stores linear weights in 8 bits. The
+    model is put in evaluation mode.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Engine:
             self.tokens = torch.zeros(max_batch_size, dtype=torch.long, device=self.device)
             self.history = TokenHistory(max_batch_size, self.capacity, self.device)
         self._rows: list[Sequence | None] = [None] * max_batch_size
+        self._kept: list[list[int]] = [[] for _ in range(max_batch_size)]
+        """The tokens that the cache of each free row still holds."""
         self._waiting: deque[Sequence] = deque()
         self._submitted = 0
         self._logits: Tensor | None = None
@@ -163,15 +167,34 @@ class Engine:
         return self._events(ready, tokens.tolist(), None if logprobs is None else logprobs.tolist())
 
     def _admit(self) -> None:
-        """Give free rows to waiting requests."""
-        for row, sequence in enumerate(self._rows):
-            if sequence is None and self._waiting:
-                admitted = self._rows[row] = self._waiting.popleft()
-                self.history.set_row(row, admitted.tokens)
-                self._sampling = None
+        """Give free rows to waiting requests, each the one that holds most of its first tokens."""
+        while self._waiting and (free := [row for row, sequence in enumerate(self._rows) if sequence is None]):
+            admitted = self._waiting.popleft()
+            row = max(free, key=lambda row: self._reusable(row, admitted.tokens))
+            admitted.kv_len = self._reusable(row, admitted.tokens)
+            for _ in range(admitted.kv_len):
+                admitted.prompt_left.popleft()
+            if admitted.kv_len:
+                self.cache.lengths[row] = admitted.kv_len
+            elif self._kept[row]:
+                self.cache.reset_rows(slice(row, row + 1))
+            self._rows[row] = admitted
+            self.history.set_row(row, admitted.tokens)
+            self._sampling = None
 
-    def _free(self, row: int) -> None:
-        self.cache.reset_rows(slice(row, row + 1))
+    def _reusable(self, row: int, tokens: list[int]) -> int:
+        """Number of first tokens of a prompt that the cache of a free row holds; the last one is needed for logits."""
+        kept = self._kept[row]
+        pairs = zip(kept, tokens[:-1], strict=False)
+        equal = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return equal if equal == len(kept) or self.model.supports_rollback else 0
+
+    def _free(self, row: int, sampled: int | None = None) -> None:
+        """Free a row; `sampled` is a token that is not part of its sequence, but may be in its cache."""
+        sequence = self._rows[row]
+        assert sequence is not None
+        tokens = sequence.tokens if sampled is None else [*sequence.tokens, sampled]
+        self._kept[row] = tokens[: sequence.kv_len]
         self._rows[row] = None
         self._sampling = None
 
@@ -270,7 +293,7 @@ class Engine:
             token, reason = tokens[row], sequence.finish_reason
             if token in sequence.request.stop:
                 events.append(TokenEvent(sequence.id, None, finish_reason="stop"))
-                self._free(row)
+                self._free(row, token)
                 continue
             sequence.tokens.append(token)
             if reason == "context" and self.overflow == "slide":

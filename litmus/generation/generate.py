@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -91,16 +91,21 @@ def stream(
     options = {"stop": tokenizer.stop_ids, "bad_words": bad_word_tokens(bad_words, tokenizer), **options}
     texts = [IncrementalDetokenizer(tokenizer, stop_strings, at_start=not prompt) for prompt in prompts]
     with _engine(model, tokens, **options) as engine:
-        for event in engine.run():
-            detokenizer = texts[event.id]
-            text = "" if event.token is None else detokenizer.feed(event.token)
-            reason = event.finish_reason
-            if detokenizer.stopped and reason is None:
-                engine.cancel(event.id)
-                reason = "stop"
-            if reason is not None:
-                text += detokenizer.finish()
-            yield TextChunk(event.id, text, event.token, event.logprob, reason)
+        yield from text_chunks(engine, dict(enumerate(texts)))
+
+
+def text_chunks(engine: Engine, texts: Mapping[int, IncrementalDetokenizer]) -> Iterator[TextChunk]:
+    """Run an engine until its requests are finished, as text; `texts` has the detokenizer of each request's id."""
+    for event in engine.run():
+        detokenizer = texts[event.id]
+        text = "" if event.token is None else detokenizer.feed(event.token)
+        reason = event.finish_reason
+        if detokenizer.stopped and reason is None:
+            engine.cancel(event.id)
+            reason = "stop"
+        if reason is not None:
+            text += detokenizer.finish()
+        yield TextChunk(event.id, text, event.token, event.logprob, reason)
 
 
 def stream_one_by_one(

@@ -23,7 +23,14 @@ from typer.testing import CliRunner
 import litmus
 from litmus.cli import main
 from litmus.cli.app import app
-from litmus.data.chat.template import ChatTemplate, LegacyTemplate, plain_dialogue, read_template, template_of
+from litmus.data.chat.template import (
+    ChatTemplate,
+    LegacyTemplate,
+    named_speakers,
+    plain_dialogue,
+    read_template,
+    template_of,
+)
 from litmus.data.tokens.hf_tokenizer import read_hf_tokenizer
 from litmus.data.tokens.tokenizer import ByteTokenizer, byte_of_symbol
 from litmus.errors import BadInput
@@ -180,13 +187,57 @@ def test_a_reply_is_the_continuation_of_the_conversation_and_becomes_part_of_it(
     ]
 
 
+def test_a_reply_prefills_what_is_new_since_the_last_one(session: Any) -> None:
+    opened, say = session(max_new_tokens=2)
+    say("hello, how do you do?")
+    opened.conversation.add("user", "fine")
+    first = len(opened.conversation.template.encode(opened.conversation.messages[:1], BYTES))
+    second = len(opened.conversation.prompt(2))
+    opened.conversation.messages.pop()
+    fed: list[int] = []
+    opened._engine.model.embedding.register_forward_pre_hook(lambda module, given: fed.append(given[0].numel()))
+    continued = say("fine")
+    assert fed[0] <= second - first and len(fed) <= 2, "the first message and where its reply begins are in the cache"
+    opened.conversation.messages[2:] = []
+    opened._engine, opened.seed = None, 1
+    assert say("fine") == continued, "as without a cache"
+
+
+def test_names_of_speakers_are_written_where_the_template_writes_them(folder: Path) -> None:
+    talk = Conversation(named_speakers(), BYTES, 90, names={"user": "Anna", "assistant": "Ben"})
+    talk.add("user", "hi")
+    talk.add("assistant", "yes?")
+    talk.add("user", "bye")
+    assert text_of(talk.prompt(0)) == "Anna: hiBen: yes?Anna: byeBen:"
+    assert talk.messages[1] == {"role": "assistant", "content": "yes?", "name": "Ben"}
+    for name, sentence in (
+        ("Anna", "writes no names, so that 'Anna' would have no effect"),
+        ("a\nb", "cannot be printed"),
+    ):
+        with pytest.raises(BadInput, match=sentence):
+            Conversation(MARKED, BYTES, 90, names={"user": name})
+
+
+def test_names_are_given_by_command(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(named_speakers().source, encoding="utf-8")
+    options = ["--as", "Anna", "--with", "Ben", "--device", "cpu", "--max-new-tokens", "3"]
+    try:
+        saved = folder.parent / "talk.json"
+        found = CliRunner().invoke(app, ["chat", str(folder), *options], input=f"hi\n/save {saved}\n/quit\n")
+    finally:
+        (folder / "chat_template.jinja").unlink()
+    assert found.exit_code == 0, found.output
+    messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
+    assert [(message["role"], message["name"]) for message in messages] == [("user", "Anna"), ("assistant", "Ben")]
+
+
 def test_a_reply_that_is_interrupted_is_kept(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: Any, **options: Any) -> Iterator[TextChunk]:
+    def interrupted(*arguments: Any) -> Iterator[TextChunk]:
         yield TextChunk(0, " so")
         yield TextChunk(0, " far")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(chat_session, "stream", interrupted)
+    monkeypatch.setattr(chat_session, "text_chunks", interrupted)
     opened, say = session()
     assert say("hello", "/help").startswith("so far\n/reset")
     assert opened.conversation.messages[-1]["content"] == "so far"
@@ -259,6 +310,7 @@ def test_a_run_without_a_template_is_called_a_base_model(folder: Path) -> None:
         (["--temperature", "-1"], "--temperature = '-1' is not valid"),
         (["--precision", "fp8"], "precision 'fp8' is unknown"),
         (["--template", "nowhere.json"], "nowhere.json cannot be read"),
+        (["--with", "Ben"], "the plain dialogue writes no names, so that 'Ben' would have no effect"),
         (["--template", "nowhere.jinja"], "nowhere.jinja cannot be read: No such file"),
     ],
 )
@@ -280,11 +332,11 @@ def test_the_template_in_the_run_folder_is_used(
 ) -> None:
     given: list[str] = []
 
-    def noting(model: Decoder, prompts: Any, **options: Any) -> Iterator[TextChunk]:
-        given.append(text_of(prompts[0]))
+    def noting(session: Session, prompt: list[int]) -> Iterator[TextChunk]:
+        given.append(text_of(prompt))
         yield TextChunk(0, "yes")
 
-    monkeypatch.setattr(chat_session, "stream", noting)
+    monkeypatch.setattr(Session, "_generate", noting)
     (folder / name).write_text(content, encoding="utf-8")
     try:
         found = CliRunner().invoke(app, ["chat", str(folder), "--device", "cpu"], input="hi\nmore\n")

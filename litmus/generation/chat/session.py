@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,8 +12,9 @@ from litmus.errors import BadInput, nearest
 from litmus.files import write_atomically
 from litmus.generation.chat.conversation import Conversation
 from litmus.generation.decode_weights import DecodePrecision, prepare
-from litmus.generation.engine import check_length
-from litmus.generation.generate import stream
+from litmus.generation.detokenizer import IncrementalDetokenizer
+from litmus.generation.engine import Engine, Request, check_length
+from litmus.generation.generate import TextChunk, text_chunks
 from litmus.generation.sampling import Sampling
 from litmus.model import Decoder
 
@@ -26,7 +27,10 @@ Ctrl-C stops a reply and keeps its beginning."""
 
 
 class Session:
-    """One conversation with a model. `sampling` are settings of `Sampling`; reply number i samples with seed + i."""
+    """One conversation with a model. `sampling` are settings of `Sampling`; reply number i samples with seed + i.
+
+    The KV cache is kept between replies, so that each prefills only what is new.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Session:
         self.stop, self.stop_strings = conversation.template.stops(tokenizer)
         self.seed = seed
         self.sampling = sampling
+        self._engine: Engine | None = None
         self.commands: dict[str, Callable[[str], None]] = {
             "/reset": self._reset,
             "/temp": self._temperature,
@@ -90,25 +95,27 @@ class Session:
         except BadInput:
             self.conversation.messages.pop()
             raise
-        decoding: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "seed": self.seed, "stop": self.stop}
-        self.seed += 1
         reply = ""
         try:
-            for chunk in stream(
-                self.model,
-                [prompt],
-                tokenizer=self.tokenizer,
-                stop_strings=self.stop_strings,
-                **decoding,
-                **self.sampling,
-            ):
+            for chunk in self._generate(prompt):
                 new = chunk.text if reply else chunk.text.lstrip()
                 print(new, end="", file=self.out, flush=True)
                 reply += new
-        except KeyboardInterrupt:
-            pass  # the beginning of the reply is kept
+        except KeyboardInterrupt:  # the beginning of the reply is kept, and a cache in an unknown state is not
+            self._engine = None
         self.conversation.add("assistant", reply.strip())
         self._say("")
+
+    def _generate(self, prompt: list[int]) -> Iterator[TextChunk]:
+        """The reply to a prompt, by an engine that holds the conversation so far."""
+        length = len(prompt) + self.max_new_tokens
+        if self._engine is None or self._engine.capacity < length:
+            # Twice as long as needed, so that a conversation is seldom prefilled anew.
+            self._engine = Engine(self.model, max_batch_size=1, capacity=min(2 * length, self.conversation.context))
+        request = Request(prompt, Sampling.of(self.sampling), self.max_new_tokens, self.seed, self.stop)
+        self.seed += 1
+        id = self._engine.submit(request)
+        return text_chunks(self._engine, {id: IncrementalDetokenizer(self.tokenizer, self.stop_strings)})
 
     def _reset(self, argument: str) -> None:
         self.conversation.reset()
