@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from litmus.auditing.modes import NoDropout, buffers_kept
 from litmus.model import Loss
 from litmus.nn import AuxLosses, Batch
+from litmus.runtime.device import seeded
 
 ModuleRecord = tuple[str, Tensor, Tensor]
 """A module's name, its first input and its output, both (B, T, ...)."""
@@ -151,8 +152,7 @@ def training_loss(model: Any, tokens: Tensor | Batch, targets: Tensor | None = N
     The model's buffers are afterwards what they were before.
     """
     model.train()
-    with torch.random.fork_rng(devices=[]), buffers_kept(model), NoDropout():
-        torch.manual_seed(seed)
+    with seeded(seed), buffers_kept(model), NoDropout():
         loss: Loss = model.loss(tokens) if targets is None else model.loss(tokens, targets)
         return loss
 
@@ -160,7 +160,6 @@ def training_loss(model: Any, tokens: Tensor | Batch, targets: Tensor | None = N
 def training_logits(model: Any, tokens: Tensor, *, seed: int) -> Tensor:
     """`model(tokens)` in training mode without dropout, with all randomness from `seed`."""
     model.train()
-    with torch.random.fork_rng(devices=[]), buffers_kept(model), NoDropout(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), buffers_kept(model), NoDropout(), torch.no_grad():
         logits: Tensor = model(tokens)
         return logits

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from litmus.data import DataSettings, TokenData, prepare
 from litmus.data.sampler import Sampler, check_window_fits
 from litmus.errors import BadInput, Failed
@@ -25,7 +23,7 @@ from litmus.model import Decoder, Recipe, Source, build, cache_bytes_per_token, 
 from litmus.model.bounds import check_trained
 from litmus.model.plugins import plugin_faults, restored_cwd
 from litmus.model.storage import load_weights, weights
-from litmus.runtime.device import reproducible
+from litmus.runtime.device import reproducible, seed_devices_in_use
 from litmus.runtime.memory import peak_memory_bytes
 from litmus.runtime.precision import DESCRIPTIONS, autocast, matmul_precision
 from litmus.training.budget import Budget, Usage
@@ -197,7 +195,7 @@ class Trainer:
             batches = [self.sampler.batch(first + number) for number in range(settings.accumulation)]
             mean_cost = replace(step_cost, seconds=self.usage.seconds / max(self.usage.steps, 1))
             lr = settings.lr * lr_factor(self.budget.fraction_mid_step(self.usage, mean_cost), settings)
-            torch.manual_seed(seed_for(settings.seed, self.usage.steps))
+            seed_devices_in_use(seed_for(settings.seed, self.usage.steps))
             try:
                 with restored_cwd():
                     stats = self.train_step.step(batches, lr)
@@ -272,7 +270,7 @@ class Trainer:
     def _sample(self) -> str:
         """A text that the model generates, which depends only on the seed and the step."""
         assert self.sample_text is not None
-        torch.manual_seed(seed_for(self.settings.seed, self.usage.steps))
+        seed_devices_in_use(seed_for(self.settings.seed, self.usage.steps))
         with autocast(self.train_step.precision, self.train_step.device), restored_cwd():
             text = self.sample_text(self.model, self.data.tokenizer)
         self.display.sample(self.usage.steps, text)

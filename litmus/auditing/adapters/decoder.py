@@ -14,6 +14,7 @@ from litmus.errors import BadInput
 from litmus.model import Decoder, Recipe
 from litmus.model.recipe import FAMILIES, kinds_for
 from litmus.nn.core.registry import known_kinds
+from litmus.runtime.device import seeded
 from litmus.runtime.meta import meta_device
 
 MAX_VOCABULARY = 256
@@ -48,8 +49,7 @@ class DecoderTarget(AuditTarget):
 
     def build_model(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Decoder:
         if self.own is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 model = Decoder(self.recipe)
         else:
             model = copy.deepcopy(self.own).cpu()
@@ -67,8 +67,7 @@ class DecoderTarget(AuditTarget):
             except BadInput:  # its layer groups need their own depth
                 continue
             if parameters <= most:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(0)
+                with seeded(0):
                     model = Decoder(recipe)
                 return perturbed(model.to(torch.float64).eval()), f"at width {recipe.dim}"
         return None, f"not at its own width: {parameters:,} parameters, and there is time for {most:,}"

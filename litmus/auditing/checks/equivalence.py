@@ -14,6 +14,7 @@ from litmus.auditing.checks.derivatives import gradients_are_derivatives
 from litmus.auditing.target import AuditTarget, generator
 from litmus.model import Decoder
 from litmus.nn import Batch, reference_path
+from litmus.runtime.device import seeded
 
 SHAPES = (4, 16)
 GRADIENT_ROUNDING = 1e-8
@@ -95,8 +96,7 @@ def compared(model: Decoder, target: DecoderTarget, batch: int, length: int, pac
 def forward_backward(model: Decoder, batch: Batch) -> Any:
     """Logits, training loss, its gradients by parameter, and the largest gradient."""
     model.train().zero_grad()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         loss = model.loss(batch).total
     loss.backward()
     gradients = {name: p.grad.detach().clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -16,6 +16,7 @@ from litmus.auditing.hooks import captured
 from litmus.auditing.target import generator
 from litmus.model import Decoder
 from litmus.nn import Batch
+from litmus.runtime.device import seeded
 
 MIN_EXCESS_NATS, MAX_EXCESS_NATS = -0.1, 0.5
 """Valid range of the loss minus ln V, in nats.
@@ -51,8 +52,7 @@ def at_init(target: DecoderTarget) -> tuple[Decoder, str]:
     parameters = sum(parameter.numel() for parameter in meta_model(target.given).parameters())
     large = parameters > target.pick(*MAX_PARAMETERS)
     recipe = target.recipe if large else target.given
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return Decoder(recipe).eval(), f", at width {recipe.dim}" if large else ""
 
 

@@ -15,6 +15,7 @@ from litmus.auditing.check import Check, Evidence, needs
 from litmus.auditing.modes import NoDropout
 from litmus.auditing.target import AuditTarget
 from litmus.model import Decoder
+from litmus.runtime.device import seeded
 
 ROWS, ROW_TOKENS, SYMBOLS = 4, 12, 8
 MAX_STEPS = 250
@@ -119,8 +120,7 @@ def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tup
         for group in optimizer.param_groups:
             group["lr"] = rate * min(step / 10, 1.0, (50 / step) ** 0.5)
         model.train()
-        with torch.random.fork_rng(devices=[]), NoDropout():
-            torch.manual_seed(step)
+        with seeded(step), NoDropout():
             loss = model.loss(tokens, targets).total
         optimizer.zero_grad()
         loss.backward()

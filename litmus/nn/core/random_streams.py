@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from litmus.runtime.device import seeded
+
 
 class RandomStreams:
     """A random stream for each part of one model, so that two recipes start the parts that they share equally.
@@ -34,6 +36,5 @@ class RandomStreams:
         """
         key = f"{self._seed}/{name}/{self._built[name]}"
         self._built[name] += 1
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        with seeded(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])):
             yield
