@@ -37,7 +37,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def seed_devices_in_use(seed: int) -> None:
-    """`torch.manual_seed` without the three stack traces that it formats for devices not in use, which takes most of a millisecond."""
+    """`torch.manual_seed` without the stack traces that it formats for devices not in use: most of a millisecond."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
