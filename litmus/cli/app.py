@@ -20,6 +20,8 @@ from litmus.cli import (
     export,
     generate,
     import_,
+    prune,
+    quantize,
     recipes,
     runs,
     superweights,
@@ -70,6 +72,8 @@ app.command("eval", cls=Command)(eval.evaluate)
 app.command(cls=Command)(generate.generate)
 app.command(cls=Command)(chat.chat)
 app.command(cls=Command)(superweights.superweights)
+app.command(cls=Command)(prune.prune)
+app.command(cls=Command)(quantize.quantize)
 app.command(cls=Command)(export.export)
 app.command("import", cls=Command)(import_.import_run)
 app.command(cls=Command)(recipes.recipes)

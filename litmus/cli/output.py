@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -35,3 +36,17 @@ def progress(json: bool) -> Console:
 def log(line: str) -> None:
     """Print a message on stderr, unless --quiet."""
     notes().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows on stdout as a table, the first being its header."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *others = rows
+    table = Table(box=None)
+    for name in header:
+        table.add_column(name)
+    for row in others:
+        table.add_row(*map(Text, row))
+    results().print(table)

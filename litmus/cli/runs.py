@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from litmus.cli.options import RunsFolder
+from litmus.bounds import MAX_FILE_BYTES
+from litmus.cli.options import RunsFolder, TrustPlugin
 from litmus.cli.output import log, results
 from litmus.cli.parsing import Command, Group
 from litmus.errors import BadInput, shown
 
 if TYPE_CHECKING:
-    from litmus.comparison.stored import Scored, StoredRun
+    from litmus.comparison.stored import Scored, StoredComparison, StoredRun
 
 app = typer.Typer(help="List, show, put side by side and remove finished runs and comparisons.", cls=Group)
 
@@ -112,20 +113,40 @@ def show(
 def compare(
     names: Annotated[list[str], typer.Argument(help="Two or more runs, or comparisons, whose trials count as runs.")],
     runs: RunsFolder = "runs",
+    data: Annotated[
+        str | None, typer.Option(help="With --paired: a corpus to score on. Default: the first run's.")
+    ] = None,
+    limit_tokens: Annotated[
+        int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="With --paired: score only N tokens.", metavar="N")
+    ] = None,
+    paired: Annotated[
+        bool,
+        typer.Option("--paired", help="Score them anew on the same windows of text; so are compressed runs always."),
+    ] = False,
+    trust_plugin: TrustPlugin = False,
     json: Json = False,
 ) -> None:
     """Put the stored scores and costs of single trainings side by side, without a verdict: one run has no error bar.
+
+    Compressed runs have no stored score: they, and any runs with --paired, are scored on the same windows of text,
+    which gives their difference an interval over texts.
 
     Examples:
 
       litmus runs compare standard ssmax
 
       litmus runs compare standard runs/my-comparison --json
+
+      litmus runs compare standard standard-int4
     """
+    from litmus.comparison.paired import is_paired
     from litmus.comparison.report.listing import NO_VERDICT, scores_table
     from litmus.comparison.stored import check_same_text, find, read, scored
 
     found = [read(find(name, Path(runs))) for name in dict.fromkeys(names)]
+    if paired or data is not None or limit_tokens is not None or is_paired(found):
+        _compare_paired(found, data, limit_tokens, trust_plugin, json)
+        return
     trainings = [training for stored in found for training in scored(stored)]
     if len(trainings) < 2:
         raise BadInput(f"{trainings[0].name} is one training; name at least one more to put beside it")
@@ -135,6 +156,35 @@ def compare(
     else:
         results().print(scores_table(trainings))
         print(f"\nall scored on the same {trainings[0].text[1]:,} bytes of held-out text. {NO_VERDICT}")
+
+
+def _compare_paired(
+    found: list[StoredRun | StoredComparison],
+    data: str | None,
+    limit_tokens: int | None,
+    trust_plugin: bool,
+    json: bool,
+) -> None:
+    from rich.table import Table
+
+    from litmus.comparison.paired import NOTE, paired_scores
+
+    if len(found) < 2:
+        raise BadInput(f"{found[0].folder} is one run; name at least one more to put beside it")
+    scores = paired_scores(found, data=data, limit_tokens=limit_tokens, trust_plugin=trust_plugin, log=log)
+    windows = len(scores[0].scores.bytes)
+    if json:
+        document = {"runs": [one.to_dict() for one in scores], "windows": windows, "note": NOTE}
+        print(json_format.dumps(document, indent=1))
+        return
+    table = Table(box=None)
+    for column in ("run", "bits per byte", "perplexity", "difference, bits per byte"):
+        table.add_column(column)
+    for one in scores:
+        score = f"{one.scores.bits_per_byte().mean:.4f}"
+        table.add_row(one.name, score, f"{one.scores.perplexity:,.2f}", str(one.difference or "–"))
+    results().print(table)
+    print(f"\n{windows} windows, {int(scores[0].scores.bytes.sum()):,} bytes of held-out text. {NOTE}")
 
 
 @app.command(cls=Command)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json as json_format
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from litmus.catalog import check_run
 from litmus.cli.options import Best, TrustPlugin
-from litmus.cli.output import log, results
-
-if TYPE_CHECKING:
-    from litmus.compression.superweights import Search
+from litmus.cli.output import log, print_table
 
 
 def superweights(
@@ -45,6 +42,7 @@ def superweights(
     check_run(model, "model")
 
     from litmus.compression.source import load_source, text_blocks, text_of
+    from litmus.compression.study import candidates_table, save, study
     from litmus.compression.superweights import find_super_weights, track_checkpoints
 
     source = load_source(model, best=best, trust_plugin=trust_plugin, log=log)
@@ -55,8 +53,6 @@ def superweights(
         steps = {source.step: find_super_weights(source.model, batch, controls=controls)}
     search = steps[max(steps)]
     if out is not None:
-        from litmus.compression.study import save, study
-
         save(out, model.resolve().name, search, study(source.model, batch, source.tokenizer, search))
     if json:
         documents: list[dict[str, Any]] = [
@@ -67,23 +63,7 @@ def superweights(
         return
     for step, one in steps.items():
         print(f"step {step}: {one.verdict}" if track else one.verdict)
-        _show(one)
+        if one.candidates:
+            print_table(candidates_table(one))
     if out is not None:
         print(f"report: {out / 'report.md'}")
-
-
-def _show(search: Search) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from litmus.compression.study import candidates_table
-
-    header, *rows = candidates_table(search)
-    if not rows:
-        return
-    table = Table(box=None)
-    for name in header:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    results().print(table)

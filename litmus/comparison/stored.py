@@ -29,7 +29,7 @@ from litmus.training.run.result import RESULT as RUN_RESULT
 from litmus.training.run.result import RunResult, read_result
 
 Kind = Literal["run", "comparison"]
-Status = Literal["finished", "not finished", "imported", "damaged"]
+Status = Literal["finished", "not finished", "imported", "compressed", "damaged"]
 
 _CHECKPOINT_FILES = (RECIPE, WEIGHTS, PLUGIN_FILE, OPTIMIZER, STATE, MANIFEST, CHECKSUMS_0_1)
 _ANY = r"[^/]+"
@@ -162,6 +162,8 @@ def _run_entry(run: StoredRun) -> Entry:
     status: Status = "finished" if run.result else "imported" if run.config.imported else "not finished"
     if run.config.imported and run.config.start:
         status = "finished" if run.result else "not finished"
+    if run.config.compression:
+        status = "compressed"
     failed = run.audit is not None and not run.audit.passed
     return Entry(
         run.folder.name,

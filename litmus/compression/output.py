@@ -1,20 +1,27 @@
-"""The run that a pruning or quantization writes: new weights, with the run they were made from as its lineage."""
+"""The run that a pruning or quantization writes, with its lineage, and what it costs and gains against its source."""
 
 from __future__ import annotations
 
+import statistics
 import sys
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from litmus.data import TokenData
 from litmus.errors import BadInput
 from litmus.files import folder_written_atomically
-from litmus.model import Recipe
+from litmus.generation.decode_weights import prepare
+from litmus.generation.generate import generate_tokens
+from litmus.model import Decoder, Recipe
 from litmus.model.storage import RECIPE, WEIGHTS
 from litmus.runtime.hardware import versions
 from litmus.training.budget import Usage
+from litmus.training.paired import BlockScores, Estimate, score_blocks
 from litmus.training.run.checkpoints import State, save_checkpoint
 from litmus.training.run.config import CHECKPOINTS, RUN, TOKENIZER, Compression, LoadedRun, Start
 
@@ -45,6 +52,75 @@ def write_compressed(
         source.tokenizer.save(fresh / TOKENIZER)
         (fresh / RUN).write_text(config.to_yaml(), encoding="utf-8")
         save_checkpoint(fresh / CHECKPOINTS, recipe, tensors, {}, State(usage=Usage(), peak_memory_bytes=0))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A model before and after a compression, scored on the same windows of text.
+
+    bytes: of the weights on disk. difference: in bits per byte, after minus before. decode_ms: milliseconds per token
+    of greedy decoding, where it was measured.
+    """
+
+    before: BlockScores
+    after: BlockScores
+    bytes: tuple[int, int]
+    decode_ms: tuple[float, float] | None = None
+
+    @property
+    def difference(self) -> Estimate:
+        """Bits per byte that the compression costs."""
+        return self.after.bits_per_byte(self.before)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The change as plain data."""
+        return {
+            "bits_per_byte": [self.before.bits_per_byte().mean, self.after.bits_per_byte().mean],
+            "perplexity": [self.before.perplexity, self.after.perplexity],
+            "difference": vars(self.difference),
+            "bytes": list(self.bytes),
+            "decode_ms": None if self.decode_ms is None else list(self.decode_ms),
+        }
+
+    def rows(self) -> list[list[str]]:
+        """The rows of a table, the first being its header."""
+        (old, new), bits = self.bytes, [one.bits_per_byte().mean for one in (self.before, self.after)]
+        rows = [
+            ["", "before", "after", "change"],
+            ["bits per byte", f"{bits[0]:.4f}", f"{bits[1]:.4f}", str(self.difference)],
+            ["perplexity", f"{self.before.perplexity:,.2f}", f"{self.after.perplexity:,.2f}", ""],
+            ["bytes of weights", f"{old:,}", f"{new:,}", f"{new / old:.3f}x"],
+        ]
+        if self.decode_ms is not None:
+            slow, fast = self.decode_ms
+            rows.append(["ms per decoded token", f"{slow:.2f}", f"{fast:.2f}", f"{fast / slow:.2f}x"])
+        return rows
+
+
+def scored(model: Decoder, source: LoadedRun, data: TokenData, limit_tokens: int | None) -> BlockScores:
+    """The score of a model on the windows that its source is evaluated on."""
+    context = min(source.config.resolved.context, model.recipe.context)
+    return score_blocks(model, data, context=context, batch=source.config.training.batch, limit_tokens=limit_tokens)
+
+
+def decode_ms(before: Decoder, after: Decoder, *, int8: bool = False, tokens: int = 32) -> tuple[float, float]:
+    """Median milliseconds per token of greedy decoding by each model, measured in turn after one warm-up.
+
+    With `int8` the second one decodes with weights of 8 bits (`litmus generate --int8`), and the first one in bf16.
+    """
+    prompt = [list(range(1, 17))]
+    tokens = min(tokens, before.recipe.context - 17, after.recipe.context - 17)
+    if tokens < 1:
+        raise BadInput(f"a context of {before.recipe.context} is too short to measure decoding; leave out --time")
+    sides = [prepare(before, "bf16" if int8 else None).eval(), prepare(after, int8=int8).eval()]
+    times: tuple[list[float], list[float]] = [], []
+    for round_number in range(4):
+        for model, milliseconds in zip(sides, times, strict=True):
+            start = time.perf_counter()
+            generate_tokens(model, prompt, max_new_tokens=tokens, temperature=0.0)
+            if round_number:
+                milliseconds.append(1000 * (time.perf_counter() - start) / tokens)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def weight_bytes(folder: Path, step: int) -> int:

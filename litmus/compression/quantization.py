@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from litmus.errors import BadInput
+from litmus.errors import BadInput, shown
 from litmus.model import Decoder
 from litmus.model.packed import BITS, PER_BLOCK, PackedWeight, pack
 from litmus.model.storage import weights
@@ -41,12 +41,21 @@ class QuantizeSettings:
             raise BadInput(f"--bits = {self.bits} is not supported; 8, 4 and 3 are")
         if self.embedding_bits not in (*BITS, 16):
             raise BadInput(f"--embedding-bits = {self.embedding_bits} is not supported; 16, 8, 4 and 3 are")
-        if isinstance(self.group, str) and self.group not in ("channel", "tensor"):
-            raise BadInput(f"--group = {self.group!r} is not valid; it must be a number of inputs, channel or tensor")
         if isinstance(self.group, int) and self.group < 1:
             raise BadInput(f"--group = {self.group} is not valid; it must be at least 1")
         if self.clip is not None and not self.clip > 0:
             raise BadInput(f"--clip = {self.clip:g} is not valid; it must be above 0, such as 9")
+
+
+def parse_group(text: str) -> Group:
+    """The group that --group names; BadInput for anything but a number, channel and tensor."""
+    if text == "channel":
+        return "channel"
+    if text == "tensor":
+        return "tensor"
+    if text.isascii() and text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise BadInput(f"--group = {shown(text)} is not valid; it must be a number of inputs, channel or tensor")
 
 
 Kept = Mapping[str, Collection[tuple[int, ...]]]

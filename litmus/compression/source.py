@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from litmus.compression.superweights import find_super_weights, protected_weights
 from litmus.data import TokenData
 from litmus.data.sampler import held_out_windows
 from litmus.errors import BadInput
@@ -60,3 +61,10 @@ def text_blocks(
     windows = held_out_windows(data.held_out, context=length, batch=blocks, limit_tokens=limit, prefix=given)
     inputs, targets = (torch.cat(parts) for parts in zip(*windows, strict=True))
     return Batch(inputs.to(source.model.device), targets.to(source.model.device))
+
+
+def protected(source: LoadedRun, data: TokenData, log: Log = lambda text: None) -> dict[str, list[tuple[int, ...]]]:
+    """The super weights that a search of the source finds, for pruning and quantization to leave exact."""
+    search = find_super_weights(source.model, text_blocks(source, data))
+    log(f"{search.verdict}; nothing to protect" if not search.super_weights else search.verdict)
+    return protected_weights(search)

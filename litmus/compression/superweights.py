@@ -182,6 +182,15 @@ def find_super_weights(
     return Search(judged, passes, losses, tokens)
 
 
+def protected_weights(search: Search) -> dict[str, list[tuple[int, ...]]]:
+    """The positions of the super weights, by the parameter's name: what pruning and quantization leave exact."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for one in search.super_weights:
+        expert = () if one.projection.expert is None else (one.projection.expert,)
+        found.setdefault(one.projection.parameter, []).append((*expert, one.row, one.column))
+    return found
+
+
 def track_checkpoints(
     folder: str | Path,
     batch: Batch,
