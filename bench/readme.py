@@ -1,11 +1,11 @@
 """Regenerates the command outputs in README.md.
 
     python bench/readme.py                 # all of them: about ten minutes
-    python bench/readme.py "litmus audit"  # those of commands that begin with this
+    python bench/readme.py "litmus audit"  # those of commands that begin with this; several may be given
 
 A block after `<!-- output of: COMMAND -->` is replaced by the output of COMMAND in an empty folder with the README's
-plug-in. The result of `litmus compare` is stored in docs/results/compare.json, from which a test prints the same table
-again.
+plug-in; what follows ` < ` is typed into it, with ` / ` between lines. The result of `litmus compare` is stored in
+docs/results/compare.json, from which a test prints the same table again.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ OUTPUT_BLOCK = re.compile(r"(<!-- output of: litmus (.*?) -->\n```text\n)(.*?)(`
 
 def output(arguments: str, folder: Path) -> str:
     """The stdout of `litmus ARGUMENTS`, by the code of this checkout, in a terminal of 100 columns."""
+    arguments, _, typed = arguments.partition(" < ")
     completed = subprocess.run(
         [sys.executable, "-c", "from litmus.cli import main; main()", *shlex.split(arguments)],
         cwd=folder,
         env={**os.environ, "COLUMNS": "100", "PYTHONPATH": str(ROOT)},
+        input=typed.replace(" / ", "\n"),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -37,7 +39,7 @@ def output(arguments: str, folder: Path) -> str:
     return "".join(f"{line.rstrip()}\n" for line in completed.stdout.strip("\n").split("\n"))
 
 
-def main(prefix: str) -> None:
+def main(prefixes: tuple[str, ...]) -> None:
     text = README.read_text(encoding="utf-8")
     plugin = re.search(r"```python\n(# my_idea\.py\n.*?)```", text, re.DOTALL)
     assert plugin, "README.md shows no my_idea.py"
@@ -46,7 +48,7 @@ def main(prefix: str) -> None:
         (folder / "my_idea.py").write_text(plugin[1], encoding="utf-8")
 
         def regenerate(block: re.Match[str]) -> str:
-            kept = not f"litmus {block[2]}".startswith(prefix)
+            kept = not f"litmus {block[2]}".startswith(prefixes)
             return block[0] if kept else block[1] + output(block[2], folder) + block[4]
 
         README.write_text(OUTPUT_BLOCK.sub(regenerate, text), encoding="utf-8")
@@ -55,4 +57,4 @@ def main(prefix: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "litmus ")
+    main(tuple(sys.argv[1:]) or ("litmus ",))

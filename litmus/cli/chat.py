@@ -93,8 +93,13 @@ def chat(
 
 
 def reader(commands: Iterable[str]) -> Callable[[], str]:
-    """A function that reads one line: in a terminal with line editing, completion and the history of earlier chats."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    """A function that reads one line: in a terminal with line editing, completion and the history of earlier chats.
+
+    A line from elsewhere is printed, so that the output is the whole conversation.
+    """
+    if not sys.stdin.isatty():
+        return _read_and_print
+    if not sys.stdout.isatty():
         return lambda: input("> ")
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
@@ -113,3 +118,9 @@ def reader(commands: Iterable[str]) -> Callable[[], str]:
     completer = WordCompleter([*commands], sentence=True)
     session: PromptSession[str] = PromptSession(history=history, completer=completer, complete_while_typing=False)
     return lambda: session.prompt("> ")
+
+
+def _read_and_print() -> str:
+    line = input("> ")
+    print(line)
+    return line

@@ -227,6 +227,7 @@ def test_names_are_given_by_command(folder: Path) -> None:
     finally:
         (folder / "chat_template.jinja").unlink()
     assert found.exit_code == 0, found.output
+    assert "> hi\n" in found.output, "what is piped in is part of the output"
     messages = json.loads(saved.read_text(encoding="utf-8"))["messages"]
     assert [(message["role"], message["name"]) for message in messages] == [("user", "Anna"), ("assistant", "Ben")]
 
