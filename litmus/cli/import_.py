@@ -41,16 +41,12 @@ def import_run(
 
       litmus import exported/standard --name back
     """
-    from litmus.data import load_tokenizer
-    from litmus.data.chat.template import template_of
     from litmus.interop import import_run as make_run
     from litmus.names import check_name
-    from litmus.training.run.config import TOKENIZER
 
     path = Path(model).resolve()
     own_name = path.stem if path.suffix == ".gguf" else path.name
     run = Path(runs) / check_name(own_name if name is None else name, "a run's name")
 
     make_run(model, run, use_bytes=bytes, log=log)
-    use = "generate" if template_of(run, load_tokenizer(run / TOKENIZER)) is None else "chat"
-    print(f"{run}; try: litmus {use} {run}, or litmus train {run} --data shakespeare --lr 0.0003")
+    print(f"{run}; try: litmus chat {run}, litmus generate {run}, or litmus train {run} --data shakespeare --lr 0.0003")
