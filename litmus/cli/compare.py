@@ -11,6 +11,7 @@ import typer
 
 from litmus.catalog import check_size, check_source
 from litmus.cli.options import (
+    Chat,
     Corpus,
     HeldOut,
     Option,
@@ -44,8 +45,9 @@ def compare(
     ] = None,
     data: Corpus = "stdlib",
     tokenizer: TokenizerName = "bpe-4096",
-    held_out: HeldOut = 0.1,
+    held_out: HeldOut = None,
     sample_bytes: SampleBytes = None,
+    chat: Chat = None,
     size: Size = DEFAULT_SIZE,
     sizes: Annotated[
         str | None,
@@ -158,10 +160,18 @@ def compare(
     log(f"comparing {', '.join(names)} on {data}: loading PyTorch")
 
     from litmus.comparison.compare import compare as run_comparison
-    from litmus.data import DataSettings
+    from litmus.data import data_settings_from
 
     terms: dict[str, Any] = {
-        "data": DataSettings(corpus=data, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes),
+        "data": data_settings_from(
+            {
+                "corpus": data,
+                "tokenizer": tokenizer,
+                "held_out": held_out,
+                "sample_bytes": sample_bytes,
+                "chat": overrides(chat, "--chat") or None,
+            }
+        ),
         "training": training,
         "overrides": overrides(change),
         "seeds": seeds,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from litmus.cli.options import CORPUS, HeldOut, SampleBytes, TokenizerName
+from litmus.cli.options import CORPUS, Chat, HeldOut, SampleBytes, TokenizerName, overrides
 from litmus.cli.output import log
 from litmus.cli.parsing import Command, Group
 from litmus.errors import BadInput, shown
@@ -20,6 +20,9 @@ app = typer.Typer(help="Prepare corpora and look at them.", cls=Group)
 
 Corpus = Annotated[str | None, typer.Argument(help=f"{CORPUS} Default: stdlib.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="The corpus, as the other commands take it.")]
+Threads = Annotated[
+    str | None, typer.Option("--threads", metavar="SOURCE", help="Conversations, as --data threads:SOURCE names them.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -29,8 +32,10 @@ def prepare(
     corpus: Corpus = None,
     data: DataOption = None,
     tokenizer: TokenizerName = "bpe-4096",
-    held_out: HeldOut = 0.1,
+    held_out: HeldOut = None,
     sample_bytes: SampleBytes = None,
+    threads: Threads = None,
+    chat: Chat = None,
     as_json: AsJson = False,
 ) -> None:
     """Tokenize a corpus into the cache, ready for training.
@@ -44,10 +49,12 @@ def prepare(
       litmus data prepare "notes/**/*.md" --tokenizer bytes --held-out 0.2
 
       litmus data prepare chats.jsonl.gz:message --sample-bytes 5000000
+
+      litmus data prepare --threads chats.jsonl.gz --chat window=8
     """
     from litmus.data import summary
 
-    prepared = _prepared(corpus, data, tokenizer, held_out, sample_bytes)
+    prepared = _prepared(corpus, data, threads, tokenizer, held_out, sample_bytes, chat)
     print(json.dumps(_as_json(prepared), indent=1) if as_json else summary(prepared))
 
 
@@ -56,8 +63,10 @@ def show(
     corpus: Corpus = None,
     data: DataOption = None,
     tokenizer: TokenizerName = "bpe-4096",
-    held_out: HeldOut = 0.1,
+    held_out: HeldOut = None,
     sample_bytes: SampleBytes = None,
+    threads: Threads = None,
+    chat: Chat = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the counts and the fingerprint of a corpus, and the beginning of its held-out text.
@@ -72,7 +81,7 @@ def show(
     """
     from litmus.data import sample, summary
 
-    prepared = _prepared(corpus, data, tokenizer, held_out, sample_bytes)
+    prepared = _prepared(corpus, data, threads, tokenizer, held_out, sample_bytes, chat)
     if as_json:
         print(json.dumps({**_as_json(prepared), "held_out_begins": sample(prepared)}, indent=1))
         return
@@ -102,14 +111,20 @@ def _as_json(data: TokenData) -> dict[str, Any]:
 
 
 def _prepared(
-    corpus: str | None, data: str | None, tokenizer: str, held_out: float, sample_bytes: int | None
+    corpus: str | None,
+    data: str | None,
+    threads: str | None,
+    tokenizer: str,
+    held_out: float | None,
+    sample_bytes: int | None,
+    chat: list[str] | None,
 ) -> TokenData:
-    """The prepared corpus, named by the argument or by --data."""
-    if None not in (corpus, data) and corpus != data:
-        raise BadInput(f"{shown(corpus)} and --data {shown(data)} name two corpora; name one of them")
-    from litmus.data import DataSettings, prepare
+    """The prepared corpus, named by the argument, by --data or by --threads."""
+    from litmus.data import data_settings_from, prepare
 
-    named = corpus if data is None else data
-    named = "stdlib" if named is None else named
-    settings = DataSettings(corpus=named, tokenizer=tokenizer, held_out=held_out, sample_bytes=sample_bytes)
-    return prepare(settings, log=log)
+    named = [name for name in (corpus, data, threads and f"threads:{threads}") if name is not None]
+    if len(set(named)) > 1:
+        raise BadInput(f"{shown(named[0])} and {shown(named[1])} name two corpora; name one of them")
+    options = {"corpus": named[0] if named else "stdlib", "tokenizer": tokenizer, "held_out": held_out}
+    how = overrides(chat, "--chat") or None
+    return prepare(data_settings_from({**options, "sample_bytes": sample_bytes, "chat": how}), log=log)

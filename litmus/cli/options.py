@@ -23,7 +23,7 @@ Override = Annotated[
 ]
 CORPUS = (
     "A named corpus (see: litmus data list), a file, folder or glob (.txt .md .py .jsonl .parquet .csv .json, "
-    "also .gz or .zst; PATH:COLUMN for rows), or hf:NAME:SPLIT:COLUMN."
+    "also .gz or .zst; PATH:COLUMN for rows), hf:NAME:SPLIT:COLUMN, or threads:PATH for conversations."
 )
 _TOKENIZER = "bytes, bpe-N (N tokens, learned from the train split), gpt2, a run, or a tokenizer.json."
 Corpus = Annotated[str, typer.Option("--data", help=CORPUS)]
@@ -36,7 +36,20 @@ TokenizerOfSaved = Annotated[
     str | None,
     typer.Option("--tokenizer", help="For a saved model, which has none: bytes, gpt2, a run, or a tokenizer.json."),
 ]
-HeldOut = Annotated[float, typer.Option(min=0, max=1, help="Fraction of the text's bytes that is held out.")]
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Fraction held out, of the bytes of a text or of threads. Default: 0.1, of threads 0.3."
+    ),
+]
+Chat = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat",
+        metavar="KEY=VALUE",
+        help="How threads become training windows, e.g. window=8 (docs/chat.md); may be repeated.",
+    ),
+]
 SampleBytes = Annotated[
     int | None, typer.Option(min=1, max=MAX_FILE_BYTES, help="Use only the first N bytes of the corpus.", metavar="N")
 ]

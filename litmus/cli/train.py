@@ -9,6 +9,7 @@ import typer
 
 from litmus.catalog import check_size, check_source
 from litmus.cli.options import (
+    Chat,
     CorpusOrOwn,
     HeldOut,
     Option,
@@ -36,8 +37,9 @@ def train(
     change: Override = None,
     data: CorpusOrOwn = None,
     tokenizer: TokenizerOrOwn = None,
-    held_out: HeldOut = 0.1,
+    held_out: HeldOut = None,
     sample_bytes: SampleBytes = None,
+    chat: Chat = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the run in the folder of runs. Default: the recipe's.")
     ] = None,
@@ -81,6 +83,8 @@ def train(
       litmus train super-small --data shakespeare --tokenizer gpt2 --dry-run
 
       litmus train runs/standard --data my_book.txt --name tuned --lr 0.0003
+
+      litmus train roleplay --data threads:chats.jsonl.gz --chat window=8
     """
     settings: dict[str, Any] = {
         "budget": budget, "batch": batch, "accumulation": accumulation, "context": context, "optimizer": optimizer,
@@ -95,15 +99,16 @@ def train(
     changes = overrides(change)
     check_source(recipe)
     check_size(size)
-    given = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out, "sample_bytes": sample_bytes}
+    given: dict[str, Any] = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out}
+    given |= {"sample_bytes": sample_bytes, "chat": overrides(chat, "--chat") or None}
 
     from litmus import runs as calls
-    from litmus.data import DataSettings
+    from litmus.data import data_settings_from
     from litmus.training.display import display_for, evaluation_table
 
     training: dict[str, Any] = {
         "recipe": recipe,
-        "data": DataSettings(**{key: value for key, value in given.items() if value is not None}),
+        "data": data_settings_from(given),
         "size": size,
         "overrides": changes,
         "trust_plugin": trust_plugin,

@@ -136,6 +136,7 @@ def compare(
         check_name(name, "a comparison's name")
     data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
     context = training.context or DEFAULT_CONTEXT
+    data = data.for_context(context)
     check_ledger(Path(runs))
     jobs, threads = parallelism(jobs, training)
     training = training.model_copy(update={"context": context, "threads": threads})
@@ -150,7 +151,8 @@ def compare(
     recipes = resolve_arms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
     for recipe in recipes.values():
         check_trained(recipe, training.batch, context)
-    check_window_fits(tokens.train, context, "train")
+    if tokens.windows is None:
+        check_window_fits(tokens.train, context, "train")
     check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
     plan = Plan(recipes, data, tokens.fingerprint, training, noise, lr_sweep, prompt)
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))

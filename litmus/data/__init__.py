@@ -3,10 +3,20 @@
 What needs PyTorch is in `litmus.data.sampler`: corpora are listed and prepared without it.
 """
 
-from litmus.data.preparation import DataSettings, prepare, sample, summary
+from litmus.data.preparation import DataSettings, data_settings_from, prepare, sample, summary
 from litmus.data.text.corpora import NAMED
 from litmus.data.tokens.make_tokenizer import load_tokenizer
 from litmus.data.tokens.token_files import TokenData
 from litmus.data.tokens.tokenizer import Tokenizer
 
-__all__ = ["NAMED", "DataSettings", "TokenData", "Tokenizer", "load_tokenizer", "prepare", "sample", "summary"]
+__all__ = [
+    "NAMED",
+    "DataSettings",
+    "TokenData",
+    "Tokenizer",
+    "data_settings_from",
+    "load_tokenizer",
+    "prepare",
+    "sample",
+    "summary",
+]

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from litmus.bounds import MAX_FILE_BYTES
 from litmus.data.cache import build_once, cache_folder
+from litmus.data.chat.preparation import card, prepare_threads
+from litmus.data.chat.reading import ThreadSettings
 from litmus.data.messages import Log, no_log, printable, readable_bytes
 from litmus.data.text.corpora import resolve
 from litmus.data.tokens.make_tokenizer import check_tokenizer_name, tokenizer_key
 from litmus.data.tokens.token_files import FORMAT, SPLITS, TokenData, open_token_files, write_token_files
-from litmus.errors import BadInput, shown
+from litmus.errors import BadInput, first_fault, shown
 from litmus.files import sha256
 
 SAMPLE_TOKENS = 200
+THREADS, THREADS_HELD_OUT = "threads:", 0.3
+"""The beginning of the name of a corpus of threads, and the share of them that is held out."""
 
 
 class DataSettings(BaseModel):
@@ -29,6 +35,33 @@ class DataSettings(BaseModel):
     tokenizer: str = Field("bpe-4096", description="bytes, bpe-N (learned from the train split), gpt2 or a file")
     held_out: float = Field(0.1, description="fraction of the corpus's bytes that is held out, between 0 and 1")
     sample_bytes: int | None = Field(None, description="use only this many bytes from the beginning of the corpus")
+    chat: ThreadSettings | None = Field(None, description="how threads become windows; only of a corpus threads:SOURCE")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_threads(cls, given: Any) -> Any:
+        """Threads have settings of their own, and by default a larger share of them is held out."""
+        if not isinstance(given, dict):
+            return given
+        if str(given.get("corpus", "")).startswith(THREADS):
+            return {"held_out": THREADS_HELD_OUT, **given, "chat": given.get("chat") or ThreadSettings()}
+        if given.get("chat") is not None:
+            raise ValueError(f"chat options are for threads; name the corpus as {THREADS}SOURCE, or leave them out")
+        return given
+
+    def for_context(self, context: int) -> DataSettings:
+        """The settings in which windows of threads have at most `context` tokens, unless their size is set."""
+        if self.chat is None or self.chat.max_tokens is not None:
+            return self
+        return self.model_copy(update={"chat": self.chat.model_copy(update={"max_tokens": context})})
+
+
+def data_settings_from(options: Mapping[str, Any]) -> DataSettings:
+    """DataSettings of the options that are not None; BadInput names the first one that is unknown or out of range."""
+    try:
+        return DataSettings.model_validate({key: value for key, value in options.items() if value is not None})
+    except ValidationError as error:
+        raise BadInput(f"data option {first_fault(error, DataSettings)}") from None
 
 
 def prepare(settings: DataSettings, *, log: Log | None = None) -> TokenData:
@@ -40,6 +73,9 @@ def prepare(settings: DataSettings, *, log: Log | None = None) -> TokenData:
     """
     log = log or no_log
     _check(settings)
+    if settings.chat is not None:
+        how = settings.model_dump(include={"tokenizer", "held_out", "sample_bytes"})
+        return prepare_threads(settings.corpus.removeprefix(THREADS), settings.chat, **how, log=log)
     corpus = resolve(settings.corpus, sample_bytes=settings.sample_bytes, log=log)
     versions = corpus.versions()
     made_of = {
@@ -52,7 +88,7 @@ def prepare(settings: DataSettings, *, log: Log | None = None) -> TokenData:
     key = sha256(json.dumps(made_of, sort_keys=True).encode())
 
     def build(folder: Path) -> None:
-        options = settings.model_dump(exclude={"corpus"})
+        options = settings.model_dump(include={"tokenizer", "held_out", "sample_bytes"})
         write_token_files(folder, corpus, **options, key=key, log=log)
         if corpus.versions() != versions:
             raise BadInput(f"the corpus {shown(settings.corpus)} changed while it was read; nothing of it was kept")
@@ -77,6 +113,8 @@ def _check(settings: DataSettings) -> None:
 def summary(data: TokenData) -> str:
     """Counts, bytes per token, the split rule and the fingerprint, one per line."""
     made = data.provenance
+    if data.windows is not None:
+        return card(data)
     total_bytes, total_tokens = sum(made["bytes"].values()), sum(made["tokens"].values())
     taken = "all of it" if made["sample_bytes"] is None else f"the first {made['sample_bytes']} bytes"
     lines = {

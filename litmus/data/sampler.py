@@ -15,11 +15,15 @@ NOT_SCORED = -100
 
 
 class SampledBatch(NamedTuple):
-    """Inputs and targets, (B, T) int64, and the position in the token stream at which each row starts."""
+    """Inputs and targets, (B, T) int64, and where each row is: its start in the token stream, or the row's number.
+
+    documents: (B, T) the document of each token, if rows hold several that do not see each other; else None.
+    """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     windows: list[int]
+    documents: torch.Tensor | None = None
 
 
 class Sampler:

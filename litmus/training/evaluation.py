@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from torch import Tensor
 
 from litmus.data import DataSettings, TokenData, prepare
-from litmus.data.sampler import check_window_fits, document_ids, held_out_windows
+from litmus.data.chat.batches import scored_rows
+from litmus.data.preparation import THREADS
+from litmus.data.sampler import NOT_SCORED, check_window_fits, document_ids, held_out_windows
 from litmus.data.text.corpora import resolve
 from litmus.data.text.documents import read_pieces
 from litmus.data.tokens.splits import decide_split
@@ -76,11 +78,13 @@ def evaluate(
     limit_tokens: int | None = None,
     limit_bytes: int | None = None,
     isolate_documents: bool = False,
+    split: str = "held_out",
 ) -> Evaluation:
     """Score `model` in evaluation mode over the held-out split in non-overlapping windows of `context` tokens.
 
     `limit_tokens` scores only that many, in windows spread evenly over the split; `limit_bytes` only the first bytes,
-    which are the same for every tokenizer. The model's mode and parameters stay as they are.
+    which are the same for every tokenizer. Of threads the target tokens of the windows of `split` are scored. The
+    model's mode and parameters stay as they are.
     """
     held_out = data.held_out if limit_bytes is None else data.held_out[: tokens_within(data, limit_bytes) + 1]
     device = next(model.parameters()).device
@@ -90,7 +94,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        windows = scored_windows(
+        for rows in scored_windows(
             model,
             data,
             held_out,
@@ -98,12 +102,12 @@ def evaluate(
             batch=batch,
             limit_tokens=limit_tokens,
             isolate_documents=isolate_documents,
-        )
-        for losses, is_scored, sizes in windows:
-            width = losses.shape[1]
-            nats[:width] += losses.double().sum(0)
-            scored[:width] += is_scored.sum(0)
-            text_bytes += int(sizes.sum())
+            split=split,
+        ):
+            places = rows.positions[rows.is_scored]
+            nats.index_add_(0, places, rows.losses[rows.is_scored].double())
+            scored.index_add_(0, places, torch.ones_like(places))
+            text_bytes += int(rows.bytes.sum())
         sample = _sample(held_out, context, int(scored.sum())).to(device)
         measured = layer_stats(model, sample)
     finally:
@@ -128,6 +132,20 @@ def evaluate(
     )
 
 
+class ScoredRows(NamedTuple):
+    """Rows of held-out windows, all (B, T): losses in nats, whether each is scored, and the bytes of text of a target.
+
+    positions: of each token in its row, or of threads in its window. owners: of threads the number of each token's
+    window, -1 at padding; None for text.
+    """
+
+    losses: Tensor
+    is_scored: Tensor
+    bytes: Tensor
+    positions: Tensor
+    owners: Tensor | None
+
+
 @torch.no_grad()
 def scored_windows(
     model: Any,
@@ -138,26 +156,55 @@ def scored_windows(
     batch: int,
     limit_tokens: int | None = None,
     isolate_documents: bool = False,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Losses (B, T) in nats of windows over `tokens`, whether each is scored (B, T), and a row's bytes of text (B,)."""
-    tokenizer, device = data.tokenizer, next(model.parameters()).device
-    unscored = () if tokenizer.prefix == (tokenizer.eos_id,) else tokenizer.prefix
-    windows = held_out_windows(
+    split: str = "held_out",
+) -> Iterator[ScoredRows]:
+    """The scores of windows over `tokens`, or of the windows of threads of `split`."""
+    device = next(model.parameters()).device
+    if data.windows is not None:
+        windows = data.windows[split]
+        for row in scored_rows(windows, context=context, batch=batch, limit_tokens=limit_tokens):
+            given = Batch(row.inputs, row.targets, row.document_ids)
+            yield _scores(model, data, _on(device, given), _positions_in_documents(row.document_ids), row.owners)
+        return
+    tokenizer = data.tokenizer
+    stream = held_out_windows(
         tokens,
         context=context,
         batch=batch,
         limit_tokens=limit_tokens,
         prefix=tokenizer.window_prefix,
-        given=unscored,
+        given=() if tokenizer.prefix == (tokenizer.eos_id,) else tokenizer.prefix,
     )
-    for inputs, targets in windows:
-        is_scored = targets != -100
-        sizes = np.zeros(targets.shape, dtype=np.int64)
-        sizes[is_scored.numpy()] = data.text_bytes(targets[is_scored].numpy(), inputs[is_scored].numpy())
-        inputs, targets = inputs.to(device), targets.to(device)
+    for inputs, targets in stream:
         documents = document_ids(inputs, tokenizer.prefix[0]) if isolate_documents else None
-        losses = model.token_losses(Batch(inputs, targets, documents)).cpu()
-        yield losses, is_scored, torch.from_numpy(sizes.sum(1))
+        positions = torch.arange(inputs.shape[1]).expand_as(inputs)
+        yield _scores(model, data, _on(device, Batch(inputs, targets, documents)), positions, None)
+
+
+def _scores(model: Any, data: TokenData, batch: Batch, positions: Tensor, owners: Tensor | None) -> ScoredRows:
+    targets, inputs = batch.scored_targets.cpu(), batch.tokens.cpu()
+    is_scored = targets != NOT_SCORED
+    sizes = torch.zeros(targets.shape, dtype=torch.int64)
+    sizes[is_scored] = torch.from_numpy(data.text_bytes(targets[is_scored].numpy(), inputs[is_scored].numpy()))
+    return ScoredRows(model.token_losses(batch).cpu(), is_scored, sizes, positions, owners)
+
+
+def _on(device: torch.device, batch: Batch) -> Batch:
+    """The batch on a device, with the number of its scored targets if they are few."""
+    scored = int((batch.scored_targets != NOT_SCORED).sum())
+    return Batch(
+        batch.tokens.to(device),
+        batch.scored_targets.to(device),
+        None if batch.document_ids is None else batch.document_ids.to(device),
+        max_scored=scored if 2 * scored < batch.tokens.numel() else None,
+    )
+
+
+def _positions_in_documents(documents: Tensor) -> Tensor:
+    """The position (B, T) of each token in its document, given their contiguous ids (B, T)."""
+    index = torch.arange(documents.shape[1]).expand_as(documents)
+    begins = torch.nn.functional.pad(documents.diff(dim=1) != 0, (1, 0), value=True)
+    return index - torch.where(begins, index, 0).cummax(dim=1).values
 
 
 def evaluate_run(
@@ -203,6 +250,9 @@ def held_out_text(loaded: LoadedRun, data: str | None, log: Callable[[str], None
     """The run's own data, or the held-out text of another corpus `data` in its tokens."""
     config, folder = loaded.config, loaded.folder
     if data is not None and data != config.data.corpus:
+        if data.startswith(THREADS):
+            other = DataSettings(corpus=data, tokenizer=str(folder), chat=config.data.chat)
+            return prepare(other.for_context(config.resolved.context), log=log)
         return _held_out_of(data, config.data, loaded.tokenizer, log)
     text = prepare(_own_tokenizer(config.data, folder), log=log)
     if text.fingerprint != config.data_fingerprint:
@@ -238,6 +288,8 @@ def _held_out_of(corpus: str, like: DataSettings, tokenizer: Any, log: Callable[
 
 def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) -> None:
     """BadInput unless the held-out split has a window of `context` tokens, and text within each token limit."""
+    if data.windows is not None:
+        return  # its preparation has checked that there are targets
     check_window_fits(data.held_out, context, "held-out")
     for limit in limits:
         _, targets = next(held_out_windows(data.held_out, context=context, batch=1, limit_tokens=limit))
@@ -251,6 +303,8 @@ def check_scorable(data: TokenData, context: int, limits: Iterable[int | None]) 
 
 def tokens_within(data: TokenData, limit_bytes: int) -> int:
     """Number of held-out targets that make up at most `limit_bytes` bytes of text."""
+    if data.windows is not None:
+        raise BadInput("limit_bytes is for texts; the windows of threads are limited by limit_tokens")
     # There is text between any two documents, and only the tokens that separate them have no bytes.
     reach = 2 + (1 + len(data.tokenizer.separator)) * limit_bytes
     targets = np.asarray(data.held_out[1:reach], dtype=np.int64)

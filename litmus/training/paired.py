@@ -98,7 +98,7 @@ def score_blocks(
             limit_tokens=limit_tokens,
             isolate_documents=isolate_documents,
         )
-        parts = [(losses.double().sum(1), scored.sum(1), sizes) for losses, scored, sizes in windows]
+        parts = [(rows.losses.double().sum(1), rows.is_scored.sum(1), rows.bytes.sum(1)) for rows in windows]
     finally:
         model.train(was_training)
     nats, tokens, sizes = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from litmus.data.sampler import SampledBatch, document_ids
+from litmus.data.sampler import NOT_SCORED, SampledBatch, document_ids
 from litmus.model import Decoder, Loss
 from litmus.nn import Batch
 from litmus.nn.core.aux_losses import Sums, micro_batch, total_of
@@ -76,8 +76,10 @@ class TrainStep:
     def _to_device(self, batch: SampledBatch) -> Batch:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
-        documents = document_ids(inputs, self._document_start) if self._settings.isolate_documents else None
-        return Batch(inputs, targets, documents)
+        documents = None if batch.documents is None else batch.documents.to(self.device, non_blocking=True)
+        if documents is None and self._settings.isolate_documents:
+            documents = document_ids(inputs, self._document_start)
+        return Batch(inputs, targets, documents, max_scored=_max_scored(batch.targets))
 
     def _totals(self, batches: Sequence[SampledBatch]) -> Sums:
         """The denominators of the means in the step's loss, summed over all batches.
@@ -115,6 +117,12 @@ class TrainStep:
     def _losses(self, of: Callable[..., Loss], batch: Batch) -> Loss:
         with autocast(self.precision, self.device):
             return of(batch, label_smoothing=self._settings.label_smoothing)
+
+
+def _max_scored(targets: Tensor) -> int | None:
+    """The number of scored targets (B, T), rounded up to a multiple of an eighth of all; None if all are scored."""
+    scored, part = int((targets != NOT_SCORED).sum()), -(-targets.numel() // 8)
+    return None if scored == targets.numel() else max(-(-scored // part), 1) * part
 
 
 def seed_for(seed: int, step: int, rank: int = 0) -> int:

@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any
 
 from litmus.data import DataSettings, TokenData, prepare
-from litmus.data.sampler import Sampler, check_window_fits
+from litmus.data.chat.batches import WindowSampler, sampler_of
+from litmus.data.sampler import check_window_fits
 from litmus.errors import BadInput, Failed
 from litmus.files import write_atomically
 from litmus.locks import folder_lock
@@ -88,7 +89,10 @@ def train_run(
     plug-in fails, TrainingDiverged if a loss or gradient is not finite, Interrupted after SIGINT, SIGTERM or SIGHUP.
     """
     display = display or Display()
-    check_trained(resolve(recipe, trust_plugin=trust_plugin), settings.batch, settings.context)
+    sized = resolve(recipe, trust_plugin=trust_plugin)
+    check_trained(sized, settings.batch, settings.context)
+    own_context = sized.context if start is None else start.config.resolved.context
+    data_settings = data_settings.for_context(settings.context or own_context)
     data = prepare(data_settings, log=display.log)
     vocabulary = data.tokenizer.vocab_size if start is None else None
     whole = resolve(recipe, vocab_size=vocabulary, trust_plugin=trust_plugin)
@@ -98,11 +102,12 @@ def train_run(
             f"{whole.vocab_size}; train from a run whose tokenizer has no more tokens than its model"
         )
     new = make_config(whole, data, data_settings, settings, start)
-    check_window_fits(data.train, new.resolved.context, "train")
+    if data.windows is None:
+        check_window_fits(data.train, new.resolved.context, "train")
     check_scorable(data, new.resolved.context, (settings.validate_tokens, settings.evaluate_tokens))
     folder = Path(folder)
     with folder_lock(folder, "training in"):
-        config = open_run(folder, new, whole, data.tokenizer, resume=resume, log=display.log)
+        config = open_run(folder, new, whole, data.tokenizer, data.chat_template, resume=resume, log=display.log)
         if gate is not None:
             gate(whole, folder)
         if (finished := _finished(folder, config)) is not None:
@@ -141,8 +146,8 @@ class Trainer:
         self.settings, self.sample_text, self.display = settings, sample_text, display
         self.budget = Budget.parse(settings.budget)
         self.flops_per_token = training_flops_per_token(model.recipe, resolved.context)
-        self.sampler = Sampler(
-            data.train,
+        self.sampler = sampler_of(
+            data,
             context=resolved.context,
             batch=settings.batch,
             seed=settings.order_seed,
@@ -171,6 +176,11 @@ class Trainer:
         config = self.config.model_dump(mode="json")
         trackers = open_trackers(self.settings.trackers, self.folder, self.usage.steps, config)
         self.display.begin(self._title(), self.budget.fraction(self.usage))
+        if isinstance(self.sampler, WindowSampler):
+            rows, padding = self.sampler.windows_per_epoch, self.sampler.padding
+            self.display.log(
+                f"an epoch has {len(self.sampler.windows):,} windows in {rows:,} rows, {padding:.1%} padding"
+            )
         try:
             with matmul_precision(self.train_step.precision):
                 with (
@@ -236,7 +246,7 @@ class Trainer:
     def _validate(self, metrics: Metrics, trackers: list[Tracker]) -> float:
         """Evaluate on the first `validate_tokens` held-out tokens; returns nats per token."""
         started = time.perf_counter()
-        score = self._evaluate(self.settings.validate_tokens)
+        score = self._evaluate(self.settings.validate_tokens, "validation")
         step = self.usage.steps
         scores: dict[str, Any] = {"loss": score.nats_per_token, "bpb": score.bits_per_byte}
         entropy, routing = score.attention_entropy or {}, score.routing or {}
@@ -253,7 +263,8 @@ class Trainer:
         self.display.validated(step, score)
         return score.nats_per_token
 
-    def _evaluate(self, limit_tokens: int | None) -> Evaluation:
+    def _evaluate(self, limit_tokens: int | None, split: str = "held_out") -> Evaluation:
+        """The score on the held-out split; threads have one for validation besides."""
         with autocast(self.train_step.precision, self.train_step.device), restored_cwd():
             score = evaluate(
                 self.model,
@@ -262,6 +273,7 @@ class Trainer:
                 batch=self.settings.batch,
                 limit_tokens=limit_tokens,
                 isolate_documents=self.settings.isolate_documents,
+                split=split,
             )
         if not math.isfinite(score.nats_per_token):
             raise self._diverged(self.usage.steps, f"held-out loss {score.nats_per_token:.6g}")

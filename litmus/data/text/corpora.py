@@ -90,6 +90,22 @@ def resolve(name: str, *, sample_bytes: int | None, log: Log) -> Corpus:
     raise BadInput(f"{neither}; {nearest(name, NAMED)}")
 
 
+def row_files(location: str, sample_bytes: int | None, log: Log) -> list[tuple[Path, str]]:
+    """The files of rows (path, format) at a path or pattern, or the local copy of `hf:NAME:SPLIT`."""
+    if location.startswith(hub.PREFIXES):
+        return [(hub.local_rows(hub.HubSource.parse(location), sample_bytes, log), "jsonl")]
+    found = [(path, format_of_named(path)) for path in _files_at(location, log)]
+    if not found:
+        raise BadInput(f"there are no threads at {shown(location)}; a file, folder, pattern or hf:NAME:SPLIT is valid")
+    for path, form in found:
+        check_readable(path)
+        if form not in ROW_FORMATS:
+            raise BadInput(
+                f"{printable(path)} holds no rows; threads are read from .jsonl, .json, .csv, .tsv and .parquet"
+            )
+    return found
+
+
 def _interpretations(name: str) -> list[tuple[str, str | None]]:
     """Possible (location, column) pairs: the name as a location, or split at any of its colons, the last one first."""
     colons = [place for place, char in enumerate(name) if char == ":" and 0 < place < len(name) - 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ LOCAL_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".cs
 BATCH_ROWS = 1000
 COLUMN = "text"
 """Column of the local copy."""
+ROW_BYTES_OF_TEXT = 8
+"""Bytes of rows that are copied for each byte of a message that is wanted: a row is more than its text."""
 
 
 class HubSource(NamedTuple):
@@ -70,6 +73,23 @@ def local_copy(source: HubSource, sample_bytes: int | None, log: Log) -> Path:
     return build_once(cache_folder() / "hub" / key, build, log) / "documents.jsonl"
 
 
+def local_rows(source: HubSource, sample_bytes: int | None, log: Log) -> Path:
+    """The local JSON-lines copy of a split with all its columns, or of its first `sample_bytes`, made on first use."""
+    if source.column is not None:
+        raise BadInput(f"hf:{source.name} of threads has no single column; leave out ':{source.column}'")
+    key = sha256(json.dumps(["rows", *source, sample_bytes, _local_content(source.name, log)]).encode())
+
+    def build(folder: Path) -> None:
+        written = 0
+        with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+            for row in chain.from_iterable(_batches(source, log)):
+                written += file.write(json.dumps(row, default=str) + "\n")
+                if sample_bytes is not None and written >= ROW_BYTES_OF_TEXT * sample_bytes:
+                    break
+
+    return build_once(cache_folder() / "hub" / key, build, log) / "rows.jsonl"
+
+
 def _local_content(name: str, log: Log) -> list[str]:
     """Content hashes of a local dataset, so that it is copied again after a change; empty for one on the hub."""
     path = expand_user(name)
@@ -81,22 +101,26 @@ def _local_content(name: str, log: Log) -> list[str]:
 
 
 def _texts(source: HubSource, log: Log) -> Iterator[str | None]:
-    """The text of each row, or None. All exceptions of the `datasets` library become BadInput."""
+    """The text of each row, or None."""
+    column = None
+    for rows in _batches(source, log):
+        if column is None:
+            column = Columns.of(rows).text_column(source.column, f"dataset {printable(source.name)}")
+        for row in rows:
+            text = column_value(row, column)
+            if not isinstance(text, str | None):
+                held = f"column {shown(column)} holds a {type(text).__name__}, not a string"
+                raise BadInput(f"dataset {printable(source.name)}: {held}")
+            yield text
+
+
+def _batches(source: HubSource, log: Log) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a dataset in batches. All exceptions of the `datasets` library become BadInput."""
     try:
         dataset = _load(source)
         log(f"copying {source.name}, split {source.split}, into the cache")
-        column = None
         for batch in dataset.iter(batch_size=BATCH_ROWS):
-            rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            if column is None:
-                column = Columns.of(rows).text_column(source.column, f"dataset {printable(source.name)}")
-            for row in rows:
-                text = column_value(row, column)
-                if not isinstance(text, str | None):
-                    found = type(text).__name__
-                    held = f"column {shown(column)} holds a {found}, not a string"
-                    raise BadInput(f"dataset {printable(source.name)}: {held}")
-                yield text
+            yield [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     except BadInput:
         raise
     except Exception as error:

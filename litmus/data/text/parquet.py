@@ -48,6 +48,13 @@ def parquet_texts(path: Path, column: str) -> Iterator[bytes | None]:
                 yield from values.cast(pyarrow.large_binary()).to_pylist()
 
 
+def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file as mappings of Python values."""
+    with _opened(path) as (file, _):
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     check_readable(path)

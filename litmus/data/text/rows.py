@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from litmus.data.messages import printable
 from litmus.data.text.columns import SAMPLE_ROWS, Columns, column_value
 from litmus.data.text.files import opened
-from litmus.data.text.parquet import parquet_columns, parquet_texts
+from litmus.data.text.parquet import parquet_columns, parquet_rows, parquet_texts
 from litmus.errors import BadInput, shown
 
 MAX_ROW_BYTES = 1 << 28
@@ -32,7 +32,7 @@ def find_text_column(path: Path, form: str, asked: str | None) -> str | None:
     """The column of a file that holds the documents, determined from its first rows; None if it has no rows."""
     if form == "parquet":
         return parquet_columns(path).text_column(asked, printable(path))
-    columns = Columns.of(_typed(row.values, form) for row in islice(_rows(path, form), SAMPLE_ROWS))
+    columns = Columns.of(_typed(row.values, form) for row in islice(read_rows(path, form), SAMPLE_ROWS))
     return columns.text_column(asked, printable(path)) if columns.types else None
 
 
@@ -41,7 +41,7 @@ def read_texts(path: Path, form: str, column: str) -> Iterator[bytes | None]:
     if form == "parquet":
         yield from parquet_texts(path, column)
         return
-    for place, values in _rows(path, form):
+    for place, values in read_rows(path, form):
         text = column_value(values, column)
         if not isinstance(text, str | None):
             found = type(text).__name__
@@ -57,7 +57,11 @@ def utf8(text: str) -> bytes:
         return _HALF_SURROGATE_PAIR.sub("\udcff", text).encode("utf-8", "surrogateescape")
 
 
-def _rows(path: Path, form: str) -> Iterator[Row]:
+def read_rows(path: Path, form: str) -> Iterator[Row]:
+    """The rows of a file in order; BadInput, with the line, for one that is damaged or cut."""
+    if form == "parquet":
+        yield from (Row(f"row {number}", values) for number, values in enumerate(parquet_rows(path), 1))
+        return
     with opened(path) as stream:
         if form == "csv":
             yield from _csv_rows(path, stream)

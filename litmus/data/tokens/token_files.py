@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,11 +33,38 @@ ENCODE_BATCH_PIECES = 4096
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows of threads, one after the other: token ids and which of them are trained on, both of shape (tokens,).
+
+    starts: (W + 1,) where each window begins, and the end of the last. threads: (W,) the thread of each.
+    """
+
+    tokens: np.ndarray
+    scored: np.ndarray
+    starts: np.ndarray
+    threads: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.threads)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(W,) the places that each window takes in a batch: all its tokens but the last, which is only a target."""
+        return np.diff(self.starts) - 1
+
+    def window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a window, and which of them are trained on."""
+        place = slice(int(self.starts[number]), int(self.starts[number + 1]))
+        return self.tokens[place], self.scored[place]
+
+
+@dataclass(frozen=True, eq=False)
 class TokenData:
     """A prepared corpus: two token streams, the tokenizer and their provenance.
 
     `train` and `held_out` are memory-mapped uint16 or uint32 arrays of shape (tokens,). `fingerprint` is the sha256 of
-    the token files and of the settings that made them. `provenance` is JSON-serializable.
+    the token files and of the settings that made them. `provenance` is JSON-serializable. Threads have `windows` by
+    split, whose tokens the streams then are, and the source of their `chat_template`.
     """
 
     train: np.ndarray
@@ -45,6 +72,8 @@ class TokenData:
     tokenizer: Tokenizer
     fingerprint: str
     provenance: dict[str, Any]
+    windows: Mapping[str, Windows] | None = None
+    chat_template: str | None = None
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
@@ -128,7 +157,7 @@ def open_token_files(folder: Path, corpus: Corpus) -> TokenData:
     try:
         provenance = read_json(folder / "provenance.json")
         tokenizer = load_tokenizer(folder)
-        mapped = {split: np.memmap(folder / f"{split}.bin", _dtype(tokenizer), mode="r") for split in SPLITS}
+        mapped = {split: np.memmap(folder / f"{split}.bin", token_dtype(tokenizer), mode="r") for split in SPLITS}
         lengths = {split: len(tokens) for split, tokens in mapped.items()}
         expected, made_of = provenance["tokens"], [provenance[key] for key in ("key", "sha256", "tokenizer_sha256")]
     except (OSError, ValueError, KeyError) as error:
@@ -147,7 +176,7 @@ class _Stream:
         self.documents = self.bytes = self.tokens = 0
         self.hash = hashlib.sha256()
         self._file = file
-        self._dtype = _dtype(tokenizer)
+        self._dtype = token_dtype(tokenizer)
         self._tokenizer = tokenizer
         self._document = self._announced = -1
 
@@ -174,7 +203,8 @@ class _Stream:
         self.tokens += len(ids)
 
 
-def _dtype(tokenizer: Tokenizer) -> np.dtype:
+def token_dtype(tokenizer: Tokenizer) -> np.dtype:
+    """The number format of token files."""
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
 
 

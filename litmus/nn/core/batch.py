@@ -19,12 +19,14 @@ class Batch:
     targets: (B, T) next token of each token, IGNORED (-100) where the loss skips it; None if no loss is computed.
     document_ids: (B, T) packed document of each token; tokens attend within their document only. Not with a cache.
     padding_mask: (B, T) False at padding, left or right; None if every token is real.
+    max_scored: an upper bound of the scored targets, with which the head skips the others; None if not known.
     """
 
     tokens: Tensor
     targets: Tensor | None = None
     document_ids: Tensor | None = None
     padding_mask: Tensor | None = None
+    max_scored: int | None = None
 
     @classmethod
     def of(cls, tokens: Tensor | Batch) -> Batch:

@@ -42,6 +42,16 @@ def cross_entropy(
     return _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, label_smoothing)
 
 
+def scored_only(hidden: Tensor, targets: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The hidden states (most, dim) and targets (most,) of the scored among (N, dim) and (N,), -100 after the last.
+
+    `most` is at least their number. The shape depends on no value, so that a GPU is not waited for.
+    """
+    scored = targets != IGNORED
+    index = torch.nonzero_static(scored, size=most).squeeze(1)  # -1 after the last
+    return hidden[index], targets[index].where(index >= 0, IGNORED)
+
+
 def head_cross_entropy(
     head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:

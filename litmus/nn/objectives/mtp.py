@@ -62,14 +62,14 @@ class MtpObjective(Objective):
         targets = batch.scored_targets
         aux_losses = AuxLosses.before(targets)
         hidden = model.hidden(batch, aux_losses=aux_losses)
-        nats = head_nats(model, hidden, targets, label_smoothing)
+        nats = head_nats(model, hidden, targets, label_smoothing, max_scored=batch.max_scored)
         nats = share_of_step("next_token", nats, scored(targets))
         total, parts = nats, {"next_token": nats}
         for number in range(1, self.depth + 1):
             further = targets_ahead(batch, number)
             ctx = model.forward_context(batch, aux_losses=aux_losses.counting(further))
             hidden, vectors = self.predict_ahead(number, model, hidden, batch.tokens.roll(-number, 1), ctx)
-            nats = head_nats(model, vectors, further, label_smoothing)
+            nats = head_nats(model, vectors, further, label_smoothing, max_scored=batch.max_scored)
             nats = share_of_step(f"mtp_{number}", nats, scored(further))
             total = total + self.weight / self.depth * nats
             parts[f"mtp_{number}"] = nats

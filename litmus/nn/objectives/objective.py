@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from litmus.nn.core.aux_losses import AuxLosses, Sums, is_shared, scored, share_of_step
-from litmus.nn.core.batch import Batch
+from litmus.nn.core.batch import IGNORED, Batch, use_reference
 from litmus.nn.core.forward_context import ForwardContext
 from litmus.nn.core.layer_context import LayerContext
 from litmus.nn.core.registry import Part
-from litmus.nn.objectives.cross_entropy import cross_entropy, head_cross_entropy, token_cross_entropy
+from litmus.nn.objectives.cross_entropy import cross_entropy, head_cross_entropy, scored_only, token_cross_entropy
 
 
 @dataclass
@@ -66,7 +66,8 @@ class Objective(nn.Module):
         """The training loss of a batch with targets; targets of -100 are skipped."""
         targets = batch.scored_targets
         aux_losses = AuxLosses.before(targets)
-        nats = head_nats(model, model.hidden(batch, aux_losses=aux_losses), targets, label_smoothing)
+        hidden = model.hidden(batch, aux_losses=aux_losses)
+        nats = head_nats(model, hidden, targets, label_smoothing, max_scored=batch.max_scored)
         nats = share_of_step("next_token", nats, scored(targets))
         return with_aux_losses(Loss(nats, {"next_token": nats}), aux_losses)
 
@@ -81,12 +82,29 @@ class Objective(nn.Module):
     def token_losses(self, model: LanguageModel, batch: Batch) -> Tensor:
         """Cross-entropy (B, T) of each target in nats, 0 where it is -100; -log softmax(logits) for every objective."""
         hidden, targets = model.hidden(batch).flatten(0, 1), batch.scored_targets
-        return token_cross_entropy(model.head, hidden, targets.flatten()).view_as(targets)
+        flat = targets.flatten()
+        if batch.max_scored is None or batch.max_scored >= len(flat):
+            return token_cross_entropy(model.head, hidden, flat).view_as(targets)
+        index = (flat != IGNORED).nonzero().squeeze(1)
+        nats = token_cross_entropy(model.head, hidden[index], flat[index])
+        return nats.new_zeros(len(flat)).index_copy(0, index, nats).view_as(targets)
 
 
-def head_nats(model: LanguageModel, hidden: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy in nats of the scored targets (B, T), from the head's input (B, T, dim), in chunks."""
+def head_nats(
+    model: LanguageModel,
+    hidden: Tensor,
+    targets: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    max_scored: int | None = None,
+) -> Tensor:
+    """Mean cross-entropy in nats of the scored targets (B, T), from the head's input (B, T, dim), in chunks.
+
+    With `max_scored`, an upper bound of their number, the head computes no logits of other targets.
+    """
     hidden, targets = hidden.flatten(0, 1), targets.flatten()
+    if max_scored is not None and max_scored < len(targets) and not use_reference():
+        hidden, targets = scored_only(hidden, targets, max_scored)
     if isinstance(model.head, nn.Linear) and type(model.head).forward is nn.Linear.forward:
         return cross_entropy(hidden, model.head.weight, model.head.bias, targets, label_smoothing=label_smoothing)
     return head_cross_entropy(model.head, hidden, targets, label_smoothing=label_smoothing)

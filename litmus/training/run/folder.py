@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from litmus.data import Tokenizer
+from litmus.data.tokens.hf_tokenizer_files import TEMPLATE
 from litmus.data.tokens.tokenizer import FILE_NAME
 from litmus.errors import BadInput, shown
 from litmus.files import file_names, reading, remove_leftovers, sha256, write_atomically, writing
@@ -31,7 +32,14 @@ TOKENIZER_FILE = f"{TOKENIZER}/{FILE_NAME}"
 
 
 def open_run(
-    folder: Path, new: RunConfig, recipe: Recipe, tokenizer: Tokenizer, *, resume: bool, log: Callable[[str], None]
+    folder: Path,
+    new: RunConfig,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    chat_template: str | None = None,
+    *,
+    resume: bool,
+    log: Callable[[str], None],
 ) -> RunConfig:
     """Open `folder`, which this process has locked, for the training `new`; returns the configuration that is used.
 
@@ -65,8 +73,9 @@ def open_run(
         )
     if config != old:
         write_atomically(folder / RUN, config.to_yaml())
-    for name, content in ((RECIPE, recipe.to_yaml()), (TOKENIZER_FILE, tokenizer.to_json())):
-        if _content(folder / name) != content.encode():
+    files = {RECIPE: recipe.to_yaml(), TOKENIZER_FILE: tokenizer.to_json(), TEMPLATE: chat_template}
+    for name, content in files.items():
+        if content is not None and _content(folder / name) != content.encode():
             write_atomically(folder / name, content)
             if config is not new:
                 log(f"{folder / name} was missing or damaged, and is written again")
@@ -87,7 +96,8 @@ def has_started(folder: Path) -> bool:
 
 def _holds_only_ours(folder: Path, old: RunConfig) -> bool:
     """Whether a run that never took a step holds only files that were written for it, unchanged."""
-    others = set(file_names(folder)) - {RUN, RECIPE, TOKENIZER_FILE, METRICS, AUDIT}
+    written = {RUN, RECIPE, TOKENIZER_FILE, METRICS, AUDIT} | ({TEMPLATE} if old.data.chat is not None else set())
+    others = set(file_names(folder)) - written
     if others or _content(folder / RUN) != old.to_yaml().encode():
         return False
     recipe, tokenizer = _content(folder / RECIPE), _content(folder / TOKENIZER_FILE)
