@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 COARSER = (torch.float32, torch.bfloat16, torch.float16)
 CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 CASTS_BY_NAME = {Tensor.float, Tensor.half, Tensor.bfloat16}
+GROUPED_PRODUCTS: set[Any] = {torch.nn.functional.grouped_mm, torch._grouped_mm}
 
 
 class Exact(TorchFunctionMode):
@@ -18,7 +19,8 @@ class Exact(TorchFunctionMode):
 
     Many models compute norms and softmax in fp32 at any precision; lifted to fp64 they can be held to 1e-9. Indexers of
     sparse attention score many tokens with exactly 0, and which of them topk takes is not defined: it may differ
-    between lengths, which is no fault of the model.
+    between lengths, which is no fault of the model. Products of groups of rows, as of experts, have no kernel in fp64
+    and are computed group by group.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -27,6 +29,8 @@ class Exact(TorchFunctionMode):
             return stable_topk(*args, **{key: kwargs[key] for key in ("k", "dim") if key in kwargs})
         first = args[0] if args else None
         if isinstance(first, Tensor) and first.dtype == torch.float64:
+            if func in GROUPED_PRODUCTS:
+                return grouped_product(*args, **kwargs)
             if func in CASTS_BY_NAME:
                 return first
             if kwargs.get("dtype") in COARSER:
@@ -41,6 +45,13 @@ def lifted(item: Any) -> Any:
     if isinstance(item, Tensor) and item.dtype in COARSER:
         return item.to(torch.float64)
     return torch.float64 if item in COARSER else item
+
+
+def grouped_product(rows: Tensor, matrices: Tensor, *, offs: Tensor, **_: Any) -> Tensor:
+    """`grouped_mm`: the rows (S, K) from one of the offsets (G,) to the next times the matrices (G, K, M)."""
+    ends = [0, *offs.tolist()]
+    products = [rows[start:end] @ matrix for start, end, matrix in zip(ends[:-1], ends[1:], matrices, strict=True)]
+    return torch.cat([*products, rows.new_zeros(len(rows) - ends[-1], matrices.shape[-1])])
 
 
 def stable_topk(values: Tensor, k: int, dim: int = -1) -> Any:

@@ -79,11 +79,18 @@ def first_difference_in_decoding(model: Any, tokens: Tensor, until: int, toleran
             with recorded(model) as seen:
                 model(token, cache)
             steps.append(seen)
-    decoded = [
-        (name, torch.cat([step[i][1] for step in steps], 1), torch.cat([step[i][2] for step in steps], 1))
-        for i, (name, _, _) in enumerate(steps[0])
-    ]
+    decoded = []
+    for i, (name, _, _) in enumerate(steps[0]):
+        calls = [step[i] for step in steps if i < len(step) and step[i][0] == name]
+        decoded.append((name, along_time([call[1] for call in calls]), along_time([call[2] for call in calls])))
     return first_differing_module(model, full_pass(model, tokens), decoded, until, tolerance)
+
+
+def along_time(steps: list[Tensor]) -> Tensor:
+    """The tensors (B, 1, ...) of each step as one; empty where their shapes grow from step to step, as keys may."""
+    if len({(step.shape[0], step.shape[2:]) for step in steps}) > 1:
+        return torch.empty(0, 0)
+    return torch.cat(steps, 1)
 
 
 def full_pass(model: nn.Module, tokens: Tensor) -> list[ModuleRecord]:

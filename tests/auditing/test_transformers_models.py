@@ -143,3 +143,21 @@ def test_a_cache_that_reorders_wrongly_is_found(monkeypatch):
     )
     with pytest.raises(AssertionError, match="decoding after rows were repeated and dropped differs"):
         assert_cache_matches(llama())
+
+
+def test_experts_that_are_multiplied_in_groups_are_held_to_fp64():
+    config = transformers.MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
+    model = transformers.MixtralForCausalLM(config)
+    target = target_of(model, quick=True)
+    assert target.rounding == 1e-9
+    tokens = target.tokens(2, 9)
+    exact = target.build_model()(tokens)
+    torch.testing.assert_close(exact.float(), model.eval()(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_modules_whose_outputs_grow_in_decoding_do_not_hide_the_fault():
+    config = transformers.RoFormerConfig(**SIZES, is_decoder=True, max_position_embeddings=48, hidden_act="gelu")
+    target = target_of(transformers.RoFormerForCausalLM(config), quick=True)
+    found = run_check(CHECKS["cache parity"], target, 100)  # its positions count the padding
+    assert found.detail.startswith("a prefill with padding on the left differs")
+    assert "crashed" not in found.detail

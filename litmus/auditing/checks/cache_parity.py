@@ -131,11 +131,12 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
             yield from ragged_batch(target, model.new_cache)
         for name, new_cache in target.other_caches().items():
             yield from decodings_with(target, name, new_cache)
-        if not target.lacks("reordered cache"):
-            yield from rows_reordered(target)
         if not target.lacks("rows of a cache"):
             yield from rows_come_and_go(target)
             yield from row_reused(target)
+        if not target.lacks("reordered cache"):
+            yield from rows_reordered(target)
+        if not target.lacks("rows of a cache"):
             yield from row_slides(target)
         longer = target.length(BLOCK_EDGE_TOKENS)
         if longer > length:
