@@ -25,7 +25,7 @@ from litmus.cli.options import (
 from litmus.cli.output import progress, results
 from litmus.errors import Failed
 from litmus.process import defer_output_errors
-from litmus.training.settings import settings_from
+from litmus.training.settings import preset_named, settings_from
 
 
 @defer_output_errors()
@@ -45,6 +45,10 @@ def train(
     ] = None,
     runs: RunsFolder = "runs",
     folder: Annotated[Path | None, typer.Option(help="Path of the run folder, instead of RUNS/NAME.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Settings that other options change: roleplay, roleplay-1k or roleplay-lab (docs/chat.md)."),
+    ] = None,
     budget: Annotated[str | None, setting("budget")] = None,
     batch: Annotated[int | None, setting("batch")] = None,
     accumulation: Annotated[int | None, setting("accumulation")] = None,
@@ -84,23 +88,27 @@ def train(
 
       litmus train runs/standard --data my_book.txt --name tuned --lr 0.0003
 
-      litmus train roleplay --data threads:chats.jsonl.gz --chat window=8
+      litmus train roleplay --preset roleplay-lab --size tiny --data threads:chats.jsonl.gz --chat window=8
     """
     settings: dict[str, Any] = {
         "budget": budget, "batch": batch, "accumulation": accumulation, "context": context, "optimizer": optimizer,
         "lr": lr, "schedule": schedule, "precision": precision, "compile": compile, "seed": seed,
         "sample_every": sample_every, "device": device, "threads": threads,
     }  # fmt: skip
+    chosen = preset_named(preset)
     settings = {
+        **chosen.training,
         **{key: value for key, value in settings.items() if value is not None},
         **overrides(option, "--option"),
     }
     settings_from(settings)  # BadInput before torch is imported
-    changes = overrides(change)
+    changes = {**chosen.recipe, **overrides(change)}
     check_source(recipe)
     check_size(size)
+    threads = data is not None and data.startswith("threads:")
+    how = {**(chosen.chat if threads else {}), **overrides(chat, "--chat")}
     given: dict[str, Any] = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out}
-    given |= {"sample_bytes": sample_bytes, "chat": overrides(chat, "--chat") or None}
+    given |= {"sample_bytes": sample_bytes, "chat": how or None}
 
     from litmus import runs as calls
     from litmus.data import data_settings_from

@@ -3,6 +3,7 @@
 What needs PyTorch is in `litmus.data.sampler`: corpora are listed and prepared without it.
 """
 
+from litmus.data.chat.preparation import masked_window
 from litmus.data.preparation import DataSettings, data_settings_from, prepare, sample, summary
 from litmus.data.text.corpora import NAMED
 from litmus.data.tokens.make_tokenizer import load_tokenizer
@@ -16,6 +17,7 @@ __all__ = [
     "Tokenizer",
     "data_settings_from",
     "load_tokenizer",
+    "masked_window",
     "prepare",
     "sample",
     "summary",

@@ -26,7 +26,7 @@ from litmus.model.plugins import plugin_faults
 from litmus.nn import Batch, RouterStats
 from litmus.runtime.device import pick_device
 from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
-from litmus.training.run.config import LoadedRun
+from litmus.training.run.config import LoadedRun, read_config
 from litmus.training.run.loading import load_run
 
 STATS_TOKENS = 1024
@@ -258,6 +258,11 @@ def held_out_text(loaded: LoadedRun, data: str | None, log: Callable[[str], None
     if text.fingerprint != config.data_fingerprint:
         log(f"the corpus {config.data.corpus!r} is not what the run was trained on: its text has changed since")
     return text
+
+
+def data_of_run(folder: Path, log: Callable[[str], None]) -> TokenData:
+    """The data of a run, without its model."""
+    return prepare(_own_tokenizer(read_config(folder).data, folder), log=log)
 
 
 def _own_tokenizer(settings: DataSettings, folder: Path) -> DataSettings:

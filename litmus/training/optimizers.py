@@ -149,8 +149,8 @@ def lr_factor(fraction: float, settings: TrainSettings) -> float:
     `final_lr`: along half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983), linearly, not at all, or linearly over
     the last `decay` only (wsd: Hu et al. 2024, arXiv 2404.06395).
     """
-    if fraction < settings.warmup:
-        return fraction / settings.warmup
+    if fraction < settings.warmup_fraction:
+        return fraction / settings.warmup_fraction
     return settings.final_lr + (1 - settings.final_lr) * (1 - _decayed(fraction, settings))
 
 
@@ -158,7 +158,7 @@ def _decayed(fraction: float, settings: TrainSettings) -> float:
     """Progress from the peak to the final learning rate, 0 to 1."""
     if settings.schedule == "constant":
         return 0.0
-    start = settings.warmup
+    start = settings.warmup_fraction
     if settings.schedule == "wsd":
         start = max(start, 1 - settings.decay)
     linear = min(1.0, max(0.0, (fraction - start) / (1 - start)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from litmus.bounds import MAX_INT, MAX_SEED, Bounded
-from litmus.errors import BadInput, first_fault
+from litmus.errors import BadInput, first_fault, nearest, shown
 from litmus.training.budget import Budget
 
 
@@ -56,6 +56,9 @@ class TrainSettings(Bounded):
     warmup: float = Field(0.05, ge=0, lt=1)
     """Fraction of the budget over which the learning rate rises linearly from 0."""
 
+    warmup_steps: int | None = Field(None, ge=1, le=MAX_INT)
+    """Steps of that rise, in place of the fraction; the budget must be in steps."""
+
     decay: float = Field(0.2, gt=0, le=1)
     """Fraction of the budget over which wsd decays at the end; the other schedules do not use it."""
 
@@ -82,6 +85,9 @@ class TrainSettings(Bounded):
 
     validate_tokens: int | None = Field(16_384, ge=1, le=MAX_INT)
     """Held-out tokens scored at each validation, always the same ones; null takes them all."""
+
+    patience: int | None = Field(None, ge=1, le=MAX_INT)
+    """Validations without a lower loss after which the training stops before its budget; null never does."""
 
     evaluate_tokens: int | None = Field(None, ge=1, le=MAX_INT)
     """Held-out tokens scored in the final evaluation; all of them when not given."""
@@ -120,10 +126,61 @@ class TrainSettings(Bounded):
             raise ValueError(f"betas must be at least 0 and below 1, found {betas}")
         return betas
 
+    @model_validator(mode="after")
+    def _check_warmup_steps(self) -> Self:
+        if self.warmup_steps is not None and Budget.parse(self.budget).unit != "steps":
+            raise ValueError(f"warmup_steps needs a budget in steps, and it is {self.budget}; set warmup instead")
+        return self
+
+    @property
+    def warmup_fraction(self) -> float:
+        """The fraction of the budget over which the learning rate rises."""
+        if self.warmup_steps is None:
+            return self.warmup
+        return min(self.warmup_steps / Budget.parse(self.budget).amount, 0.99)
+
     @property
     def order_seed(self) -> int:
         """The seed of the data order."""
         return self.seed if self.data_seed is None else self.data_seed
+
+
+class Preset(NamedTuple):
+    """Settings of a training, of the recipe and of threads that belong together; what a user gives comes before."""
+
+    training: dict[str, Any]
+    recipe: dict[str, Any]
+    chat: dict[str, Any]
+
+
+def _roleplay(context: int, target: int, **training: Any) -> Preset:
+    """The mini_deepseek report's training with another length of windows, of which `target` tokens are trained on."""
+    report = {
+        "optimizer": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.01, "lr": 1e-4, "clip": 1.0, "schedule": "cosine",
+        "warmup_steps": 1000, "budget": "20000 steps", "batch": 8, "accumulation": 4, "precision": "bf16",
+    }  # fmt: skip
+    chat = {"max_tokens": context, "max_target": target}
+    return Preset({**report, "context": context, **training}, {"context": context}, chat)
+
+
+PRESETS = {
+    "roleplay": _roleplay(3076 + 512, 512),
+    "roleplay-1k": _roleplay(1024, 256),
+    "roleplay-lab": _roleplay(
+        512, 128, precision="auto", accumulation=1, lr=1e-3, warmup_steps=100, budget="2000 steps"
+    ),
+}
+"""The report's training of RolePlayTransformer (lengths 3076 and 512), and smaller ones; the last is for CPUs. The
+report's terms of the loss, 0.1 MTP and 0.01 balance, are those of the recipe `roleplay`."""
+
+
+def preset_named(name: str | None) -> Preset:
+    """The preset of a name, an empty one for None; BadInput names the valid ones."""
+    if name is None:
+        return Preset({}, {}, {})
+    if name not in PRESETS:
+        raise BadInput(f"--preset {shown(name)} is unknown; {nearest(name, PRESETS)}")
+    return PRESETS[name]
 
 
 def settings_from(options: Mapping[str, Any]) -> TrainSettings:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from litmus.data import DataSettings, TokenData, prepare
@@ -37,6 +33,7 @@ from litmus.training.run.folder import has_started, open_run
 from litmus.training.run.metrics import Metrics, Tracker, open_trackers
 from litmus.training.run.result import RESULT, RunResult, curve, read_result
 from litmus.training.settings import TrainSettings
+from litmus.training.stopping import Interrupted, StopRequest, no_longer_improves, stop_requests
 from litmus.training.train_step import NotFinite, TrainStep, seed_for
 
 DEFAULT_VALIDATIONS = 10
@@ -48,22 +45,9 @@ SampleText = Callable[[Decoder, Any], str]
 Gate = Callable[[Recipe, Path], None]
 """(resolved recipe, run folder) -> None, called before the first step; an exception stops the training."""
 
-_SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on every system
-
 
 class TrainingDiverged(Failed):
     """The loss or a gradient is not finite; the message names the step, the batch and the largest gradient."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The training was stopped by a signal and saved; the same call resumes it.
-
-    `exit_code` is 130 after Ctrl-C, 143 after SIGTERM or SIGHUP.
-    """
-
-    def __init__(self, sentence: str, number: int) -> None:
-        super().__init__(sentence)
-        self.exit_code = 128 + (signal.SIGTERM if number == _SIGHUP else number)
 
 
 def train_run(
@@ -124,6 +108,8 @@ def _finished(folder: Path, config: RunConfig) -> RunResult | None:
     result = read_result(folder)
     if result is None:
         return None
+    if result.stopped_early:
+        return result
     usage = Usage(result.steps, result.tokens, result.train_seconds, result.tokens * result.flops_per_token)
     return result if Budget.parse(config.training.budget).fraction(usage) >= 1 else None
 
@@ -155,6 +141,7 @@ class Trainer:
         )
         self.usage = Usage()
         self.peak_memory = 0
+        self.val_losses: list[float] = []
         self.saved_step: int | None = None
         checkpoint = newest_checkpoint(folder / CHECKPOINTS, display.log)
         if checkpoint is not None:
@@ -165,6 +152,8 @@ class Trainer:
             self.usage = checkpoint.state.usage
             self.peak_memory = checkpoint.state.peak_memory_bytes
             self.saved_step = self.usage.steps
+            points = curve(folder / METRICS)
+            self.val_losses = [point.val_loss for point in points if point.step <= self.usage.steps]
             display.log(f"resuming after step {self.usage.steps} from {checkpoint.folder}")
         elif has_started(folder):
             display.log(f"{folder} has no checkpoint, so it starts again at the first step")
@@ -200,7 +189,7 @@ class Trainer:
         tokens = settings.batch * settings.accumulation * self.sampler.context
         step_cost = Usage(1, tokens, 0.0, tokens * self.flops_per_token)  # without its seconds, which vary
         clock = time.perf_counter()
-        while (before := self.budget.fraction(self.usage)) < 1:
+        while (before := self.budget.fraction(self.usage)) < 1 and not self._stops_early():
             first = self.usage.steps * settings.accumulation
             batches = [self.sampler.batch(first + number) for number in range(settings.accumulation)]
             mean_cost = replace(step_cost, seconds=self.usage.seconds / max(self.usage.steps, 1))
@@ -234,7 +223,7 @@ class Trainer:
             if sample:
                 metrics.write("sample", step, {"text": self._sample()}, {})
             stopping = stop.signal
-            save = save or stopping is not None or self._save_overdue()
+            save = save or stopping is not None or self._stops_early() or self._save_overdue()
             if save:
                 metrics.sync()
                 self._save(val_loss)
@@ -261,7 +250,15 @@ class Trainer:
         for tracker in trackers:
             tracker.log({f"val/{name}": value for name, value in scores.items()}, step)
         self.display.validated(step, score)
+        self.val_losses.append(score.nats_per_token)
+        if self._stops_early():
+            self.display.log(
+                f"the last {self.settings.patience} validations have no lower loss: stopping at step {step}"
+            )
         return score.nats_per_token
+
+    def _stops_early(self) -> bool:
+        return no_longer_improves(self.val_losses, self.settings.patience)
 
     def _evaluate(self, limit_tokens: int | None, split: str = "held_out") -> Evaluation:
         """The score on the held-out split; threads have one for validation besides."""
@@ -327,6 +324,7 @@ class Trainer:
             cache_bytes_per_token=cache_bytes_per_token(self.model, self.sampler.context),
             scored_share=self.model.objective.scored_share,
             precision=self.train_step.precision,
+            stopped_early=self.budget.fraction(self.usage) < 1,
             curve=curve(self.folder / METRICS),
             sample=self._sample() if self.sample_text is not None else "",
         )
@@ -361,38 +359,3 @@ def _due(every: int | None, step: int, before: float, after: float) -> bool:
     if after >= 1:
         return True
     return step % every == 0 if every else int(after * DEFAULT_VALIDATIONS) > int(before * DEFAULT_VALIDATIONS)
-
-
-class StopRequest:
-    """Whether the training is to stop: `signal` is the number of the first signal received, or None."""
-
-    signal: int | None = None
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Catch Ctrl-C, SIGTERM and SIGHUP as a request in this block; a second Ctrl-C or SIGTERM ends the process.
-
-    A second SIGHUP does not, as a closing terminal and its shell each send one. Under nohup SIGHUP stays ignored.
-    """
-    requested = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested  # only the main thread may handle signals
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if _SIGHUP is not None and signal.getsignal(_SIGHUP) != signal.SIG_IGN:
-        handlers[_SIGHUP] = signal.getsignal(_SIGHUP)
-
-    def request(number: int, frame: FrameType | None) -> None:
-        requested.signal = requested.signal or number
-        for other in handlers:
-            if other != _SIGHUP:
-                signal.signal(other, handlers[other])
-
-    for number in handlers:
-        signal.signal(number, request)
-    try:
-        yield requested
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -1,3 +1,6 @@
+import json
+import re
+
 import pytest
 from typer.testing import CliRunner
 
@@ -47,3 +50,45 @@ def test_the_corpus_is_named_by_data_as_in_the_other_commands(stories, tmp_path)
     assert run("show", stories, "--data", stories, *options).exit_code == 0
     done = run("prepare", stories, "--data", tmp_path / "other.txt", *options)
     assert isinstance(done.exception, BadInput) and "two corpora" in str(done.exception)
+
+
+def conversations(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    talks = [(f"question {number}", f"answer {number}") for number in range(6)]
+    rows = [
+        [{"role": role, "content": text} for role, text in zip(("user", "assistant"), talk, strict=True)]
+        for talk in talks
+    ]
+    said = "".join(json.dumps({"messages": row}) + "\n" for row in rows)
+    path.write_text(said, encoding="utf-8")
+    return path
+
+
+def test_threads_are_prepared_under_either_name_and_their_card_adds_up(tmp_path):
+    path = conversations(tmp_path)
+    first = run("prepare", "--threads", path, "--tokenizer", "bytes")
+    assert first.exit_code == 0, first.exception
+    assert first.stdout == run("prepare", f"threads:{path}", "--tokenizer", "bytes").stdout
+    assert "12 read = 12 messages kept + 0 dropped" in first.stdout
+    made = json.loads(run("prepare", "--threads", path, "--tokenizer", "bytes", "--json").stdout)
+    assert {split: counts["terminators_trained"] for split, counts in made["windows"].items()} == {
+        "train": 3, "validation": 1, "held_out": 2,
+    }  # fmt: skip
+
+
+def test_the_mask_shows_a_window_and_what_is_trained_on(tmp_path):
+    path = conversations(tmp_path)
+    shown = run("show", "--threads", path, "--tokenizer", "bytes", "--mask", "--window", "1")
+    assert shown.exit_code == 0, shown.exception
+    number = re.search(r"question (\d)", shown.stdout)[1]
+    end = "<|endoftext|>"
+    assert shown.stdout == f"{end}user: question {number}{end}assistant:⟦ answer {number}{end}⟧\n"
+    pieces = json.loads(run("show", "--threads", path, "--tokenizer", "bytes", "--mask", "--json").stdout)
+    assert [piece["text"] for piece in pieces if piece["trained"]][-1] == end
+    beyond = run("show", "--threads", path, "--tokenizer", "bytes", "--mask", "--window", "9")
+    assert isinstance(beyond.exception, BadInput) and "has windows 0 to 2" in str(beyond.exception)
+
+
+def test_a_text_has_no_mask(stories):
+    done = run("show", stories, "--tokenizer", "bytes", "--mask")
+    assert isinstance(done.exception, BadInput) and "every token of a text is trained on" in str(done.exception)

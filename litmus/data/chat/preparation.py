@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,27 @@ def card(data: TokenData) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())
+
+
+def masked_window(data: TokenData, number: int, split: str = "train") -> list[tuple[str, bool]]:
+    """The text of a window in pieces, each with whether it is trained on; control tokens are pieces of their own.
+
+    BadInput for a corpus without threads, and for a number beyond the windows of the split.
+    """
+    if data.windows is None:
+        raise BadInput(f"{printable(data.provenance['corpus'])} has no loss mask: every token of a text is trained on")
+    windows = data.windows[split]
+    if not 0 <= number < len(windows):
+        raise BadInput(f"there is no window {number}; the {split} split has windows 0 to {len(windows) - 1}")
+    ids, scored = windows.window(number)
+    names = {token: name for name, token in data.tokenizer.special.items()}
+    pieces: list[tuple[str, bool]] = []
+    for (control, trained), run in groupby(
+        zip(ids.tolist(), scored.tolist(), strict=True), key=lambda one: (names.get(one[0]), one[1])
+    ):
+        tokens = [token for token, _ in run]
+        pieces += [(control, trained)] * len(tokens) if control else [(data.tokenizer.decode(tokens), trained)]
+    return pieces
 
 
 def _split_line(made: dict[str, Any], split: str) -> str:

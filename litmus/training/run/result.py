@@ -36,7 +36,7 @@ class CurvePoint(BaseModel):
 
 
 class RunResult(BaseModel):
-    """Cost and score of a finished training; result.json."""
+    """Cost and score of a finished training; result.json. stopped_early: before its budget, by its `patience`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,6 +53,7 @@ class RunResult(BaseModel):
     scored_share: float = 1.0
     cache_bytes_per_token: float
     precision: Precision | None
+    stopped_early: bool = False
     curve: list[CurvePoint]
     sample: str
 
