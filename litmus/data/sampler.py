@@ -15,15 +15,21 @@ NOT_SCORED = -100
 
 
 class SampledBatch(NamedTuple):
-    """Inputs and targets, (B, T) int64, and where each row is: its start in the token stream, or the row's number.
-
-    documents: (B, T) the document of each token, if rows hold several that do not see each other; else None.
-    """
+    """Inputs and targets, (B, T) int64, and the position in the token stream at which each row starts."""
 
     inputs: torch.Tensor
     targets: torch.Tensor
     windows: list[int]
-    documents: torch.Tensor | None = None
+
+
+class PackedBatch(NamedTuple):
+    """Inputs and targets, (B, T) int64, the number of each row, and the document (B, T) of each token, which sees no
+    other."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    windows: list[int]
+    documents: torch.Tensor
 
 
 class Sampler:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from litmus.data.sampler import NOT_SCORED, SampledBatch, document_ids
+from litmus.data.sampler import NOT_SCORED, PackedBatch, SampledBatch, document_ids
 from litmus.model import Decoder, Loss
 from litmus.nn import Batch
 from litmus.nn.core.aux_losses import Sums, micro_batch, total_of
@@ -49,7 +49,7 @@ class TrainStep:
         self._counts_known = False  # whether objective.counts alone gives the totals
         self._loss = compiled(model.loss, self.device) if settings.compile else model.loss
 
-    def step(self, batches: Sequence[SampledBatch], lr: float) -> StepStats:
+    def step(self, batches: Sequence[SampledBatch | PackedBatch], lr: float) -> StepStats:
         """Update the weights by the gradient of the mean loss over all `batches` at learning rate `lr`.
 
         Raises NotFinite before any weight changes.
@@ -67,21 +67,23 @@ class TrainStep:
         self._model.post_optimizer_step()
         return StepStats(stats.pop("total"), stats, norm)
 
-    def accumulate(self, batches: Sequence[SampledBatch]) -> dict[str, Tensor]:
+    def accumulate(self, batches: Sequence[SampledBatch | PackedBatch]) -> dict[str, Tensor]:
         """Add the gradient of the mean loss over `batches` to the gradients; returns it as "total", with its parts."""
         totals = self._totals(batches) if len(batches) > 1 else None
         passes = [self._backward(batch, totals) for batch in batches]
         return {name: torch.stack([losses[name] for losses in passes]).sum() for name in passes[0]}
 
-    def _to_device(self, batch: SampledBatch) -> Batch:
+    def _to_device(self, batch: SampledBatch | PackedBatch) -> Batch:
         inputs = batch.inputs.to(self.device, non_blocking=True)
         targets = batch.targets.to(self.device, non_blocking=True)
-        documents = None if batch.documents is None else batch.documents.to(self.device, non_blocking=True)
-        if documents is None and self._settings.isolate_documents:
+        documents = None
+        if isinstance(batch, PackedBatch):
+            documents = batch.documents.to(self.device, non_blocking=True)
+        elif self._settings.isolate_documents:
             documents = document_ids(inputs, self._document_start)
         return Batch(inputs, targets, documents, max_scored=_max_scored(batch.targets))
 
-    def _totals(self, batches: Sequence[SampledBatch]) -> Sums:
+    def _totals(self, batches: Sequence[SampledBatch | PackedBatch]) -> Sums:
         """The denominators of the means in the step's loss, summed over all batches.
 
         If layers add terms to the loss, or the objective samples its targets, they are known only after a forward pass.
@@ -106,7 +108,7 @@ class TrainStep:
             self._losses(self._model.loss, batch)
         return part.sums
 
-    def _backward(self, batch: SampledBatch, totals: Sums | None) -> dict[str, Tensor]:
+    def _backward(self, batch: SampledBatch | PackedBatch, totals: Sums | None) -> dict[str, Tensor]:
         """Add the gradient of a batch's part of the loss; returns that part of the loss and of its terms."""
         with contextlib.nullcontext() if totals is None else micro_batch(totals):
             loss = self._losses(self._loss, self._to_device(batch))
@@ -130,7 +132,9 @@ def seed_for(seed: int, step: int, rank: int = 0) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7])
 
 
-def _diagnosis(loss: float, norm: float, gradients: dict[str, Tensor], batches: Sequence[SampledBatch]) -> str:
+def _diagnosis(
+    loss: float, norm: float, gradients: dict[str, Tensor], batches: Sequence[SampledBatch | PackedBatch]
+) -> str:
     """Loss, gradient norm, the parameter with the largest gradient, and the windows of the batch."""
     windows = [window for batch in batches for window in batch.windows]
     sizes = {name: float(gradient.norm()) for name, gradient in gradients.items()}

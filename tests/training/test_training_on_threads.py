@@ -16,7 +16,7 @@ import litmus
 from litmus.data import TokenData, data_settings_from, prepare
 from litmus.data.chat.batches import WindowSampler, fill, pack
 from litmus.data.chat.template import template_of
-from litmus.data.sampler import SampledBatch
+from litmus.data.sampler import PackedBatch
 from litmus.errors import BadInput
 from litmus.model import Decoder, build
 from litmus.nn import Batch
@@ -110,14 +110,12 @@ def test_the_gradient_of_a_step_is_the_same_however_its_threads_are_split(
     step = TrainStep(model, TrainSettings(), "fp32", 256)
     assert threads.windows is not None
     whole = WindowSampler(threads.windows["train"], context=CONTEXT, batch=6, seed=0).batch(0)
-    assert whole.documents is not None
     found = []
     for split in ([range(6)], [range(1), range(1, 4), range(4, 6)], [range(5), range(5, 6)]):
         for parameter in step.weights.named.values():
             parameter.grad = None
         parts = [
-            SampledBatch(whole.inputs[list(r)], whole.targets[list(r)], list(r), whole.documents[list(r)])
-            for r in split
+            PackedBatch(whole.inputs[list(r)], whole.targets[list(r)], list(r), whole.documents[list(r)]) for r in split
         ]
         losses = step.accumulate(parts)
         found.append((losses, {key: value.clone() for key, value in step.weights.gradients().items()}))

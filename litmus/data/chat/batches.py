@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litmus.data.sampler import NOT_SCORED, SampledBatch, Sampler
+from litmus.data.sampler import NOT_SCORED, PackedBatch, Sampler
 from litmus.data.tokens.token_files import TokenData, Windows
 from litmus.errors import BadInput
 
@@ -114,12 +114,12 @@ class WindowSampler:
         """The fraction of all rows that is padding."""
         return 1 - int(self.windows.lengths.sum()) / (len(self.packing) * self.context)
 
-    def batch(self, step: int) -> SampledBatch:
+    def batch(self, step: int) -> PackedBatch:
         """The rows of this rank in the batch of `step` (from 0)."""
         places = (divmod(step * self.batch_size + row, len(self.packing)) for row in self._rows)
         numbers = [int(self._order(epoch)[place]) for epoch, place in places]
         rows = fill(self.windows, [self.packing.row(number) for number in numbers], self.context)
-        return SampledBatch(rows.inputs, rows.targets, numbers, rows.document_ids)
+        return PackedBatch(rows.inputs, rows.targets, numbers, rows.document_ids)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.Philox(key=[self.seed, epoch + 1])).permutation(len(self.packing))

@@ -67,7 +67,7 @@ class Columns:
             return only
         if chats := [name for name, kinds in self.types.items() if CONVERSATION in kinds]:
             held = f"conversations in the column {shown(chats[0])}, each a list of messages with a role and a content"
-            raise BadInput(f"{where} holds {held}; they are not read yet: save their text as one column of strings")
+            raise BadInput(f"{where} holds {held}; read them as threads:PATH")
         self._refuse(where, "has no column 'text' and not just one other column that must be it")
         raise AssertionError
 
