@@ -95,7 +95,7 @@ def main() -> None:
         rows.append([family, plants, exact, false, f"{max(shifts):.4f}", effect, others, f"{wrong} of {inits}"])
         print(rows[-1], f"{time.time() - started:.0f} s", flush=True)
     write_table(
-        "superweights-planted.md",
+        "superweights-planted",
         "Planted super weights",
         columns,
         rows,

@@ -11,6 +11,7 @@ import typer
 from litmus.catalog import check_run
 from litmus.cli.options import Best, TrustPlugin
 from litmus.cli.output import log, print_table
+from litmus.files import writing
 
 
 def superweights(
@@ -40,6 +41,9 @@ def superweights(
       litmus superweights downloads/smollm2 --data stdlib --out smollm2-superweights
     """
     check_run(model, "model")
+    if out is not None:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
 
     from litmus.compression.source import load_source, text_blocks, text_of
     from litmus.compression.study import candidates_table, save, study

@@ -6,6 +6,7 @@ Yu et al. 2024, arXiv 2411.07191, section 4: clip the outliers, round to nearest
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,8 +44,8 @@ class QuantizeSettings:
             raise BadInput(f"--embedding-bits = {self.embedding_bits} is not supported; 16, 8, 4 and 3 are")
         if isinstance(self.group, int) and self.group < 1:
             raise BadInput(f"--group = {self.group} is not valid; it must be at least 1")
-        if self.clip is not None and not self.clip > 0:
-            raise BadInput(f"--clip = {self.clip:g} is not valid; it must be above 0, such as 9")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise BadInput(f"--clip = {self.clip:g} is not valid; it must be above 0 and finite, such as 9")
 
 
 def parse_group(text: str) -> Group:

@@ -23,6 +23,9 @@ Log = Callable[[str], None]
 DEFAULT_BLOCKS, DEFAULT_LENGTH = 16, 128
 """Blocks of held-out text that a model is searched and calibrated on, and tokens in each."""
 
+MAX_TOKENS = 1 << 16
+"""Tokens of all blocks together, which one forward pass holds in memory."""
+
 
 def load_source(
     folder: str | Path, *, best: bool = False, trust_plugin: bool = False, log: Log = lambda text: None
@@ -53,6 +56,8 @@ def text_blocks(
     """`blocks` windows of `length` tokens with their targets (B, T), spread evenly over the held-out text."""
     length = min(length, source.model.recipe.context)
     given = data.tokenizer.window_prefix
+    if blocks * length > MAX_TOKENS:
+        raise BadInput(f"{blocks} blocks of {length} tokens are {blocks * length:,}; at most {MAX_TOKENS:,} are valid")
     if len(data.held_out) <= length:
         raise BadInput(
             f"the held-out text has {len(data.held_out)} tokens, and {length + 1} are needed; give more text"

@@ -114,6 +114,7 @@ class Candidate:
             "output": self.spikes.output,
             "output_ratio": self.spikes.output_ratio,
             "agreement": self.agreement,
+            "positions": self.spikes.positions.tolist(),
             "found_in_pass": self.found_in,
             "loss_increase": vars(self.increase),
             "controls": self.controls,

@@ -36,7 +36,10 @@ def test_every_checkpoint_is_tracked(run, capsys):
 def test_bad_input_is_one_sentence(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     export_run(run, tmp_path / "hf")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     cases = {
+        (str(run), "--out", str(tmp_path / "file")): "file",
+        (str(run), "--blocks", "4096", "--length", "64"): "blocks of 32 tokens",
         ("no-such-folder",): "no-such-folder is not there; a model folder is expected",
         (str(tmp_path),): "is not a run folder",
         (str(tmp_path / "hf"),): "was imported and has no text of its own; name one, e.g. --data stdlib",
