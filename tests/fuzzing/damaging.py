@@ -151,6 +151,35 @@ def damaged_corpora(draw: Draw, documents: Documents) -> Case:
     return case_of(draw, command, changes=tuple(changes))
 
 
+def damaged_ggufs(draw: Draw, documents: Documents) -> Case:
+    """A GGUF file, damaged, then imported."""
+    changes = [damage(draw, documents, ["llama.gguf"]) for _ in range(draw.randint(1, 2))]
+    return case_of(draw, ("import", "llama.gguf", "--name", "other"), changes=tuple(changes))
+
+
+THREAD_KEYS = ("thread_title", "thread_href", "message_timestamp", "message_username", "message", "messages", "text")
+
+
+def damaged_threads(draw: Draw, documents: Documents) -> Case:
+    """Conversations that are damaged, or have odd values in their columns."""
+    if draw.random() < 0.5:
+        changes = [damage(draw, documents, ["threads.jsonl"])]
+    else:
+        odd = [{draw.choice(THREAD_KEYS): draw.choice(values.JSON_VALUES) for _ in range(3)} for _ in range(2)]
+        turns = draw.choice(["messages", "conversations", "prompt"])
+        odd.append(
+            {turns: [{"role": "user", "content": draw.choice(values.JSON_VALUES)}, draw.choice(values.JSON_VALUES)]}
+        )
+        changes = [Change("lines", "threads.jsonl", draw.choice([odd, odd[:1] * 9, odd * 9]))]
+    command = draw.choice([
+        ("data", "prepare", "--threads", "threads.jsonl", "--tokenizer", "bytes"),
+        ("data", "show", "threads:threads.jsonl", "--tokenizer", draw.choice(["bytes", "bpe-300", "runs/tiny"])),
+        (*DRY, "--data", "threads:threads.jsonl"),
+        ("eval", "runs/tiny", "--data", "threads:threads.jsonl"),
+    ])  # fmt: skip
+    return case_of(draw, command, changes=tuple(changes))
+
+
 def damaged_caches(draw: Draw) -> Case:
     """Files of the cache damaged, or the cache a file."""
     name = draw.choice(["tokens/*/*", "tokens/*/*", "tokens/*", "tokens", ".", "*/*"])

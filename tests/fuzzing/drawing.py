@@ -43,6 +43,13 @@ CHEAP: tuple[Command, ...] = (
     ("runs", "show", "pair"),
     ("runs", "compare", "tiny", "stopped"),
     BENCH,
+    ("import", "llama.gguf", "--name", "back"),
+    ("data", "prepare", "--threads", "threads.jsonl", "--tokenizer", "bytes"),
+    ("data", "show", "threads:threads.jsonl", "--tokenizer", "bytes"),
+    ("train", "tiny.yaml", *SHORT, "--data", "threads:threads.jsonl", "--dry-run"),
+    ("superweights", "runs/tiny", "--data", "corpus.txt", "--blocks", "2", "--length", "8", "--controls", "1"),
+    ("prune", "runs/tiny", "--data", "corpus.txt", "--limit-tokens", "64", "--name", "back"),
+    ("quantize", "runs/tiny", "--data", "corpus.txt", "--limit-tokens", "64", "--group", "8", "--name", "back"),
 )
 DEAR: tuple[Command, ...] = (AUDIT, RESUME, (*TRAIN, "--folder", "new"), COMPARE, ("train", "runs/tiny", *SHORT[:2]))
 ON_A_RUN: tuple[Command, ...] = (
@@ -56,6 +63,9 @@ ON_A_RUN: tuple[Command, ...] = (
     ("runs", "show", "RUN"),
     ("runs", "compare", "RUN", "runs/tiny"),
     ("generate", "runs/tiny", "--draft", "RUN", "--max-new-tokens", "4"),
+    ("superweights", "RUN", "--data", "corpus.txt", "--blocks", "2", "--length", "8", "--controls", "1"),
+    ("prune", "RUN", "--data", "corpus.txt", "--limit-tokens", "64", "--name", "back"),
+    ("quantize", "RUN", "--data", "corpus.txt", "--limit-tokens", "64", "--group", "8", "--name", "back"),
 )
 
 
@@ -274,6 +284,15 @@ def arguments(draw: Draw) -> Case:
             ("runs", "show", place),
             ("runs", "compare", "tiny", place),
             ("runs", "remove", place, "--yes"),
+            ("superweights", place),
+            ("superweights", "runs/tiny", "--data", "corpus.txt", "--blocks", "2", "--length", "8", "--out", place),
+            ("prune", place),
+            ("prune", "runs/tiny", "--data", "corpus.txt", "--limit-tokens", "64", "--name", place),
+            ("quantize", place, "--group", "8"),
+            ("quantize", "runs/tiny", "--data", place, "--limit-tokens", "64", "--group", "8"),
+            ("data", "prepare", "--threads", place, "--tokenizer", "bytes"),
+            ("data", "prepare", "--threads", "threads.jsonl", "--tokenizer", "bytes", "--chat", f"columns={place}"),
+            ("data", "prepare", f"threads:{place}", "--tokenizer", "bytes"),
         ]
     )
     return case_of(draw, command)

@@ -12,7 +12,8 @@ FROM_OPTIONS = (
 )  # fmt: skip
 FROM_FILES = (
     *[drawing.recipe_files] * 5, *[damaging.damaged_runs] * 4, *[damaging.damaged_resumes] * 2,
-    *[damaging.damaged_models] * 3, *[damaging.damaged_corpora] * 4,
+    *[damaging.damaged_models] * 3, *[damaging.damaged_corpora] * 4, damaging.damaged_ggufs,
+    *[damaging.damaged_threads] * 2,
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +129,25 @@ def words(count: int, seed: int = 0) -> str:
     return "".join(" ".join(draw.choices(known, k=draw.randint(4, 9))) + ".\n" for _ in range(count))
 
 
+def _messages(lines: list[str]) -> list[dict[str, str]]:
+    """Threads of five messages by three authors, as a table with the columns of the Bluemoon set."""
+    return [
+        {
+            "thread_title": f"thread {number // 5}",
+            "thread_href": f"/thread/{number // 5}",
+            "message_timestamp": f"2020-01-{1 + number // 24 % 28:02} {number % 24:02}:00",
+            "message_username": f"author {number % 3}",
+            "message": line,
+        }
+        for number, line in enumerate(lines)
+    ]
+
+
 def _texts(work: Path) -> None:
     text = words(200)
     rows = [{"id": f"row-{number}", "text": line, "n": number} for number, line in enumerate(text.splitlines())]
     (work / "corpus.txt").write_text(text)
+    (work / "threads.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _messages(text.splitlines())))
     (work / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (work / "corpus.json").write_text(json.dumps(rows))
     (work / "corpus.txt.gz").write_bytes(gzip.compress(text.encode()))
@@ -174,6 +190,7 @@ def _models(work: Path) -> None:
     from litmus.data.tokens.tokenizer import ByteTokenizer
     from litmus.interop import export_model
     from litmus.model import build, save
+    from tests.interop import gguf_files
 
     torch.manual_seed(0)
     small: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2, "context": 32}
@@ -186,6 +203,9 @@ def _models(work: Path) -> None:
         model = build(recipe, vocab_size=300, overrides={**small, **more})
         export_model(model, ByteTokenizer(), work / name)
     save(build(TINY, vocab_size=300), work / "saved")
+    with tempfile.TemporaryDirectory() as folder:
+        source = gguf_files.small_llama(Path(folder), lambda model, dtype: model.to(dtype))
+        gguf_files.write(work / "llama.gguf", gguf_files.metadata_of(source), gguf_files.tensors_of(source, "Q8_0"))
 
 
 def _links(work: Path) -> None:
