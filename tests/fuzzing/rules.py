@@ -180,7 +180,7 @@ def _targets(case: Case, command: tuple[str, ...]) -> Iterator[str]:
             yield os.path.normpath(value) if value else "."
             if option == "--name":
                 yield os.path.normpath(f"runs/{value}")
-        elif option == "--runs" and command[0] == "import":
+        elif option == "--runs":
             yield os.path.normpath(value) if value else "."
         elif command[0] == "export" and word.startswith(("runs/", "linked-run", "exported", "saved", "hf-")):
             yield os.path.normpath(word) + "-hf"
