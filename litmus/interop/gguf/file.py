@@ -161,6 +161,7 @@ def _tensor(content: bytes, name: str, shape: list[int], kind: int, start: int) 
     if dtype := FLOATS.get(coding.name):
         return torch.from_numpy(coded.copy()).view(dtype)
     try:
-        return torch.from_numpy(dequantize(coded, coding))
+        with np.errstate(all="ignore"):  # weights that are not finite are refused by name
+            return torch.from_numpy(dequantize(coded, coding))
     except NotImplementedError:
         raise _Fault(f"its tensor {shown(name)} is {coding.name}, which cannot be dequantized") from None
