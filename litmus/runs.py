@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,14 @@ from litmus.catalog import is_recipe
 from litmus.data import DataSettings, Tokenizer
 from litmus.errors import BadInput, Failed
 from litmus.generation import sample_text
+from litmus.generation.chat.replies import Replies, reply_to_held_out
 from litmus.model import Decoder, Recipe, Source, resolve
 from litmus.model.bounds import check_trained
+from litmus.model.plugins import plugin_faults
 from litmus.names import check_name
 from litmus.runtime.device import pick_device
 from litmus.training.display import Display
-from litmus.training.evaluation import Evaluation, evaluate_run
+from litmus.training.evaluation import Evaluation, evaluate_run, held_out_text
 from litmus.training.plan import Plan, make_plan
 from litmus.training.run.config import LoadedRun, read_config
 from litmus.training.run.loading import data_to_continue, load_run
@@ -150,6 +152,25 @@ def plan(
 
 
 evaluate = evaluate_run
+
+
+def replies(
+    run: Run | str | Path,
+    *,
+    count: int = 50,
+    max_new_tokens: int = 30,
+    seed: int = 0,
+    best: bool = False,
+    device: str = "auto",
+    trust_plugin: bool = False,
+    log: Callable[[str], None] = lambda text: None,
+) -> Replies:
+    """Let a run on threads reply to `count` held-out contexts: whether replies end, repeat themselves and echo."""
+    loaded = load_run(Path(run), best=best, trust_plugin=trust_plugin, log=log)
+    data = held_out_text(loaded, None, log)
+    model = loaded.model.to(pick_device(device)).eval()
+    with plugin_faults(model.recipe, "answering with"):
+        return reply_to_held_out(model, data, replies=count, max_new_tokens=max_new_tokens, seed=seed)
 
 
 def saved_audit(run: Run | str | Path) -> AuditReport | None:

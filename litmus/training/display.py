@@ -170,6 +170,17 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_row("nats per token", f"{evaluation.nats_per_token:.4f}")
     table.add_row("perplexity", f"{evaluation.perplexity:.2f} per token")
     table.add_row("scored", f"{evaluation.tokens:,} tokens, {evaluation.bytes:,} bytes")
+    if (scores := evaluation.threads) is not None:
+        table.add_row(
+            "by thread",
+            f"perplexity {scores.perplexity_low:.2f} to {scores.perplexity_high:.2f}, 95 % "
+            f"interval over {scores.threads:,} threads",
+        )
+        table.add_row(
+            "end of a turn",
+            f"{scores.end_probability:.1%} probable where one ends ({scores.ends:,} ends), "
+            f"{scores.false_end_probability:.2%} elsewhere",
+        )
     losses = evaluation.loss_by_position
     table.add_row("loss by position", f"{losses[0]:.2f} {_bar_chart(losses)} {losses[-1]:.2f}")
     if entropy := evaluation.attention_entropy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -28,6 +29,7 @@ from litmus.runtime.device import pick_device
 from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
 from litmus.training.run.config import LoadedRun, read_config
 from litmus.training.run.loading import load_run
+from litmus.training.thread_scores import ThreadScores, ThreadTally
 
 STATS_TOKENS = 1024
 """Approximate number of tokens that the statistics of layers and routers are over."""
@@ -50,7 +52,8 @@ class Evaluation(BaseModel):
     can be compared between tokenizers. loss_by_position: mean nats at each position of a window; later positions have
     more context. attention_entropy: mean entropy of the attention weights in nats. layer_stats: other statistics of
     layers, by name. routing: load balance of the routers of experts. These three are by layer, from 0, for layers that
-    have them, over about 1024 tokens in windows spread over the held-out split. Version 0.1.0 wrote `layer_figures`.
+    have them, over about 1024 tokens in windows spread over the held-out split. threads: of runs on threads, whose
+    target tokens alone are scored. Version 0.1.0 wrote `layer_figures`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -66,6 +69,7 @@ class Evaluation(BaseModel):
         default={}, validation_alias=AliasChoices("layer_stats", "layer_figures")
     )
     routing: ByLayer[RouterStats] | None = None
+    threads: ThreadScores | None = None
 
 
 @torch.no_grad()
@@ -91,6 +95,9 @@ def evaluate(
     nats = torch.zeros(context, dtype=torch.float64)
     scored = torch.zeros(context, dtype=torch.int64)
     text_bytes = 0
+    tally = None
+    if data.windows is not None and split == "held_out":
+        tally = ThreadTally(data.windows[split], set(data.tokenizer.special.values()))
     was_training = model.training
     model.eval()
     try:
@@ -103,11 +110,14 @@ def evaluate(
             limit_tokens=limit_tokens,
             isolate_documents=isolate_documents,
             split=split,
+            end=None if tally is None else tally.end,
         ):
             places = rows.positions[rows.is_scored]
             nats.index_add_(0, places, rows.losses[rows.is_scored].double())
             scored.index_add_(0, places, torch.ones_like(places))
             text_bytes += int(rows.bytes.sum())
+            if tally is not None and rows.end_losses is not None and rows.owners is not None:
+                tally.add(rows.losses, rows.end_losses, rows.targets, rows.is_scored, rows.owners)
         sample = _sample(held_out, context, int(scored.sum())).to(device)
         measured = layer_stats(model, sample)
     finally:
@@ -129,21 +139,24 @@ def evaluate(
         attention_entropy=measured.stats.pop("attention_entropy", None),
         layer_stats=measured.stats,
         routing=measured.routing or None,
+        threads=None if tally is None else tally.result(),
     )
 
 
 class ScoredRows(NamedTuple):
-    """Rows of held-out windows, all (B, T): losses in nats, whether each is scored, and the bytes of text of a target.
+    """Rows of held-out windows, all (B, T): targets, whether each is scored, its nats, and its bytes of text.
 
     positions: of each token in its row, or of threads in its window. owners: of threads the number of each token's
-    window, -1 at padding; None for text.
+    window, -1 at padding. end_losses: nats of the control token that ends a turn in place of each target, if asked for.
     """
 
-    losses: Tensor
+    targets: Tensor
     is_scored: Tensor
+    losses: Tensor
     bytes: Tensor
     positions: Tensor
-    owners: Tensor | None
+    owners: Tensor | None = None
+    end_losses: Tensor | None = None
 
 
 @torch.no_grad()
@@ -157,14 +170,19 @@ def scored_windows(
     limit_tokens: int | None = None,
     isolate_documents: bool = False,
     split: str = "held_out",
+    end: int | None = None,
 ) -> Iterator[ScoredRows]:
-    """The scores of windows over `tokens`, or of the windows of threads of `split`."""
+    """The scores of windows over `tokens`, or of the windows of threads of `split`; of these also the nats of `end`."""
     device = next(model.parameters()).device
     if data.windows is not None:
         windows = data.windows[split]
         for row in scored_rows(windows, context=context, batch=batch, limit_tokens=limit_tokens):
-            given = Batch(row.inputs, row.targets, row.document_ids)
-            yield _scores(model, data, _on(device, given), _positions_in_documents(row.document_ids), row.owners)
+            batch_of = _on(device, Batch(row.inputs, row.targets, row.document_ids))
+            scores = _scores(model, data, batch_of, _positions_in_documents(row.document_ids))
+            if end is not None:
+                ends = torch.where(batch_of.scored_targets == NOT_SCORED, NOT_SCORED, end)
+                scores = scores._replace(end_losses=model.token_losses(replace(batch_of, targets=ends)).cpu())
+            yield scores._replace(owners=row.owners)
         return
     tokenizer = data.tokenizer
     stream = held_out_windows(
@@ -178,15 +196,15 @@ def scored_windows(
     for inputs, targets in stream:
         documents = document_ids(inputs, tokenizer.prefix[0]) if isolate_documents else None
         positions = torch.arange(inputs.shape[1]).expand_as(inputs)
-        yield _scores(model, data, _on(device, Batch(inputs, targets, documents)), positions, None)
+        yield _scores(model, data, _on(device, Batch(inputs, targets, documents)), positions)
 
 
-def _scores(model: Any, data: TokenData, batch: Batch, positions: Tensor, owners: Tensor | None) -> ScoredRows:
+def _scores(model: Any, data: TokenData, batch: Batch, positions: Tensor) -> ScoredRows:
     targets, inputs = batch.scored_targets.cpu(), batch.tokens.cpu()
     is_scored = targets != NOT_SCORED
     sizes = torch.zeros(targets.shape, dtype=torch.int64)
     sizes[is_scored] = torch.from_numpy(data.text_bytes(targets[is_scored].numpy(), inputs[is_scored].numpy()))
-    return ScoredRows(model.token_losses(batch).cpu(), is_scored, sizes, positions, owners)
+    return ScoredRows(targets, is_scored, model.token_losses(batch).cpu(), sizes, positions)
 
 
 def _on(device: torch.device, batch: Batch) -> Batch:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import litmus
+from litmus.cli.app import app
 from litmus.data import TokenData, data_settings_from, prepare
 from litmus.data.chat.batches import WindowSampler, fill, pack
 from litmus.data.chat.template import template_of
@@ -73,6 +75,10 @@ def test_a_run_on_threads_scores_their_targets_and_keeps_their_template(
     assert template is not None and template.source == threads.chat_template
     assert run.config.data.chat is not None and run.config.data.chat.max_tokens == CONTEXT
     assert litmus.evaluate(tmp_path / "run").nats_per_token == pytest.approx(result.evaluation.nats_per_token)
+    shown = CliRunner().invoke(app, ["eval", str(tmp_path / "run"), "--replies", "4", "--device", "cpu", "--json"])
+    assert shown.exit_code == 0, shown.exception
+    found = json.loads(shown.stdout)
+    assert found["threads"]["threads"] == 3 and len(found["replies"]["samples"]) == 4
     again = train(source, tmp_path / "run", {**recipe, "context": CONTEXT})
     assert again.evaluation == result.evaluation, "a finished run is returned as it is"
 
@@ -91,14 +97,23 @@ def test_the_score_is_the_mean_over_all_targets_and_not_over_replies(threads: To
     assert threads.windows is not None
     windows = threads.windows["held_out"]
     total, count = 0.0, 0
+    at_ends, elsewhere = [], []
     for number in range(len(windows)):
         ids, scored = (torch.from_numpy(part.astype("int64")) for part in windows.window(number))
         log_p = model.eval()(ids[None, :-1])[0].log_softmax(-1)
         nats = -log_p.gather(1, ids[1:, None])[:, 0]
+        p_end = log_p[:, 256].detach().exp()
+        at_ends.append(float(p_end[-1]))
+        elsewhere += p_end[scored[1:].bool()][:-1].tolist()
         total, count = total + float(nats[scored[1:].bool()].detach().sum()), count + int(scored.sum())
     found = evaluate(model, threads, context=CONTEXT, batch=3)
     assert (found.tokens, found.nats_per_token) == (count, pytest.approx(total / count, rel=1e-9))
     assert found.perplexity == pytest.approx(math.exp(total / count), rel=1e-9)
+    ends = found.threads
+    assert ends is not None and ends.ends == len(windows) and ends.threads == 3
+    assert ends.end_probability == pytest.approx(sum(at_ends) / len(at_ends))
+    assert ends.false_end_probability == pytest.approx(sum(elsewhere) / len(elsewhere))
+    assert ends.perplexity_low < found.perplexity < ends.perplexity_high
 
 
 @pytest.mark.parametrize("name", ["standard", "mtp", "moe", "roleplay"])
