@@ -7,7 +7,7 @@ token is plain text; what lies outside is the template's, in which it is that to
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -98,23 +98,25 @@ def split_runs(text: str, special: Mapping[str, int], replies: Collection[int], 
 
 
 def encode_runs(conversations: Sequence[Runs], tokenizer: Tokenizer) -> list[Encoded]:
-    """The token ids of conversations, in one call of the tokenizer."""
-    texts, continuing = [], []
+    """The token ids of conversations, in one call of the tokenizer; a run that they share is encoded once."""
+    texts: dict[tuple[str, bool], None] = {}
     for whole in conversations:
-        for number, run in enumerate(whole.runs):
-            if isinstance(run, str) and run:
-                texts.append(run)
-                continuing.append(number > 0 and isinstance(before := whole.runs[number - 1], str) and before != "")
-    encoded = iter(tokenizer.encode_batch(texts, continuing))
-    return [
-        _joined(
-            whole, [[run] if isinstance(run, int) else next(encoded) if run else [] for run in whole.runs], tokenizer
-        )
-        for whole in conversations
-    ]
+        texts |= dict.fromkeys(_texts(whole))
+    ids = dict(
+        zip(texts, tokenizer.encode_batch([text for text, _ in texts], [after for _, after in texts]), strict=True)
+    )
+    return [_joined(whole, iter([ids[text] for text in _texts(whole)]), tokenizer) for whole in conversations]
 
 
-def _joined(whole: Runs, parts: list[list[int]], tokenizer: Tokenizer) -> Encoded:
+def _texts(whole: Runs) -> Iterator[tuple[str, bool]]:
+    """The runs of plain text, each with whether it continues another one."""
+    for number, run in enumerate(whole.runs):
+        if isinstance(run, str) and run:
+            yield run, number > 0 and isinstance(before := whole.runs[number - 1], str) and before != ""
+
+
+def _joined(whole: Runs, encoded: Iterator[list[int]], tokenizer: Tokenizer) -> Encoded:
+    parts = [[run] if isinstance(run, int) else next(encoded) if run else [] for run in whole.runs]
     own = [token for part in parts for token in part]
     ids = with_begin(own, tokenizer)
     starts = list(accumulate(map(len, parts), initial=len(ids) - len(own)))
