@@ -1,7 +1,8 @@
 """Audit every causal-LM class of the installed transformers that can be built tiny: docs/results/transformers_audit.md.
 
-    python bench/audit_transformers.py --jobs 2 --out results.jsonl     # continues where it stopped
-    python bench/audit_transformers.py --page --out results.jsonl       # writes the page
+    python bench/audit_transformers.py --jobs 2                         # continues where it stopped
+    python bench/confirm_transformers.py                                # the same without Litmus
+    python bench/transformers_page.py                                   # writes the page
 
 Each class is built from its default config with small numbers, with new weights, in a process of its own with a limit.
 """
@@ -12,7 +13,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import re
 import resource
 import time
 import warnings
@@ -33,8 +33,11 @@ from litmus.errors import BadInput
 from litmus.interop.hf.small_config import small_config
 from litmus.testing import assert_loss_is_mean
 
+ROWS = Path(__file__).parents[1] / "docs" / "results" / "transformers_audit.jsonl"
 COLUMNS = ("forward pass", "causality", "prefix consistency", "cache parity", "position parity", "loss")
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "transformers_audit.md"
+AUDIT = 2
+"""Version of the audit in each row: from 2 on with a StaticCache and reordered rows, and experts in fp64."""
+
 CPU_SECONDS, WALL_SECONDS = 90, 1500
 MAX_PARAMETERS = 8_000_000
 
@@ -57,7 +60,7 @@ FILLED = {
 }
 """What a default config lacks although its class needs it."""
 
-CHANGED = {"is_decoder": True, "causal": True, "axial_pos_embds": False}
+CHANGED = {"is_decoder": True, "causal": True, "axial_pos_embds": False, "hash_seed": 0}
 """What makes a language model of a class that is also something else."""
 
 
@@ -116,7 +119,7 @@ def audited(kind: str, out: Any) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    result = row(kind)
+    result = row(kind) | {"audit": AUDIT, "findings": {}}
     try:
         model = build(kind)
         target = target_of(model, quick=True)
@@ -126,7 +129,8 @@ def audited(kind: str, out: Any) -> None:
     result |= {"tolerance": target.rounding, "context": target.context}
     for name in COLUMNS[:-1]:
         finding = run_check(FORWARD if name == FORWARD.name else CHECKS[name], target, WALL_SECONDS)
-        result["findings"][name] = finding.model_dump(include={"status", "detail", "measured", "tolerance", "where"})
+        kept = {"status", "detail", "measured", "where"} if finding.status == "fail" else {"status"}
+        result["findings"][name] = finding.model_dump(include=kept)
         out.send(result)
         if name == FORWARD.name and finding.status != "pass":
             return
@@ -135,14 +139,13 @@ def audited(kind: str, out: Any) -> None:
 
 
 def row(kind: str) -> dict[str, Any]:
-    """The line of one model type, without its findings."""
+    """The line of one model type, without what was found."""
     return {
         "kind": kind,
         "class": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind],
         "transformers": transformers.__version__,
         "torch": torch.__version__.split("+")[0],
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "findings": {},
     }
 
 
@@ -158,117 +161,6 @@ def loss_finding(model: torch.nn.Module) -> dict[str, Any]:
     return {"status": "pass", "detail": "the mean over all targets"}
 
 
-KINDS: list[tuple[str, str, str, str]] = [
-    ("causality", r"replacing the tokens|gradient", "sees later tokens", "sees_future"),
-    ("causality", r"in training mode", "its loss sees the token that it scores", "unshifted_loss"),
-    ("loss", r"is no mean", "its loss is not that of the next tokens", "unshifted_loss"),
-    ("cache parity", r"^decoding token by token", "decoding token by token differs", "cache_beyond_window"),
-    ("cache parity", r"^(decoding in chunks|(a )?prefill [io])", "decoding in chunks differs", "second_chunk"),
-    ("cache parity", r"greedy generation for one prompt", "`generate` differs from forward", "generate_differs"),
-    ("cache parity", r"padding on the left|in one batch", "left padding changes decoding", "left_padding"),
-    ("position parity", r"on the left", "left padding changes the logits", "left_padding"),
-]  # fmt: skip
-"""(check, what its detail says, the kind of finding, the script in bench/transformers_findings that shows the kind)."""
-
-
-def kinds_of(result: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The findings of a kind that was confirmed by hand, with figures, and the checks with others, which were not."""
-    confirmed, others = [], []
-    for name, finding in result["findings"].items():
-        if finding["status"] != "fail":
-            continue
-        found = [kind for check, said, kind, _ in KINDS if check == name and re.search(said, finding["detail"])]
-        if not found or finding["detail"].startswith("it crashed"):
-            others.append(name)
-            continue
-        figure = "" if finding.get("measured") is None else f" ({finding['measured']:.2g})"
-        confirmed.append(f"{found[0]}{figure}")
-    if "prefix consistency" in others:  # it may explain all others, as a leak explains it
-        if not any(kind.startswith("sees later tokens") for kind in confirmed):
-            return [], [name for name, finding in result["findings"].items() if finding["status"] == "fail"]
-        others.remove("prefix consistency")
-    return confirmed, others
-
-
-def page(path: Path) -> str:
-    """The page of a file of results."""
-    results = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda r: r["class"].lower())
-    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    built = [result for result in results if not result.get("not_built")]
-    rows, sound, unclear = [], [], []
-    for result in built:
-        confirmed, others = kinds_of(result)
-        if confirmed:
-            rows.append(f"| `{result['class']}` | {'; '.join(confirmed)} | {', '.join(others)} |")
-        elif others:
-            unclear.append(f"`{result['class']}` ({', '.join(others)})")
-        else:
-            sound.append(f"`{result['class']}`")
-    not_built = [
-        f"| `{r['class']}` | {r['not_built'].replace('|', ' ')[:100]} |" for r in results if r.get("not_built")
-    ]
-    scripts = [f"- {kind}: `python bench/transformers_findings/{script}.py`" for _, _, kind, script in KINDS]
-    left = len(known) - len(results)
-    return PAGE_TEXT.format(
-        transformers=transformers.__version__,
-        torch=torch.__version__.split("+")[0],
-        date=f"{datetime.now(UTC):%Y-%m-%d}",
-        known=len(known),
-        built=len(built),
-        sound=len(sound),
-        faulty=len(rows),
-        unclear=len(unclear),
-        not_built=len(not_built),
-        left=f" {left} were not reached." if left else "",
-        rows="\n".join(rows),
-        scripts="\n".join(dict.fromkeys(scripts)),
-        unclear_list=", ".join(unclear) or "None.",
-        sound_list=", ".join(sound),
-        not_built_rows="\n".join(not_built),
-    )
-
-
-PAGE_TEXT = """# The causal language models of transformers, audited
-
-transformers {transformers}, torch {torch}, {date}, fp64 on a CPU. Written by `python bench/audit_transformers.py`.
-
-Of {known} model types, {built} were built tiny from their default config, with new weights, and audited: causality,
-prefix consistency, cache parity (with `generate`), position parity, and whether the loss is the mean over the next
-tokens. {sound} pass all, {faulty} have findings, {unclear} have results that nobody confirmed, {not_built} could
-not be built.{left}
-Figures are differences in standard deviations of the logits; the limit is 1e-9.
-
-A finding is about these classes with these configs. Some are the class's own definition (a prefix model attends to its
-whole prompt); either way batched, cached or trained results differ from those of model(tokens).
-
-## Findings
-
-| class | finding | failed checks without a confirmed cause |
-|---|---|---|
-{rows}
-
-Each kind is shown without Litmus by a short script:
-
-{scripts}
-
-## Not confirmed
-
-A check failed in these classes and nobody has confirmed it yet: it may be the tiny config, or the audit.
-
-{unclear_list}
-
-## Passed
-
-{sound_list}
-
-## Not built
-
-| class | why |
-|---|---|
-{not_built_rows}
-"""
-
-
 def sweep(kinds: list[str], jobs: int, path: Path) -> None:
     """Audit the kinds that the file has no row of, `jobs` at a time; a row is appended as each is done."""
     left, running = [kind for kind in kinds if kind not in {row["kind"] for row in rows_of(path)}], []
@@ -281,7 +173,7 @@ def sweep(kinds: list[str], jobs: int, path: Path) -> None:
             process = fork.Process(target=audited, args=(left[0], sender))
             process.start()
             sender.close()
-            running.append((row(left.pop(0)), process, receiver, time.monotonic()))
+            running.append((row(left.pop(0)) | {"audit": AUDIT, "findings": {}}, process, receiver, time.monotonic()))
         time.sleep(0.2)
         for item in list(running):
             result, process, receiver, started = item
@@ -311,15 +203,11 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=PAGE.with_suffix(".jsonl"))
+    parser.add_argument("--out", type=Path, default=ROWS)
     parser.add_argument("--only", nargs="*")
-    parser.add_argument("--page", action="store_true", help="write the page from the results, without an audit")
     parsed = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     print(datetime.now(UTC), torch.__version__, transformers.__version__)
-    if parsed.page:
-        PAGE.write_text(page(parsed.out), encoding="utf-8")
-        return
     sweep(parsed.only or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), parsed.jobs, parsed.out)
 
 
