@@ -98,5 +98,7 @@ def overrides(settings: list[str] | None, option: str = "--set") -> dict[str, An
             raise BadInput(f"{option} {shown(setting)} is not of the form key=value, e.g. --set mixer.kv_heads=2")
         if not all(key.split(".")):
             raise BadInput(f"{option} {shown(setting)} has an empty part in its key; mixer.kv_heads is a valid key")
-        changes[key] = parse_yaml(value, f"{option} {shown(key, quoted=False)}")
+        # No YAML value begins with %, as formats of times do.
+        named = f"{option} {shown(key, quoted=False)}"
+        changes[key] = value if value.startswith("%") else parse_yaml(value, named)
     return changes

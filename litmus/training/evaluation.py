@@ -20,6 +20,7 @@ from litmus.data.preparation import THREADS
 from litmus.data.sampler import NOT_SCORED, check_window_fits, document_ids, held_out_windows
 from litmus.data.text.corpora import resolve
 from litmus.data.text.documents import read_pieces
+from litmus.data.tokens.hf_tokenizer_files import TEMPLATE
 from litmus.data.tokens.splits import decide_split
 from litmus.diagnostics import layer_stats
 from litmus.errors import BadInput
@@ -284,7 +285,10 @@ def data_of_run(folder: Path, log: Callable[[str], None]) -> TokenData:
 
 
 def _own_tokenizer(settings: DataSettings, folder: Path) -> DataSettings:
-    """The settings, in which a tokenizer named by its file is replaced by the run's own copy of it."""
+    """The settings, in which a tokenizer and chat template named by files are replaced by the run's own copies."""
+    if settings.chat is not None and settings.chat.template is not None:
+        own = settings.chat.model_copy(update={"template": str(folder / TEMPLATE)})
+        settings = settings.model_copy(update={"chat": own})
     named_by_file = Path(settings.tokenizer).exists() or "/" in settings.tokenizer
     return settings.model_copy(update={"tokenizer": str(folder)}) if named_by_file else settings
 

@@ -92,3 +92,16 @@ def test_the_mask_shows_a_window_and_what_is_trained_on(tmp_path):
 def test_a_text_has_no_mask(stories):
     done = run("show", stories, "--tokenizer", "bytes", "--mask")
     assert isinstance(done.exception, BadInput) and "every token of a text is trained on" in str(done.exception)
+
+
+def test_a_format_of_times_is_given_as_it_is_written(tmp_path):
+    path = tmp_path / "table.jsonl"
+    rows = [
+        {"thread": t, "time": f"{n + 1:02}/03/2021 {t:02}:00", "author": "ab"[n % 2], "text": f"said {t} {n}"}
+        for t in range(4)
+        for n in range(6)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = run("prepare", "--threads", path, "--tokenizer", "bytes", "--chat", "time_format=%d/%m/%Y %H:%M", "--json")
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout)["times"] == {"%d/%m/%Y %H:%M": 24}

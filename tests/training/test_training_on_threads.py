@@ -23,7 +23,7 @@ from litmus.errors import BadInput
 from litmus.model import Decoder, build
 from litmus.nn import Batch
 from litmus.training import TrainSettings
-from litmus.training.evaluation import evaluate
+from litmus.training.evaluation import evaluate, held_out_text
 from litmus.training.run.loading import data_to_continue, load_run
 from litmus.training.train_step import TrainStep
 from litmus.training.trainer import train_run
@@ -185,6 +185,9 @@ def test_a_run_on_text_is_trained_further_on_threads_with_its_own_tokenizer(
     assert run.config.start is not None and run.config.data.corpus == source
     template = template_of(run.folder, run.tokenizer)
     assert template is not None and run.tokenizer.eos_id in template.stops(run.tokenizer)[0]
+    said: list[str] = []
+    held_out_text(run, None, said.append)
+    assert said == [], "its text is what it was trained on"
 
 
 def test_what_does_not_go_together_with_threads_is_refused(

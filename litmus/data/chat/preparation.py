@@ -64,18 +64,17 @@ def prepare_threads(
     threads = Threads(build_once(cache_folder() / "threads" / threads_key, clean, log))
     how = WindowSettings.of(settings, threads.counts["with_roles"])
     given = None if settings.template is None else read_template(Path(settings.template))
-    own = given or _own_template(tokenizer)
+    template = given or _own_template(tokenizer) or named_speakers()
     encoded = {
         "threads": threads_key,
         "tokenizer": tokenizer_key(tokenizer),
-        "template": None if own is None else own.source,
+        "template": template.source,
         "window": [how.window, how.targets.kind, sorted(how.targets.names), how.keep_head, how.pseudonyms],
         "tokens": [how.max_tokens, how.max_target],
     }
 
     def encode(folder: Path) -> None:
         words = make_tokenizer(tokenizer, lambda: _train_text(threads), _train_bytes(threads), log)
-        template = own or template_of(folder, words) or named_speakers()
         _write_windows(folder, threads, how, template, words, printable(source), log)
 
     key = _key(encoded)

@@ -42,11 +42,8 @@ CREATE TABLE messages (
 );
 CREATE UNIQUE INDEX same ON messages (thread, digest);
 """
-_IN_ORDER = (
-    "SELECT thread, author, role, text, place FROM messages WHERE dropped IS NULL ORDER BY thread, time, messages.id"
-)
-
-
+_TURNS = "SELECT thread, author, role, text, place FROM messages WHERE dropped IS NULL"
+_ORDER = "ORDER BY thread, time, id"
 _INSERT = "INSERT OR IGNORE INTO messages (thread, time, author, role, text, place, digest) VALUES (?,?,?,?,?,?,?)"
 
 
@@ -75,7 +72,7 @@ class Threads:
 
     def of(self, split: str) -> Iterator[Thread]:
         """The threads of a split, one after the other."""
-        query = f"SELECT * FROM ({_IN_ORDER}) WHERE thread IN (SELECT id FROM threads WHERE split = ?)"
+        query = f"{_TURNS} AND thread IN (SELECT id FROM threads WHERE split = ?) {_ORDER}"
         with closing(
             sqlite3.connect(f"file:{self._path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
         ) as database:
@@ -206,7 +203,7 @@ def _drop_duplicate_threads(database: sqlite3.Connection) -> None:
     """Mark the messages of threads in which the same was said as in an earlier one."""
     seen: set[bytes] = set()
     again = []
-    for thread in _grouped(database.execute(_IN_ORDER)):
+    for thread in _grouped(database.execute(f"{_TURNS} {_ORDER}")):
         said = _digest(*(part or "" for turn in thread.turns for part in (turn.author, turn.role, turn.text)))
         if said in seen:
             again.append((DUPLICATE_THREAD, thread.number))
