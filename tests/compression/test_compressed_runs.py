@@ -55,7 +55,7 @@ def test_a_quantized_run_is_smaller_and_used_like_any_other(run, call, tmp_path)
     assert [one.method for one in read_config(Path(again["run"])).compression] == ["int4", "int8"]
 
 
-def test_runs_are_compared_over_the_same_windows(run, call, tmp_path):
+def test_runs_are_compared_over_the_same_windows(run, call, capsys):
     shown = call("quantize", run, "--bits", "3", "--group", "16", "--limit-tokens", "512")
     compared = call("runs", "compare", run, shown["run"], "--limit-tokens", "512")
     first, second = compared["runs"]
@@ -66,6 +66,9 @@ def test_runs_are_compared_over_the_same_windows(run, call, tmp_path):
     assert second["difference"]["mean"] == pytest.approx(mean)
     listed = call("runs", "list")
     assert [one["status"] for one in listed] == ["compressed"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["runs", "show", shown["run"]])
+    assert "int3 of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

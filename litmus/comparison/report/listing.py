@@ -110,6 +110,11 @@ def run_table(run: StoredRun) -> Table:
             f"{format_si(result.tokens_per_second)} tokens/s, {format_si(result.peak_memory_bytes, 'B')} of memory, "
             f"{format_si(result.cache_bytes_per_token, 'B')} of cache per token",
         }
+    elif config.compression and config.start:
+        last = config.compression[-1]
+        facts["state"] = (
+            f"{last.method} of {config.start.run}: {', '.join(f'{key} {value}' for key, value in last.options.items())}"
+        )
     else:
         facts["state"] = "imported" if config.imported and not config.start else "not finished"
     facts["command"] = command_line(config)
