@@ -16,6 +16,7 @@ import litmus
 from litmus.cli.app import app
 from litmus.comparison.report.table import print_table
 from litmus.comparison.results import ComparisonResult
+from litmus.probes import PROBES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -143,3 +144,12 @@ def test_the_python_of_the_readme_runs_and_its_audit_prints_what_is_shown(desk):
     console = Console(width=100, record=True, file=(desk / "printed").open("w"))
     console.print(names["report"].table())
     assert words(shown("litmus audit my_idea.py --quick")) == words(console.export_text())
+
+
+def test_the_table_of_probes_names_every_probe_with_its_defaults():
+    text = (ROOT / "docs/probes.md").read_text(encoding="utf-8")
+    for name, kind in PROBES.items():
+        options = kind().model_dump()
+        length, vocab = options.pop("length"), options.pop("vocab")
+        shown = ", ".join(f"{key}={value}" for key, value in options.items())
+        assert f"| `{name}` | {kind.about} | {length} | {vocab} | {shown + ' ' if shown else ''}|" in text

@@ -20,6 +20,7 @@ from litmus.cli import (
     export,
     generate,
     import_,
+    probe,
     prune,
     quantize,
     recipes,
@@ -71,6 +72,7 @@ app.command(cls=Command)(train.train)
 app.command("eval", cls=Command)(eval.evaluate)
 app.command(cls=Command)(generate.generate)
 app.command(cls=Command)(chat.chat)
+app.command(cls=Command)(probe.probe)
 app.command(cls=Command)(superweights.superweights)
 app.command(cls=Command)(prune.prune)
 app.command(cls=Command)(quantize.quantize)

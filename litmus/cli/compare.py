@@ -71,7 +71,10 @@ def compare(
     precision: Annotated[str | None, _setting("precision")] = None,
     option: Option = None,
     primary: Annotated[
-        str, typer.Option(help="Metric of the verdicts: bpb, seconds, tokens_per_second or peak_memory.")
+        str,
+        typer.Option(
+            help="Metric of the verdicts: bpb, seconds, tokens_per_second, peak_memory, or of probes accuracy."
+        ),
     ] = "bpb",
     confidence: Annotated[float, typer.Option(help="Confidence level of the intervals, above 0.5 and below 1.")] = 0.95,
     noise: Annotated[

@@ -14,6 +14,20 @@ DEFAULT_SIZE = "tiny"
 DEFAULT_SEEDS = 3
 DEFAULT_CONTEXT = 128
 
+PROBE_SIZE = {"dim": 64, "depth": 2, "heads": 2}
+"""The size of the models that are probed, unless another is asked for."""
+
+PROBE_TRAINING = TrainSettings(
+    budget="800 steps",
+    batch=64,
+    lr=3e-3,
+    warmup=0.1,
+    validate_tokens=4096,
+    checkpoint_every=0,
+    checkpoint_minutes=0.5,
+)
+"""20 to 80 seconds per trial of the default size on one CPU thread. The sweep takes 3e-3 times sqrt(10) to -1, 0, 1."""
+
 DEFAULT_TRAINING = TrainSettings(
     budget="200 steps",
     batch=8,

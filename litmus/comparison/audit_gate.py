@@ -58,7 +58,7 @@ def untrainable(reports: Mapping[str, AuditReport]) -> dict[str, AuditReport]:
 def require_trainable(baseline: str, reports: Mapping[str, AuditReport]) -> None:
     """Failed if the baseline or every other arm cannot be trained at all."""
     broken = {arm: report.no_forward for arm, report in untrainable(reports).items()}
-    if baseline in broken or len(broken) >= len(reports) - 1:
+    if baseline in broken or len(broken) >= max(1, len(reports) - 1):
         found = "; ".join(f"{arm!r}: {reason}" for arm, reason in broken.items())
         raise Failed(f"no arm is left to compare, as a model without a working forward pass cannot be trained: {found}")
 
@@ -69,7 +69,7 @@ def require_passing(baseline: str, reports: Mapping[str, AuditReport]) -> None:
     if baseline in failed:
         raise Failed(f"the baseline {baseline!r} {failed[baseline]}; for details: litmus audit {baseline}")
     others = [arm for arm in reports if arm != baseline]
-    if all(arm in failed for arm in others):
+    if others and all(arm in failed for arm in others):
         found = "; ".join(f"{arm!r} {failed[arm]}" for arm in others)
         raise Failed(f"no arm is left to compare: {found}; --keep-failed trains them anyway, without a verdict")
 

@@ -37,7 +37,7 @@ from litmus.comparison.results import ComparisonResult, TrialResult, check_is_fi
 from litmus.comparison.statistics import MAX_LOOKS, MAX_SEEDS
 from litmus.comparison.trial import AUDITS, OUTCOME, TrialSpec
 from litmus.comparison.verdicts import Verdict, get_metric, judge, undecided
-from litmus.data import DataSettings, TokenData, prepare
+from litmus.data import DataSettings, TokenData
 from litmus.data.sampler import check_window_fits
 from litmus.errors import BadInput, shown
 from litmus.files import write_atomically, writing
@@ -45,6 +45,7 @@ from litmus.locks import folder_lock
 from litmus.model import Source
 from litmus.model.bounds import check_trained
 from litmus.names import check_name
+from litmus.probes.data import probe_of, probe_settings, token_data
 from litmus.runtime.device import pick_device
 from litmus.runtime.hardware import hardware, versions
 from litmus.runtime.memory import total_bytes
@@ -54,6 +55,9 @@ from litmus.training.settings import TrainSettings
 from litmus.yaml_json import read_json
 
 PLAN, TRIALS, RESULT, REPORT = "plan.json", "trials", "comparison.json", "report.html"
+
+MIN_CONTEXT = 32
+"""Smallest context of the models that are probed, so that all checks of an audit fit into it."""
 
 MAX_JOBS, BYTES_PER_JOB = 8, 2e9
 """Limits of the default number of trials that run at the same time."""
@@ -135,19 +139,26 @@ def compare(
     if name is not None:
         check_name(name, "a comparison's name")
     data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
-    context = training.context or DEFAULT_CONTEXT
-    data = data.for_context(context)
+    probe = probe_of(data)
+    if probe is None:
+        context = reach = training.context or DEFAULT_CONTEXT
+        data = data.for_context(context)
+    else:
+        context, reach, data = probe.length, max(MIN_CONTEXT, probe.test_lengths[-1]), probe_settings(probe)
+    if primary == "accuracy" and probe is None:
+        raise BadInput("accuracy is a metric of probes, and a text has no answers; judge it by bpb")
     check_ledger(Path(runs))
     jobs, threads = parallelism(jobs, training)
     training = training.model_copy(update={"context": context, "threads": threads})
     terms: dict[str, Any] = {
         "size": size,
-        "context": context,
+        "context": reach,
         "overrides": overrides or {},
         "trust_plugin": trust_plugin,
+        "least": 2 if probe is None else 1,
     }
     resolve_arms(arms, **terms)  # finds a misspelt name before any text is read
-    tokens = prepare(data, log=lambda text: console.print(text, highlight=False, markup=False))
+    tokens = token_data(data, log=lambda text: console.print(text, highlight=False, markup=False))
     recipes = resolve_arms(arms, **terms, vocab_size=tokens.tokenizer.vocab_size)
     for recipe in recipes.values():
         check_trained(recipe, training.batch, context)
@@ -155,6 +166,8 @@ def compare(
         check_window_fits(tokens.train, context, "train")
     check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
     plan = Plan(recipes, data, tokens.fingerprint, training, noise, lr_sweep, prompt)
+    if probe is not None:
+        plan = replace(plan, sweep_fraction=1.0)  # most probes are learned suddenly, some after three quarters
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))
     with folder_lock(folder, "comparing in"), _explain_interruption(folder):
         _claim(folder, plan)

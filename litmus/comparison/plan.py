@@ -40,7 +40,8 @@ class Plan:
     """The arms by name (the first is the baseline) and the terms they share.
 
     fingerprint: of the prepared token data. training: with the seed of the first trials. skipped: arms that are not
-    trained. lr_sweep: choose each arm's learning rate by a sweep.
+    trained. lr_sweep: choose each arm's learning rate by a sweep, each of whose trials takes `sweep_fraction` of the
+    budget.
     """
 
     arms: dict[str, Recipe]
@@ -51,6 +52,7 @@ class Plan:
     lr_sweep: bool
     prompt: str
     skipped: frozenset[str] = frozenset()
+    sweep_fraction: float = SWEEP_BUDGET_FRACTION
 
     def __post_init__(self) -> None:
         if self.training.seed > MAX_FIRST_SEED:
@@ -95,7 +97,7 @@ class Plan:
         return specs
 
     def sweep(self) -> list[TrialSpec]:
-        """The trials that choose each arm's learning rate: three rates, one seed, a quarter of the budget."""
+        """The trials that choose each arm's learning rate: three rates, one seed."""
         if not self.lr_sweep:
             return []
         rates = [self.training.lr * math.sqrt(10) ** exponent for exponent in SWEEP_EXPONENTS]
@@ -111,7 +113,7 @@ class Plan:
         changes: dict[str, Any] = {"seed": seed + init * INIT_SEED_OFFSET, "data_seed": seed, "lr": lr}
         if role == "sweep":
             budget = Budget.parse(self.training.budget)
-            changes["budget"] = f"{math.ceil(budget.amount * SWEEP_BUDGET_FRACTION)} {budget.unit}"
+            changes["budget"] = f"{math.ceil(budget.amount * self.sweep_fraction)} {budget.unit}"
         return TrialSpec(
             arm=arm,
             role=role,
@@ -138,10 +140,12 @@ def resolve_arms(
     overrides: Mapping[str, Any],
     vocab_size: int | None = None,
     trust_plugin: bool = False,
+    least: int = 2,
 ) -> dict[str, Recipe]:
     """Each arm's recipe at the same size, context and vocabulary; an arm given twice gets a number."""
-    if len(sources) < 2:
-        raise BadInput(f"{len(sources)} arm was given; a comparison needs a baseline and at least one more")
+    if len(sources) < least:
+        needed = "a baseline and at least one more" if least > 1 else "one or more, such as standard"
+        raise BadInput(f"{len(sources) or 'no'} arm was given; a comparison needs {needed}")
     for key, option in {"context": "--context N", "vocab_size": "--tokenizer bpe-N"}.items():
         if key in overrides:
             raise BadInput(f"--set {key}={overrides[key]!r}: all arms have the same {key}; give it as {option}")

@@ -84,6 +84,12 @@ class TrialResult(Record):
         """The held-out score."""
         return self.run.evaluation.bits_per_byte
 
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers to a probe; NaN for text."""
+        found = self.run.evaluation.accuracy
+        return math.nan if found is None else found
+
     @model_serializer
     def _flatten(self, info: SerializationInfo) -> dict[str, Any]:
         run = self.run.model_dump(mode=info.mode)
@@ -165,6 +171,12 @@ class ComparisonResult(Record):
         if len(scored) > 1:
             raise ValueError(f"trials were scored on {sorted(scored)} held-out bytes; all must be on the same bytes")
         return self
+
+    @property
+    def score_name(self) -> str:
+        """What the scores are in: bits per byte of text, or per answer to a probe."""
+        probed = any(trial.evaluation.accuracy is not None for trial in self.trials)
+        return "bits per answer" if probed else "bits per byte"
 
     def trials_of(self, arm: str, role: Role = "arm") -> list[TrialResult]:
         """The trials of `arm` with this role, sorted by seed and learning rate, failed ones included."""

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from litmus import process
 from litmus.auditing import AuditReport
 from litmus.comparison.results import Role, TrialResult, read_record
-from litmus.data import DataSettings, prepare
+from litmus.data import DataSettings
 from litmus.errors import BadInput, Failed
 from litmus.files import folder_written_atomically, read_regular_file, write_atomically
 from litmus.generation import sample_text
@@ -36,6 +36,7 @@ from litmus.model.plugins import plugin_faults
 from litmus.model.recipe import current_keys
 from litmus.model.storage import recipe_from
 from litmus.names import folder_safe
+from litmus.probes.data import token_data
 from litmus.training import TrainSettings
 from litmus.training.display import Display, Status
 from litmus.training.evaluation import Evaluation
@@ -139,7 +140,8 @@ def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: boo
     """Train, or resume, the trial whose spec is in `folder`, and write its outcome; a diverged training is one."""
     spec = TrialSpec.model_validate_json(read_regular_file(folder / SPEC))
     recipe = recipe_from(spec.recipe, folder, trust_plugin=trust_plugin)
-    found = prepare(spec.data).fingerprint
+    data = token_data(spec.data)
+    found = data.fingerprint
     if found != spec.data_fingerprint:
         raise BadInput(
             f"the corpus {spec.data.corpus!r} has changed since this comparison was planned (fingerprint {found[:12]}, "
@@ -161,8 +163,9 @@ def run_trial(folder: Path, display: Display | None = None, *, trust_plugin: boo
                 spec.training,
                 folder / RUN,
                 gate=copy_audit,
-                sample=lambda model, tokenizer: sample_text(model, tokenizer, spec.prompt),
+                sample=None if data.examples else lambda model, tokenizer: sample_text(model, tokenizer, spec.prompt),
                 display=display,
+                data=data,
             )
         except Failed as failure:
             run, failed = _unscored(recipe), str(failure)

@@ -85,6 +85,8 @@ METRICS = {
     for metric in (
         Metric("bpb", "needs", "fewer", "more", "bits per byte", "bpb", True,
                lambda baseline, arm: arm.bits_per_byte - baseline.bits_per_byte),
+        Metric("accuracy", "gets", "fewer", "more", "percent of the answers right", "points", False,
+               lambda baseline, arm: 100 * (arm.accuracy - baseline.accuracy)),
         Metric("seconds", "takes", "fewer", "more", "seconds to the same loss", "s", True, seconds_difference),
         Metric("tokens_per_second", "trains on", "fewer", "more", "tokens per second", "tokens/s", False,
                lambda baseline, arm: arm.run.tokens_per_second - baseline.run.tokens_per_second),

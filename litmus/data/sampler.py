@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from litmus.data.tokens.token_files import Examples
 from litmus.errors import BadInput
 
 NOT_SCORED = -100
@@ -89,6 +90,19 @@ class Sampler:
         order = np.arange(self.windows_per_epoch, dtype=np.uint32 if small else np.uint64)
         random.shuffle(order)
         return offset, order
+
+
+class ExampleSampler:
+    """Batches of generated examples, new ones in every step, in an order fixed by `seed`."""
+
+    def __init__(self, examples: Examples, *, batch: int, seed: int) -> None:
+        self.context, self.batch_size = examples.length, batch
+        self._examples, self._seed = examples, seed
+
+    def batch(self, step: int) -> SampledBatch:
+        """The examples of `step` (from 0)."""
+        inputs, targets = map(torch.from_numpy, self._examples.batch(self._seed, "train", step, self.batch_size))
+        return SampledBatch(inputs, targets, list(range(step * self.batch_size, (step + 1) * self.batch_size)))
 
 
 def held_out_windows(

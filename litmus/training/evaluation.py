@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,12 +23,14 @@ from litmus.data.text.corpora import resolve
 from litmus.data.text.documents import read_pieces
 from litmus.data.tokens.hf_tokenizer_files import TEMPLATE
 from litmus.data.tokens.splits import decide_split
+from litmus.data.tokens.token_files import Examples
 from litmus.diagnostics import layer_stats
 from litmus.errors import BadInput
 from litmus.model.plugins import plugin_faults
 from litmus.nn import Batch, RouterStats
 from litmus.runtime.device import pick_device
 from litmus.runtime.precision import Precision, autocast, cast_parameters, matmul_precision
+from litmus.training.answers import score_answers
 from litmus.training.run.config import LoadedRun, read_config
 from litmus.training.run.loading import load_run
 from litmus.training.thread_scores import ThreadScores, ThreadTally
@@ -55,6 +58,9 @@ class Evaluation(BaseModel):
     layers, by name. routing: load balance of the routers of experts. These three are by layer, from 0, for layers that
     have them, over about 1024 tokens in windows spread over the held-out split. threads: of runs on threads, whose
     target tokens alone are scored. Version 0.1.0 wrote `layer_figures`.
+
+    Of the examples of a probe only answers are scored, and each counts as one byte. accuracy: the share of right
+    answers, by the length of the test examples and its mean over the lengths.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -71,6 +77,8 @@ class Evaluation(BaseModel):
     )
     routing: ByLayer[RouterStats] | None = None
     threads: ThreadScores | None = None
+    accuracy: float | None = None
+    accuracy_by_length: dict[int, float] = {}
 
 
 @torch.no_grad()
@@ -91,6 +99,8 @@ def evaluate(
     which are the same for every tokenizer. Of threads the target tokens of the windows of `split` are scored. The
     model's mode and parameters stay as they are.
     """
+    if data.examples is not None:
+        return _evaluate_examples(model, data.examples, limit_tokens)
     held_out = data.held_out if limit_bytes is None else data.held_out[: tokens_within(data, limit_bytes) + 1]
     device = next(model.parameters()).device
     nats = torch.zeros(context, dtype=torch.float64)
@@ -141,6 +151,30 @@ def evaluate(
         layer_stats=measured.stats,
         routing=measured.routing or None,
         threads=None if tally is None else tally.result(),
+    )
+
+
+def _evaluate_examples(model: Any, examples: Examples, limit_tokens: int | None) -> Evaluation:
+    was_training = model.training
+    model.eval()
+    try:
+        answers = score_answers(model, examples, limit_tokens)
+        measured = layer_stats(model, answers.sample.to(next(model.parameters()).device))
+    finally:
+        model.train(was_training)
+    mean = answers.nats / answers.count
+    return Evaluation(
+        nats_per_token=mean,
+        bits_per_byte=mean / math.log(2),
+        perplexity=math.exp(min(mean, 700.0)),
+        tokens=answers.count,
+        bytes=answers.count,
+        loss_by_position=answers.loss_by_position,
+        attention_entropy=measured.stats.pop("attention_entropy", None),
+        layer_stats=measured.stats,
+        routing=measured.routing or None,
+        accuracy=fmean(answers.right.values()),
+        accuracy_by_length=answers.right,
     )
 
 

@@ -62,12 +62,14 @@ def train_run(
     sample: SampleText | None = None,
     display: Display | None = None,
     trust_plugin: bool = False,
+    data: TokenData | None = None,
 ) -> RunResult:
     """Train `recipe` in the run folder `folder` until the budget is used, resuming an earlier training there.
 
     start: the run whose weights the training starts from; `recipe` must be its own. gate: called once the folder is
     open, before the first step. sample: generates the text samples. trust_plugin: run code that a recipe file names
-    even if the user has never named it. A finished run is returned as it is, unless `settings` has a larger budget.
+    even if the user has never named it. data: what `data_settings` name, if it is not to be
+    prepared. A finished run is returned as it is, unless `settings` has a larger budget.
 
     Raises BadInput if the folder belongs to another training or is locked by another process, Failed if the code of a
     plug-in fails, TrainingDiverged if a loss or gradient is not finite, Interrupted after SIGINT, SIGTERM or SIGHUP.
@@ -77,7 +79,7 @@ def train_run(
     check_trained(sized, settings.batch, settings.context)
     own_context = sized.context if start is None else start.config.resolved.context
     data_settings = data_settings.for_context(settings.context or own_context)
-    data = prepare(data_settings, log=display.log)
+    data = data or prepare(data_settings, log=display.log)
     vocabulary = data.tokenizer.vocab_size if start is None else None
     whole = resolve(recipe, vocab_size=vocabulary, trust_plugin=trust_plugin)
     if data.tokenizer.vocab_size > whole.vocab_size:

@@ -68,7 +68,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
     return render(
         "page.html.j2",
         result=result,
-        title=f"{result.baseline} against {', '.join(arm for arm in result.arms if arm != result.baseline)}",
+        title=" against ".join(filter(None, [result.baseline, ", ".join(result.arms[1:])])),
         metric=get_metric(result.primary),
         summaries=summaries,
         colours={arm: f"var(--arm-{index % 7})" for index, arm in enumerate(result.arms)},

@@ -87,7 +87,7 @@ def plot_curves(result: ComparisonResult, over: Over) -> Figure | None:
         if seeds:
             x = _common_x(seeds)
             lines[arm] = x, np.array([_interpolate(curve, x) for curve in seeds])
-    return _over_training(result, lines, "held-out bits per byte", over)
+    return _over_training(result, lines, f"held-out {result.score_name}", over)
 
 
 def plot_training_loss(points: Sequence[CurvePoint]) -> Figure | None:
@@ -119,7 +119,9 @@ def plot_curve_differences(result: ComparisonResult, over: Over) -> Figure | Non
             x = _common_x([curve for pair in pairs for curve in pair])
             x = x[x >= _STEEP_START * x[-1]]
             lines[arm] = x, np.array([_interpolate(of_arm, x) - _interpolate(base, x) for base, of_arm in pairs])
-    return _over_training(result, _with_zero(result, lines), f"bits per byte, minus {shorten(result.baseline)}", over)
+    return _over_training(
+        result, _with_zero(result, lines), f"{result.score_name}, minus {shorten(result.baseline)}", over
+    )
 
 
 def plot_loss_by_position(result: ComparisonResult) -> Figure | None:
@@ -224,7 +226,7 @@ def plot_learning_rates(result: ComparisonResult, choices: Sequence[LearningRate
     drawn = [choice for choice in choices if choice.lr is not None]
     if not drawn:
         return None
-    figure, axes = new_figure("bits per byte in the sweep", "learning rate")
+    figure, axes = new_figure(f"{result.score_name} in the sweep", "learning rate")
     ends = []
     for choice in drawn:
         index = result.arms.index(choice.arm)

@@ -41,7 +41,7 @@ def render_table(result: ComparisonResult) -> Group:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for header, justify in (
         ("arm", "left"),
-        ("bits\nper byte", "right"),
+        (result.score_name.replace(" ", "\n", 1), "right"),
         (f"difference\nin {metric.name}", "right"),
         ("effective\nspeed-up", "right"),
         ("parameters\nFLOPs/token", "right"),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litmus.data.sampler import NOT_SCORED, PackedBatch, Sampler
+from litmus.data.sampler import NOT_SCORED, ExampleSampler, PackedBatch, Sampler
 from litmus.data.tokens.token_files import TokenData, Windows
 from litmus.errors import BadInput
 
@@ -127,8 +127,10 @@ class WindowSampler:
 
 def sampler_of(
     data: TokenData, *, context: int, batch: int, seed: int, stride: int | None = None
-) -> Sampler | WindowSampler:
-    """The batches of the train split: windows of threads, or of a token stream."""
+) -> Sampler | WindowSampler | ExampleSampler:
+    """The batches of the train split: generated examples, windows of threads, or of a token stream."""
+    if data.examples is not None:
+        return ExampleSampler(data.examples, batch=batch, seed=seed)
     if data.windows is None:
         return Sampler(data.train, context=context, batch=batch, seed=seed, stride=stride)
     if stride is not None:

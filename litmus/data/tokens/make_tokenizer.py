@@ -15,7 +15,7 @@ from litmus.data.messages import Log
 from litmus.data.text.packages import GPT2_MERGES, fetch_package
 from litmus.data.text.paths import expand_user, is_folder
 from litmus.data.tokens.hf_tokenizer import load_saved, read_hf_tokenizer
-from litmus.data.tokens.tokenizer import FILE_NAME, BytePairTokenizer, ByteTokenizer, Tokenizer
+from litmus.data.tokens.tokenizer import FILE_NAME, BytePairTokenizer, ByteTokenizer, SymbolTokenizer, Tokenizer
 from litmus.errors import BadInput, nearest, shown
 from litmus.files import sha256
 
@@ -116,6 +116,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
         return read_hf_tokenizer(path)
     if "file" in saved:
         return load_saved(saved, str(path))
+    if "symbols" in saved:
+        return SymbolTokenizer(saved["symbols"])
     return BytePairTokenizer(saved["name"], saved["merges"]) if "merges" in saved else ByteTokenizer()
 
 

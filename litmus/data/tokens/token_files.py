@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
@@ -58,13 +58,29 @@ class Windows:
         return self.tokens[place], self.scored[place]
 
 
+class Examples(Protocol):
+    """Examples that are generated from a seed. length: tokens of one in the training. test_lengths: in the test."""
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def test_lengths(self) -> tuple[int, ...]: ...
+
+    def batch(
+        self, seed: int, split: Literal["train", "test"], number: int, count: int, length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Batch `number` of a split: inputs and targets (count, T), of which -100 is not scored."""
+
+
 @dataclass(frozen=True, eq=False)
 class TokenData:
     """A prepared corpus: two token streams, the tokenizer and their provenance.
 
     `train` and `held_out` are memory-mapped uint16 or uint32 arrays of shape (tokens,). `fingerprint` is the sha256 of
     the token files and of the settings that made them. `provenance` is JSON-serializable. Threads have `windows` by
-    split, whose tokens the streams then are, and the source of their `chat_template`.
+    split, whose tokens the streams then are, and the source of their `chat_template`. Of `examples`
+    the streams are a sample.
     """
 
     train: np.ndarray
@@ -74,6 +90,7 @@ class TokenData:
     provenance: dict[str, Any]
     windows: Mapping[str, Windows] | None = None
     chat_template: str | None = None
+    examples: Examples | None = None
 
     @cached_property
     def token_bytes(self) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
+from litmus.errors import BadInput, shown
 from litmus.files import write_atomically
 
 FILE_NAME = "tokenizer.json"
@@ -99,6 +100,24 @@ class ByteTokenizer(Tokenizer):
 
     def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
+
+
+class SymbolTokenizer(Tokenizer):
+    """The tokens of synthetic tasks: `count` symbols, written as their numbers, such as " 3 17 5"; 0 ends."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__("symbols", [b"", *(b" %d" % number for number in range(1, count))], eos_id=0)
+
+    def encode_batch(self, texts: Sequence[str], continuing: Sequence[bool] | None = None) -> list[list[int]]:
+        return [[self._symbol(word) for word in text.split()] for text in texts]
+
+    def _symbol(self, word: str) -> int:
+        if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word) < self.vocab_size):
+            raise BadInput(f"{shown(word)} is no symbol; valid are the numbers from 0 to {self.vocab_size - 1}")
+        return int(word)
+
+    def _details(self) -> dict[str, Any]:
+        return {"symbols": self.vocab_size}
 
 
 class BytePairTokenizer(Tokenizer):
