@@ -79,6 +79,9 @@ def test_a_run_on_threads_scores_their_targets_and_keeps_their_template(
     assert shown.exit_code == 0, shown.exception
     found = json.loads(shown.stdout)
     assert found["threads"]["threads"] == 3 and len(found["replies"]["samples"]) == 4
+    sample = found["replies"]["samples"][0]
+    assert [line.split(":")[0] for line in sample["context"].splitlines()][-1] in ("Ann", "Bob", "Cyd")
+    assert len(sample["context"].splitlines()) == 5 and sample["context"].endswith(":")
     again = train(source, tmp_path / "run", {**recipe, "context": CONTEXT})
     assert again.evaluation == result.evaluation, "a finished run is returned as it is"
 

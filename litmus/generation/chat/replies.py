@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from litmus.data import TokenData
+from litmus.data import TokenData, Tokenizer
 from litmus.errors import BadInput
 from litmus.generation.generate import generate
 from litmus.model import Decoder
@@ -127,10 +127,17 @@ def reply_to_held_out(
         stats=TextStats.of(contexts, found, texts),
         said_stats=TextStats.of(contexts, cut, truths),
         samples=[
-            Sample(context=data.tokenizer.decode(context), reply=text, said=truth, ended=done)
+            Sample(context=_lines(context, data.tokenizer), reply=text, said=truth, ended=done)
             for context, text, truth, done in zip(contexts, texts, truths, ended, strict=True)
         ],
     )
+
+
+def _lines(tokens: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text of tokens, on a new line after each control token."""
+    control = set(tokenizer.special.values())
+    parts = [tokenizer.decode(run) for held, run in groupby(tokens, control.__contains__) if not held]
+    return "\n".join(part.strip("\n") for part in parts)
 
 
 def _ngrams(tokens: Sequence[int], size: int) -> list[tuple[int, ...]]:
