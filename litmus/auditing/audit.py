@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from threading import Event
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any
 
 from litmus.auditing.checks import CHECKS, FORWARD
 from litmus.auditing.report import AuditReport, Finding
-from litmus.auditing.runner import Request, TargetInfo, run, run_in_subprocesses
+from litmus.auditing.runner import Request, TargetInfo, WorkerGroup, run, run_in_subprocesses
 from litmus.errors import BadInput, Failed, nearest
 from litmus.model import Recipe, Source
 
@@ -45,15 +45,35 @@ def audit(
     A fault of the model is a finding; BadInput is raised when there is nothing to audit. Code from a file is audited
     in a subprocess, which may crash or hang.
     """
+    request = _request(source, quick, size, overrides, only, limit, trust_plugin, vocab_size, context)
+    separate = in_subprocess or request.runs_foreign_code or (jobs > 1 and not request.is_live)
+    return _report(request, run_in_subprocesses(request, jobs) if separate else run(request), on_finding)
+
+
+def _request(
+    source: Source | Callable[..., Any],
+    quick: bool = False,
+    size: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
+    limit: float | None = None,
+    trust_plugin: bool = False,
+    vocab_size: int | None = None,
+    context: int | None = None,
+) -> Request:
     for name in only:
         if name not in CHECKS:
             raise BadInput(f"unknown check {name!r}; {nearest(name, CHECKS)}")
     checks = tuple(name for name in CHECKS if name in (only or CHECKS))
-    request = Request(source, checks, quick, size, overrides or {}, limit, trust_plugin, vocab_size, context)
+    return Request(source, checks, quick, size, overrides or {}, limit, trust_plugin, vocab_size, context)
+
+
+def _report(
+    request: Request, items: Iterator[TargetInfo | Finding], on_finding: Callable[[Finding], None] | None
+) -> AuditReport:
     started = time.perf_counter()
     info, findings = TargetInfo(name=request.name, limit=0), []
-    separate = in_subprocess or request.runs_foreign_code or (jobs > 1 and not request.is_live)
-    for item in run_in_subprocesses(request, jobs) if separate else run(request):
+    for item in items:
         if isinstance(item, TargetInfo):
             info = item
         else:
@@ -62,7 +82,7 @@ def audit(
                 on_finding(item)
     findings.sort(key=lambda finding: [FORWARD.name, *CHECKS].index(finding.name))
     seconds = round(time.perf_counter() - started, 2)
-    return AuditReport(subject=info.name, quick=quick, findings=findings, note=info.note, seconds=seconds)
+    return AuditReport(subject=info.name, quick=request.quick, findings=findings, note=info.note, seconds=seconds)
 
 
 def audit_each(
@@ -74,18 +94,14 @@ def audit_each(
 ) -> Iterator[tuple[str, AuditReport]]:
     """The name and report of each source as its audit ends, each in subprocesses of its own, `jobs` of them at a time.
 
-    on_finding: called with the name and each finding, in any thread. options: those of `audit`.
+    on_finding: called with the name and each finding, in any thread. options: what `audit` takes, of what to check.
     """
-    stopped = Event()
+    group = WorkerGroup()
 
     def audit_one(name: str) -> AuditReport:
-        def tell(finding: Finding) -> None:
-            if stopped.is_set():
-                raise CancelledError
-            if on_finding:
-                on_finding(name, finding)
-
-        return audit(sources[name], jobs=max(1, jobs // len(sources)), in_subprocess=True, on_finding=tell, **options)
+        request = _request(sources[name], **options)
+        items = run_in_subprocesses(request, max(1, jobs // len(sources)), group)
+        return _report(request, items, partial(on_finding, name) if on_finding else None)
 
     with ThreadPoolExecutor(max(1, min(jobs, len(sources)))) as pool:
         running = {pool.submit(audit_one, name): name for name in sources}
@@ -93,7 +109,7 @@ def audit_each(
             for finished in as_completed(running):
                 yield running[finished], finished.result()
         except BaseException:
-            stopped.set()
+            group.stop()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,53 +213,92 @@ def skipped(name: str) -> Finding:
     return Finding(name=name, status="not applicable", detail="not run, because the forward pass fails")
 
 
-def run_in_subprocesses(request: Request, jobs: int = 1) -> Iterator[TargetInfo | Finding]:
+def run_in_subprocesses(
+    request: Request, jobs: int = 1, group: WorkerGroup | None = None
+) -> Iterator[TargetInfo | Finding]:
     """The items of `run`, checks in the order in which they end: each of `jobs` subprocesses takes the next that waits.
 
-    A check that ends its process becomes a finding that says so, and a new process goes on.
+    A check that ends its process becomes a finding that says so, and a new process goes on. CancelledError is raised
+    after the group was stopped.
     """
+    group = group or WorkerGroup()
     checks = SimpleQueue[str]()
     for name in request.checks:
         checks.put(name)
-    workers = [Worker(request) for _ in range(max(1, min(jobs, MAX_PROCESSES, len(request.checks))))]
-    stopped = threading.Event()
+    workers = [group.start(request) for _ in range(max(1, min(jobs, MAX_PROCESSES, len(request.checks))))]
+    over = threading.Event()
+
+    def take_checks(number: int, items: SimpleQueue[Finding | BaseException | None]) -> None:
+        try:
+            while not over.is_set():
+                name = checks.get_nowait()
+                if workers[number].ended:
+                    workers[number] = group.start(request)
+                items.put(workers[number].check(name))
+        except Empty:
+            pass
+        except BaseException as error:
+            items.put(error)
+        finally:
+            group.end(workers[number])
+            items.put(None)
+
     try:
-        yield workers[0].info
-        yield workers[0].forward
-        if workers[0].forward.status != "pass":
+        info, forward = workers[0].info, workers[0].forward
+        group.require_running()
+        yield info
+        yield forward
+        if forward.status != "pass":
             yield from map(skipped, request.checks)
             return
         items = SimpleQueue[Finding | BaseException | None]()
-
-        def take_checks(number: int) -> None:
-            try:
-                while not stopped.is_set():
-                    name = checks.get_nowait()
-                    if workers[number].ended:
-                        workers[number] = Worker(request)
-                    items.put(workers[number].check(name))
-            except Empty:
-                pass
-            except BaseException as error:
-                items.put(error)
-            finally:
-                workers[number].end()
-                items.put(None)
-
         for number in range(len(workers)):
-            threading.Thread(target=take_checks, args=(number,), daemon=True).start()
+            threading.Thread(target=take_checks, args=(number, items), daemon=True).start()
         working = len(workers)
         while working:
             item = items.get()
+            group.require_running()
             if isinstance(item, BaseException):
                 raise item
             working -= item is None
             if item is not None:
                 yield item
     finally:
-        stopped.set()
+        over.set()
         for worker in workers:
-            worker.end()
+            group.end(worker)
+
+
+class WorkerGroup:
+    """The subprocesses of audits that are stopped together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[Worker] = set()
+        self._stopped = False
+
+    def start(self, request: Request) -> Worker:
+        """A new subprocess; CancelledError after `stop`."""
+        with self._lock:
+            self.require_running()
+            worker = Worker(request)
+            self._running.add(worker)
+        return worker
+
+    def end(self, worker: Worker) -> None:
+        worker.end()
+        self._running.discard(worker)
+
+    def stop(self) -> None:
+        """End all subprocesses, and let none begin."""
+        with self._lock:
+            self._stopped = True
+            for worker in self._running:
+                worker.process.kill()
+
+    def require_running(self) -> None:
+        if self._stopped:
+            raise CancelledError
 
 
 class Worker:

@@ -1,5 +1,9 @@
 """A plug-in file is audited in a process of its own, which it may hang or kill."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +52,17 @@ def test_a_process_that_dies_in_one_check_costs_that_check_alone(plugin, jobs):
     assert [finding.status for finding in report.findings] == ["pass", "pass", "fail", "pass"]
     assert report.mark() == "fails audit: kills its process"
     assert report["cache parity"].detail == "its process was ended by SIGSEGV"
+
+
+def test_an_interrupted_audit_ends_its_processes_in_the_middle_of_a_check(plugin, tmp_path):
+    began = tmp_path / "began"
+    path = plugin(f"open({str(began)!r}, 'w'); time.sleep(600)")
+    command = [sys.executable, "-c", "from litmus.cli import main; main()", "audit", str(path), "--limit", "600"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+        while not began.exists() and running.poll() is None:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 130
 
 
 def test_code_that_cannot_be_interrupted_is_stopped_from_outside(plugin, monkeypatch):
