@@ -10,7 +10,8 @@ from typing import Any
 
 from litmus.auditing.checks import CHECKS, FORWARD
 from litmus.auditing.report import AuditReport, Finding
-from litmus.auditing.runner import Request, TargetInfo, WorkerGroup, run, run_in_subprocesses
+from litmus.auditing.runner import Request, TargetInfo, run
+from litmus.auditing.workers import WorkerGroup, run_in_subprocesses
 from litmus.errors import BadInput, Failed, nearest
 from litmus.model import Recipe, Source
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from litmus.auditing import audit, runner
+from litmus.auditing import audit, workers
 from litmus.errors import BadInput
 from litmus.model import build, resolve, save
 
@@ -66,7 +66,7 @@ def test_an_interrupted_audit_ends_its_processes_in_the_middle_of_a_check(plugin
 
 
 def test_code_that_cannot_be_interrupted_is_stopped_from_outside(plugin, monkeypatch):
-    monkeypatch.setattr(runner, "STARTUP_SECONDS", 8.0)
+    monkeypatch.setattr(workers, "STARTUP_SECONDS", 8.0)
     report = audit(
         plugin("signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM});  time.sleep(99)"),
         quick=True,
