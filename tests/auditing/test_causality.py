@@ -166,3 +166,8 @@ def test_rounding_is_not_taken_for_a_leak(small, feedforward):
     part = feedforward(lambda config, layer_context: InSinglePrecision(SwigluConfig(hidden=64), layer_context))
     finding = small(only=ONLY, feedforward=part)["causality"]
     assert (finding.status, finding.tolerance) == ("pass", 1e-9)
+
+
+def test_a_context_of_eight_tokens_is_audited():
+    report = audit("nope", quick=True, overrides={**TINY, "context": 8}, only=["causality"])
+    assert report.passed, report.failed

@@ -1,12 +1,19 @@
 """What is audited is the recipe as given, or one with the same layers and heads that is narrow enough."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from litmus.auditing import audit
+from litmus.auditing.adapters import decoder
 from litmus.auditing.adapters.decoder import MAX_SHRUNK_WEIGHTS, MAX_VOCABULARY, DecoderTarget, layer_weights, shrunk
 from litmus.auditing.target import perturbed
 from litmus.model import build, recipes, resolve
 from litmus.nn import Attention
+
+SPECIMENS = Path(__file__).parents[2] / "specimens"
+SMALL = {"dim": 32, "heads": 2, "context": 64}
 
 
 def test_a_small_recipe_is_audited_as_given():
@@ -71,3 +78,25 @@ def test_casts_inside_the_model_are_lifted(mixer):
     with target.exact():
         exact = target.model(tokens)
     assert (exact - rounded).abs().max() > 1e-4
+
+
+def test_a_large_live_model_is_audited_with_its_first_layers_and_once_whole(monkeypatch, rough):
+    monkeypatch.setattr(decoder, "MAX_LIVE_WEIGHTS", 0)
+    monkeypatch.setattr(decoder, "MAX_VOCABULARY", 40)
+    model = rough(build("roleplay", vocab_size=61, overrides={**SMALL, "depth": 6}))
+    cut, note = decoder.first_layers(model)
+    assert note == "audited with layers 0, 3 of 6 and vocabulary 61 -> 40, and once whole"
+    for layer, number in enumerate((0, 3)):
+        own, source = cut.layers[layer].state_dict(), model.layers[number].state_dict()
+        assert all(torch.equal(own[name], source[name]) for name in source)
+    assert torch.equal(cut.embedding.weight, model.embedding.weight[:40])
+    leaky = build(SPECIMENS / "leak_in_deep_layers.py", vocab_size=61, overrides={**SMALL, "depth": 6})
+    report = audit(leaky, quick=True, only=["causality"])
+    assert "with all layers and tokens" in report.failed[0].detail
+
+
+def test_a_model_with_as_few_layers_or_as_many_kinds_stays_whole(monkeypatch):
+    monkeypatch.setattr(decoder, "MAX_LIVE_WEIGHTS", 0)
+    for depth in (1, 2):
+        model = build("standard", vocab_size=61, overrides={**SMALL, "depth": depth})
+        assert decoder.first_layers(model) == (model, "")

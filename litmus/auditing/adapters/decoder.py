@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from litmus.auditing.target import AuditTarget, perturbed, said, without_dropout
 from litmus.errors import BadInput
@@ -20,6 +22,13 @@ from litmus.runtime.meta import meta_device
 MAX_VOCABULARY = 256
 MAX_SHRUNK_WEIGHTS = 300_000
 """Recipes with more weights in their layers are shrunk: fp64 then takes about 0.05 ms per token."""
+
+MAX_LIVE_WEIGHTS = 4_000_000
+"""Live models with more weights in their layers are audited with their first layers, and once with all of them."""
+
+LAYERS_KEPT = 2
+MAX_LIVE_OWN_SIZE = (300_000_000, 2_000_000_000)
+"""Live models with more parameters (quick, full) are not audited with all of their layers."""
 
 MIN_HEAD_DIM = 4
 
@@ -37,7 +46,12 @@ class DecoderTarget(AuditTarget):
         self.own = None if isinstance(source, Recipe) else source
         self.live = self.own is not None
         self.given = source if isinstance(source, Recipe) else source.recipe
-        self.recipe, note = (self.given, "") if self.live else shrunk(self.given)
+        self.whole = self.own
+        if self.own is None:
+            self.recipe, note = shrunk(self.given)
+        else:
+            self.own, note = first_layers(self.own)
+            self.recipe = self.own.recipe
         super().__init__(
             self.given.name,
             vocab_size=self.recipe.vocab_size,
@@ -57,6 +71,12 @@ class DecoderTarget(AuditTarget):
 
     @cached_property
     def own_size(self) -> tuple[Decoder | None, str]:
+        if self.whole is not None and self.whole is not self.own:
+            parameters, most = sum(p.numel() for p in self.whole.parameters()), self.pick(*MAX_LIVE_OWN_SIZE)
+            if parameters > most:
+                return None, f"not with all layers: {parameters:,} parameters, and there is time for {most:,}"
+            whole = without_dropout(copy.deepcopy(self.whole).cpu())
+            return perturbed(whole.to(torch.float64).eval()), "with all layers and tokens"
         if self.live or (self.given.dim, self.given.vocab_size) == (self.recipe.dim, self.recipe.vocab_size):
             return None, ""
         most, parameters = self.pick(*MAX_OWN_SIZE), 0
@@ -124,6 +144,63 @@ def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
         if then != now
     ]
     return slim, f"audited with {' and '.join(changes)}, all layers and heads kept" if changes else ""
+
+
+def first_layers(model: Decoder) -> tuple[Decoder, str]:
+    """A large model with its first layers and tokens only, and a note on that; a small one as it is.
+
+    Its weights are the model's. A model whose layers or tables cannot be cut in this way stays whole.
+    """
+    recipe, state = model.recipe, model.state_dict()
+    if sum(parameter.numel() for parameter in model.layers.parameters()) <= MAX_LIVE_WEIGHTS:
+        return model, ""
+    tokens = min(recipe.vocab_size, MAX_VOCABULARY)
+    for depth in range(LAYERS_KEPT, recipe.depth):
+        raw = {**recipe.to_dict(), "depth": depth, "vocab_size": tokens}
+        with contextlib.suppress(BadInput, KeyError), kinds_for(raw), seeded(0):
+            cut = Decoder(Recipe.model_validate(raw)).to(next(model.parameters()).dtype).train(model.training)
+            kept = _same_layers(cut, model)
+            if len(set(map(_shapes, model.layers))) > len({_shapes(model.layers[layer]) for layer in kept.values()}):
+                continue  # a layer of each kind is needed
+            loaded = {
+                name: _cut_rows(state[_source_name(name, kept)], value) for name, value in cut.state_dict().items()
+            }
+            cut.load_state_dict(loaded)
+            changes = f"vocabulary {recipe.vocab_size:,} -> {tokens:,}" if tokens < recipe.vocab_size else ""
+            with_layers = f"layers {', '.join(str(layer) for layer in kept.values())} of {recipe.depth}"
+            note = f"audited with {with_layers}{' and ' if changes else ''}{changes}, and once whole"
+            return cut, note
+    return model, ""
+
+
+def _shapes(layer: nn.Module) -> tuple[tuple[str, torch.Size], ...]:
+    return tuple((name, value.shape) for name, value in layer.state_dict().items())
+
+
+def _same_layers(cut: Decoder, model: Decoder) -> dict[int, int]:
+    """For each layer of `cut` the first one of `model`, after that of the layer before, with the same weights."""
+    kept: dict[int, int] = {}
+    for layer, made in enumerate(cut.layers):
+        after = range(max(kept.values(), default=-1) + 1, len(model.layers))
+        found = next((number for number in after if _shapes(model.layers[number]) == _shapes(made)), None)
+        if found is None:
+            raise BadInput("no such layers")
+        kept[layer] = found
+    return kept
+
+
+def _source_name(name: str, kept: Mapping[int, int]) -> str:
+    parts = name.split(".")
+    return ".".join(["layers", str(kept[int(parts[1])]), *parts[2:]]) if parts[0] == "layers" else name
+
+
+def _cut_rows(value: Tensor, like: Tensor) -> Tensor:
+    """The first rows of a table over the vocabulary; BadInput if shapes differ otherwise."""
+    if value.shape == like.shape:
+        return value
+    if value.ndim != like.ndim or value.shape[1:] != like.shape[1:] or len(value) < len(like):
+        raise BadInput("not a table of tokens")
+    return value[: len(like)]
 
 
 def layer_weights(recipe: Recipe) -> int:

@@ -161,8 +161,9 @@ def cases(target: AuditTarget) -> Iterator[tuple[Any, int, Tensor]]:
             yield target.model, length, some_cuts(length, target.cases(2, 4))
     length = target.length(DENSE_CUTS_LENGTH)
     blocks = (*BLOCKS, 32, 50)
-    if affordable == 1:
-        yield target.model, length, cuts_at_edges(length, *blocks, offsets=target.pick((0,), (-1, 0, 1)))
+    edges_of_blocks = cuts_at_edges(length, *blocks, offsets=target.pick((0,), (-1, 0, 1)))
+    if affordable == 1 and len(edges_of_blocks):
+        yield target.model, length, edges_of_blocks
     budget = target.pick(*OWN_LENGTHS_TOKENS) * affordable
     for length in own_lengths(target, target.reach):
         cuts = some_cuts(length, target.pick(1, 2))
