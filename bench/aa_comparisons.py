@@ -3,7 +3,7 @@
     python bench/aa_comparisons.py --runs aa-runs   # a minute per comparison; continues
 
 Each comparison trains `standard` and a copy of it, which starts from other weights, on three data orders of its own.
-Writes docs/results/aa_comparisons.md.
+Writes its page in docs/results.
 """
 
 from __future__ import annotations

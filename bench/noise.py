@@ -3,7 +3,8 @@
     python bench/noise.py --runs noise-runs            # about an hour on one core; continues where it was
     python bench/noise.py --runs noise-runs --jobs 2
 
-A training has a start (the seed of its weights) and an order (the seed of its batches). Writes docs/results/noise.md.
+A training has a start (the seed of its weights) and an order (the seed of its batches).
+Writes its page in docs/results.
 """
 
 from __future__ import annotations

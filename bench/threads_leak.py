@@ -4,7 +4,7 @@
     python bench/threads_leak.py SOURCE --runs chat-runs --steps 3000
 
 Trains `roleplay` and specimens/f1_linformer_over_time.py, the published form of its attention, with the preset
-roleplay-lab at size tiny. Writes docs/results/threads_leak.md and .svg.
+roleplay-lab at size tiny. Writes its page and figure in docs/results.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -143,7 +144,7 @@ def _prepared(
     named = [name for name in (corpus, data, threads and f"threads:{threads}") if name is not None]
     if len(set(named)) > 1:
         raise BadInput(f"{shown(named[0])} and {shown(named[1])} name two corpora; name one of them")
-    if named and (Path(named[0]) / "run.yaml").is_file():
+    if named and os.path.isfile(os.path.join(named[0], "run.yaml")):  # False for what can be no path
         from litmus.training.evaluation import data_of_run
 
         return data_of_run(Path(named[0]), log)

@@ -154,7 +154,7 @@ class Trainer:
             self.usage = checkpoint.state.usage
             self.peak_memory = checkpoint.state.peak_memory_bytes
             self.saved_step = self.usage.steps
-            points = curve(folder / METRICS)
+            points = curve(folder / METRICS) if (folder / METRICS).exists() else []  # Metrics says what is missing
             self.val_losses = [point.val_loss for point in points if point.step <= self.usage.steps]
             display.log(f"resuming after step {self.usage.steps} from {checkpoint.folder}")
         elif has_started(folder):

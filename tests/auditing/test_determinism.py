@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from litmus.nn import Attention
+from litmus.runtime import device
 
 ONLY = ("determinism",)
 
@@ -64,6 +65,6 @@ def test_randomness_and_memory_are_caught(small, mixer, faulty, mark):
 
 
 def test_a_model_that_ignores_its_seed_is_caught(small, mixer, monkeypatch):
-    monkeypatch.setattr(torch, "manual_seed", lambda seed: torch.random.default_generator.manual_seed(0))
+    monkeypatch.setattr(device, "seed_devices_in_use", lambda seed: torch.default_generator.manual_seed(0))
     finding = small(only=ONLY)["determinism"]
     assert finding.mark == "ignores its seed"

@@ -266,6 +266,7 @@ def test_held_out_tokens_without_text_are_found_before_the_first_step():
     class Ends:
         held_out = np.full(40, 7)
         token_bytes = np.array([1] * 7 + [0])
+        windows = None
 
     with pytest.raises(BadInput, match=r"the first \d scored tokens hold no text to score"):
         check_scorable(Ends(), 8, [None, 1])
