@@ -8,6 +8,7 @@ against controls.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +43,8 @@ MAX_CANDIDATES = 16
 CONTROLS = ("matrix", "row", "column", "random")
 """Where controls are from: weights next in magnitude in the same matrix, row or column; random ones of all matrices."""
 
-Verdict = Literal["super weight", "large but harmless"]
+Verdict = Literal["super weight", "one of several", "large but harmless"]
+"""One of several: the loss rises without it, and not far more than without its controls."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,11 @@ class Candidate:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval of its effect is above that of every control by far, and not negligible."""
+        """Whether its effect is above zero and not negligible, and far above that of every control."""
         assert self.increase is not None
-        bound = max(MIN_EFFECT, MIN_FACTOR * self.largest_control)
-        return "super weight" if self.increase.low > 0 and self.increase.mean >= bound else "large but harmless"
+        if self.increase.low <= 0 or self.increase.mean < MIN_EFFECT:
+            return "large but harmless"
+        return "super weight" if self.increase.mean >= MIN_FACTOR * self.largest_control else "one of several"
 
     def to_dict(self) -> dict[str, Any]:
         """The candidate as plain data."""
@@ -143,10 +146,12 @@ class Search:
     @property
     def verdict(self) -> str:
         """The verdict on the model in words."""
-        found, harmless = len(self.super_weights), len(self.candidates) - len(self.super_weights)
+        counts = Counter(candidate.verdict for candidate in self.candidates)
+        found = counts.pop("super weight", 0)
+        others = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items(), reverse=True))
         if found:
             return f"{found} super weight{'s' if found > 1 else ''} found"
-        return f"none found: {harmless} large but harmless" if harmless else "none found: no activation stands out"
+        return f"none found: {others or 'no activation stands out'}"
 
 
 def find_super_weights(

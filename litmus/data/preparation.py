@@ -103,6 +103,11 @@ def prepare(settings: DataSettings, *, log: Log | None = None) -> TokenData:
 
 
 def _check(settings: DataSettings) -> None:
+    if settings.corpus.startswith("probe:"):
+        named = shown(settings.corpus)
+        raise BadInput(
+            f"{named} is a synthetic task and no text; litmus probe and litmus compare train and score on it"
+        )
     check_tokenizer_name(settings.tokenizer)
     if not 0 < settings.held_out < 1:
         raise BadInput(f"held_out is {settings.held_out:g}; it must be a fraction between 0 and 1, such as 0.1")

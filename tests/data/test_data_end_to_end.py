@@ -55,6 +55,7 @@ def test_a_damaged_file_is_one_sentence_and_no_interruption(tmp_path):
         ([""], "the corpus has no name"),
         (["a\nb\x1b" + "c" * 300], "neither a named one nor a file"),
         (["stdlb"], "did you mean 'stdlib'"),
+        (["probe:mqar"], "litmus probe and litmus compare train and score on it"),
         (["--tokenizer", "bpe-99999999999"], "1048576 is the largest vocabulary"),
         (["--tokenizer", "bpe-" + "9" * 5000], "1048576 is the largest vocabulary"),
         (["--tokenizer", "bpe-0"], "257 is the smallest vocabulary"),
