@@ -46,27 +46,33 @@ def audit(
     A fault of the model is a finding; BadInput is raised when there is nothing to audit. Code from a file is audited
     in a subprocess, which may crash or hang.
     """
-    request = _request(source, quick, size, overrides, only, limit, trust_plugin, vocab_size, context)
+    request = _request(
+        source,
+        only,
+        overrides,
+        quick=quick,
+        size=size,
+        limit=limit,
+        trust_plugin=trust_plugin,
+        vocab_size=vocab_size,
+        context=context,
+    )
     separate = in_subprocess or request.runs_foreign_code or (jobs > 1 and not request.is_live)
     return _report(request, run_in_subprocesses(request, jobs) if separate else run(request), on_finding)
 
 
 def _request(
     source: Source | Callable[..., Any],
-    quick: bool = False,
-    size: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
     only: Sequence[str] = (),
-    limit: float | None = None,
-    trust_plugin: bool = False,
-    vocab_size: int | None = None,
-    context: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Request:
+    """The request of these checks, by default all; options: further fields of Request."""
     for name in only:
         if name not in CHECKS:
             raise BadInput(f"unknown check {name!r}; {nearest(name, CHECKS)}")
     checks = tuple(name for name in CHECKS if name in (only or CHECKS))
-    return Request(source, checks, quick, size, overrides or {}, limit, trust_plugin, vocab_size, context)
+    return Request(source, checks, overrides=overrides or {}, **options)
 
 
 def _report(
