@@ -203,6 +203,11 @@ def reading(path: Path) -> Iterator[None]:
         raise BadInput(f"{named} cannot be read: {error.strerror or error}") from error
 
 
+def real_path(path: str | Path) -> Path:
+    """The absolute path without links; of links in a circle, which Path.resolve raises RuntimeError for, as it is."""
+    return Path(os.path.realpath(path))
+
+
 def write_atomically(target: Path, content: str | bytes) -> None:
     """Replace `target` by `content` in one step (temporary file next to it, fsync, rename).
 
@@ -217,7 +222,7 @@ def write_atomically(target: Path, content: str | bytes) -> None:
                 while data:
                     data = data[out.write(data) :]
             return
-        real = Path(os.path.realpath(target))
+        real = real_path(target)
         real.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=real.parent, prefix=hidden_prefix(real), suffix=TEMP_SUFFIX)
         try:
@@ -243,7 +248,7 @@ def folder_written_atomically(target: Path, kind: str | None = None) -> Iterator
     begins. Without `kind` only an empty `target` is replaced. Links are followed. On an error the temporary folder is
     removed and `target` is untouched.
     """
-    real = Path(os.path.realpath(target))
+    real = real_path(target)
     with writing(target):
         check_replaceable(real, kind, str(target))
         real.parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +312,7 @@ def _concerns(error: Exception, target: Path) -> bool:
     name = getattr(error, "filename", None)
     if not isinstance(name, str | bytes):
         return True
-    path, real = Path(os.path.realpath(os.fsdecode(name))), Path(os.path.realpath(target))
+    path, real = real_path(os.fsdecode(name)), real_path(target)
     temporary = any(part.endswith(TEMP_SUFFIX) for part in path.parts)
     lock = path == real.with_name(f"{hidden_prefix(real)}lock")
     return temporary or lock or real.is_relative_to(path) or path.is_relative_to(real)

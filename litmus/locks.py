@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from litmus.errors import BadInput
-from litmus.files import folder_written_atomically, hidden_prefix, remove_leftovers, writing
+from litmus.files import folder_written_atomically, hidden_prefix, real_path, remove_leftovers, writing
 from litmus.yaml_json import parse_json
 
 _held: set[int] = set()
@@ -52,7 +52,7 @@ def folder_lock(folder: Path, doing: str, *, on_wait: Callable[[str], None] | No
 def folder_replaced(target: Path, kind: str) -> Iterator[Path]:
     """`folder_written_atomically` under a lock; unfinished writes of killed processes to `target` are removed first."""
     with folder_lock(target, "writing"):
-        real = Path(os.path.realpath(target))
+        real = real_path(target)
         remove_leftovers(real.parent, of=real.name)
         with folder_written_atomically(target, kind) as staging:
             yield staging
@@ -60,7 +60,7 @@ def folder_replaced(target: Path, kind: str) -> Iterator[Path]:
 
 def lock_file(folder: Path) -> Path:
     """The path of the lock file of `folder`; links are resolved."""
-    real = Path(os.path.realpath(folder))
+    real = real_path(folder)
     if real.is_dir() and not os.access(real.parent, os.W_OK):
         return real / ".lock"
     return real.parent / f"{hidden_prefix(real)}lock"

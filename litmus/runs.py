@@ -13,6 +13,7 @@ from litmus.auditing import AuditReport, audit, require_forward
 from litmus.catalog import is_recipe
 from litmus.data import DataSettings, Tokenizer
 from litmus.errors import BadInput, Failed
+from litmus.files import real_path
 from litmus.generation import sample_text
 from litmus.generation.chat.replies import Replies, reply_to_held_out
 from litmus.model import Decoder, Recipe, Source, resolve
@@ -98,7 +99,7 @@ def train(
     whole, data_settings, start = _resolve(recipe, data, size, overrides, trust_plugin)
     check_trained(whole, train_settings.batch, train_settings.context)
     pick_device(train_settings.device)
-    default = whole.name if start is None else f"{start.folder.resolve().name}-tuned"
+    default = whole.name if start is None else f"{real_path(start.folder).name}-tuned"
     target = Path(folder or Path(runs) / (name or default))
     display = display or Display()
     source = recipe if isinstance(recipe, str | os.PathLike) else whole.name

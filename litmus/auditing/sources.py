@@ -13,6 +13,7 @@ from torch import nn
 from litmus.auditing.adapters.module import MAX_CAST_WEIGHTS
 from litmus.catalog import HF, builder
 from litmus.errors import BadInput, missing_extra, shown
+from litmus.files import real_path
 from litmus.interop.hf.folder import CONFIG, UNSAFE_SUFFIXES, read_config
 from litmus.interop.hf.small_config import changes, small_config
 from litmus.model.plugins import import_definitions
@@ -37,7 +38,7 @@ def build_from_file(path: Path, name: str) -> nn.Module:
 
     The user named the file, so it runs; it finds the files beside it, as a program does.
     """
-    sys.path.insert(0, str(path.resolve().parent))
+    sys.path.insert(0, str(real_path(path).parent))
     module = import_definitions(path)
     found = getattr(module, name, None)
     if found is None:

@@ -10,6 +10,7 @@ import typer
 from litmus.catalog import check_run
 from litmus.cli.options import Best, TokenizerOfSaved, TrustPlugin
 from litmus.cli.output import log
+from litmus.files import real_path
 from litmus.process import defer_output_errors
 
 
@@ -42,8 +43,8 @@ def export(
 
     from litmus.interop import export_run
 
-    named = run if run.name not in ("", "..") else run.resolve()  # "." has no name to add to
-    folder = out or named.with_name(f"{run.resolve().name}-{to}")
+    named = run if run.name not in ("", "..") else real_path(run)  # "." has no name to add to
+    folder = out or named.with_name(f"{real_path(run).name}-{to}")
 
     architecture = export_run(
         run,

@@ -9,6 +9,7 @@ import typer
 
 from litmus.cli.options import RunsFolder
 from litmus.cli.output import log
+from litmus.files import real_path
 from litmus.process import defer_output_errors
 
 
@@ -44,7 +45,7 @@ def import_run(
     from litmus.interop import import_run as make_run
     from litmus.names import check_name
 
-    path = Path(model).resolve()
+    path = real_path(model)
     own_name = path.stem if path.suffix == ".gguf" else path.name
     run = Path(runs) / check_name(own_name if name is None else name, "a run's name")
 

@@ -13,6 +13,7 @@ from litmus.cli.options import Best, RunsFolder, TrustPlugin
 from litmus.cli.output import log, print_table
 from litmus.cli.quantize import Data, LimitTokens, Name, ProtectSuper, Time
 from litmus.errors import BadInput
+from litmus.files import real_path
 from litmus.process import defer_output_errors
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def prune(
     _check(structured, dynamic, smaller, protect_super, recover)
     settings = PruneSettings(sparsity, method, "global" if whole else "layer", (2, 4) if structured == "2:4" else None)
     read_config(run)
-    target = Path(runs) / check_name(name or f"{run.resolve().name}-pruned", "a run's name")
+    target = Path(runs) / check_name(name or f"{real_path(run).name}-pruned", "a run's name")
     if not dynamic:
         check_free(target)
     source = load_source(run, best=best, trust_plugin=trust_plugin, log=log)

@@ -12,6 +12,7 @@ from litmus.bounds import MAX_FILE_BYTES
 from litmus.catalog import check_run
 from litmus.cli.options import Best, RunsFolder, TrustPlugin
 from litmus.cli.output import log, print_table
+from litmus.files import real_path
 from litmus.process import defer_output_errors
 
 LimitTokens = Annotated[
@@ -72,7 +73,7 @@ def quantize(
 
     settings = QuantizeSettings(bits, parse_group(group), symmetric, clip, embedding_bits)
     read_config(run)
-    target = Path(runs) / check_name(name or f"{run.resolve().name}-int{bits}", "a run's name")
+    target = Path(runs) / check_name(name or f"{real_path(run).name}-int{bits}", "a run's name")
     check_free(target)
     source = load_source(run, best=best, trust_plugin=trust_plugin, log=log)
     text = text_of(source, data, log)

@@ -11,7 +11,7 @@ import typer
 from litmus.catalog import check_run
 from litmus.cli.options import Best, TrustPlugin
 from litmus.cli.output import log, print_table
-from litmus.files import writing
+from litmus.files import real_path, writing
 
 
 def superweights(
@@ -57,7 +57,7 @@ def superweights(
         steps = {source.step: find_super_weights(source.model, batch, controls=controls)}
     search = steps[max(steps)]
     if out is not None:
-        save(out, model.resolve().name, search, study(source.model, batch, source.tokenizer, search))
+        save(out, real_path(model).name, search, study(source.model, batch, source.tokenizer, search))
     if json:
         documents: list[dict[str, Any]] = [
             {"step": step, "verdict": one.verdict, "candidates": [found.to_dict() for found in one.candidates]}

@@ -19,7 +19,7 @@ from litmus.comparison.trial import AUDITS, OUTCOME, SPEC, trial_run
 from litmus.comparison.verdicts import judge
 from litmus.data.tokens.tokenizer import FILE_NAME as TOKENIZER_FILE
 from litmus.errors import BadInput, nearest, shown
-from litmus.files import MANIFEST, file_names, reading, remove_folder, writing
+from litmus.files import MANIFEST, file_names, reading, real_path, remove_folder, writing
 from litmus.locks import folder_lock
 from litmus.model.plugins import PLUGIN_FILE
 from litmus.model.storage import RECIPE, WEIGHTS
@@ -215,7 +215,7 @@ def check_removable(folder: Path) -> None:
     """BadInput if `folder` is a link, or the run of a trial, which its comparison needs."""
     if folder.is_symlink():
         raise BadInput(f"{folder} is a link; remove the link yourself, or name the folder that it leads to")
-    if os.path.lexists(folder.resolve().parent / SPEC):
+    if os.path.lexists(real_path(folder).parent / SPEC):
         raise BadInput(f"{folder} is the run of a trial; remove the comparison that it belongs to")
 
 

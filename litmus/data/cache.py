@@ -18,6 +18,7 @@ from litmus.files import (
     folder_written_atomically,
     read_manifest,
     read_regular_file,
+    real_path,
     remove_folder,
     remove_leftovers,
     sha256,
@@ -70,7 +71,7 @@ def content_hash(path: Path, log: Log) -> str:
     status = path.stat()
     if status.st_size < MIN_BYTES_TO_CACHE_HASH:
         return checksum(path).sha256
-    version = os.fsencode(path.resolve()) + f"\n{status.st_size}\n{status.st_mtime_ns}".encode()
+    version = os.fsencode(real_path(path)) + f"\n{status.st_size}\n{status.st_mtime_ns}".encode()
     memory = cache_folder() / "hashes" / sha256(version)
     with contextlib.suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", remembered := read_regular_file(memory).decode()):

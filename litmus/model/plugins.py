@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from litmus.errors import BadInput, Failed, shown
-from litmus.files import sha256
+from litmus.files import real_path, sha256
 from litmus.fork_server import communicate, start_process
 from litmus.limits import TimeLimitExceeded, patience, timeout
 from litmus.model.recipe import PluginSource, Recipe, plugin_module
@@ -51,15 +51,15 @@ def import_plugin(path: Path) -> dict[str, Any]:
     """
     code = _read_code(path)
     recipe = run_plugin(code, path)
-    trust(sha256(code), path.resolve())
+    trust(sha256(code), real_path(path))
     return recipe
 
 
 def import_definitions(path: Path) -> ModuleType:
     """Run a Python file that the user named, which need not define a recipe; the code is trusted from now on."""
     code = _read_code(path)
-    module = _run(code, path.resolve(), path)
-    trust(sha256(code), path.resolve())
+    module = _run(code, real_path(path), path)
+    trust(sha256(code), real_path(path))
     return module
 
 
@@ -76,8 +76,8 @@ def import_base(path: Path, named_in: Path, *, trusted: bool) -> dict[str, Any]:
 
 def run_plugin(code: bytes, path: Path) -> dict[str, Any]:
     """Run the code of the plug-in file `path`, which registers its kinds, and return its `recipe`."""
-    source = PluginSource(path=str(path.resolve()), sha256=sha256(code))
-    module = _run(code, path.resolve(), path)
+    source = PluginSource(path=str(real_path(path)), sha256=sha256(code))
+    module = _run(code, real_path(path), path)
     raw = getattr(module, "recipe", None)
     if not isinstance(raw, dict):
         raise BadInput(

@@ -15,7 +15,7 @@ from litmus.comparison.report.page import PageFigure, galleries, page_figure, re
 from litmus.comparison.results import ComparisonResult, TrialResult
 from litmus.comparison.stored import StoredRun, read, utc
 from litmus.errors import BadInput
-from litmus.files import write_atomically
+from litmus.files import real_path, write_atomically
 from litmus.training.display import duration
 from litmus.training.run.config import RunConfig, as_yaml
 from litmus.training.run.result import RunResult
@@ -36,7 +36,7 @@ def render_run_page(run: StoredRun, result: RunResult) -> str:
     alone = _as_comparison(run, result, name)
     return render(
         "run.html.j2",
-        name=run.folder.resolve().name,
+        name=real_path(run.folder).name,
         title=name,
         terms=_terms(config),
         mark="" if run.audit is None else run.audit.mark().capitalize(),

@@ -30,6 +30,7 @@ from litmus.data.tokens.hf_tokenizer_files import (
 )
 from litmus.data.tokens.tokenizer import FILE_NAME, Tokenizer
 from litmus.errors import BadInput, shown
+from litmus.files import real_path
 
 
 class ImportedTokenizer(Tokenizer):
@@ -182,7 +183,7 @@ def read_hf_tokenizer(path: Path) -> ImportedTokenizer:
     BadInput for anything but BPE on bytes or SentencePiece's BPE, and for tokenizers that lose text.
     """
     file, folder = read_json(path), path.parent
-    return make_hf_tokenizer(path.resolve().parent.name, file, side_files(folder), model_tokens(folder), path)
+    return make_hf_tokenizer(real_path(path).parent.name, file, side_files(folder), model_tokens(folder), path)
 
 
 def make_hf_tokenizer(

@@ -10,7 +10,7 @@ from litmus.data import Tokenizer
 from litmus.data.tokens.hf_tokenizer_files import TEMPLATE
 from litmus.data.tokens.tokenizer import FILE_NAME
 from litmus.errors import BadInput, shown
-from litmus.files import file_names, reading, remove_leftovers, sha256, write_atomically, writing
+from litmus.files import file_names, reading, real_path, remove_leftovers, sha256, write_atomically, writing
 from litmus.model.recipe import Recipe
 from litmus.model.storage import RECIPE
 from litmus.training.budget import Budget
@@ -48,7 +48,7 @@ def open_run(
     Missing or damaged files are written again if run.yaml and the data determine them. BadInput if they do not, and for
     any other folder. run.yaml is written first, so that the same call can open what a kill at any moment leaves.
     """
-    real = Path(os.path.realpath(folder))
+    real = real_path(folder)
     if os.path.lexists(real) and not real.is_dir():
         found = "a file" if real.is_file() else "not a folder"
         raise BadInput(f"{folder} is {found}; a run needs a folder of its own, so choose another name")

@@ -183,7 +183,9 @@ def test_a_damaged_file_is_one_sentence(
             main(["import", "damaged.gguf"])
         out, err = capsys.readouterr()
         assert (ended.value.code, out, err.count("\n")) == (2, "", 1) and sentence in err, (sentence, err)
+    Path("circle").symlink_to("circle")
     for arguments, sentence in (
+        (["import", "circle"], "'circle' is neither a model folder"),
         (["import", "absent"], "is neither a model folder, nor a GGUF file"),
         (["import", "smollm2-135"], "did you mean 'smollm2-135m'?"),
         (["import", "m.gguf", "--bytes"], "leave out --bytes"),
