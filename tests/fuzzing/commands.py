@@ -70,6 +70,9 @@ def prepared_to_fork() -> None:
             importlib.import_module(module.name)
     with contextlib.suppress(ImportError):
         import pyarrow.parquet  # noqa: F401
+    for name, loaded in sys.modules.items():
+        if name.startswith("litmus") and hasattr(loaded, "MAX_PLUGIN_SECONDS"):
+            loaded.MAX_PLUGIN_SECONDS = ENDLESS_CPU  # plug-ins that loop would take most of the time of a long fuzz
 
 
 def run(
