@@ -15,7 +15,7 @@ from litmus.data import DataSettings, Tokenizer
 from litmus.errors import BadInput, Failed
 from litmus.files import real_path
 from litmus.generation import sample_text
-from litmus.generation.chat.replies import Replies, reply_to_held_out
+from litmus.generation.chat.replies import Replies, read_word_list, reply_to_held_out
 from litmus.model import Decoder, Recipe, Source, resolve
 from litmus.model.bounds import check_trained
 from litmus.model.plugins import plugin_faults
@@ -160,18 +160,25 @@ def replies(
     *,
     count: int = 50,
     max_new_tokens: int = 30,
+    toxic_words: str | Path | None = None,
     seed: int = 0,
     best: bool = False,
     device: str = "auto",
     trust_plugin: bool = False,
     log: Callable[[str], None] = lambda text: None,
 ) -> Replies:
-    """Let a run on threads reply to `count` held-out contexts: whether replies end, repeat themselves and echo."""
+    """Let a run on threads reply to `count` held-out contexts: whether replies end, repeat themselves and echo.
+
+    toxic_words: a file of words and phrases, one a line, whose use is counted.
+    """
+    words = None if toxic_words is None else read_word_list(Path(toxic_words))
     loaded = load_run(Path(run), best=best, trust_plugin=trust_plugin, log=log)
     data = held_out_text(loaded, None, log)
     model = loaded.model.to(pick_device(device)).eval()
     with plugin_faults(model.recipe, "answering with"):
-        return reply_to_held_out(model, data, replies=count, max_new_tokens=max_new_tokens, seed=seed)
+        return reply_to_held_out(
+            model, data, replies=count, max_new_tokens=max_new_tokens, toxic_words=words, seed=seed
+        )
 
 
 def saved_audit(run: Run | str | Path) -> AuditReport | None:

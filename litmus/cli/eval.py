@@ -12,6 +12,7 @@ from litmus.bounds import MAX_FILE_BYTES
 from litmus.catalog import check_run
 from litmus.cli.options import Best, Device, TrustPlugin
 from litmus.cli.output import log, results
+from litmus.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +38,10 @@ def evaluate(
         typer.Option(min=1, max=100_000, help="Also let a run on threads reply to N held-out contexts.", metavar="N"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reply, at most.")] = 30,
+    toxic_words: Annotated[
+        Path | None,
+        typer.Option(help="A list of words or phrases, one a line: how many replies hold one of them.", metavar="FILE"),
+    ] = None,
     best: Best = False,
     device: Device = "auto",
     trust_plugin: TrustPlugin = False,
@@ -53,6 +58,8 @@ def evaluate(
       litmus eval runs/roleplay --replies 50
     """
     check_run(run)
+    if toxic_words is not None and replies is None:
+        raise BadInput("--toxic-words counts words of replies; give --replies N, too")
 
     from rich.console import Console
     from rich.text import Text
@@ -77,7 +84,7 @@ def evaluate(
     said = None
     if replies is not None:
         options: dict[str, Any] = {"best": best, "device": device, "trust_plugin": trust_plugin, "log": log}
-        said = runs.replies(run, count=replies, max_new_tokens=max_new_tokens, **options)
+        said = runs.replies(run, count=replies, max_new_tokens=max_new_tokens, toxic_words=toxic_words, **options)
     if json:
         whole = loads(score.model_dump_json()) | ({} if said is None else {"replies": said.model_dump(mode="json")})
         print(dumps(whole, indent=1))
@@ -102,5 +109,7 @@ def replies_table(said: Replies) -> Table:
         table.add_row(label, f"{getattr(said.stats, key):.0%}", f"{getattr(said.said_stats, key):.0%}")
     for label, key in (("repeated 4-grams", "repetition"), ("4-grams of the context", "echo")):
         table.add_row(label, f"{getattr(said.stats, key):.1%}", f"{getattr(said.said_stats, key):.1%}")
+    if said.stats.toxic is not None:
+        table.add_row("with a word of the list", f"{said.stats.toxic:.1%}", f"{said.said_stats.toxic:.1%}")
     table.add_row("mean tokens", f"{said.stats.mean_tokens:.1f}", f"{said.said_stats.mean_tokens:.1f}")
     return table

@@ -97,6 +97,7 @@ class ExampleSampler:
 
     def __init__(self, examples: Examples, *, batch: int, seed: int) -> None:
         self.context, self.batch_size = examples.length, batch
+        self.windows_per_epoch: int | None = None  # no example comes twice
         self._examples, self._seed = examples, seed
 
     def batch(self, step: int) -> SampledBatch:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from litmus.bounds import MAX_INT, MAX_SEED, Bounded
 from litmus.errors import BadInput, first_fault, nearest, shown
@@ -95,8 +102,9 @@ class TrainSettings(Bounded):
     sample_every: int | None = Field(None, ge=1, le=MAX_INT)
     """Steps between text samples; one sample at the end when not given."""
 
-    checkpoint_every: int | None = Field(None, ge=0, le=MAX_INT)
-    """Steps between checkpoints; after each validation when not given; 0 leaves it to `checkpoint_minutes`."""
+    checkpoint_every: Annotated[int, Field(ge=0, le=MAX_INT)] | Literal["epoch"] | None = None
+    """Steps between checkpoints, or epoch: after each pass over the data, with a validation. After each validation when
+    not given; 0 leaves it to `checkpoint_minutes`."""
 
     checkpoint_minutes: float | None = Field(3.0, gt=0)
     """Minutes after which a further checkpoint is written, whatever the steps; null turns that off."""
@@ -125,6 +133,14 @@ class TrainSettings(Bounded):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be at least 0 and below 1, found {betas}")
         return betas
+
+    @field_validator("checkpoint_every", mode="wrap")
+    @classmethod
+    def _check_checkpoint_every(cls, every: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(every)
+        except ValidationError:
+            raise ValueError(f"{shown(every)} is not valid; a number of steps, 0 or more, or epoch is") from None
 
     @model_validator(mode="after")
     def _check_warmup_steps(self) -> Self:
@@ -158,6 +174,7 @@ def _roleplay(context: int, target: int, **training: Any) -> Preset:
     report = {
         "optimizer": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.01, "lr": 1e-4, "clip": 1.0, "schedule": "cosine",
         "warmup_steps": 1000, "budget": "20000 steps", "batch": 8, "accumulation": 4, "precision": "bf16",
+        "checkpoint_every": "epoch",
     }  # fmt: skip
     chat = {"max_tokens": context, "max_target": target}
     return Preset({**report, "context": context, **training}, {"context": context}, chat)
@@ -167,7 +184,14 @@ PRESETS = {
     "roleplay": _roleplay(3076 + 512, 512),
     "roleplay-1k": _roleplay(1024, 256),
     "roleplay-lab": _roleplay(
-        512, 128, precision="auto", accumulation=1, lr=1e-3, warmup_steps=100, budget="2000 steps"
+        512,
+        128,
+        precision="auto",
+        accumulation=1,
+        lr=1e-3,
+        warmup_steps=100,
+        budget="2000 steps",
+        checkpoint_every=None,
     ),
 }
 """The report's training of RolePlayTransformer (lengths 3076 and 512), and smaller ones; the last is for CPUs. The

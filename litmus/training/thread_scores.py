@@ -11,6 +11,8 @@ from torch import Tensor
 from litmus.data.tokens.token_files import Windows
 
 RESAMPLES = 1000
+RUNNING_POINTS = 20
+"""Numbers of threads at which the running perplexity is kept."""
 CONFIDENCE = 0.95
 
 
@@ -19,7 +21,7 @@ class ThreadScores(BaseModel):
 
     perplexity_low, perplexity_high: 95 % interval, by resampling threads. end_probability: mean probability of the
     control token that ends a turn, where a turn ends; false_end_probability: at the other target tokens. ends: their
-    number, without those of truncated targets.
+    number, without those of truncated targets. running: the perplexity of the first n threads, by n.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +32,7 @@ class ThreadScores(BaseModel):
     ends: int
     end_probability: float
     false_end_probability: float
+    running: dict[int, float] = {}
 
 
 class ThreadTally:
@@ -65,6 +68,8 @@ class ThreadTally:
         for _ in range(RESAMPLES):
             drawn = random.choice(scored, len(scored))
             means.append(self._nats[drawn].sum() / self._tokens[drawn].sum())
+        counts = np.unique(np.linspace(1, len(scored), RUNNING_POINTS).round().astype(int))
+        running = self._nats[scored].cumsum() / self._tokens[scored].cumsum()
         low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return ThreadScores(
             threads=len(scored),
@@ -73,4 +78,5 @@ class ThreadTally:
             ends=self._ends,
             end_probability=self._end_probability / max(self._ends, 1),
             false_end_probability=self._false_end_probability / max(self._others, 1),
+            running={int(n): math.exp(min(float(running[n - 1]), 700.0)) for n in counts},
         )

@@ -216,10 +216,11 @@ class Trainer:
                 tracker.log({f"train/{name}": value for name, value in {**logged, **timing}.items()}, step)
             self.display.step(Status(step, after, stats.loss, self.usage.tokens, self.usage.seconds))
 
-            validate = _due(settings.validate_every, step, before, after)
+            ends_epoch = settings.checkpoint_every == "epoch" and self._epochs(step) > self._epochs(step - 1)
+            validate = ends_epoch or _due(settings.validate_every, step, before, after)
             sample = self.sample_text is not None and settings.sample_every and step % settings.sample_every == 0
-            save = validate if settings.checkpoint_every is None else after >= 1
-            if settings.checkpoint_every:
+            save = ends_epoch or (validate if settings.checkpoint_every is None else after >= 1)
+            if isinstance(settings.checkpoint_every, int) and settings.checkpoint_every:
                 save = _due(settings.checkpoint_every, step, before, after)
             val_loss = self._validate(metrics, trackers) if validate else None
             if sample:
@@ -233,6 +234,11 @@ class Trainer:
                 raise self._interrupted(stopping)
             if validate or sample or save:
                 clock = time.perf_counter()  # only training steps count towards the budget
+
+    def _epochs(self, steps: int) -> int:
+        """Passes over the data that are complete after so many steps."""
+        rows = steps * self.settings.batch * self.settings.accumulation
+        return rows // self.sampler.windows_per_epoch if self.sampler.windows_per_epoch else 0
 
     def _validate(self, metrics: Metrics, trackers: list[Tracker]) -> float:
         """Evaluate on the first `validate_tokens` held-out tokens; returns nats per token."""

@@ -14,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import litmus
+from litmus.auditing.checks.causality import effects_of_documents
 from litmus.cli.app import app
 from litmus.data import TokenData, data_settings_from, prepare
 from litmus.data.chat.batches import WindowSampler, fill, pack
@@ -25,6 +26,7 @@ from litmus.nn import Batch
 from litmus.training import TrainSettings
 from litmus.training.evaluation import evaluate, held_out_text
 from litmus.training.run.loading import data_to_continue, load_run
+from litmus.training.settings import settings_from
 from litmus.training.train_step import TrainStep
 from litmus.training.trainer import train_run
 
@@ -75,10 +77,14 @@ def test_a_run_on_threads_scores_their_targets_and_keeps_their_template(
     assert template is not None and template.source == threads.chat_template
     assert run.config.data.chat is not None and run.config.data.chat.max_tokens == CONTEXT
     assert litmus.evaluate(tmp_path / "run").nats_per_token == pytest.approx(result.evaluation.nats_per_token)
-    shown = CliRunner().invoke(app, ["eval", str(tmp_path / "run"), "--replies", "4", "--device", "cpu", "--json"])
+    (tmp_path / "words.txt").write_text("\n".join(WORDS))
+    options = ["--replies", "4", "--toxic-words", str(tmp_path / "words.txt"), "--device", "cpu", "--json"]
+    shown = CliRunner().invoke(app, ["eval", str(tmp_path / "run"), *options])
     assert shown.exit_code == 0, shown.exception
     found = json.loads(shown.stdout)
     assert found["threads"]["threads"] == 3 and len(found["replies"]["samples"]) == 4
+    assert found["threads"]["running"]["3"] == pytest.approx(math.exp(found["nats_per_token"]))
+    assert found["replies"]["said_stats"]["toxic"] == 1, "every message holds one of the words"
     sample = found["replies"]["samples"][0]
     assert [line.split(":")[0] for line in sample["context"].splitlines()][-1] in ("Ann", "Bob", "Cyd")
     assert len(sample["context"].splitlines()) == 5 and sample["context"].endswith(":")
@@ -201,3 +207,34 @@ def test_what_does_not_go_together_with_threads_is_refused(
     model = build({**recipe, "context": CONTEXT}, vocab_size=257)
     with pytest.raises(BadInput, match="limit_bytes is for texts"):
         evaluate(model, threads, context=CONTEXT, batch=2, limit_bytes=100)
+
+
+def test_a_checkpoint_is_written_after_each_pass_over_the_data(
+    source: str, threads: TokenData, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    assert threads.windows is not None
+    rows = len(pack(threads.windows["train"].lengths, CONTEXT))
+    settings = {"budget": "9 steps", "batch": 8, "validate_every": 100, "checkpoint_every": "epoch", "keep_last": 9}
+    train(source, tmp_path / "run", {**recipe, "context": CONTEXT}, **settings)
+    ends = sorted({-(-rows * epoch // 8) for epoch in range(1, 72 // rows + 1)} | {9})
+    assert len(ends) > 2
+    assert sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()) == ends
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["kind"] == "val"] == ends, "so that the best can be chosen"
+    with pytest.raises(BadInput, match="checkpoint_every: 'week' is not valid; a number of steps, 0 or more, or epoch"):
+        settings_from({"checkpoint_every": "week"})
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_the_audit_of_packed_documents_holds_for_the_batches_of_a_training(
+    threads: TokenData, rough: Any, recipe: dict[str, Any], isolated: bool
+) -> None:
+    """Positions, SSMax's n and the mask restart at each window, as the batches of a training say where they begin."""
+    assert threads.windows is not None
+    model = rough(build({**recipe, "base": "ssmax", "context": 3 * CONTEXT}, vocab_size=257)).eval()
+    batch = WindowSampler(threads.windows["train"], context=3 * CONTEXT, batch=2, seed=0).batch(0)
+    seen = model if isolated else lambda packed: model(replace(packed, document_ids=None))
+    packed = Batch(batch.inputs, document_ids=batch.documents)
+    assert batch.documents.max() >= 2, "a row holds several windows"
+    effects = [float(effect.max()) for _, effect in effects_of_documents(seen, packed, (batch.inputs + 1) % 257)]
+    assert (max(effects) == 0) == isolated

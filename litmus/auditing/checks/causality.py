@@ -278,13 +278,8 @@ def documents_independent(target: AuditTarget) -> Iterator[Evidence]:
         index = torch.arange(length)
         documents = ((index >= edges[0]).long() + (index >= edges[1]).long())[None]
         with torch.no_grad():
-            before = target.model(Batch(tokens, document_ids=documents))
-            for changed in range(3):
-                inside = documents == changed
-                after = target.model(
-                    Batch(torch.where(inside, target.other_tokens(tokens), tokens), document_ids=documents)
-                )
-                difference = differences(after, before).masked_fill(inside, 0)
+            batch, other = Batch(tokens, document_ids=documents), target.other_tokens(tokens)
+            for changed, difference in effects_of_documents(target.model, batch, other):
                 worst = max(worst, float(difference.max()))
                 if worst > target.rounding:
                     position = int(difference.argmax())
@@ -299,6 +294,17 @@ def documents_independent(target: AuditTarget) -> Iterator[Evidence]:
                     )
                     return
     yield Evidence("packed documents are independent", measured=worst, tolerance=target.rounding)
+
+
+@torch.no_grad()
+def effects_of_documents(model: Any, batch: Batch, other: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each packed document, and how much the logits outside it (B, T) change with its tokens, replaced by `other`."""
+    assert batch.document_ids is not None
+    before = model(batch)
+    for document in batch.document_ids.unique().tolist():
+        inside = batch.document_ids == document
+        after = model(replace(batch, tokens=torch.where(inside, other, batch.tokens)))
+        yield document, differences(after, before).masked_fill(inside, 0)
 
 
 def causal_after_training(target: AuditTarget) -> Iterator[Evidence]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby, pairwise
+from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from litmus.data import TokenData, Tokenizer
 from litmus.errors import BadInput
+from litmus.files import read_regular_file
 from litmus.generation.generate import generate
 from litmus.model import Decoder
 
@@ -32,7 +35,8 @@ class TextStats(BaseModel):
     """Statistics of replies: distinct words and pairs of words as fractions of all (Li et al. 2016, arXiv 1510.03055).
 
     repetition: the fraction of sequences of four tokens that occurred before in the same reply; echo: that are in its
-    context. A reply of fewer tokens counts in neither.
+    context. A reply of fewer tokens counts in neither. toxic: the fraction of replies with a word of the user's list,
+    None without one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,9 +46,16 @@ class TextStats(BaseModel):
     repetition: float
     echo: float
     mean_tokens: float
+    toxic: float | None = None
 
     @classmethod
-    def of(cls, contexts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], texts: Sequence[str]) -> TextStats:
+    def of(
+        cls,
+        contexts: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
+        texts: Sequence[str],
+        toxic_words: re.Pattern[str] | None = None,
+    ) -> TextStats:
         """The statistics of replies, as tokens and as texts, to contexts."""
         words = [text.split() for text in texts]
         repeated = echoed = total = 0
@@ -63,6 +74,7 @@ class TextStats(BaseModel):
             repetition=repeated / max(total, 1),
             echo=echoed / max(total, 1),
             mean_tokens=sum(map(len, replies)) / len(replies),
+            toxic=None if toxic_words is None else sum(bool(toxic_words.search(t)) for t in texts) / len(texts),
         )
 
 
@@ -90,6 +102,7 @@ def reply_to_held_out(
     max_new_tokens: int = 30,
     temperature: float = 0.8,
     top_k: int = 50,
+    toxic_words: re.Pattern[str] | None = None,
     seed: int = 0,
 ) -> Replies:
     """Let a model reply to `replies` held-out contexts, by default with the settings of the mini_deepseek report."""
@@ -124,13 +137,29 @@ def reply_to_held_out(
         max_new_tokens=max_new_tokens,
         ended=sum(ended) / len(ended),
         said_ended=sum(len(reply) <= max_new_tokens for reply in said) / len(said),
-        stats=TextStats.of(contexts, found, texts),
-        said_stats=TextStats.of(contexts, cut, truths),
+        stats=TextStats.of(contexts, found, texts, toxic_words),
+        said_stats=TextStats.of(contexts, cut, truths, toxic_words),
         samples=[
             Sample(context=_lines(context, data.tokenizer), reply=text, said=truth, ended=done)
             for context, text, truth, done in zip(contexts, texts, truths, ended, strict=True)
         ],
     )
+
+
+def read_word_list(path: Path) -> re.Pattern[str]:
+    """A pattern that finds the words and phrases of a file, one a line, as whole words in any case.
+
+    BadInput for a file that cannot be read or holds no word.
+    """
+    try:
+        lines = read_regular_file(path).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise BadInput(f"{path} cannot be read: {reason}; a list with one word or phrase a line is valid") from None
+    entries = [r"\s+".join(map(re.escape, line.split())) for line in lines if line.strip()]
+    if not entries:
+        raise BadInput(f"{path} holds no words; one word or phrase a line is valid")
+    return re.compile(rf"(?<!\w)(?:{'|'.join(entries)})(?!\w)", re.IGNORECASE)
 
 
 def _lines(tokens: Sequence[int], tokenizer: Tokenizer) -> str:

@@ -181,3 +181,17 @@ def test_threads_hold_out_more_than_texts_unless_told():
     assert data_settings_from({"corpus": "threads:x", "held_out": 0.2}).held_out == 0.2
     assert data_settings_from({}).held_out == 0.1
     assert json.loads(data_settings_from({"corpus": "threads:x"}).model_dump_json())["chat"]["seed"] == 42
+
+
+def test_a_dataset_of_the_hub_is_read_as_the_same_rows_in_a_file(rows, write, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="datasets (extra 'hf') is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    file = write(rows)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "test.jsonl").write_bytes(file.read_bytes())
+    plain, hub = (
+        prepare(data_settings_from({"corpus": f"threads:{source}", "tokenizer": "bytes"}))
+        for source in (file, f"hf:{tmp_path / 'set'}:test")
+    )
+    assert plain.train.tolist() == hub.train.tolist() and plain.held_out.tolist() == hub.held_out.tolist()
+    assert {**plain.provenance, "corpus": 0, "key": 0} == {**hub.provenance, "corpus": 0, "key": 0}
