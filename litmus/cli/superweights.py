@@ -11,7 +11,7 @@ import typer
 from litmus.catalog import check_run
 from litmus.cli.options import Best, TrustPlugin
 from litmus.cli.output import log, print_table
-from litmus.files import real_path, writing
+from litmus.files import check_replaceable, real_path
 
 
 def superweights(
@@ -41,14 +41,12 @@ def superweights(
       litmus superweights downloads/smollm2 --data stdlib --out smollm2-superweights
     """
     check_run(model, "model")
-    if out is not None:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-
     from litmus.compression.source import load_source, text_blocks, text_of
-    from litmus.compression.study import candidates_table, save, study
+    from litmus.compression.study import KIND, candidates_table, save, study
     from litmus.compression.superweights import find_super_weights, track_checkpoints
 
+    if out is not None:
+        check_replaceable(real_path(out), KIND, str(out))
     source = load_source(model, best=best, trust_plugin=trust_plugin, log=log)
     batch = text_blocks(source, text_of(source, data, log), blocks=blocks, length=length)
     if track:

@@ -15,6 +15,7 @@ from litmus.compression.superweights import Search
 from litmus.data import Tokenizer
 from litmus.diagnostics import down_projections, layer_stats
 from litmus.files import write_atomically
+from litmus.locks import folder_replaced
 from litmus.model import Decoder
 from litmus.nn import Batch
 from litmus.training.paired import Estimate, ratio_interval
@@ -25,7 +26,7 @@ _WORDS = "the a an and or but of to in on at by for with as is was are be it he 
 STOP_WORDS = frozenset(_WORDS.split())
 """Frequent English words; Yu et al. 2024 saw their probability rise when a super weight is removed."""
 
-JSON, REPORT = "superweights.json", "report.md"
+JSON, REPORT, KIND = "superweights.json", "report.md", "super-weight report"
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,21 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def save(folder: Path, name: str, search: Search, measured: Study) -> None:
-    """Write superweights.json, report.md and its figures into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write superweights.json, report.md and its figures to `folder`, in place of an earlier report only."""
     document = {"model": name, "verdict": search.verdict, "candidates": [one.to_dict() for one in search.candidates]}
-    write_atomically(folder / JSON, json.dumps({**document, "study": measured.to_dict()}, indent=1))
-    figures = [path.name for path in draw(folder, measured)]
+    with folder_replaced(folder, KIND) as fresh:
+        write_atomically(fresh / JSON, json.dumps({**document, "study": measured.to_dict()}, indent=1))
+        figures = [path.name for path in draw(fresh, measured)]
+        write_atomically(fresh / REPORT, _report(name, search, measured, figures))
+
+
+def _report(name: str, search: Search, measured: Study, figures: Sequence[str]) -> str:
+    """The report as Markdown."""
     parts = [f"# Super weights of {name}", f"{search.verdict}.", markdown_table(candidates_table(search))]
     if measured.stop_words:
         before, after = measured.stop_words
         parts.append(f"Stop words have a probability of {before:.3f}, with the weights zeroed {after:.3f}.")
-    text = "\n\n".join([*parts, *(f"![{figure.removesuffix('.svg')}]({figure})" for figure in figures)])
-    write_atomically(folder / REPORT, text + "\n")
+    return "\n\n".join([*parts, *(f"![{figure.removesuffix('.svg')}]({figure})" for figure in figures)]) + "\n"
 
 
 def draw(folder: Path, measured: Study) -> list[Path]:

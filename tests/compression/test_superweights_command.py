@@ -39,6 +39,7 @@ def test_bad_input_is_one_sentence(run, tmp_path, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
     cases = {
         (str(run), "--out", str(tmp_path / "file")): "file",
+        (str(run), "--out", ""): ". is no super-weight report that Litmus wrote",
         (str(run), "--blocks", "4096", "--length", "64"): "blocks of 32 tokens",
         ("no-such-folder",): "no-such-folder is not there; a model folder is expected",
         (str(tmp_path),): "is not a run folder",
