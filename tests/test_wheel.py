@@ -33,7 +33,8 @@ def run(installed, folder, *words):
 
 
 def test_every_recipe_and_the_parts_of_the_report_are_in_the_wheel(installed):
-    for folder, pattern in (("recipes", "*.yaml"), ("comparison/report", "*"), ("interop/hf", "*.txt")):
+    parts = {"recipes": "*.yaml", "claims/protocols": "*.yaml", "comparison/report": "*", "interop/hf": "*.txt"}
+    for folder, pattern in parts.items():
         ours = {path.name for path in (ROOT / "litmus" / folder).glob(pattern) if path.is_file()}
         assert ours and {path.name for path in (installed / "litmus" / folder).iterdir()} >= ours
 

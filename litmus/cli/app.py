@@ -14,6 +14,7 @@ from litmus.cli import (
     audit,
     bench,
     chat,
+    claims,
     compare,
     data,
     eval,
@@ -82,6 +83,7 @@ app.command(cls=Command)(recipes.recipes)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(claims.app, name="claims")
 
 
 @cache

@@ -37,6 +37,8 @@ HARMLESS = {
     "compare": ["no-such-recipe", "standard"],
     "recipes": ["no-such-recipe"],
     "bench decode": ["no-such-recipe"],
+    "claims list": ["--results", "no-such-folder"],
+    "claims run": ["no-such-claim"],
     "data prepare": ["no-such-corpus"],
     "data show": ["no-such-corpus"],
     "data list": [],
