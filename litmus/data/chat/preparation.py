@@ -11,10 +11,11 @@ import numpy as np
 
 from litmus.data.cache import build_once, cache_folder, content_hash
 from litmus.data.chat.near_duplicates import MIN_WORDS
+from litmus.data.chat.parallel import write_windows
 from litmus.data.chat.reading import ThreadSettings
 from litmus.data.chat.template import ChatTemplate, named_speakers, read_template, template_of
 from litmus.data.chat.threads import THREAD_SPLITS, Threads, write_threads
-from litmus.data.chat.windows import WindowSettings, WindowWriter, check_trainable
+from litmus.data.chat.windows import PARTS, WindowSettings, WindowWriter, check_trainable
 from litmus.data.json_files import read_json
 from litmus.data.messages import Log, printable
 from litmus.data.text.corpora import row_files
@@ -90,15 +91,14 @@ def _write_windows(
     writer = WindowWriter(how, template, words)
     splits = {}
     for split in THREAD_SPLITS:
-        counts = writer.write(folder, split, threads.of(split), log)
+        counts = write_windows(folder, split, threads, writer, log)
         check_trainable(counts, split, how, template, where)
         splits[split] = counts.to_dict()
-    kind, names = how.targets
     card = {
         "tokenizer": words.name,
         "vocab_size": words.vocab_size,
         "window": how.window,
-        "targets": f"{kind}:{','.join(sorted(names))}" if names else kind,
+        "targets": str(how.targets),
         "max_tokens": how.max_tokens,
         "max_target": how.max_target,
         "windows": splits,
@@ -113,12 +113,7 @@ def _opened(folder: Path, source: str, counts: dict[str, Any], key: str) -> Toke
         split: Windows(
             *(
                 np.memmap(folder / f"{split}.{part}.bin", dtype, mode="r")
-                for part, dtype in (
-                    ("tokens", token_dtype(words)),
-                    ("scored", np.dtype(np.bool_)),
-                    ("starts", np.dtype("<i8")),
-                    ("threads", np.dtype("<i8")),
-                )
+                for part, dtype in zip(PARTS, (token_dtype(words), "?", "<i8", "<i8"), strict=True)
             )
         )
         for split in THREAD_SPLITS

@@ -119,6 +119,9 @@ class Targets(NamedTuple):
     kind: str
     names: frozenset[str] = frozenset()
 
+    def __str__(self) -> str:
+        return f"{self.kind}:{','.join(sorted(self.names))}" if self.names else self.kind
+
     @classmethod
     def parse(cls, text: str) -> Targets:
         """Read every, last, role:NAME or author:NAME,NAME; ValueError for anything else."""

@@ -6,11 +6,13 @@ import hashlib
 import json
 import re
 import sqlite3
+import sys
 import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +45,7 @@ CREATE TABLE messages (
 CREATE UNIQUE INDEX same ON messages (thread, digest);
 """
 _TURNS = "SELECT thread, author, role, text, place FROM messages WHERE dropped IS NULL"
+_IN_SPLIT = "thread IN (SELECT id FROM threads WHERE split = ?)"
 _ORDER = "ORDER BY thread, time, id"
 _INSERT = "INSERT OR IGNORE INTO messages (thread, time, author, role, text, place, digest) VALUES (?,?,?,?,?,?,?)"
 
@@ -67,16 +70,29 @@ class Threads:
     """The cleaned threads in a folder that `write_threads` wrote, and the counts of how they were made."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
+        self.folder = folder
         self.counts: dict[str, Any] = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
 
-    def of(self, split: str) -> Iterator[Thread]:
-        """The threads of a split, one after the other."""
-        query = f"{_TURNS} AND thread IN (SELECT id FROM threads WHERE split = ?) {_ORDER}"
-        with closing(
-            sqlite3.connect(f"file:{self._path}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-        ) as database:
-            yield from _grouped(database.execute(query, (split,)))
+    def of(self, split: str, numbers: Sequence[int] = (0, sys.maxsize)) -> Iterator[Thread]:
+        """The threads of a split, one after the other; `numbers` are the first and the last that may be among them."""
+        query = f"{_TURNS} AND {_IN_SPLIT} AND thread BETWEEN ? AND ? {_ORDER}"
+        with closing(self._database()) as database:
+            yield from _grouped(database.execute(query, (split, *numbers)))
+
+    def ranges(self, split: str, parts: int) -> list[tuple[int, int]]:
+        """The first and last numbers of the threads in each of at most `parts` parts of about equally many messages."""
+        query = (
+            f"SELECT thread, count(*) FROM messages WHERE dropped IS NULL AND {_IN_SPLIT} GROUP BY thread ORDER BY 1"
+        )
+        with closing(self._database()) as database:
+            numbers, messages = zip(*database.execute(query, (split,)), strict=True)
+        ends = list(accumulate(messages))
+        firsts = sorted({bisect_left(ends, ends[-1] * part / parts) for part in range(parts)})
+        return [(numbers[a], numbers[b - 1]) for a, b in pairwise([*firsts, len(numbers)])]
+
+    def _database(self) -> sqlite3.Connection:
+        path = f"file:{self.folder / FILE}?mode=ro&immutable=1"
+        return sqlite3.connect(path, uri=True, check_same_thread=False)
 
 
 def write_threads(

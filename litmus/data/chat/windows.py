@@ -26,6 +26,8 @@ DEFAULT_TABLE_WINDOW = 4
 DEFAULT_MAX_TOKENS, DEFAULT_MAX_TARGET = 1024, 512
 BATCH_WINDOWS = 512
 """Windows that are encoded in one call of the tokenizer."""
+PARTS = ("tokens", "scored", "starts", "threads")
+"""The files of a split, SPLIT.PART.bin."""
 COMPARED_WINDOWS = 64
 """Windows whose context is compared with the ids that a chat sends."""
 
@@ -94,6 +96,9 @@ class WindowCounts:
     names_of_control_tokens: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
 
+    def __add__(self, other: WindowCounts) -> WindowCounts:
+        return WindowCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
     def to_dict(self) -> dict[str, Any]:
         """The counts for a data card, with the lengths as median, 95th percentile and maximum."""
         ordered = np.repeat(
@@ -118,8 +123,7 @@ class WindowWriter:
     def write(self, folder: Path, split: str, threads: Iterator[Thread], log: Log) -> WindowCounts:
         """Write a split's files; returns its counts."""
         counts, next_line = WindowCounts(), time.monotonic() + SECONDS_BETWEEN_LINES
-        names = (f"{split}.{part}.bin" for part in ("tokens", "scored", "starts", "threads"))
-        tokens, scored, starts, owners = ((folder / name).open("wb") for name in names)
+        tokens, scored, starts, owners = ((folder / f"{split}.{part}.bin").open("wb") for part in PARTS)
         with tokens, scored, starts, owners:
             position, windows = 0, self._windows(threads, counts)
             while batch := list(islice(windows, BATCH_WINDOWS)):
@@ -280,8 +284,7 @@ def check_trainable(
     """BadInput if a split has no target, or if no target has the token that ends it."""
     if counts.target_tokens == 0:
         before = f" with {settings.window} messages before it" if settings.window else ""
-        kind, names = settings.targets
-        which = f"{kind}:{','.join(sorted(names))}" if names else kind
+        which = str(settings.targets)
         lost = f" ({counts.targets_without_context} do not fit)" if counts.targets_without_context else ""
         raise BadInput(
             f"{where}: the {split} split has no turn to train on: targets = {shown(which)} chooses none{before}{lost}; "
