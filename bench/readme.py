@@ -5,7 +5,10 @@
 
 A block after `<!-- output of: COMMAND -->` is replaced by the output of COMMAND in an empty folder with the README's
 plug-in; what follows ` < ` is typed into it, with ` / ` between lines. The result of `litmus compare` is stored in
-docs/results/compare.json, from which a test prints the same table again.
+docs/results/compare.json, from which a test prints the same table again. What is between `<!-- claims -->` and
+`<!-- end of claims -->` is replaced by the table of the claims' verdicts, from docs/results/claims.
+
+    python bench/readme.py claims          # only that table
 """
 
 from __future__ import annotations
@@ -22,6 +25,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README, STORED_RESULT = ROOT / "README.md", ROOT / "docs" / "results" / "compare.json"
 OUTPUT_BLOCK = re.compile(r"(<!-- output of: litmus (.*?) -->\n```text\n)(.*?)(```)", re.DOTALL)
+
+
+CLAIMS, CLAIMS_BLOCK = (
+    ROOT / "docs" / "results" / "claims",
+    re.compile(r"(<!-- claims -->\n).*?(\n<!-- end of claims -->)", re.DOTALL),
+)
+
+
+def claims_table() -> str:
+    """The table of the claims' verdicts, of the committed records."""
+    from litmus.claims.report import load_records, summary_table
+
+    return summary_table(load_records(CLAIMS), "docs/claims.md")
 
 
 def output(arguments: str, folder: Path) -> str:
@@ -41,6 +57,8 @@ def output(arguments: str, folder: Path) -> str:
 
 def main(prefixes: tuple[str, ...]) -> None:
     text = README.read_text(encoding="utf-8")
+    if CLAIMS_BLOCK.search(text):
+        text = CLAIMS_BLOCK.sub(lambda block: block[1] + claims_table() + block[2], text)
     plugin = re.search(r"```python\n(# my_idea\.py\n.*?)```", text, re.DOTALL)
     assert plugin, "README.md shows no my_idea.py"
     with tempfile.TemporaryDirectory() as name:

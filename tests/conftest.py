@@ -30,6 +30,7 @@ SHRUNK = {"vocab_size": 23, "dim": 16, "depth": 3, "heads": 2, "context": 14, "d
 
 SLOW = (
     "auditing",
+    "claims/test_running.py",
     "comparison",
     "compression",
     "data/test_data_end_to_end.py",

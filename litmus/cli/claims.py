@@ -15,6 +15,7 @@ from litmus.cli.options import RunsFolder
 from litmus.cli.output import log, notes, print_table
 from litmus.cli.parsing import Command, Group
 from litmus.errors import BadInput, nearest, shown
+from litmus.files import writing
 from litmus.process import defer_output_errors
 
 app = typer.Typer(help="Put the founding documents' claims to the test.", cls=Group)
@@ -121,6 +122,35 @@ def run(
         print_table(rows)
     if failures:
         raise typer.Exit(1)
+
+
+@app.command(cls=Command)
+def report(
+    results: Results = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write, in Markdown. Default: claims.md in the folder of records.")
+    ] = None,
+) -> None:
+    """Write a page with a table of the verdicts, and for each claim its figures, a picture, terms and limits.
+
+    The pictures are written beside the records.
+
+    Examples:
+
+      litmus claims report
+
+      litmus claims report --results docs/results/claims --out docs/claims.md
+    """
+    folder = existing(results)
+    if out is not None and out.suffix != ".md":
+        raise BadInput(f"--out = {shown(str(out), limit=300)} is no page in Markdown; its name must end in .md")
+    page = out or folder / "claims.md"
+
+    from litmus.claims.report import load_records, write_report
+
+    with writing(page):
+        write_report(load_records(folder), page, folder)
+    print(f"report: {page}")
 
 
 def as_json(record: Record) -> dict[str, Any]:

@@ -39,6 +39,7 @@ HARMLESS = {
     "bench decode": ["no-such-recipe"],
     "claims list": ["--results", "no-such-folder"],
     "claims run": ["no-such-claim"],
+    "claims report": ["--results", "no-such-folder"],
     "data prepare": ["no-such-corpus"],
     "data show": ["no-such-corpus"],
     "data list": [],

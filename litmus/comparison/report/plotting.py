@@ -9,6 +9,7 @@ import html
 import io
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 import matplotlib
@@ -89,3 +90,12 @@ def to_svg(figure: Figure, description: str) -> str:
     svg = re.sub(r"(font: [^;\"]*?px)[^;\"]*", r"\1 var(--sans)", svg)
     opening = f'<svg role="img" aria-label="{html.escape(description)}" '
     return opening + re.sub(r' (width|height)="[^"]+"', "", svg.split(">", 1)[0])[5:] + ">" + svg.split(">", 1)[1]
+
+
+def to_svg_file(figure: Figure, description: str) -> str:
+    """The figure as an SVG file, on a background of its own, in the light or the dark colours of the page."""
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    colours = (files("litmus.comparison.report") / "page.css").read_text(encoding="utf-8").partition("* {")[0]
+    opening, rest = to_svg(figure, description).split(">", 1)
+    paper = '<rect width="100%" height="100%" fill="var(--card)"/>'
+    return f'{opening} width="{width}" height="{height}">\n<style>{colours}</style>\n{paper}{rest}\n'
