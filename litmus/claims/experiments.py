@@ -11,7 +11,17 @@ from rich.console import Console
 
 from litmus.auditing import require_forward
 from litmus.claims.checks import CHECKS
-from litmus.claims.protocol import Check, Compare, Decode, DecodeFigure, Derived, Experiment, Probe, training_of
+from litmus.claims.protocol import (
+    Check,
+    Compare,
+    Decode,
+    DecodeFigure,
+    Derived,
+    DerivedFigure,
+    Experiment,
+    Probe,
+    training_of,
+)
 from litmus.claims.record import Figure
 from litmus.claims.trial_figures import trial_figure
 from litmus.comparison.compare import Comparison, compare
@@ -53,7 +63,7 @@ class Lab:
 def run_experiment(experiment: Experiment, lab: Lab, before: dict[str, Figure]) -> dict[str, Figure]:
     """The figures of an experiment; `before` are those of the ones before it."""
     if isinstance(experiment, Derived):
-        return {name: _difference(before[one.figure], before[one.minus]) for name, one in experiment.figures.items()}
+        return {name: _difference(before, one) for name, one in experiment.figures.items()}
     if isinstance(experiment, Check):
         return _run_check(experiment, lab)
     if isinstance(experiment, Decode):
@@ -168,20 +178,15 @@ def _run_check(experiment: Check, lab: Lab) -> dict[str, Figure]:
     return {name: found[measured] for name, measured in experiment.figures.items()}
 
 
-def _difference(figure: Figure, minus: Figure) -> Figure:
+def _difference(before: dict[str, Figure], wanted: DerivedFigure) -> Figure:
     """The difference paired by seed."""
-    label = f"({figure.label}) − ({minus.label})"
+    figure, minus = before[wanted.figure], before[wanted.minus]
+    label = f"{wanted.figure} − {wanted.minus}, {figure.unit}"
     missing = next((one for one in (figure, minus) if one.value is None), None)
     if missing is not None:
         return missing.model_copy(update={"label": label})
     values = {seed: figure.values[seed] - minus.values[seed] for seed in figure.values if seed in minus.values}
-    found = t_interval(list(values.values()))
+    mean = t_interval(list(values.values()))
     return Figure(
-        label=label,
-        unit=figure.unit,
-        value=found.mean,
-        low=found.low,
-        high=found.high,
-        count=len(values),
-        values=values,
+        label=label, unit=figure.unit, value=mean.mean, low=mean.low, high=mean.high, count=len(values), values=values
     )

@@ -46,6 +46,8 @@ def _panel(axes: Axes, condition: Condition) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(-1, 1)
     for word, region in (("confirmed", criterion.confirmed), ("refuted", criterion.refuted)):
+        if region is None:
+            continue
         left, right = (end if end is not None else edge for end, edge in zip(region, (low, high), strict=True))
         left, right = max(left, low), min(right, high)
         if right < left:
@@ -76,7 +78,7 @@ def _panel(axes: Axes, condition: Condition) -> None:
 def _limits(condition: Condition) -> tuple[float, float, bool]:
     """The ends of the axis, and whether it is logarithmic: around all that is drawn and the ends of the regions."""
     criterion, figure = condition.criterion, condition.figure
-    ends = [end for end in (*criterion.confirmed, *criterion.refuted) if end is not None]
+    ends = [end for end in (*criterion.confirmed, *(criterion.refuted or ())) if end is not None]
     shown = [figure.value, figure.low, figure.high, *figure.values.values(), *ends]
     numbers = [number for number in shown if number is not None]
     low, high = min(numbers), max(numbers)

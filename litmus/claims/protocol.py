@@ -172,11 +172,14 @@ Experiment = Annotated[Compare | Probe | Decode | Check | Derived, Field(discrim
 
 
 class Criterion(_Plain):
-    """What a figure's whole interval must lie in. `says`: the sentence that is thereby confirmed or refuted."""
+    """What a figure's whole interval must lie in. `says`: the sentence that is thereby confirmed or refuted.
+
+    refuted: None if no figure of this scale can refute it.
+    """
 
     figure: str
     confirmed: Region
-    refuted: Region
+    refuted: Region | None
     says: str
 
 

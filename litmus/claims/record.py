@@ -95,11 +95,11 @@ def word_of(figure: Figure, criterion: Criterion) -> Word:
     return "confirmed" if confirmed else "refuted"
 
 
-def within(figure: Figure, region: Region) -> bool:
+def within(figure: Figure, region: Region | None) -> bool:
     """Whether the whole interval lies in the closed region."""
-    low, high = region
-    if figure.low is None or figure.high is None:
+    if region is None or figure.low is None or figure.high is None:
         return False
+    low, high = region
     return (low is None or figure.low >= low) and (high is None or figure.high <= high)
 
 

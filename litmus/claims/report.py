@@ -106,15 +106,16 @@ def what_it_takes(condition: Condition) -> str:
     if condition.word != "inconclusive":
         return ""
     if figure.value is None or figure.low is None or figure.high is None:
-        return f"There is no figure: {figure.note}."
-    boundaries = {end for end in (*criterion.confirmed, *criterion.refuted) if end is not None}
+        return f"there must be a figure; there is none, as {figure.note}."
+    boundaries = {end for end in (*criterion.confirmed, *(criterion.refuted or ())) if end is not None}
     crossed = [end for end in boundaries if figure.low <= end <= figure.high]
     if not crossed:
-        return "The interval lies between the two regions; more seeds would not decide it."
+        where = "between the two regions" if criterion.refuted else "outside of what would confirm it"
+        return f"no seeds suffice: the interval lies {where}."
     boundary = min(crossed, key=lambda end: abs(end - (figure.value or 0.0)))
     distance = abs(figure.value - boundary)
     if figure.count < 2 or figure.high == figure.low:
-        return f"It lies on the boundary, {boundary:g}."
+        return f"no seeds suffice: it lies on the boundary, {boundary:g}."
     # The interval may be wider than Student's where several arms share the level: then its width counts.
     dof = float(figure.count - 1)
     error = (figure.high - figure.low) / 2 / _half_width(dof)
@@ -144,13 +145,14 @@ def _section(record: Record, pictures: str) -> str:
         _conditions_table(record),
     ]
     takes = [(one, what_it_takes(one)) for one in record.conditions]
-    parts += [f'To decide "{one.criterion.says}" {said}' for one, said in takes if said]
+    parts += [f'To decide "{one.criterion.says}", {said}' for one, said in takes if said]
     if any(one.figure.value is not None for one in record.conditions):
         about = f"Each condition's figure with its interval: {claim.title}"
         parts.append(f"![{about}]({pictures}/{picture_name(record)})")
     others = {name: one for name, one in record.figures.items() if name not in {c.figure for c in claim.criteria}}
     if others:
-        rows = [["also measured", "", "note"], *([one.label, _ours(one), one.note] for one in others.values())]
+        rows = [["also measured", "figure", "ours", "note"]]
+        rows += [[name, one.label, _ours(one), one.note] for name, one in others.items()]
         parts.append(_table(rows))
     terms = "\n".join(f"- {_terms(experiment)}" for experiment in claim.experiments)
     parts.append(f"Terms:\n\n{terms}")

@@ -60,6 +60,8 @@ def test_a_protocol_names_recipes_probes_checks_and_strategies_that_there_are(na
 @pytest.mark.parametrize(("name", "scale"), CLAIMS)
 def test_the_regions_of_a_criterion_share_no_more_than_a_boundary(name: str, scale: Scale) -> None:
     for criterion in claim_named(name, scale).criteria:
+        if criterion.refuted is None:
+            continue
         ends = [criterion.confirmed, criterion.refuted]
         (_, first), (second, _) = sorted(
             ((low if low is not None else -1e30, high if high is not None else 1e30) for low, high in ends)
@@ -95,6 +97,12 @@ def test_a_wider_interval_is_decided_no_better(interval: list[float], more: floa
     low, high = interval
     if within(figure(low - more, high + more), region):
         assert within(figure(low, high), region)
+
+
+@given(intervals)
+def test_what_no_figure_can_refute_is_confirmed_or_inconclusive(interval: list[float]) -> None:
+    criterion = Criterion(figure="a", confirmed=(0, None), refuted=None, says="It is there.")
+    assert word_of(figure(*interval), criterion) == ("confirmed" if interval[0] >= 0 else "inconclusive")
 
 
 def test_a_missing_figure_decides_nothing() -> None:
