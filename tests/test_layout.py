@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,6 +134,12 @@ def test_nothing_is_pickled() -> None:
 def test_links_are_resolved_in_the_one_way_that_takes_circles() -> None:
     for path in MODULES:  # Path.resolve raises RuntimeError for a link that leads to itself
         assert ".resolve()" not in path.read_text(encoding="utf-8"), path
+
+
+def test_words_of_the_first_version_that_readers_stumbled_over_stay_out() -> None:
+    old = re.compile(r"\b(stirred|stillborn|newborn|beside|rewinds|cached_numbers|another_layer)\b")
+    for path in MODULES:
+        assert not old.search(path.read_text(encoding="utf-8")), path
 
 
 def test_files_are_short_enough_to_be_read() -> None:

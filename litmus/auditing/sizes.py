@@ -17,7 +17,7 @@ from torch import nn
 from litmus.auditing.target import AuditTarget
 
 BLOCKS = (24, 40, 48, 80, 96, 112)
-"""Block sizes beside powers of two and ten; multiples of several of them are tried as lengths."""
+"""Block sizes other than powers of two and ten; multiples of several of them are tried as lengths."""
 
 BLOCK_MULTIPLES = (240, 336, 480, 560, 672)
 """Each a multiple of at least three of `BLOCKS`."""

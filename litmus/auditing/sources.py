@@ -36,7 +36,7 @@ def open_named_model(source: str, *, trusted: bool) -> tuple[nn.Module, str]:
 def build_from_file(path: Path, name: str) -> nn.Module:
     """The module that the function or class `name` of a Python file returns when called without arguments.
 
-    The user named the file, so it runs; it finds the files beside it, as a program does.
+    The user named the file, so it runs; it finds the files next to it, as a program does.
     """
     sys.path.insert(0, str(real_path(path).parent))
     module = import_definitions(path)

@@ -34,7 +34,7 @@ Ability = Literal[
     "reordered cache",
     "generate",
 ]
-"""What a check may need of a target beside logits.
+"""What a check may need of a target besides logits.
 
 recipe: a Litmus recipe, which declares costs, references and an initialization. weights: copies whose weights may be
 cast, perturbed and trained. embeddings: the module that embeds tokens. loss: `model.loss`. padding mask, packed
@@ -203,7 +203,7 @@ class AuditTarget(ABC):
         """What the model says (an exception in one line) when it is given `length` tokens; "" if it takes them."""
 
     def other_caches(self) -> Mapping[str, NewCache]:
-        """Kinds of cache beside that of `model.new_cache` that the model says it takes, by name."""
+        """Kinds of cache besides that of `model.new_cache` that the model says it takes, by name."""
         return {}
 
     def generate(self, prompts: Sequence[Tensor], count: int) -> list[Tensor]:

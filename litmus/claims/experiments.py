@@ -35,7 +35,7 @@ from litmus.generation.bench.bench import bench_decode
 from litmus.training.settings import TrainSettings
 
 SPECIMENS = "specimens/"
-"""What begins the path of a plug-in that lies beside the package in a checkout."""
+"""The start of the path of a plug-in that is in a checkout, next to the package."""
 
 
 @dataclass

@@ -133,7 +133,7 @@ def report(
 ) -> None:
     """Write a page with a table of the verdicts, and for each claim its figures, a picture, terms and limits.
 
-    The pictures are written beside the records.
+    The pictures are written to the folder of the records.
 
     Examples:
 

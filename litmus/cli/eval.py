@@ -98,7 +98,7 @@ def evaluate(
 
 
 def replies_table(said: Replies) -> Table:
-    """Statistics of replies beside those of what was said."""
+    """Statistics of replies next to those of what was said."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)

@@ -149,7 +149,7 @@ def compare(
         return
     trainings = [training for stored in found for training in scored(stored)]
     if len(trainings) < 2:
-        raise BadInput(f"{trainings[0].name} is one training; name at least one more to put beside it")
+        raise BadInput(f"{trainings[0].name} is one training; name at least one more to compare it with")
     check_same_text(trainings)
     if json:
         print(json_format.dumps({"runs": [_score(one) for one in trainings], "note": NO_VERDICT}, indent=1))
@@ -170,7 +170,7 @@ def _compare_paired(
     from litmus.comparison.paired import NOTE, paired_scores
 
     if len(found) < 2:
-        raise BadInput(f"{found[0].folder} is one run; name at least one more to put beside it")
+        raise BadInput(f"{found[0].folder} is one run; name at least one more to compare it with")
     scores = paired_scores(found, data=data, limit_tokens=limit_tokens, trust_plugin=trust_plugin, log=log)
     windows = len(scores[0].scores.bytes)
     if json:

@@ -86,7 +86,7 @@ class Plan:
     ) -> list[TrialSpec]:
         """The trials to be judged, ordered by seed, so that an interrupted comparison has complete pairs.
 
-        undecided: the arms to train beside the baseline; None for all.
+        undecided: the arms to train with the baseline; None for all.
         """
         specs = []
         for seed in seeds:

@@ -102,7 +102,7 @@ class ForeignModel(nn.Module):
         return Exact() if self.exact else contextlib.nullcontext()
 
     def options(self, batch: Batch, cache: CallCache | None) -> dict[str, Any]:
-        """The arguments of the forward pass beside the tokens."""
+        """The arguments of the forward pass besides the tokens."""
         options: dict[str, Any] = {}
         mask = batch.padding_mask if cache is None else cache.extended(batch)
         if mask is not None:

@@ -34,7 +34,7 @@ REDUCTIONS = ("sum", "mean", "amax", "logsumexp", "norm", "linalg_vector_norm", 
 
 
 class CostRecorder(TorchDispatchMode):
-    """Counts multiply-adds of broadcast and sum, and the most bytes that are held at one time beside the weights."""
+    """Counts multiply-adds of broadcast and sum, and the most bytes that are held at one time, without the weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def hidden_costs(target: AuditTarget) -> Iterator[Evidence]:
     if share > MAX_HIDDEN_SHARE:
         yield Evidence(
             f"{recorder.hidden_flops / lengths[-1]:,.0f} FLOPs per token are products written as broadcast and sum, "
-            f"which no counter sees, beside {counted / lengths[-1]:,.0f} that are counted",
+            f"which no counter sees, in addition to {counted / lengths[-1]:,.0f} that are counted",
             fault=True,
             measured=share,
             tolerance=MAX_HIDDEN_SHARE,

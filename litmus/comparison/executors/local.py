@@ -29,8 +29,8 @@ EventHandler = Callable[[TrialSpec, dict[str, Any]], None]
 def run_trials(specs: Sequence[TrialSpec], folder: Path, *, jobs: int, on_event: EventHandler) -> list[TrialResult]:
     """The results of all trials, in the order of `specs`; `jobs` run at a time.
 
-    Finished ones are read from `folder`, or taken over from another comparison beside it. On an interruption or bad
-    input all processes are stopped; each saves a checkpoint first. `on_event` is called from several threads.
+    Finished ones are read from `folder`, or taken over from another comparison in the same folder. On an interruption
+    or bad input all processes are stopped; each saves a checkpoint first. `on_event` is called from several threads.
     """
     results: dict[str, TrialResult] = {}
     for spec in specs:

@@ -79,7 +79,7 @@ class TextStats(BaseModel):
 
 
 class Replies(BaseModel):
-    """Replies to contexts spread evenly over the held-out threads, beside what was said there.
+    """Replies to contexts spread evenly over the held-out threads, next to what was said there.
 
     ended: the fraction that end within `max_new_tokens`; said_ended: of what was said, as a bound.
     """
