@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from litmus.claims.experiments import Lab
-from litmus.claims.protocol import Claim, claim_from
+from litmus.claims.protocol import Claim, TrialFigure, claim_from
 from litmus.claims.record import Figure, Record, read_record
 from litmus.claims.report import anchor, load_records, page_text, summary_table, what_it_takes, write_report
 from litmus.claims.running import run_claim, run_claims
@@ -100,6 +100,8 @@ def test_the_figures_are_those_of_the_comparison(record: Record, folder: Path) -
     assert verdict.difference is not None
     assert (loss.low, loss.high) == (verdict.difference.low, verdict.difference.high)
     assert (record.figures["cache"].low, record.figures["cache"].high) == (1, 1)
+    speeds = [b.run.tokens_per_second / a.run.tokens_per_second for a, b in zip(base, arm, strict=True)]
+    assert record.figures["speed"].value == pytest.approx((speeds[0] * speeds[1]) ** 0.5)
     sink = [fmean(trial.evaluation.layer_stats["first_token_attention"].values()) for trial in arm]
     assert record.figures["sink"].value == pytest.approx(fmean(sink))
     change = {seed: record.figures["again"].values[seed] - loss.values[seed] for seed in ("0", "1")}
@@ -142,6 +144,31 @@ def test_an_arm_with_a_failed_trial_has_no_figure(record: Record, folder: Path) 
     figures = record.claim.experiments[0].figures
     found = trial_figure(broken, figures["loss"])  # type: ignore[arg-type]
     assert found.value is None and found.note == "1 of 2 trials of nope failed: diverged at step 1"
+
+
+def test_figures_of_probes_and_of_sparse_losses(record: Record, folder: Path) -> None:
+    """Accuracy at one length, and the loss where one token in four is trained against that of all tokens."""
+    whole = comparison(record, folder)
+    trials = []
+    for trial in whole.result.trials:
+        share = 1.0 if trial.arm == "standard" else 0.25
+        score = trial.evaluation.model_copy(
+            update={
+                "accuracy_by_length": {16: 0.9, 64: share},
+                "loss_by_position": [4.0, 4.0, 4.0, 1.0 + trial.seed] * 4,
+            }
+        )
+        run = trial.run.model_copy(update={"evaluation": score, "scored_share": share})
+        trials.append(trial.model_copy(update={"run": run}))
+    changed = replace(whole, result=whole.result.model_copy(update={"trials": trials}))
+    pair = {"arm": "nope", "against": "standard"}
+    found = trial_figure(changed, TrialFigure(**pair, metric="accuracy", length=64))
+    assert (found.value, found.low, found.high, found.unit) == (-75, -75, -75, "% right")
+    sparse = trial_figure(changed, TrialFigure(**pair, metric="nats_where_trained", against_metric="nats"))
+    dense = [trial.evaluation.nats_per_token for trial in trials if trial.arm == "standard"]
+    assert sparse.values == {"0": 1.0 - dense[0], "1": 2.0 - dense[1]}
+    with pytest.raises(BadInput, match="no test example has 32 tokens; valid: 16, 64"):
+        trial_figure(changed, TrialFigure(**pair, metric="accuracy", length=32))
 
 
 def test_a_claim_that_cannot_be_run_does_not_keep_others_from_it(folder: Path, lab: Lab, tmp_path: Path) -> None:
