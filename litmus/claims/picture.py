@@ -8,6 +8,7 @@ from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullLocator
 
 from litmus.claims.record import Condition
 from litmus.comparison.report.plotting import GRID, INK, MUTED, arm_colour
@@ -43,6 +44,7 @@ def _panel(axes: Axes, condition: Condition) -> None:
     low, high, log = _limits(condition)
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(low, high)
     axes.set_ylim(-1, 1)
     for word, region in (("confirmed", criterion.confirmed), ("refuted", criterion.refuted)):
@@ -66,7 +68,8 @@ def _panel(axes: Axes, condition: Condition) -> None:
     axes.plot(dots, [-0.55] * len(dots), "o", color=INK, markersize=4.5, alpha=0.4, markeredgewidth=0)
     axes.plot([figure.low, figure.high], [0, 0], color=INK, linewidth=2.2, solid_capstyle="round")
     axes.plot([figure.value], [0], "D", color=INK, markersize=6.5, markeredgewidth=0)
-    title = wrap(f"{figure.label.replace('$', '')} ({figure.unit})", _PER_LINE)[0]
+    unit = "" if figure.unit in figure.label else f" ({figure.unit})"
+    title = wrap(f"{figure.label.replace('$', '')}{unit}", _PER_LINE)[0]
     axes.set_title(title, loc="left", fontsize=9.5, color=INK, pad=5)
     axes.set_yticks([])
     axes.tick_params(labelsize=9, colors=MUTED, length=0, pad=3)

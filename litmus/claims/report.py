@@ -70,8 +70,8 @@ def summary_table(records: Sequence[Record], page: str = "") -> str:
             [
                 f"[{record.claim.number}. {record.claim.title}]({page}#{anchor(record)})",
                 record.claim.published,
-                f"{deciding(record).figure.label}: {_ours(deciding(record).figure)}",
-                f"**{record.verdict}**",
+                _labelled(deciding(record).figure),
+                _verdict(record),
                 f"`{record.command}`",
                 record.date,
                 _machine(record),
@@ -122,10 +122,10 @@ def what_it_takes(condition: Condition) -> str:
     estimate = Estimate(distance, error * figure.count**0.5, error, dof, 0.0, figure.count)
     needed = seeds_needed(distance, estimate, LEVEL) if distance else None
     least = minimum_detectable_difference(error, dof, LEVEL)
-    seeds = "above 1000" if needed is None else str(needed)
+    seeds = "an n above 1000" if needed is None else f"n = {needed}"
     return (
         f"n = {figure.count} shows a distance of {least:.2g} {figure.unit} from {boundary:g} with 80 % power; the "
-        f"observed {distance:.2g} would take n = {seeds}."
+        f"observed {distance:.2g} would take {seeds}."
     )
 
 
@@ -192,6 +192,19 @@ def _ours(figure: Figure) -> str:
         format_number(number, decimals, sign=signed) for number in (figure.value, figure.low, figure.high)
     )
     return f"{value} ({low} to {high}) {figure.unit}".replace("-", "−")
+
+
+def _labelled(figure: Figure) -> str:
+    """The figure with what it is of."""
+    unit = "" if figure.value is None or figure.unit not in figure.label else f" {figure.unit}"
+    return f"{figure.label}: {_ours(figure).removesuffix(unit)}"
+
+
+def _verdict(record: Record) -> str:
+    """The word, and how many of several conditions are confirmed."""
+    confirmed, every = sum(one.word == "confirmed" for one in record.conditions), len(record.conditions)
+    share = f" ({confirmed} of {every} conditions confirmed)" if every > 1 else ""
+    return f"**{record.verdict}**{share}"
 
 
 def _exact(value: float) -> str:

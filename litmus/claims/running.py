@@ -31,7 +31,8 @@ def run_claims(names: Sequence[str], scale: Scale, results: Path, lab: Lab) -> t
         )
     records, failures = [], {}
     for number, claim in enumerate(claims, 1):
-        lab.console.rule(f"claim {number} of {len(claims)}: {claim.name} - {claim.title}", align="left")
+        title = f"claim {number} of {len(claims)}, {claim.name}: {claim.title}"
+        lab.console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
         try:
             records.append(run_claim(claim, results, replace(lab, comparisons={})))
         except (BadInput, Failed) as error:

@@ -186,7 +186,11 @@ def test_the_page_has_each_figure_with_its_interval_and_the_picture(record: Reco
     text = (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8")
     assert text == page_text([record], "../results")
     assert "| It is far better. | nope − standard, bits per byte |" in text and "| **refuted** |" in text
-    assert "Of 1: 1 refuted." in text and f"](#{anchor(record)})" in summary_table([record])
+    assert (
+        "**refuted** (2 of 3 conditions confirmed)" in text
+        and "Of 1: 1 refuted." in text
+        and f"](#{anchor(record)})" in summary_table([record])
+    )
     drawn = (tmp_path / "results" / "micro.svg").read_text(encoding="utf-8")
     assert drawn.count("confirmed") >= 3 and "prefers-color-scheme: dark" in drawn
 
@@ -203,7 +207,7 @@ def test_what_would_decide_an_inconclusive_condition_is_a_number_of_seeds(record
     assert takes(0.2, 0.1) == ""
     few, many = (int(takes(value, 0.01).split("n = ")[-1].rstrip(".")) for value in (0.009, 0.002))
     assert 5 < few < 20 < many < 300
-    assert takes(0.0, 0.01).endswith("n = above 1000.")
+    assert takes(0.0, 0.01).endswith("an n above 1000.")
 
 
 def protocol_criteria(*criteria: dict[str, object]) -> list[object]:
