@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -242,10 +243,8 @@ def main() -> int:
     if given.jobs == 1:
         results = [search(*work[0])]
     else:
-        pool = multiprocessing.get_context("spawn").Pool(given.jobs)
-        results = pool.starmap(search, work, chunksize=1)
-        pool.close()
-        pool.join()
+        with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+            results = list(pool.map(search, *zip(*work, strict=True)))
     whole = report(results, time.monotonic() - began)
     if given.json:
         given.json.write_text(json.dumps(whole, indent=1))

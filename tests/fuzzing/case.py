@@ -75,7 +75,7 @@ def document(path: Path) -> Any:
     """What a JSON, JSON-lines or YAML file holds; of JSON lines the first."""
     import yaml
 
-    text = path.read_text(encoding="utf-8")
+    text = _content(path).decode()
     if path.suffix == ".jsonl":
         return json.loads(text.splitlines()[0])
     return yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
@@ -102,19 +102,26 @@ def _write(path: Path, change: Change) -> None:
     path.write_bytes(change.value.encode("utf-8", "surrogateescape"))
 
 
+def _content(path: Path) -> bytes:
+    """What the file holds; OSError, so that the change is left out, for a device: a link may lead to an endless one."""
+    if not path.is_file():
+        raise OSError(f"{path} is no file")
+    return path.read_bytes()
+
+
 def _half(path: Path, change: Change) -> None:
-    content = path.read_bytes()
+    content = _content(path)
     path.write_bytes(content[: int(len(content) * change.value)])
 
 
 def _flip(path: Path, change: Change) -> None:
-    content = bytearray(path.read_bytes())
+    content = bytearray(_content(path))
     content[int(change.value * (len(content) - 1))] ^= 0xFF
     path.write_bytes(bytes(content))
 
 
 def _insert(path: Path, change: Change) -> None:
-    content = path.read_bytes()
+    content = _content(path)
     share, text = change.value
     place = int(share * len(content))
     path.write_bytes(content[:place] + text.encode("utf-8", "surrogateescape") + content[place:])
@@ -145,7 +152,7 @@ def _set(path: Path, change: Change) -> None:
             del inner[change.key[-1]]
         else:
             inner[change.key[-1]] = change.value
-    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.suffix == ".jsonl" else []
+    lines = _content(path).decode().splitlines()[1:] if path.suffix == ".jsonl" else []
     path.write_text("\n".join([written(content), *lines]) + "\n", encoding="utf-8")
 
 

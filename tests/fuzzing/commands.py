@@ -27,6 +27,8 @@ from litmus import fork_server
 
 MEMORY, FILE_BYTES, WALL_SECONDS = 6 << 30, 1 << 28, 720
 """A plug-in may take a minute, and ten on a loaded machine (litmus.limits.patience), before a command stops it."""
+MAX_SHOWN = 1 << 22
+"""Bytes of a command's output that are looked at: a plug-in may print without end."""
 ENDLESS_CPU, ENDLESS_WALL, LEAVE_SECONDS = 8.0, 60.0, 60.0
 """What takes as long as it was told to (a training) is asked to stop after so long, and has so long to save."""
 FLUSH_FAILED = 120
@@ -179,7 +181,10 @@ def _members(group: int) -> Iterator[int]:
 
 
 def _text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8", "replace") if path.exists() else ""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return file.read(MAX_SHOWN).decode("utf-8", "replace")
 
 
 def _command(
