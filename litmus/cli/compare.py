@@ -66,6 +66,9 @@ def compare(
         bool,
         typer.Option("--lr-sweep", help="Choose each arm's learning rate from three, on a short budget."),
     ] = False,
+    sweep_seeds: Annotated[
+        int, typer.Option(help="Seeds of each learning rate of the sweep; with several it says how noisy each rate is.")
+    ] = 1,
     batch: Annotated[int | None, _setting("batch")] = None,
     context: Annotated[int | None, _setting("context")] = None,
     precision: Annotated[str | None, _setting("precision")] = None,
@@ -179,6 +182,7 @@ def compare(
         "overrides": overrides(change),
         "seeds": seeds,
         "lr_sweep": lr_sweep,
+        "sweep_seeds": sweep_seeds,
         "noise": noise,
         "primary": primary,
         "confidence": confidence,

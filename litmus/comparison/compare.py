@@ -107,6 +107,7 @@ def compare(
     overrides: Mapping[str, Any] | None = None,
     seeds: int | str = DEFAULT_SEEDS,
     lr_sweep: bool = False,
+    sweep_seeds: int = 1,
     noise: bool = False,
     primary: str = "bpb",
     confidence: float = 0.95,
@@ -124,18 +125,22 @@ def compare(
     """Train `arms` (the first is the baseline) on equal terms over several seeds and judge each against the baseline.
 
     Every arm gets the same size (`size="own"`: each recipe's own), context, tokenizer, budget, data order and held-out
-    tokens; with `lr_sweep` each gets the best of three learning rates. `seeds` "3..12" adds seeds, from 3 to 12, until
-    every arm is decided. `margin` is the largest difference that counts as none: arms within it are equivalent. `noise`
-    trains the baseline again for every seed from another initialization, to judge it against itself. `prior`: a folder
-    of runs; the intervals also draw on the variance of its comparisons on the same terms. Every arm is
-    audited first; one that fails is not trained, or with `keep_failed` trained without a verdict. Trials are processes,
-    `jobs` at a time (default: one per CPU core, or one on a GPU). The same call continues an interrupted comparison;
-    finished trials are not repeated, those of other comparisons in `runs` included. `trust_plugin` runs a plug-in that
-    a recipe file names even if the user has never named it. Raises BadInput, if possible before any training, and
-    Failed if the audits leave nothing to compare.
+    tokens; with `lr_sweep` each gets the best of three learning rates, tried on `sweep_seeds` seeds each. `seeds`
+    "3..12" adds seeds, from 3 to 12, until every arm is decided. `margin` is the largest difference that counts as
+    none: arms within it are equivalent. `noise` trains the baseline again for every seed from another initialization,
+    to judge it against itself. `prior`: a folder of runs; the intervals also draw on the variance of its comparisons on
+    the same terms. Every arm is audited first; one that fails is not trained, or with `keep_failed` trained without a
+    verdict. Trials are processes, `jobs` at a time (default: one per CPU core, or one on a GPU). The same call
+    continues an interrupted comparison; finished trials are not repeated, those of other comparisons in `runs`
+    included. `trust_plugin` runs a plug-in that a recipe file names even if the user has never named it. Raises
+    BadInput, if possible before any training, and Failed if the audits leave nothing to compare.
     """
     console = console or Console(stderr=True)
     first, last = _check_options(seeds, jobs, primary, confidence, margin)
+    if not 1 <= sweep_seeds <= MAX_SEEDS:
+        raise BadInput(f"{sweep_seeds} seeds of the learning-rate sweep; valid are 1 to {MAX_SEEDS}")
+    if sweep_seeds > 1 and not lr_sweep:
+        raise BadInput(f"--sweep-seeds {sweep_seeds} is for a learning-rate sweep; add --lr-sweep")
     if name is not None:
         check_name(name, "a comparison's name")
     data = DataSettings(corpus=str(data)) if isinstance(data, str | Path) else data
@@ -165,7 +170,7 @@ def compare(
     if tokens.windows is None:
         check_window_fits(tokens.train, context, "train")
     check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
-    plan = Plan(recipes, data, tokens.fingerprint, training, noise, lr_sweep, prompt)
+    plan = Plan(recipes, data, tokens.fingerprint, training, noise, lr_sweep, prompt, sweep_seeds=sweep_seeds)
     if probe is not None:
         plan = replace(plan, sweep_fraction=1.0)  # most probes are learned suddenly, some after three quarters
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))

@@ -40,8 +40,8 @@ class Plan:
     """The arms by name (the first is the baseline) and the terms they share.
 
     fingerprint: of the prepared token data. training: with the seed of the first trials. skipped: arms that are not
-    trained. lr_sweep: choose each arm's learning rate by a sweep, each of whose trials takes `sweep_fraction` of the
-    budget.
+    trained. lr_sweep: choose each arm's learning rate by a sweep over `sweep_seeds` seeds, each of whose trials takes
+    `sweep_fraction` of the budget.
     """
 
     arms: dict[str, Recipe]
@@ -53,6 +53,7 @@ class Plan:
     prompt: str
     skipped: frozenset[str] = frozenset()
     sweep_fraction: float = SWEEP_BUDGET_FRACTION
+    sweep_seeds: int = 1
 
     def __post_init__(self) -> None:
         if self.training.seed > MAX_FIRST_SEED:
@@ -66,7 +67,7 @@ class Plan:
 
     def content(self) -> dict[str, Any]:
         """What identifies a comparison, as plain data; seeds, noise trials and judging may differ."""
-        return {
+        content: dict[str, Any] = {
             "arms": {name: recipe.to_dict() for name, recipe in self.arms.items()},
             "data": self.data.model_dump(mode="json"),
             "data_fingerprint": self.fingerprint,
@@ -75,6 +76,7 @@ class Plan:
             "prompt": self.prompt,
             "method": METHOD,
         }
+        return content if self.sweep_seeds == 1 else {**content, "sweep_seeds": self.sweep_seeds}
 
     @property
     def identity(self) -> str:
@@ -97,11 +99,12 @@ class Plan:
         return specs
 
     def sweep(self) -> list[TrialSpec]:
-        """The trials that choose each arm's learning rate: three rates, one seed."""
+        """The trials that choose each arm's learning rate: three rates, each on `sweep_seeds` seeds."""
         if not self.lr_sweep:
             return []
         rates = [self.training.lr * math.sqrt(10) ** exponent for exponent in SWEEP_EXPONENTS]
-        return [self._spec(arm, "sweep", 0, rate) for arm in self._trained for rate in rates]
+        seeds = range(self.sweep_seeds)
+        return [self._spec(arm, "sweep", seed, rate) for arm in self._trained for seed in seeds for rate in rates]
 
     @property
     def _trained(self) -> list[str]:

@@ -407,6 +407,10 @@ def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget():
         assert rates == pytest.approx([0.01 / 10**0.5, 0.01, 0.01 * 10**0.5])
     assert {spec.training.budget for spec in plan.sweep()} == {"2 steps"}
     assert len({spec.subfolder for spec in plan.sweep()}) == 6
+    several = Plan(**{**vars(plan), "sweep_seeds": 2})
+    assert several.identity != plan.identity
+    assert [spec.seed for spec in several.sweep() if spec.arm == "nope"] == [0, 0, 0, 1, 1, 1]
+    assert len({spec.subfolder for spec in several.sweep()}) == 12
 
 
 def test_trials_are_paired_by_seed_and_noise_trials_differ_only_in_their_init():
@@ -619,6 +623,8 @@ def test_a_diverged_trial_is_a_result_without_a_verdict(audited):
 REFUSED = [
     ({"confidence": 0.5}, "confidence is 0.5; valid are numbers above 0.5"),
     ({"confidence": 95}, "confidence is 95; valid are numbers above 0.5"),
+    ({"sweep_seeds": 3}, "--sweep-seeds 3 is for a learning-rate sweep; add --lr-sweep"),
+    ({"sweep_seeds": 0}, "0 seeds of the learning-rate sweep; valid are 1 to"),
     ({"primary": "bbp"}, "unknown metric 'bbp'"),
     ({"seeds": 1}, "1 seed cannot give a verdict"),
     ({"seeds": 10**20}, "100000000000000000000 seeds are too many"),

@@ -68,7 +68,8 @@ def sweep_sentences(choices: Sequence[LearningRateChoice]) -> list[str]:
         sentences.append(f"Learning-rate sweep of {choice.arm}: {'; '.join(parts)}.")
     if not any(choice.noise for choice in choices):
         sentences.append(
-            "The sweep tries each rate with one seed, so it cannot show how noisy the scores are at a rate."
+            "The sweep tries each rate with one seed, so it cannot show how noisy the scores are at a rate; "
+            "with --sweep-seeds 3 it does."
         )
     return sentences
 
