@@ -175,8 +175,12 @@ class ComparisonResult(Record):
     @property
     def score_name(self) -> str:
         """What the scores are in: bits per byte of text, or per answer to a probe."""
-        probed = any(trial.evaluation.accuracy is not None for trial in self.trials)
-        return "bits per answer" if probed else "bits per byte"
+        return "bits per answer" if self.is_probe else "bits per byte"
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the trials learned a probe's examples in place of text."""
+        return any(trial.evaluation.accuracy is not None for trial in self.trials)
 
     def trials_of(self, arm: str, role: Role = "arm") -> list[TrialResult]:
         """The trials of `arm` with this role, sorted by seed and learning rate, failed ones included."""

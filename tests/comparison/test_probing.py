@@ -83,6 +83,15 @@ def test_the_page_has_a_heatmap_with_the_accuracy_of_every_arm_in_every_probe(
     assert all(f">{text}</text>" in heatmap for text in ("99", "40", "50", "mqar", "needle", "standard", "window"))
 
 
+def test_the_report_of_a_probe_is_about_answers_and_not_about_text(probed: ProbeComparison, tmp_path: Path) -> None:
+    comparison = probed.comparisons["mqar"]
+    page = comparison.save_report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "answers to test examples" in page and "held-out text" not in page
+    out = io.StringIO()
+    Console(width=200, file=out).print(comparison.table())
+    assert "answers to test examples" in out.getvalue() and "of held-out text" not in out.getvalue()
+
+
 def test_a_probe_is_trained_and_scored_by_the_comparison(tmp_path: Path) -> None:
     found = probe(
         ["needle:length=16,needles=1"],

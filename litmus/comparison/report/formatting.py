@@ -25,6 +25,14 @@ def format_si(value: float | None, unit: str = "") -> str:
     return f"{text}{' ' if unit else ''}{['', 'k', 'M', 'G', 'T'][power]}{unit}"
 
 
+def scored_text(result: ComparisonResult) -> str:
+    """What every score is over, as in "109 kB of held-out text" or "512 answers to test examples"."""
+    scored = next((trial.evaluation.bytes for arm in result.arms for trial in result.scored(arm)), None)
+    if result.is_probe:  # an answer counts as a byte
+        return f"{format_si(scored)} answers to test examples"
+    return f"{format_si(scored, 'B')} of held-out text"
+
+
 def format_percent(fraction: float, sign: bool = False) -> str:
     """0.95 as "95 %"."""
     return f"{100 * fraction:{'+' if sign else ''}.0f} %"

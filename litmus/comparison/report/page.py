@@ -22,11 +22,12 @@ from litmus.comparison.report.formatting import (
     format_si,
     format_speedup,
     prior_sentence,
+    scored_text,
     sweep_sentences,
     verdict_sentence,
 )
 from litmus.comparison.report.plotting import to_svg
-from litmus.comparison.report.summary import ArmSummary, scored_bytes, summarize
+from litmus.comparison.report.summary import ArmSummary, summarize
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.verdicts import get_metric
 from litmus.diagnostics import LAYER_STATS
@@ -73,7 +74,7 @@ def render_page(result: ComparisonResult, sections: Sequence[Section] = ()) -> s
         summaries=summaries,
         colours={arm: f"var(--arm-{index % 7})" for index, arm in enumerate(result.arms)},
         seeds=max(summary.seeds for summary in summaries),
-        held_out=format_si(scored_bytes(result), "B"),
+        held_out=scored_text(result),
         costs={summary.arm: _costs(summary, summaries) for summary in summaries},
         samples=_samples(result),
         figures=_figures(result, summaries, choices),
@@ -253,10 +254,11 @@ def _figures(
 
 def galleries(result: ComparisonResult) -> list[tuple[str, list[PageFigure]]]:
     """(title, figures) of diagnostics that only some arms have: per layer, expert load, auxiliary losses."""
+    where = "test examples" if result.is_probe else "held-out text"
     loads = [
         page_figure(
             figure,
-            f"Expert load in {arm} on held-out text, mean over seeds: a row per layer, its experts sorted by load. "
+            f"Expert load in {arm} on {where}, mean over seeds: a row per layer, its experts sorted by load. "
             f"Full colour is twice an even share or more; a cross marks experts without any token.",
         )
         for arm in result.arms
@@ -268,7 +270,7 @@ def galleries(result: ComparisonResult) -> list[tuple[str, list[PageFigure]]]:
         if (figure := plots.plot_auxiliary_loss(result, term)) is not None
     ]
     layers = [
-        page_figure(figure, f"{meaning} By layer, on held-out text.")
+        page_figure(figure, f"{meaning} By layer, on {where}.")
         for name, meaning in LAYER_STATS.items()
         if (figure := plots.plot_layer_stat(result, name)) is not None
     ]

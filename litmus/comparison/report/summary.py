@@ -91,12 +91,6 @@ def summarize(result: ComparisonResult) -> list[ArmSummary]:
     return [_summarize_arm(result, arm, verdicts.get(arm) or judge_baseline(result)) for arm in result.arms]
 
 
-def scored_bytes(result: ComparisonResult) -> int | None:
-    """The number of bytes of held-out text that every score is over; None if there is no score."""
-    scored = (trial.evaluation.bytes for arm in result.arms for trial in result.scored(arm))
-    return next(scored, None)
-
-
 def _summarize_arm(result: ComparisonResult, arm: str, verdict: Verdict | None) -> ArmSummary:
     trials, scored = result.trials_of(arm), result.scored(arm)
     finished = [trial.run for trial in trials if trial.failed is None]

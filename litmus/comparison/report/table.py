@@ -17,10 +17,11 @@ from litmus.comparison.report.formatting import (
     format_si,
     format_speedup,
     prior_sentence,
+    scored_text,
     sweep_sentences,
     verdict_sentence,
 )
-from litmus.comparison.report.summary import ArmSummary, scored_bytes, summarize
+from litmus.comparison.report.summary import ArmSummary, summarize
 from litmus.comparison.results import ComparisonResult
 from litmus.comparison.verdicts import Verdict, get_metric
 
@@ -111,13 +112,12 @@ def _sentence_line(verdict: Verdict) -> Text:
 
 def _footer(result: ComparisonResult, summaries: list[ArmSummary]) -> str:
     seeds = max(summary.seeds for summary in summaries)
-    text = format_si(scored_bytes(result), "B")
     several = len(summaries) > 2 or result.looks is not None
     interval = f"± is the {format_percent(result.confidence)} interval over seeds"
     interval += ", for differences of all verdicts together" if several else ""
     active = "" if all(summary.all_active for summary in summaries) else "; parameters: active per token/all"
     flops = "" if all(summary.all_scored for summary in summaries) else "; FLOPs: per token/per scored token"
-    return f"{seeds} seeds, budget {result.budget}, scored on {text} of held-out text; {interval}{active}{flops}"
+    return f"{seeds} seeds, budget {result.budget}, scored on {scored_text(result)}; {interval}{active}{flops}"
 
 
 def _two_lines(first: str, second: str, style: str = "") -> Text:
