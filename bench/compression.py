@@ -1,6 +1,10 @@
 """What pruning and quantization cost a run, with and without its super weights kept exact, on the same windows of text.
 
-Writes docs/results/compression-NAME.md. Without super weights the rows that keep them are left out.
+Writes docs/results/compression-NAME.md. Without super weights the rows that keep them are left out; with torchao (pip
+install torchao) its int8 and int4 stand beside ours.
+
+    python bench/compression.py runs/smollm2-135m --data tinystories.txt --keep rows.jsonl  # goes on after a stop
+    python bench/compression.py runs/x --tokens 512 --rows 'int4' --out /tmp/x              # to try it
 """
 
 from __future__ import annotations
@@ -9,11 +13,16 @@ import argparse
 import copy
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from measure import write_table
-from torch import Tensor
+from measure import RESULTS, Kept, write_table
+from torch import Tensor, nn
 
 from litmus.compression.output import decode_ms
 from litmus.compression.pruning import PruneSettings, apply_masks, pruning_masks
@@ -23,16 +32,21 @@ from litmus.compression.superweights import find_super_weights, protected_weight
 from litmus.model import Decoder
 from litmus.model.packed import dequantized
 from litmus.model.storage import load_weights, weights
+from litmus.nn import Batch
 from litmus.training.paired import BlockScores, score_blocks
 
-QUANTIZED = (
-    ("int8, group 64", QuantizeSettings(8, 64)),
-    ("int4, group 64", QuantizeSettings(4, 64)),
-    ("int4, group 64, embedding too", QuantizeSettings(4, 64, embedding_bits=4)),
-    ("int4, group 64, clip 9", QuantizeSettings(4, 64, clip=9.0)),
-    ("int4, channel", QuantizeSettings(4, "channel")),
-    ("int3, group 64", QuantizeSettings(3, 64)),
-)
+QUANTIZED = {
+    "int8, group 64": QuantizeSettings(8, 64),
+    "int8, group 64, embedding in bf16": QuantizeSettings(8, 64, embedding_bits=16),
+    "int4, group 64": QuantizeSettings(4, 64),
+    "int4, group 64, embedding in bf16": QuantizeSettings(4, 64, embedding_bits=16),
+    "int4, group 64, embedding too": QuantizeSettings(4, 64, embedding_bits=4),
+    "int4, group 64, symmetric": QuantizeSettings(4, 64, symmetric=True),
+    "int4, group 64, clip 9": QuantizeSettings(4, 64, clip=9.0),
+    "int4, channel": QuantizeSettings(4, "channel"),
+    "int3, group 64": QuantizeSettings(3, 64),
+}
+TORCHAO = ("torchao, int8, group 64", "torchao, int4, group 64")
 PRUNED = [(method, sparsity) for sparsity in (0.2, 0.5) for method in ("wanda", "magnitude", "random")]
 
 
@@ -44,6 +58,54 @@ def found(file: Path) -> dict[str, list[tuple[int, ...]]]:
             expert = () if one["expert"] is None else (one["expert"],)
             kept.setdefault(one["parameter"], []).append((*expert, one["row"], one["column"]))
     return kept
+
+
+@dataclass(frozen=True)
+class Made:
+    """The weights of a compressed model as they are computed with, the share that is changed, and their bytes."""
+
+    weights: dict[str, Tensor]
+    share: float
+    bytes: int | None
+
+
+def rounded(model: Decoder, settings: QuantizeSettings, exact: dict[str, list[tuple[int, ...]]]) -> Made:
+    """The model quantized as `litmus quantize` does."""
+    made = quantize(model, settings, exact)
+    return Made(dequantized(made.tensors, "it"), made.share, sum(tensor.nbytes for tensor in made.tensors.values()))
+
+
+def pruned(model: Decoder, batch: Batch, method: Any, sparsity: float, exact: dict[str, list[tuple[int, ...]]]) -> Made:
+    """The model pruned as `litmus prune` does."""
+    masks = pruning_masks(model, PruneSettings(sparsity, method), batch, exact)
+    changed = copy.deepcopy(model)
+    apply_masks(changed, masks)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return Made(weights(changed), sum(int((~mask).sum()) for mask in masks.values()) / total, 2 * total)
+
+
+def torchao(model: Decoder, name: str) -> Made:
+    """The model with its layers' linear maps quantized by torchao; how it stores them depends on the device."""
+    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, MappingType, PerGroup, quantize_
+
+    group = PerGroup(64)
+    configs = {
+        "torchao, int8, group 64": lambda: Int8WeightOnlyConfig(granularity=group, version=2),
+        "torchao, int4, group 64": lambda: IntxWeightOnlyConfig(torch.int4, group, MappingType.ASYMMETRIC),
+    }
+    changed = copy.deepcopy(model)
+    quantize_(changed.layers, configs[name](), lambda module, _: isinstance(module, nn.Linear))
+    linear = {f"layers.{n}.weight" for n, module in changed.layers.named_modules() if isinstance(module, nn.Linear)}
+    tensors = weights(changed)
+    share = sum(tensors[n].numel() for n in linear) / sum(parameter.numel() for parameter in model.parameters())
+    return Made({n: value.dequantize() if n in linear else value for n, value in tensors.items()}, share, None)
+
+
+def place(name: str) -> tuple[int, int]:
+    """Where a row stands in the table: each one beside the same with super weights kept."""
+    plain = name.removesuffix(", super weights kept")
+    order = [*QUANTIZED, *TORCHAO, *(f"{method}, {sparsity:.0%} pruned" for method, sparsity in PRUNED)]
+    return order.index(plain), name != plain
 
 
 def main() -> None:
@@ -58,61 +120,64 @@ def main() -> None:
     )
     parser.add_argument("--rows", default="", help="a regular expression that names of rows must match")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--keep", type=Path, help="a file of the rows that were measured, to go on after a stop")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the page")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     source = load_source(arguments.run)
     model, text = source.model, text_of(source, arguments.data)
     batch = text_blocks(source, text, blocks=8, length=64)
     if arguments.superweights:
-        kept = found(arguments.superweights)
+        exact = found(arguments.superweights)
     else:
-        kept = protected_weights(find_super_weights(model, batch))
-    keeping = {"": {}} | ({", super weights kept": kept} if kept else {})
+        exact = protected_weights(find_super_weights(model, batch))
+    keeping = {"": {}} | ({", super weights kept": exact} if exact else {})
     total = sum(parameter.numel() for parameter in model.parameters())
+    after, kept = copy.deepcopy(model), Kept(arguments.keep)
 
     def score(changed: Decoder) -> BlockScores:
         return score_blocks(changed, text, context=arguments.context, batch=4, limit_tokens=arguments.tokens)
 
     before = score(model)
-    rows: list[list[str]] = [["as it is", f"{before.bits_per_byte().mean:.4f}", "", "", ""]]
-    after = copy.deepcopy(model)
 
-    def add(name: str, tensors: dict[str, Tensor], share: str, size: str) -> None:
-        load_weights(after, tensors, name)
+    def row(name: str, make: Callable[[], Made]) -> list[str]:
+        made = make()
+        load_weights(after, made.weights, name)
         scores = score(after)
-        rows.append([name, f"{scores.bits_per_byte().mean:.4f}", str(scores.bits_per_byte(before)), share, size])
-        print(rows[-1], flush=True)
+        size = "–" if made.bytes is None else f"{made.bytes / (2 * total):.3f}x"
+        bits, perplexity = f"{scores.bits_per_byte().mean:.4f}", f"{scores.perplexity:,.2f}"
+        return [name, bits, perplexity, str(scores.bits_per_byte(before)), f"{made.share:.1%}", size]
 
-    for name, settings in QUANTIZED:
-        for suffix, exact in keeping.items():
-            if not re.search(arguments.rows, name + suffix):
-                continue
-            made = quantize(model, settings, exact)
-            size = sum(tensor.nbytes for tensor in made.tensors.values()) / (2 * total)
-            add(name + suffix, dequantized(made.tensors, name), f"{made.share:.1%}", f"{size:.3f}x")
-    for method, sparsity in PRUNED:
-        for suffix, exact in keeping.items():
-            name = f"{method}, {sparsity:.0%} pruned{suffix}"
-            if not re.search(arguments.rows, name):
-                continue
-            masks = pruning_masks(model, PruneSettings(sparsity, method), batch, exact)
-            load_weights(after, weights(model), "the run")
-            apply_masks(after, masks)
-            zeros = sum(int((~mask).sum()) for mask in masks.values()) / total
-            add(name, weights(after), f"{zeros:.1%}", "1x")
-    bf16, int8 = decode_ms(model, model, int8=True)
+    makers: dict[str, Callable[[], Made]] = {}
+    for suffix, places in keeping.items():
+        for name, settings in QUANTIZED.items():
+            makers[name + suffix] = partial(rounded, model, settings, places)
+        for method, sparsity in PRUNED:
+            makers[f"{method}, {sparsity:.0%} pruned{suffix}"] = partial(pruned, model, batch, method, sparsity, places)
+    if find_spec("torchao"):
+        for name in TORCHAO:
+            makers[name] = partial(torchao, model, name)
+    else:
+        print("torchao is not installed: without its rows")
+    rows = [["as it is", f"{before.bits_per_byte().mean:.4f}", f"{before.perplexity:,.2f}", "", "", ""]]
+    for name in (name for name in sorted(makers, key=place) if re.search(arguments.rows, name)):
+        rows.append(kept.get(name, partial(row, name, makers[name])))
+        print(rows[-1], flush=True)
+    bf16, int8 = kept.get("decode", lambda: decode_ms(model, model, int8=True))
     name, corpus = Path(arguments.run).name, Path(arguments.data or source.config.data.corpus).name
     write_table(
         f"compression-{name}",
         f"Compression of {name}",
-        ["weights", "bits per byte", "difference (95 % interval)", "share", "bytes, to bf16"],
+        ["weights", "bits per byte", "perplexity", "difference (95 % interval)", "share", "bytes, to bf16"],
         rows,
         (
             f"{len(before.bytes)} windows, {int(before.bytes.sum()):,} bytes of held-out text of `{corpus}`.",
-            f"{sum(map(len, kept.values()))} super weights. share: of the parameters that are quantized, or 0.",
+            f"{sum(map(len, exact.values()))} super weights. share: of the parameters that are quantized, or 0.",
+            "int is round-to-nearest; torchao's rows are its weight-only quantization of the layers' linear maps.",
             f"One sequence is decoded in {bf16:.1f} ms per token in bf16 and in {int8:.1f} ms with weights of 8 bits",
             f"(`--int8`), {bf16 / int8:.2f} times as fast.",
         ),
+        arguments.out,
     )
 
 

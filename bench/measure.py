@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import statistics
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +45,25 @@ def spread(over: Sequence[float], under: Sequence[float], digits: int = 2) -> st
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+class Kept:
+    """Measurements by name in a file of JSON lines, so that a benchmark that was stopped goes on; in memory without."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file, self._found = file, {}
+        if file is not None and file.exists():
+            self._found = {name: value for name, value in map(json.loads, file.read_text("utf-8").splitlines())}
+
+    def get(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The measurement of that name, as JSON holds it: kept from before, or made now."""
+        if name not in self._found:
+            line = json.dumps([name, measure()])
+            self._found[name] = json.loads(line)[1]
+            if self._file is not None:
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+        return self._found[name]
+
+
 def synchronize() -> None:
     """Wait for the GPU, where there is one, so that time is the time of finished work."""
     if torch.cuda.is_available():
@@ -50,15 +71,20 @@ def synchronize() -> None:
 
 
 def write_table(
-    name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], notes: Sequence[str] = ()
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    notes: Sequence[str] = (),
+    folder: Path = RESULTS,
 ) -> None:
-    """Write the page of that name in docs/results, with the machine, the command and the table, and print it."""
+    """Write the page of that name in `folder`, with the machine, the command and the table, and print it."""
     lines = [f"# {title}", "", f"Machine: {machine()}  ", f"Command: `{command()}`", ""]
     lines += table(columns, rows)
     lines += ["", *notes] if notes else []
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join(lines) + "\n"
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

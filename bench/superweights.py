@@ -2,6 +2,9 @@
 
 Trains one small model of each family, plants a super weight at random places, of random strength and size, and searches
 it; then searches models with initial weights. Writes docs/results/superweights-planted.md.
+
+    python bench/superweights.py --keep planted.jsonl               # 200 plants; goes on where it was stopped
+    python bench/superweights.py --plants 8 --inits 4 --out /tmp/x  # to try it
 """
 
 from __future__ import annotations
@@ -9,15 +12,19 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from measure import write_table
+from measure import RESULTS, Kept, write_table
 
 from litmus.compression.ablation import block_losses
 from litmus.compression.planting import plant_super_weight
 from litmus.compression.study import study
 from litmus.compression.superweights import find_super_weights
 from litmus.data.tokens.tokenizer import ByteTokenizer
+from litmus.diagnostics import down_projections
 from litmus.model import Decoder, build
 from litmus.nn import Batch
 
@@ -50,49 +57,59 @@ def trained(overrides: dict[str, object], tokens: torch.Tensor) -> Decoder:
     return model.eval()
 
 
+def planted(base: Decoder, batch: Batch, family: str, seed: int) -> dict[str, Any]:
+    """Plant a super weight at a random place and search for it; the effects of `study` are those of the first one."""
+    draw = random.Random(f"{family} {seed}")
+    rows, columns = down_projections(base)[0].matrix.shape
+    places = {"row": draw.randrange(rows), "column": draw.randrange(columns)}
+    options = {"strength": draw.choice((10.0, 30.0, 100.0)), "quantile": draw.choice((0.5, 0.9, 0.99))}
+    model, plant = plant_super_weight(base, batch.tokens, **places, **options, seed=seed)
+    search = find_super_weights(model, batch, controls=2, seed=seed)
+    right = [
+        one
+        for one in search.super_weights
+        if (one.projection.parameter, one.row, one.column) == (plant.parameter, plant.row, plant.column)
+    ]
+    before, after = (float(block_losses(one, batch).sum()) / batch.tokens.numel() for one in (base, model))
+    found = {"shift": abs(after - before), "exact": bool(right), "false": len(search.super_weights) > len(right)}
+    if right:
+        found["effect"] = max(one.increase.mean for one in right if one.increase)
+    if seed == 0:
+        others = study(model, batch, ByteTokenizer(), search).counts["largest"]
+        found["others"] = {str(count): one.mean for count, one in others.items()}
+    return found
+
+
+def untrained(batch: Batch, family: str, seed: int) -> bool:
+    """Whether a super weight is reported in a model with initial weights."""
+    fresh = build("standard", vocab_size=128, seed=seed, overrides={**SIZES, **FAMILIES[family]}).eval()
+    return bool(find_super_weights(fresh, batch, controls=2).super_weights)
+
+
 def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plants", type=int, default=200)
-    parser.add_argument("--inits", type=int, default=50)
+    parser.add_argument("--plants", type=int, default=200, help="of all families together")
+    parser.add_argument("--inits", type=int, default=50, help="models with initial weights, of all families together")
+    parser.add_argument("--keep", type=Path, help="a file of what was measured, to go on after a stop")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder of the page")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    started, draw, tokens = time.time(), random.Random(1), corpus(20_000)
+    started, tokens, kept = time.time(), corpus(20_000), Kept(arguments.keep)
     batch = Batch(tokens[: 8 * 32].view(8, 32), tokens[1 : 8 * 32 + 1].view(8, 32))
     columns = ["family", "planted", "found exactly", "false", "loss change", "zeroed", "1,000 larger", "untrained"]
     rows = []
     for number, (family, overrides) in enumerate(FAMILIES.items()):
         base = trained(overrides, tokens)
-        before = float(block_losses(base, batch).sum()) / batch.tokens.numel()
-        plants = len(range(number, arguments.plants, len(FAMILIES)))
-        exact = false = 0
-        shifts, effects, larger = [], [], []
-        for seed in range(plants):
-            wide = 32 if "moe" in str(overrides) else 96
-            places = {"row": draw.randrange(32), "column": draw.randrange(wide)}
-            options = {"strength": draw.choice((10.0, 30.0, 100.0)), "quantile": draw.choice((0.5, 0.9, 0.99))}
-            planted, plant = plant_super_weight(base, batch.tokens, **places, **options, seed=seed)
-            shifts.append(abs(float(block_losses(planted, batch).sum()) / batch.tokens.numel() - before))
-            search = find_super_weights(planted, batch, controls=2, seed=seed)
-            right = [
-                one
-                for one in search.super_weights
-                if (one.projection.parameter, one.row, one.column) == (plant.parameter, plant.row, plant.column)
-            ]
-            exact += bool(right)
-            false += len(search.super_weights) > len(right)
-            if right:
-                effects.append(max(one.increase.mean for one in right if one.increase))
-            if seed == 0:
-                shown = study(planted, batch, ByteTokenizer(), search)
-                larger.append(shown.counts["largest"][1000].mean)
-        inits = len(range(number, arguments.inits, len(FAMILIES)))
-        wrong = 0
-        for seed in range(inits):
-            fresh = build("standard", vocab_size=128, seed=seed, overrides={**SIZES, **overrides}).eval()
-            wrong += bool(find_super_weights(fresh, batch, controls=2).super_weights)
-        effect, others = f"{min(effects):+.2f}", f"{max(larger):+.4f}"
-        rows.append([family, plants, exact, false, f"{max(shifts):.4f}", effect, others, f"{wrong} of {inits}"])
+        plants = range(len(range(number, arguments.plants, len(FAMILIES))))
+        inits = range(len(range(number, arguments.inits, len(FAMILIES))))
+        found = [kept.get(f"{family} {seed}", partial(planted, base, batch, family, seed)) for seed in plants]
+        wrong = [kept.get(f"{family} untrained {seed}", partial(untrained, batch, family, seed)) for seed in inits]
+        exact, false = (sum(one[kind] for one in found) for kind in ("exact", "false"))
+        shift = f"{max(one['shift'] for one in found):.4f}"
+        effect = f"{min((one['effect'] for one in found if one['exact']), default=0.0):+.2f}"
+        others = f"{found[0]['others']['1000']:+.4f}"
+        rows.append([family, len(found), exact, false, shift, effect, others, f"{sum(wrong)} of {len(wrong)}"])
         print(rows[-1], f"{time.time() - started:.0f} s", flush=True)
     write_table(
         "superweights-planted",
@@ -105,6 +122,7 @@ def main() -> None:
             "zeroed, the least increase without the planted weight; 1,000 larger, the increase without the 1,000",
             "largest other weights. untrained: models with initial weights in which a super weight is reported.",
         ),
+        arguments.out,
     )
 
 

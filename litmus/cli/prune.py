@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from litmus.catalog import check_run
+from litmus.cli.compression_options import AsJson, Data, LimitTokens, Name, ProtectSuper, Time
 from litmus.cli.options import Best, RunsFolder, TrustPlugin
 from litmus.cli.output import log, print_table
-from litmus.cli.quantize import Data, LimitTokens, Name, ProtectSuper, Time
 from litmus.errors import BadInput
 from litmus.files import real_path
 from litmus.process import defer_output_errors
@@ -52,7 +52,7 @@ def prune(
     time: Time = False,
     best: Best = False,
     trust_plugin: TrustPlugin = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Make a new run with part of its weights removed; say what it costs on held-out text.
 

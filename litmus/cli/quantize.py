@@ -8,22 +8,12 @@ from typing import Annotated
 
 import typer
 
-from litmus.bounds import MAX_FILE_BYTES
 from litmus.catalog import check_run
+from litmus.cli.compression_options import AsJson, Data, LimitTokens, Name, ProtectSuper, Time
 from litmus.cli.options import Best, RunsFolder, TrustPlugin
 from litmus.cli.output import log, print_table
 from litmus.files import real_path
 from litmus.process import defer_output_errors
-
-LimitTokens = Annotated[
-    int, typer.Option(min=1, max=MAX_FILE_BYTES, help="Held-out tokens that before and after are scored on.")
-]
-Data = Annotated[str | None, typer.Option(help="A corpus to measure on. Default: the run's.")]
-Name = Annotated[str | None, typer.Option(help="Name of the new run in the folder of runs.")]
-ProtectSuper = Annotated[
-    bool, typer.Option("--protect-super", help="Search for super weights first, and keep them exact.")
-]
-Time = Annotated[bool, typer.Option("--time", help="Measure the speed of decoding, too.")]
 
 
 @defer_output_errors()
@@ -49,7 +39,7 @@ def quantize(
     time: Time = False,
     best: Best = False,
     trust_plugin: TrustPlugin = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Make a new run with weights of 8, 4 or 3 bits, packed on disk; say what it costs on held-out text.
 

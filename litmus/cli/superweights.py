@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from litmus.catalog import check_run
+from litmus.cli.compression_options import AsJson, Data
 from litmus.cli.options import Best, TrustPlugin
 from litmus.cli.output import log, print_table
 from litmus.files import check_replaceable, real_path
@@ -16,7 +17,7 @@ from litmus.files import check_replaceable, real_path
 
 def superweights(
     model: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard, or a Hugging Face folder.")],
-    data: Annotated[str | None, typer.Option(help="A corpus to measure on. Default: the run's.")] = None,
+    data: Data = None,
     blocks: Annotated[int, typer.Option(min=2, max=4096, help="Blocks of held-out text, the prompts.")] = 16,
     length: Annotated[int, typer.Option(min=2, max=1 << 20, help="Tokens in a block.")] = 128,
     controls: Annotated[int, typer.Option(min=1, max=1000, help="Control weights of each of the four kinds.")] = 5,
@@ -26,7 +27,7 @@ def superweights(
     track: Annotated[bool, typer.Option("--track", help="Search every checkpoint that the run keeps.")] = False,
     best: Best = False,
     trust_plugin: TrustPlugin = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Find super weights: single weights without which the loss rises as without no other weight.
 
@@ -42,30 +43,30 @@ def superweights(
     """
     check_run(model, "model")
     from litmus.compression.source import load_source, text_blocks, text_of
-    from litmus.compression.study import KIND, candidates_table, save, study
-    from litmus.compression.superweights import find_super_weights, track_checkpoints
+    from litmus.compression.study import KIND, candidates_table, checkpoints_table, save, search_document, study
+    from litmus.compression.superweights import find_super_weights
+    from litmus.compression.tracking import track_checkpoints
 
     if out is not None:
         check_replaceable(real_path(out), KIND, str(out))
     source = load_source(model, best=best, trust_plugin=trust_plugin, log=log)
     batch = text_blocks(source, text_of(source, data, log), blocks=blocks, length=length)
     if track:
-        steps = track_checkpoints(model, batch, controls=controls, trust_plugin=trust_plugin, log=log)
+        steps = track_checkpoints(source, batch, controls=controls, trust_plugin=trust_plugin, log=log)
     else:
         steps = {source.step: find_super_weights(source.model, batch, controls=controls)}
-    search = steps[max(steps)]
+    search = steps[source.step]
     if out is not None:
-        save(out, real_path(model).name, search, study(source.model, batch, source.tokenizer, search))
+        measured = study(source.model, batch, source.tokenizer, search)
+        save(out, real_path(model).name, search, measured, steps if track else None)
     if json:
-        documents: list[dict[str, Any]] = [
-            {"step": step, "verdict": one.verdict, "candidates": [found.to_dict() for found in one.candidates]}
-            for step, one in steps.items()
-        ]
+        documents: list[dict[str, Any]] = [{"step": step, **search_document(one)} for step, one in steps.items()]
         print(json_format.dumps({"model": str(model), "checkpoints": documents}, indent=1))
         return
-    for step, one in steps.items():
-        print(f"step {step}: {one.verdict}" if track else one.verdict)
-        if one.candidates:
-            print_table(candidates_table(one))
+    print(search.verdict)
+    if search.candidates:
+        print_table(candidates_table(search))
+    if track:
+        print_table(checkpoints_table(steps))
     if out is not None:
         print(f"report: {out / 'report.md'}")

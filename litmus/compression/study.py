@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,15 @@ JSON, REPORT, KIND = "superweights.json", "report.md", "super-weight report"
 class Study:
     """Measurements around the super weights of a search, or the candidate with the largest effect if there is none.
 
-    studied: places of the weights. activations: largest |residual| after each layer, as it is and with them zeroed.
-    scales: increase of the loss with all of them times a factor. counts: increase of the loss with 1, 10, ... weights
-    zeroed, of "super" weights, the "largest" others of all down-projections, and "random" ones. stop_words: mean
-    probability of stop words before and after, None if no token of the vocabulary is one.
+    studied: places of the weights. label: what they are, for figures. activations: largest |residual| after each layer,
+    as it is and with them zeroed. scales: increase of the loss with all of them times a factor. counts: increase of the
+    loss with 1, 10, ... weights zeroed, of the "studied" ones, the "largest" others of all down-projections, and
+    "random" ones. stop_words: mean probability of stop words before and after, None if no token of the vocabulary is
+    one.
     """
 
     studied: list[str]
+    label: str
     activations: tuple[list[float], list[float]]
     scales: dict[float, Estimate]
     counts: dict[str, dict[int, Estimate]]
@@ -49,6 +51,7 @@ class Study:
         """The study as plain data."""
         return {
             "studied": self.studied,
+            "label": self.label,
             "activations": {"before": self.activations[0], "zeroed": self.activations[1]},
             "scales": {str(scale): vars(estimate) for scale, estimate in self.scales.items()},
             "counts": {kind: {str(n): vars(one) for n, one in curve.items()} for kind, curve in self.counts.items()},
@@ -70,11 +73,12 @@ def study(model: Decoder, batch: Batch, tokenizer: Tokenizer, search: Search, *,
     before, words = _activations(model, batch), _stop_word_probability(model, batch, tokenizer)
     with edited(scaled(0.0)):
         after, words_after = _activations(model, batch), _stop_word_probability(model, batch, tokenizer)
-    ranked = {"super": {n + 1: increase(scaled(0.0)[: n + 1]) for n in range(len(found))}}
+    ranked = {"studied": {n + 1: increase(scaled(0.0)[: n + 1]) for n in range(len(found))}}
     for kind in ("largest", "random"):
         ranked[kind] = {n: increase(edits) for n, edits in _other_weights(model, search, kind, seed)}
     return Study(
-        [f"{one.projection.place}[{one.row}, {one.column}]" for one in found],
+        [one.place for one in found],
+        "super weights" if search.super_weights else "largest candidate",
         (before, after),
         {factor: increase(scaled(factor)) for factor in SCALES} if found else {},
         ranked,
@@ -138,28 +142,58 @@ def candidates_table(search: Search) -> list[list[str]]:
     return rows
 
 
+def checkpoints_table(tracked: Mapping[int, Search]) -> list[list[str]]:
+    """The rows of a table of checkpoints, the first being its header."""
+    rows = [["step", "verdict", "largest spike", "costliest candidate", "zeroing costs", "largest control"]]
+    for step, search in tracked.items():
+        rows.append([str(step), search.verdict, f"{search.largest_spike:.3g}x", "–", "–", "–"])
+        if search.candidates:
+            one = search.candidates[0]
+            rows[-1][3:] = [one.place, str(one.increase), f"{one.largest_control:.2g}"]
+    return rows
+
+
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the first being the header, as a table in Markdown."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def save(folder: Path, name: str, search: Search, measured: Study) -> None:
-    """Write superweights.json, report.md and its figures to `folder`, in place of an earlier report only."""
-    document = {"model": name, "verdict": search.verdict, "candidates": [one.to_dict() for one in search.candidates]}
+def save(folder: Path, name: str, search: Search, measured: Study, tracked: Mapping[int, Search] | None = None) -> None:
+    """Write superweights.json, report.md and its figures to `folder`, in place of an earlier report only.
+
+    tracked: the searches of a run's checkpoints by step, for a table and figures of their own.
+    """
+    tracked = tracked or {}
+    document = {"model": name, **search_document(search), "study": measured.to_dict()}
+    document |= {"checkpoints": [{"step": step, **search_document(one)} for step, one in tracked.items()]}
     with folder_replaced(folder, KIND) as fresh:
-        write_atomically(fresh / JSON, json.dumps({**document, "study": measured.to_dict()}, indent=1))
-        figures = [path.name for path in draw(fresh, measured)]
-        write_atomically(fresh / REPORT, _report(name, search, measured, figures))
+        write_atomically(fresh / JSON, json.dumps(document, indent=1))
+        parts = [_report(name, search, measured), *map(_image, draw(fresh, measured))]
+        if tracked:
+            parts += ["## Over the training", markdown_table(checkpoints_table(tracked))]
+            parts += map(_image, draw_checkpoints(fresh, tracked))
+        write_atomically(fresh / REPORT, "\n\n".join(parts) + "\n")
 
 
-def _report(name: str, search: Search, measured: Study, figures: Sequence[str]) -> str:
-    """The report as Markdown."""
+def search_document(search: Search) -> dict[str, Any]:
+    """A search as plain data."""
+    candidates = [one.to_dict() for one in search.candidates]
+    return {"verdict": search.verdict, "largest_spike": search.largest_spike, "candidates": candidates}
+
+
+def _image(figure: Path) -> str:
+    return f"![{figure.stem}]({figure.name})"
+
+
+def _report(name: str, search: Search, measured: Study) -> str:
+    """The report on the model itself as Markdown, without its figures."""
     parts = [f"# Super weights of {name}", f"{search.verdict}.", markdown_table(candidates_table(search))]
     if measured.stop_words:
         before, after = measured.stop_words
-        parts.append(f"Stop words have a probability of {before:.3f}, with the weights zeroed {after:.3f}.")
-    return "\n\n".join([*parts, *(f"![{figure.removesuffix('.svg')}]({figure})" for figure in figures)]) + "\n"
+        zeroed = f", with the {measured.label} zeroed {after:.3f}" if measured.studied else ""
+        parts.append(f"Stop words have a probability of {before:.3f}{zeroed}.")
+    return "\n\n".join(parts)
 
 
 def draw(folder: Path, measured: Study) -> list[Path]:
@@ -168,14 +202,33 @@ def draw(folder: Path, measured: Study) -> list[Path]:
     before, after = measured.activations
     layers = {"as it is": dict(enumerate(before)), "zeroed": dict(enumerate(after))}
     drawn.append(_figure(folder / "activations.svg", "largest |residual|", "layer", layers, log_y=True))
-    counts = {kind: {n: one.mean for n, one in curve.items()} for kind, curve in measured.counts.items() if curve}
+    named = {"studied": measured.label, "largest": "largest others", "random": "random others"}
+    counts = {named[kind]: _means(curve) for kind, curve in measured.counts.items() if curve}
     drawn.append(
         _figure(folder / "zeroed.svg", "loss increase, nats per token", "number of zeroed weights", counts, log_x=True)
     )
     if measured.scales:
-        scale = {"super": {factor: one.mean for factor, one in measured.scales.items()}}
+        scale = {measured.label: _means(measured.scales)}
         drawn.append(_figure(folder / "scale.svg", "loss increase, nats per token", "factor of the weights", scale))
     return drawn
+
+
+def draw_checkpoints(folder: Path, tracked: Mapping[int, Search]) -> list[Path]:
+    """Write the figures over the steps of a training as SVG files; returns their paths."""
+    spikes = {"largest spike": {step: one.largest_spike for step, one in tracked.items()}}
+    costliest = {step: one.candidates[0] for step, one in tracked.items() if one.candidates}
+    drawn = [_figure(folder / "spike_by_step.svg", "multiple of the median channel", "step", spikes, log_y=True)]
+    if costliest:
+        costs = {
+            "costliest candidate": {step: one.increase.mean for step, one in costliest.items() if one.increase},
+            "its largest control": {step: one.largest_control for step, one in costliest.items()},
+        }
+        drawn.append(_figure(folder / "cost_by_step.svg", "loss increase, nats per token", "step", costs))
+    return drawn
+
+
+def _means(curve: dict[Any, Estimate]) -> dict[Any, float]:
+    return {place: one.mean for place, one in curve.items()}
 
 
 def _figure(

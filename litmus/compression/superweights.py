@@ -9,9 +9,7 @@ against controls.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,10 +18,9 @@ from torch import Tensor
 from litmus.compression.ablation import Edit, block_losses, edited, edited_losses
 from litmus.diagnostics import DownProjection, down_inputs, down_projections
 from litmus.errors import BadInput
-from litmus.model import Decoder, load
+from litmus.model import Decoder
 from litmus.nn import Batch
 from litmus.training.paired import Estimate, ratio_interval
-from litmus.training.run.config import CHECKPOINTS
 
 MIN_RATIO = 8.0
 """A spike is at least this many times the median channel's maximum, in the input and in the output."""
@@ -90,6 +87,11 @@ class Candidate:
     controls: dict[str, list[float]] = field(default_factory=dict)
 
     @property
+    def place(self) -> str:
+        """Where the weight is: its matrix, row and column."""
+        return f"{self.projection.place}[{self.row}, {self.column}]"
+
+    @property
     def largest_control(self) -> float:
         """The largest change of the loss without a control."""
         return max((abs(value) for values in self.controls.values() for value in values), default=0.0)
@@ -144,6 +146,11 @@ class Search:
         return [candidate for candidate in self.candidates if candidate.verdict == "super weight"]
 
     @property
+    def largest_spike(self) -> float:
+        """The largest ratio of a spike to the median channel, with the weights as they are."""
+        return max((one.ratio for one in self.passes[0]), default=0.0)
+
+    @property
     def verdict(self) -> str:
         """The verdict on the model in words."""
         counts = Counter(candidate.verdict for candidate in self.candidates)
@@ -194,30 +201,6 @@ def protected_weights(search: Search) -> dict[str, list[tuple[int, ...]]]:
     for one in search.super_weights:
         expert = () if one.projection.expert is None else (one.projection.expert,)
         found.setdefault(one.projection.parameter, []).append((*expert, one.row, one.column))
-    return found
-
-
-def track_checkpoints(
-    folder: str | Path,
-    batch: Batch,
-    *,
-    controls: int = 5,
-    trust_plugin: bool = False,
-    log: Callable[[str], None] = lambda text: None,
-) -> dict[int, Search]:
-    """The search of every checkpoint that a run keeps, by step; damaged ones are logged and left out."""
-    found: dict[int, Search] = {}
-    checkpoints = Path(folder) / CHECKPOINTS
-    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()] if checkpoints.is_dir() else []
-    for step in sorted(steps):
-        try:
-            model = load(checkpoints / str(step), trust_plugin=trust_plugin).eval()
-        except BadInput as damage:
-            log(f"checkpoint {step} is left out: {damage}")
-            continue
-        found[step] = find_super_weights(model, batch, controls=controls)
-    if not found:
-        raise BadInput(f"{folder} has no checkpoint that can be read; --track searches those of a run")
     return found
 
 

@@ -61,7 +61,7 @@ def test_larger_weights_are_harmless_and_the_study_shows_it(trained, batch):
     assert (planted.layers[0].feedforward.down.weight.abs() > abs(plant.value)).sum() > 100
     search = find_super_weights(planted, batch, controls=2)
     shown = study(planted, batch, ByteTokenizer(), search)
-    assert shown.counts["super"][1].mean > 10 * abs(shown.counts["largest"][100].mean)
+    assert shown.counts["studied"][1].mean > 10 * abs(shown.counts["largest"][100].mean)
     assert shown.scales[1.0].mean == 0
     assert shown.scales[0.0].mean == pytest.approx(search.candidates[0].increase.mean, abs=1e-3)
     assert shown.activations[1][0] > 10 * shown.activations[0][0]  # without it the planted -M stays in the stream
