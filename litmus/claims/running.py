@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from litmus.claims.experiments import Lab, run_experiment
-from litmus.claims.protocol import Claim, Scale, claim_named
+from litmus.claims.protocol import Check, Claim, Scale, claim_named
 from litmus.claims.record import Figure, Record, read_record, record_path
 from litmus.errors import BadInput, Failed
 from litmus.files import real_path
@@ -49,7 +49,8 @@ def run_claim(claim: Claim, results: Path, lab: Lab) -> Record:
     """The record of a claim, which is run unless there is one of the same protocol and model."""
     path = record_path(results, claim.name, claim.scale)
     with folder_lock(path, "running the claim of"):
-        model = None if lab.model is None else real_path(lab.model).name
+        takes_model = any(isinstance(one, Check) and one.trained is not None for one in claim.experiments)
+        model = real_path(lab.model).name if lab.model is not None and takes_model else None
         kept = read_record(path)
         if kept is not None and (kept.sha256, kept.model) == (claim.sha256, model):
             lab.console.print(f"{path} has this protocol's result already", highlight=False, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -22,9 +23,7 @@ app = typer.Typer(help="Put the founding documents' claims to the test.", cls=Gr
 
 ALL = "all"
 
-Results = Annotated[
-    Path | None, typer.Option(help=f"Folder of the claims' records. Default: {RESULTS}.", metavar="DIR")
-]
+Results = Annotated[str | None, typer.Option(help=f"Folder of the claims' records. Default: {RESULTS}.", metavar="DIR")]
 
 
 @app.callback()
@@ -71,7 +70,7 @@ def list_claims(
 def run(
     names: Annotated[list[str], typer.Argument(help="Claims, as litmus claims list names them, or all.")],
     scale: Annotated[str, typer.Option(help="cpu: two cores, minutes per claim; gpu: larger models on a GPU.")] = "cpu",
-    results: Annotated[Path, typer.Option(help="Folder of the claims' records.", metavar="DIR")] = Path(RESULTS),
+    results: Annotated[str, typer.Option(help="Folder of the claims' records.", metavar="DIR")] = RESULTS,
     runs: RunsFolder = "runs",
     jobs: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Trials that run at the same time. Default: one per CPU core.")
@@ -103,6 +102,8 @@ def run(
         raise BadInput(f"--scale = {shown(scale)} is not valid; {nearest(scale, get_args(Scale))}")
     for name in chosen:
         claim_named(name)
+    if not results:
+        raise BadInput("--results = '' is not valid; it must be the path of a folder, such as runs/claims")
     if model is not None:
         check_run(model, "model")
     log(f"running {', '.join(chosen)}: loading PyTorch")
@@ -110,14 +111,15 @@ def run(
     from litmus.claims.experiments import Lab
     from litmus.claims.running import run_claims
 
+    folder = Path(results)
     lab = Lab(Path(runs), notes(), f"litmus claims run {' '.join(names)}", jobs, device, model)
-    records, failures = run_claims(chosen, "gpu" if scale == "gpu" else "cpu", results, lab)
+    records, failures = run_claims(chosen, "gpu" if scale == "gpu" else "cpu", folder, lab)
     if json_output:
         print(json.dumps({"claims": [as_json(record) for record in records], "failures": failures}, indent=1))
     else:
         rows = [["", "claim", "verdict", "record"]]
         for record in records:
-            path = record_path(results, record.claim.name, record.claim.scale)
+            path = record_path(folder, record.claim.name, record.claim.scale)
             rows.append([str(record.claim.number), record.claim.name, record.verdict, str(path)])
         print_table(rows)
     if failures:
@@ -165,8 +167,10 @@ def records_of(folder: Path, name: str) -> list[Record]:
     return [record for record in found if record is not None]
 
 
-def existing(results: Path | None) -> Path:
+def existing(results: str | None) -> Path:
     """The folder of records; BadInput for one that was named and does not exist."""
-    if results is not None and not results.is_dir():
-        raise BadInput(f"there is no folder {shown(str(results), limit=300)}; --results names the folder of records")
-    return results or Path(RESULTS)
+    if results is not None and not os.path.isdir(results):
+        raise BadInput(
+            f"--results = {shown(results, limit=300)} is not a folder; it must be that of the claims' records"
+        )
+    return Path(results or RESULTS)
