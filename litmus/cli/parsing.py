@@ -47,6 +47,14 @@ class Group(TyperGroup):
         except Exception as error:
             raise _as_bad_input(error, ctx) from None
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if (found := _as_bad_input(error, ctx)) is not error:  # flags, or "--", and no command
+                raise found from None
+            raise
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if not ctx.resilient_parsing and self.get_command(ctx, name) is None:

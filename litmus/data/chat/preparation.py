@@ -112,8 +112,8 @@ def _opened(folder: Path, source: str, counts: dict[str, Any], key: str) -> Toke
     windows = {
         split: Windows(
             *(
-                np.memmap(folder / f"{split}.{part}.bin", dtype, mode="r")
-                for part, dtype in zip(PARTS, (token_dtype(words), "?", "<i8", "<i8"), strict=True)
+                np.memmap(folder / f"{split}.{part}.bin", np.dtype(kind), mode="r")
+                for part, kind in zip(PARTS, (token_dtype(words), "?", "<i8", "<i8"), strict=True)
             )
         )
         for split in THREAD_SPLITS
