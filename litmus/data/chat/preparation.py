@@ -109,11 +109,12 @@ def _write_windows(
 def _opened(folder: Path, source: str, counts: dict[str, Any], key: str) -> TokenData:
     """Memory-map the windows that were written."""
     words = load_tokenizer(folder)
+    kinds: tuple[Any, ...] = (token_dtype(words), "?", "<i8", "<i8")
     windows = {
         split: Windows(
             *(
-                np.memmap(folder / f"{split}.{part}.bin", np.dtype(kind), mode="r")
-                for part, kind in zip(PARTS, (token_dtype(words), "?", "<i8", "<i8"), strict=True)
+                np.memmap(folder / f"{split}.{part}.bin", kind, mode="r")
+                for part, kind in zip(PARTS, kinds, strict=True)
             )
         )
         for split in THREAD_SPLITS
