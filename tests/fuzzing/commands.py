@@ -72,9 +72,10 @@ def prepared_to_fork() -> None:
             importlib.import_module(module.name)
     with contextlib.suppress(ImportError):
         import pyarrow.parquet  # noqa: F401
-    for name, loaded in sys.modules.items():
-        if name.startswith("litmus") and hasattr(loaded, "MAX_PLUGIN_SECONDS"):
-            loaded.MAX_PLUGIN_SECONDS = ENDLESS_CPU  # plug-ins that loop would take most of the time of a long fuzz
+    short = {"MAX_PLUGIN_SECONDS": 8.0, "LIMIT_SECONDS": (8.0, 30.0), "STARTUP_SECONDS": 8.0}
+    for name, loaded in sys.modules.items():  # plug-ins that loop would take most of the time of a long fuzz
+        if name.startswith("litmus"):
+            vars(loaded).update({limit: seconds for limit, seconds in short.items() if hasattr(loaded, limit)})
 
 
 def run(
