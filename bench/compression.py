@@ -131,6 +131,7 @@ def main() -> None:
         exact = found(arguments.superweights)
     else:
         exact = protected_weights(find_super_weights(model, batch))
+    terms = f"{arguments.run}, {arguments.data}, {arguments.tokens} tokens in windows of {arguments.context}"
     keeping = {"": {}} | ({", super weights kept": exact} if exact else {})
     total = sum(parameter.numel() for parameter in model.parameters())
     after, kept = copy.deepcopy(model), Kept(arguments.keep)
@@ -161,9 +162,9 @@ def main() -> None:
         print("torchao is not installed: without its rows")
     rows = [["as it is", f"{before.bits_per_byte().mean:.4f}", f"{before.perplexity:,.2f}", "", "", ""]]
     for name in (name for name in sorted(makers, key=place) if re.search(arguments.rows, name)):
-        rows.append(kept.get(name, partial(row, name, makers[name])))
+        rows.append(kept.get(f"{terms}: {name}", partial(row, name, makers[name])))
         print(rows[-1], flush=True)
-    bf16, int8 = kept.get("decode", lambda: decode_ms(model, model, int8=True))
+    bf16, int8 = kept.get(f"{terms}: decode", lambda: decode_ms(model, model, int8=True))
     name, corpus = Path(arguments.run).name, Path(arguments.data or source.config.data.corpus).name
     write_table(
         f"compression-{name}",
