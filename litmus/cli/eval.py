@@ -65,8 +65,11 @@ def evaluate(
     from rich.text import Text
 
     from litmus import runs
+    from litmus.generation.chat.replies import read_word_list
     from litmus.training.display import evaluation_table
 
+    if toxic_words is not None:
+        read_word_list(toxic_words)  # what is wrong with it is said before a long evaluation
     score = runs.evaluate(
         run,
         data=data,

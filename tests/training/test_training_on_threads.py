@@ -88,6 +88,12 @@ def test_a_run_on_threads_scores_their_targets_and_keeps_their_template(
     sample = found["replies"]["samples"][0]
     assert [line.split(":")[0] for line in sample["context"].splitlines()][-1] in ("Ann", "Bob", "Cyd")
     assert len(sample["context"].splitlines()) == 5 and sample["context"].endswith(":")
+    for given, sentence in ((["--replies", "4"], "holds no words"), ([], "give --replies N, too")):
+        (tmp_path / "words.txt").write_text("\n")
+        shown = CliRunner().invoke(
+            app, ["eval", str(tmp_path / "run"), *given, "--toxic-words", str(tmp_path / "words.txt")]
+        )
+        assert isinstance(shown.exception, BadInput) and sentence in str(shown.exception)
     again = train(source, tmp_path / "run", {**recipe, "context": CONTEXT})
     assert again.evaluation == result.evaluation, "a finished run is returned as it is"
 
