@@ -39,6 +39,15 @@ def test_an_interval_that_includes_zero_shows_no_difference_and_states_the_power
     assert verdict.seeds_needed is not None and verdict.seeds_needed > 3
 
 
+@pytest.mark.parametrize(("share", "word"), [(0.95, "no difference shown"), (1.05, "worse"), (-1.05, "better")])
+def test_the_word_changes_where_the_interval_touches_zero(result: Results, share: float, word: str) -> None:
+    spread = [-0.01, 0.01, 0.0]
+    shift = share * t_interval(spread).half
+    arm = [score + shift + own for score, own in zip(STANDARD, spread, strict=True)]
+    [verdict] = judge(result({"standard": STANDARD, "idea": arm}))
+    assert verdict.word == word
+
+
 def test_the_arms_own_seeds_decide_and_not_the_noise_of_another_initialization(result: Results) -> None:
     noisy_again = [2.36, 2.26, 2.35]
     idea = [2.28, 2.301, 2.29]
