@@ -24,7 +24,6 @@ from litmus.data.messages import Log, no_log
 from litmus.data.tokens.make_tokenizer import load_tokenizer
 from litmus.errors import BadInput, Failed
 from litmus.fork_server import Process, start_process
-from litmus.runtime.hardware import usable_cores
 
 MESSAGES_PER_PROCESS = 100_000
 """Fewer are encoded before another process has started."""
@@ -38,7 +37,11 @@ def write_windows(
     processes: one for each MESSAGES_PER_PROCESS messages and core when not given.
     """
     if processes is None:
-        processes = min(usable_cores() or 1, threads.counts["messages"][split] // MESSAGES_PER_PROCESS)
+        processes = threads.counts["messages"][split] // MESSAGES_PER_PROCESS
+        if processes > 1:
+            from litmus.runtime.hardware import usable_cores  # imports torch, which small corpora can do without
+
+            processes = min(usable_cores() or 1, processes)
     ranges = threads.ranges(split, max(processes, 1))
     if len(ranges) == 1:
         return writer.write(folder, split, threads.of(split), log)
