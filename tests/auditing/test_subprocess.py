@@ -58,7 +58,11 @@ def test_an_interrupted_audit_ends_its_processes_in_the_middle_of_a_check(plugin
     began = tmp_path / "began"
     path = plugin(f"open({str(began)!r}, 'w'); time.sleep(600)")
     command = [sys.executable, "-c", "from litmus.cli import main; main()", "audit", str(path), "--limit", "600"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background jobs ignore it
+    ) as running:
         while not began.exists() and running.poll() is None:
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
