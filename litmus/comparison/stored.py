@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -240,8 +239,8 @@ def remove(folder: Path) -> list[str]:
             for name in sorted(ours, key=lambda name: name in (RUN, PLAN, RESULT)):
                 (folder / name).unlink(missing_ok=True)
             for path in sorted((path for path in folder.rglob("*") if _is_folder(path)), reverse=True):
-                if path.exists() and not any(file_names(path)):
-                    shutil.rmtree(path)
+                with contextlib.suppress(OSError):
+                    path.rmdir()  # one that holds a file, a new one too, stays
     return others
 
 
