@@ -25,8 +25,8 @@ from typing import Any
 
 from litmus import fork_server
 
-MEMORY, FILE_BYTES, WALL_SECONDS = 6 << 30, 1 << 28, 720
-"""A plug-in may take a minute, and ten on a loaded machine (litmus.limits.patience), before a command stops it."""
+MEMORY, FILE_BYTES, CPU_SECONDS, WALL_SECONDS = 6 << 30, 1 << 28, 90, 600
+"""More than a command's own limits (`prepared_to_fork`) on a machine as loaded as litmus.limits.patience goes."""
 MAX_SHOWN = 1 << 22
 """Bytes of a command's output that are looked at: a plug-in may print without end."""
 ENDLESS_CPU, ENDLESS_WALL, LEAVE_SECONDS = 8.0, 60.0, 60.0
@@ -159,7 +159,7 @@ def _waited(child: int, began: float, endless: bool) -> tuple[bool, bool, int]:
     finally:
         os.close(handle)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return False, interrupted, code
+    return code == -signal.SIGXCPU, interrupted, code
 
 
 def _cpu_seconds(child: int) -> float:
@@ -200,6 +200,7 @@ def _command(
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _connect(outputs, streams)
     sys.argv = ["litmus", *arguments]
