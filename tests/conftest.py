@@ -35,14 +35,18 @@ SLOW = (
     "compression",
     "data/test_data_end_to_end.py",
     "data/test_packages.py",
+    "examples",
     "generation",
     "interop",
     "model/test_first_runs.py",
     "model/test_listing.py",
+    "model/test_renamed.py",
+    "runtime/test_memory.py",
     "specimens",
     "test_contract.py",
     "test_docs.py",
     "test_fuzz.py",
+    "test_runs.py",
     "test_wheel.py",
     "training",
 )
@@ -67,11 +71,22 @@ QUICK = (
 """Files in the folders of SLOW that take a second or two, so that `-m "not slow"` has tests of every package."""
 
 
+def is_slow(file: Path) -> bool:
+    """Whether all tests of a file are slow: it is in SLOW and not in QUICK."""
+    path = file.relative_to(Path(__file__).parent).as_posix()
+    return path not in QUICK and any(path == name or path.startswith(f"{name}/") for name in SLOW)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Under `-m "not slow"` slow files are not read at all: reading and rewriting them takes longer than many a test."""
+    left_out = config.option.markexpr == "not slow" and collection_path.suffix == ".py" and is_slow(collection_path)
+    return True if left_out else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of SLOW that are not in QUICK; others mark themselves."""
+    """Mark the tests of slow files; others mark themselves."""
     for item in items:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
-        if path not in QUICK and any(path == name or path.startswith(f"{name}/") for name in SLOW):
+        if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
 
 
