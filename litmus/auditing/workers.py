@@ -26,9 +26,6 @@ from litmus.limits import patience
 from litmus.model.plugins import disable_trial_runs
 from litmus.runtime.memory import limit_memory
 
-PRELOAD = ("litmus.auditing.workers", "torch._dynamo")
-"""Modules that a subprocess needs."""
-
 MAX_PROCESSES = 3
 """Subprocesses that share the checks of a model: causality takes about half of the time of all."""
 
@@ -130,7 +127,7 @@ class Worker:
     def __init__(self, request: Request) -> None:
         self.limit = request.default_limit
         self.timed_out = False
-        self.process = start_process("litmus.auditing.workers", "worker_main", encoding="utf-8", preload=PRELOAD)
+        self.process = start_process("litmus.auditing.workers", "worker_main", encoding="utf-8")
         self._send(json.dumps(replace(request, checks=()).to_plain()))
         self._request = request
 

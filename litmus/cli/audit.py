@@ -73,7 +73,7 @@ def audit(
 
     from litmus.fork_server import preload
 
-    preload("litmus.auditing.workers", "torch._dynamo")  # while this process imports torch for itself
+    preload("litmus.auditing.workers")  # while this process imports torch for itself
     from litmus.auditing import audit_each
     from litmus.auditing.checks import CHECKS, FORWARD
     from litmus.errors import Failed

@@ -13,6 +13,7 @@ from litmus.auditing import AuditReport, audit_each
 from litmus.comparison.report.page import Section
 from litmus.comparison.trial import AUDITS
 from litmus.errors import Failed
+from litmus.fork_server import preload
 from litmus.model import Recipe
 from litmus.names import folder_safe
 
@@ -38,6 +39,7 @@ def audit_arms(arms: Mapping[str, Recipe], folder: Path, jobs: int, console: Con
         console.print(activity, highlight=False, soft_wrap=True)
     with console.status(activity):
         for arm, report in audit_each({arm: arms[arm] for arm in missing}, jobs=jobs, quick=True):
+            preload("torch._dynamo")  # optimizers of the trials need it; audits do not
             report.save(subfolders[arm], arms[arm])
             reports[arm] = report
             outcome = report.mark() or "passes its audit"
