@@ -64,7 +64,7 @@ def figures_of(findings: dict[str, Any]) -> dict[str, float]:
 
 def page(audited: list[dict[str, Any]], called: list[dict[str, Any]], limit: float) -> str:
     """The page of the rows of the audit and of those of bench/confirm_transformers.py."""
-    audits = {result["kind"]: result["findings"] for result in audited if not result.get("not_built")}
+    audits = {result["kind"]: result["findings"] for result in audited if "tolerance" in result}  # built, and ended
     parts: dict[str, list[str]] = {name: [] for name in ("faulty", "unclear", "sound", "agree", "not_built")}
     kinds = {result["kind"] for result in called}
     uncalled = [result for result in audited if result["kind"] in audits and result["kind"] not in kinds]
