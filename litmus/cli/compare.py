@@ -64,7 +64,7 @@ def compare(
     lr: Annotated[float | None, _setting("lr")] = None,
     lr_sweep: Annotated[
         bool,
-        typer.Option("--lr-sweep", help="Choose each arm's learning rate from three, on a short budget."),
+        typer.Option("--lr-sweep", help="Choose each arm's learning rate from three, each tried on the whole budget."),
     ] = False,
     sweep_seeds: Annotated[
         int, typer.Option(help="Seeds of each learning rate of the sweep; with several it says how noisy each rate is.")

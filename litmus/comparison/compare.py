@@ -171,8 +171,6 @@ def compare(
         check_window_fits(tokens.train, context, "train")
     check_scorable(tokens, context, (training.validate_tokens, training.evaluate_tokens))
     plan = Plan(recipes, data, tokens.fingerprint, training, noise, lr_sweep, prompt, sweep_seeds=sweep_seeds)
-    if probe is not None:
-        plan = replace(plan, sweep_fraction=1.0)  # most probes are learned suddenly, some after three quarters
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))
     with folder_lock(folder, "comparing in"), _explain_interruption(folder):
         _claim(folder, plan)

@@ -20,7 +20,6 @@ from litmus.model import Recipe, Source, resolve
 from litmus.model.plugins import import_plugin
 from litmus.model.recipe import current_keys
 from litmus.names import folder_safe
-from litmus.training.budget import Budget
 from litmus.training.settings import TrainSettings
 
 INIT_SEED_OFFSET = 1_000_003
@@ -32,16 +31,13 @@ MAX_FIRST_SEED = 2**31
 SWEEP_EXPONENTS = (-1, 0, 1)
 """A sweep tries the given learning rate times sqrt(10) to these powers."""
 
-SWEEP_BUDGET_FRACTION = 0.25
-
 
 @dataclass(frozen=True)
 class Plan:
     """The arms by name (the first is the baseline) and the terms they share.
 
     fingerprint: of the prepared token data. training: with the seed of the first trials. skipped: arms that are not
-    trained. lr_sweep: choose each arm's learning rate by a sweep over `sweep_seeds` seeds, each of whose trials takes
-    `sweep_fraction` of the budget.
+    trained. lr_sweep: choose each arm's learning rate by a sweep over `sweep_seeds` seeds.
     """
 
     arms: dict[str, Recipe]
@@ -52,7 +48,6 @@ class Plan:
     lr_sweep: bool
     prompt: str
     skipped: frozenset[str] = frozenset()
-    sweep_fraction: float = SWEEP_BUDGET_FRACTION
     sweep_seeds: int = 1
 
     def __post_init__(self) -> None:
@@ -76,6 +71,8 @@ class Plan:
             "prompt": self.prompt,
             "method": METHOD,
         }
+        if self.lr_sweep:
+            content["sweep_budget"] = "whole"  # version 0.1.0 took a quarter of it
         return content if self.sweep_seeds == 1 else {**content, "sweep_seeds": self.sweep_seeds}
 
     @property
@@ -99,7 +96,10 @@ class Plan:
         return specs
 
     def sweep(self) -> list[TrialSpec]:
-        """The trials that choose each arm's learning rate: three rates, each on `sweep_seeds` seeds."""
+        """The trials that choose each arm's learning rate: three rates, each on `sweep_seeds` seeds and the whole budget.
+
+        On a part of the budget a rate wins that is too high for the whole, and many probes are learned late.
+        """
         if not self.lr_sweep:
             return []
         rates = [self.training.lr * math.sqrt(10) ** exponent for exponent in SWEEP_EXPONENTS]
@@ -114,9 +114,6 @@ class Plan:
         seed += self.training.seed
         init = 1 if role == "noise" else self._copy_number(arm)
         changes: dict[str, Any] = {"seed": seed + init * INIT_SEED_OFFSET, "data_seed": seed, "lr": lr}
-        if role == "sweep":
-            budget = Budget.parse(self.training.budget)
-            changes["budget"] = f"{math.ceil(budget.amount * self.sweep_fraction)} {budget.unit}"
         return TrialSpec(
             arm=arm,
             role=role,

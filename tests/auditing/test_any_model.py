@@ -97,6 +97,26 @@ class SinglePrecisionOnly(GPT):
         return super().forward(idx, targets)
 
 
+class Penalized(GPT):
+    """A penalty on large logits is part of its loss: in every mode, or in training only."""
+
+    in_evaluation = True
+
+    def forward(self, idx, targets=None):
+        logits, loss = super().forward(idx, targets)
+        if targets is not None and (self.training or self.in_evaluation):
+            loss = loss + 0.1 * logits.square().mean()
+        return logits, loss
+
+
+def test_a_validation_loss_with_another_term_in_it_is_no_cross_entropy():
+    model = Penalized()
+    report = litmus.audit(model, quick=True, only=["coverage"])
+    assert report.mark() == "fails audit: is scored by more than the cross-entropy of its predictions"
+    model.in_evaluation = False
+    assert litmus.audit(model, quick=True, only=["coverage"]).passed
+
+
 def test_what_stops_an_audit_of_some_part_is_told():
     target = target_of(SinglePrecisionOnly(), quick=True)
     assert "own precision with its own weights (in fp64: TypeError: a kernel for fp32 only)" in target.note

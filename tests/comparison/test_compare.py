@@ -399,13 +399,13 @@ def test_each_plan_has_a_folder_of_its_own():
     assert {Plan(**{**vars(plan), **change}).identity for change in same} == {plan.identity}
 
 
-def test_a_sweep_tries_three_rates_on_a_quarter_of_the_budget():
+def test_a_sweep_tries_three_rates_on_the_whole_budget():
     arms = resolve_arms(["standard", "nope"], size=None, context=16, overrides=SMALL, vocab_size=257)
     plan = Plan(arms, DataSettings(), "", TrainSettings(**TRAINING), True, True, "")
     for arm in arms:
         rates = [spec.training.lr for spec in plan.sweep() if spec.arm == arm]
         assert rates == pytest.approx([0.01 / 10**0.5, 0.01, 0.01 * 10**0.5])
-    assert {spec.training.budget for spec in plan.sweep()} == {"2 steps"}
+    assert {spec.training.budget for spec in plan.sweep()} == {TRAINING["budget"]}
     assert len({spec.subfolder for spec in plan.sweep()}) == 6
     several = Plan(**{**vars(plan), "sweep_seeds": 2})
     assert several.identity != plan.identity

@@ -26,6 +26,9 @@ SHARES_TOLERANCE = 0.1
 """Relative deviation of the loss of a batch from the weighted mean of its parts; a loss term further ahead has a few
 targets less than the main one."""
 
+SCORE_TOLERANCE = 1e-4
+"""Relative difference of the loss in evaluation mode from the cross-entropy of the logits, beyond rounding."""
+
 RANDOM_PASSES, STANDARD_ERRORS = 48, 6.0
 """Training passes, and their standard errors, by which the mean of a random loss is judged."""
 
@@ -40,6 +43,8 @@ def loss_function(target: AuditTarget) -> Iterator[Evidence]:
         faults = list(mean_over_scored(target, model))
     if not faults and not target.lacks("recipe"):
         faults = list(auxiliary_losses(target, model))  # type: ignore[arg-type]
+    if not faults and target.lacks("recipe") and not random:
+        faults = list(cross_entropy_in_evaluation(target, model))
     yield from faults
     if not faults:
         yield Evidence("the loss is a mean over the scored targets, whatever the batch")
@@ -111,6 +116,28 @@ def mean_over_scored(target: AuditTarget, model: Any) -> Iterator[Evidence]:
         where="model.loss with targets of -100",
         mark="has a loss that is no mean over the scored targets",
         meaning="Padding is trained, or the loss shrinks and grows with the share of targets that are scored.",
+    )
+
+
+@torch.no_grad()
+def cross_entropy_in_evaluation(target: AuditTarget, model: Any) -> Iterator[Evidence]:
+    """In evaluation mode a model's own loss, by which it is scored, is the cross-entropy of its logits and no more."""
+    tokens, targets = target.tokens(2, target.length(16), seed=48), target.tokens(2, target.length(16), seed=49)
+    own = float(model.eval().loss(tokens, targets).total)
+    exact = float(model.token_losses(tokens, targets).mean())
+    deviation = abs(own - exact) / max(abs(exact), 1e-12)
+    tolerance = max(SCORE_TOLERANCE, target.loss_rounding)
+    if deviation == deviation and deviation <= tolerance:
+        return
+    yield Evidence(
+        f"in evaluation mode the loss is {own:.5g}, and the mean cross-entropy of the logits {exact:.5g}",
+        fault=True,
+        measured=deviation,
+        tolerance=tolerance,
+        where="the loss in evaluation mode",
+        mark="is scored by more than the cross-entropy of its predictions",
+        meaning="A validation loss with other terms in it, such as one that balances experts, is comparable with no "
+        "other model's, and its perplexity is none.",
     )
 
 

@@ -246,7 +246,7 @@ def _figures(
         ),
         "learning_rates": (
             plots.plot_learning_rates(result, choices),
-            "Learning-rate sweep on a short budget. A large dot marks the chosen rate, a cross at the top a failure.",
+            "Learning-rate sweep. A large dot marks the chosen rate, a cross at the top a failure.",
         ),
     }
     return {name: page_figure(figure, caption) for name, (figure, caption) in drawn.items() if figure is not None}
