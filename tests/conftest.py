@@ -78,7 +78,7 @@ def is_slow(file: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Under `-m "not slow"` slow files are not read at all: reading and rewriting them takes longer than many a test."""
+    """Under `-m "not slow"` slow files are not read, which takes longer than many a test."""
     left_out = config.option.markexpr == "not slow" and collection_path.suffix == ".py" and is_slow(collection_path)
     return True if left_out else None
 

@@ -96,9 +96,10 @@ class Plan:
         return specs
 
     def sweep(self) -> list[TrialSpec]:
-        """The trials that choose each arm's learning rate: three rates, each on `sweep_seeds` seeds and the whole budget.
+        """The trials that choose each arm's learning rate: three rates, each on `sweep_seeds` seeds.
 
-        On a part of the budget a rate wins that is too high for the whole, and many probes are learned late.
+        Each trains for the whole budget: on a part of it a rate wins that is too high for the whole, and many probes
+        are learned late.
         """
         if not self.lr_sweep:
             return []
