@@ -21,15 +21,24 @@ class Exact(TorchFunctionMode):
     sparse attention score many tokens with exactly 0, and which of them topk takes is not defined: it may differ
     between lengths, which is no fault of the model. Products of groups of rows, as of experts, have no kernel in fp64
     and are computed group by group.
+
+    everywhere: lift casts of other tensors too, such as the positions that angles are computed from.
     """
+
+    def __init__(self, *, everywhere: bool = False) -> None:
+        super().__init__()
+        self.everywhere = everywhere
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.topk, Tensor.topk) and kwargs.get("largest", True) and len(args) <= 3:
             return stable_topk(*args, **{key: kwargs[key] for key in ("k", "dim") if key in kwargs})
         first = args[0] if args else None
-        if isinstance(first, Tensor) and first.dtype == torch.float64:
-            if func in GROUPED_PRODUCTS:
+        if self.everywhere and func in CASTS_BY_NAME:
+            return args[0].double()
+        exact = isinstance(first, Tensor) and first.dtype == torch.float64
+        if exact or self.everywhere:
+            if exact and func in GROUPED_PRODUCTS:
                 return grouped_product(*args, **kwargs)
             if func in CASTS_BY_NAME:
                 return first

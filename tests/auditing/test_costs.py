@@ -165,7 +165,20 @@ class Bilinear(nn.Module):
         return self.out(nn.functional.bilinear(self.a(x), self.b(x), self.weight))
 
 
-@pytest.mark.parametrize("feedforward", [Accumulated, Fused, Bilinear])
+class Narrow(nn.Module):
+    """Products too few to matter beside attention over a long text, and yet all of a feedforward's."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(dim, dim // 2) * dim**-0.5)
+        self.down = nn.Parameter(torch.randn(dim // 2, dim) * 0.02)
+
+    def forward(self, x):
+        hidden = (x.unsqueeze(-1) * self.up).sum(-2).relu()
+        return (hidden.unsqueeze(-1) * self.down).sum(-2)
+
+
+@pytest.mark.parametrize("feedforward", [Accumulated, Fused, Bilinear, Narrow])
 def test_products_that_no_counter_sees_are_counted(small, feedforward):
     finding = small(only=ONLY, feedforward=feedforward)["costs as declared"]
     assert finding.mark == "takes FLOPs that are not counted"

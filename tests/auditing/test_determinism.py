@@ -1,10 +1,14 @@
 """Determinism: models that throw dice, forget or remember."""
 
+import re
+
 import pytest
 import torch
 
+import litmus
 from litmus.nn import Attention
 from litmus.runtime import device
+from tests.auditing.small_gpt import GPT
 
 ONLY = ("determinism",)
 
@@ -68,3 +72,12 @@ def test_a_model_that_ignores_its_seed_is_caught(small, mixer, monkeypatch):
     monkeypatch.setattr(device, "seed_devices_in_use", lambda seed: torch.default_generator.manual_seed(0))
     finding = small(only=ONLY)["determinism"]
     assert finding.mark == "ignores its seed"
+
+
+def test_layers_that_start_alike_are_found_in_a_module():
+    model = GPT()
+    assert litmus.audit(model, quick=True, only=ONLY).passed
+    model.h[1].load_state_dict(model.h[0].state_dict())
+    finding = litmus.audit(model, quick=True, only=ONLY)["determinism"]
+    assert finding.mark == "starts with equal layers"
+    assert re.fullmatch(r"module\.h\.1\..* starts with the same random numbers as module\.h\.0\..*", finding.detail)

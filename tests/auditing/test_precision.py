@@ -47,3 +47,28 @@ class OneWrongToken(Attention):
 
 def test_one_token_that_goes_elsewhere_is_no_loss_of_precision(small, mixer):
     assert small(only=ONLY, mixer=mixer(OneWrongToken), depth=1).failed == []
+
+
+class AnglesOf(Attention):
+    """Rotary positions of its own, whose angles are computed in a type that `angle_type` names."""
+
+    angle_type = torch.bfloat16
+
+    def qkv_proj(self, x, ctx):
+        q, k, v = super().qkv_proj(x, ctx)
+        frequency = 10_000.0 ** (-torch.arange(q.shape[-1] // 2) / (q.shape[-1] // 2))
+        angle = ctx.positions[..., None].to(self.angle_type) * frequency.to(self.angle_type)
+        return self.rotated(q, angle[:, :, None]), self.rotated(k, angle[:, :, None]), v
+
+    def rotated(self, x, angle):
+        cos, sin, (a, b) = angle.cos().to(x.dtype), angle.sin().to(x.dtype), x.chunk(2, -1)
+        return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
+
+
+def test_angles_in_few_bits_are_found_beyond_the_positions_that_have_them_all(small, mixer, monkeypatch):
+    parts = {"mixer": mixer(AnglesOf), "positions": {"kind": "none"}, "context": 1024}
+    report = small(only=ONLY, **parts)
+    assert report.mark() == "fails audit: loses its precision at late positions"
+    assert "fp64 with its own casts" in report["precision"].detail
+    monkeypatch.setattr(AnglesOf, "angle_type", torch.float32)
+    assert small(only=ONLY, **parts).passed

@@ -19,6 +19,7 @@ from litmus.model import Decoder, load, save
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from same_seed(target)
+    yield from layers_differ(target)
     yield from same_loss(target)
     yield from evaluation_deterministic(target)
     yield from survives_saving(target)
@@ -46,16 +47,15 @@ def same_seed(target: AuditTarget) -> Iterator[Evidence]:
                 meaning="Several seeds repeat one trial; an interval over them means nothing.",
             )
             return
-        yield from drawn_once(one, other)
+        yield from seeds_differ(one, other)
 
 
 MIN_RANDOM_ELEMENTS = 64
 
 
-def drawn_once(one: dict[str, Tensor], other: dict[str, Tensor]) -> Iterator[Evidence]:
-    """Every parameter that looks random differs between seeds, and from the same one of other layers."""
-    random = {name: p.detach() for name, p in one.items() if looks_random(p)}
-    fixed = [name for name, parameter in random.items() if torch.equal(parameter, other[name])]
+def seeds_differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> Iterator[Evidence]:
+    """Every parameter that looks random differs between seeds."""
+    fixed = [name for name, p in one.items() if torch.equal(p, other[name]) and looks_random(p)]
     if fixed:
         yield Evidence(
             f"{plural(len(fixed), 'parameter')} of {len(one)} are random, and the same for every seed: {fixed[0]}",
@@ -64,25 +64,25 @@ def drawn_once(one: dict[str, Tensor], other: dict[str, Tensor]) -> Iterator[Evi
             mark="ignores its seed",
             meaning="Several seeds repeat one draw of these weights, and an interval over them is too narrow.",
         )
-    layers: dict[str, list[str]] = {}
-    for name in random:
-        layers.setdefault(re.sub(r"\d+", "*", name, count=1), []).append(name)
-    for names in layers.values():
-        for number, name in enumerate(names):
-            copied = [earlier for earlier in names[:number] if same_values(random[earlier], random[name])]
-            if copied:
-                yield Evidence(
-                    f"{name} starts with the same random numbers as {copied[0]}",
-                    fault=True,
-                    where=name,
-                    mark="starts with equal layers",
-                    meaning="Layers that start alike learn alike: the model is a narrower one for a part of training.",
-                )
-                return
 
 
-def same_values(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
+@needs("weights")
+def layers_differ(target: AuditTarget) -> Iterator[Evidence]:
+    """Every parameter that looks random differs from the same one of other layers."""
+    seen: dict[tuple[object, ...], tuple[str, Tensor]] = {}
+    for name, parameter in target.unperturbed.named_parameters():
+        beginning = parameter.detach().flatten()[:MIN_RANDOM_ELEMENTS].tolist()
+        key = (re.sub(r"\d+", "*", name, count=1), parameter.shape, *beginning)
+        earlier, values = seen.setdefault(key, (name, parameter))
+        if earlier != name and torch.equal(values, parameter) and looks_random(parameter):
+            yield Evidence(
+                f"{name} starts with the same random numbers as {earlier}",
+                fault=True,
+                where=name,
+                mark="starts with equal layers",
+                meaning="Layers that start alike learn alike: the model is a narrower one for a part of training.",
+            )
+            return
 
 
 def looks_random(parameter: Tensor) -> bool:
