@@ -77,9 +77,8 @@ def at_late_positions(target: AuditTarget) -> Iterator[Evidence]:
     text = target.text(length)
     with torch.no_grad(), target.exact():
         expected = target.model(text)[0]
-    with torch.no_grad(), contextlib.suppress(RuntimeError):  # of two types that do not multiply
-        with Exact(everywhere=True):
-            expected = target.model(text)[0].double()
+    with torch.no_grad(), contextlib.suppress(RuntimeError), Exact(everywhere=True):  # two types may not multiply
+        expected = target.model(text)[0].double()
     runs = {"bf16": copy.deepcopy(target.model).to(torch.bfloat16), "fp64 with its own casts": target.model}
     for name, model in runs.items():
         with torch.no_grad():
