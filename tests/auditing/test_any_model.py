@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import litmus
 from litmus.auditing.adapters import target_of
@@ -115,6 +116,30 @@ def test_a_validation_loss_with_another_term_in_it_is_no_cross_entropy():
     assert report.mark() == "fails audit: is scored by more than the cross-entropy of its predictions"
     model.in_evaluation = False
     assert litmus.audit(model, quick=True, only=["coverage"]).passed
+
+
+class WithLabels(GPT):
+    """Its labels are the tokens themselves, as in transformers: the loss shifts them."""
+
+    def forward(self, input_ids, labels=None):
+        logits = self.lm_head(self.hidden(input_ids))
+        if labels is None:
+            return {"logits": logits}
+        return {"logits": logits, "loss": cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())}
+
+
+def test_a_module_that_shifts_its_labels_is_sound_and_one_that_shifts_targets_twice_is_not():
+    target = target_of(WithLabels(), quick=True)
+    assert target.calls.shifts and target.context == 47  # the loss of 48 targets takes 49 tokens
+    report = litmus.audit(WithLabels(), quick=True, only=["causality", "coverage", "overfits one batch"])
+    assert {finding.name: finding.detail for finding in report.failed} == {}
+
+    class ShiftsTwice(WithLabels):
+        def forward(self, idx, targets=None):
+            output = super().forward(idx, targets)
+            return output["logits"], output.get("loss")
+
+    assert not litmus.audit(ShiftsTwice(), quick=True, only=["coverage"]).passed
 
 
 def test_what_stops_an_audit_of_some_part_is_told():

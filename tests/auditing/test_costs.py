@@ -79,7 +79,7 @@ class Window(Attention):
 
 def test_slots_that_are_never_read_again_are_found(small, mixer):
     finding = small(only=ONLY, mixer=mixer(Window))["costs as declared"]
-    assert finding.mark == "caches more than it needs" and "oldest 20 of 80 slots of 'k'" in finding.detail
+    assert finding.status == "warning" and "oldest 20 of 80 slots of 'k'" in finding.detail
 
 
 class KeepsAside(Attention):

@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TARGET_NAMES = ("targets", "target", "labels", "y")
+LABELS = "labels"
+"""By convention of transformers these are the tokens of the text, and the model shifts them itself."""
+
+TARGET_NAMES = ("targets", "target", LABELS, "y")
 CACHE_NAMES = ("past_key_values", "past", "past_kv", "kv_cache", "cache_params", "cache")
 IGNORED_VALUES = (-100, -1)
 """Targets that losses skip: torch's default and nanoGPT's."""
@@ -21,7 +24,8 @@ class Calls:
     """The names of a forward pass's parameters for targets, a cache and a padding mask; "" where it takes none.
 
     logits_need_targets: without targets it returns the logits of the last position only. ignored: the target that its
-    loss skips; None if it skips none.
+    loss skips; None if it skips none. shifts: the targets are the tokens of the text, and its loss
+    takes each as the target of the token before.
     """
 
     targets: str = ""
@@ -31,6 +35,7 @@ class Calls:
     position_ids: bool = False
     logits_need_targets: bool = False
     ignored: int | None = None
+    shifts: bool = False
 
     @classmethod
     def of(cls, forward: Callable[..., Any]) -> Calls:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from litmus.auditing.adapters.calls import (
     IGNORED_VALUES,
+    LABELS,
     Calls,
     cache_of,
     logits_of,
@@ -44,6 +45,9 @@ CONTEXT_NAMES = ("block_size", "context_length", "max_position_embeddings", "n_p
 VOCABULARY_NAMES = ("vocab_size", "n_vocab", "padded_vocab_size")
 UNKNOWN_CONTEXT = 256
 """Context of a model that states none and takes this many tokens."""
+
+LONGEST_TABLE = 2048
+"""Contexts that are tried: whether a table of positions ends there. No check takes more tokens than this."""
 
 MAX_CAST_WEIGHTS, MAX_FP32_WEIGHTS = 50_000_000, 2_000_000_000
 """Models with more weights are audited with their own weights only, as fp64 copies are slow: in fp32 if the weights
@@ -117,6 +121,9 @@ class ForeignModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Loss:
         """The module's own loss of targets (B, T), each of which follows the token at its position."""
+        if self.calls.shifts:  # one token more makes room for the last target
+            targets = torch.cat((torch.full_like(targets[:, :1], IGNORED), targets), 1)
+            tokens = torch.cat((tokens, tokens[:, -1:]), 1)
         ignored = self.calls.ignored
         given = targets if ignored is None else targets.masked_fill(targets == IGNORED, ignored)
         with self.exactly():
@@ -124,6 +131,9 @@ class ForeignModel(nn.Module):
 
     def loss_of_text(self, tokens: Tensor) -> Tensor:
         """The model's loss of a text (B, T), as one would train it."""
+        if self.calls.shifts:
+            with self.exactly():
+                return loss_of(self.module(tokens, **{self.calls.targets: tokens}))
         return self.loss(tokens[:, :-1], tokens[:, 1:]).total
 
     @torch.no_grad()
@@ -174,6 +184,10 @@ class ModuleTarget(AuditTarget):
         self.dtype = torch.float64
         self.learn_calls(vocab_size)
         self.context = context or self.stated(CONTEXT_NAMES) or self.longest_taken(UNKNOWN_CONTEXT)
+        if self.calls.shifts and self.context <= LONGEST_TABLE and self.refusal(self.context + 1):
+            # The first rows of a table may be for padding, and the loss of T targets takes T + 1 tokens.
+            self.context = self.longest_taken(self.context) - 1
+            self.refused = self.beyond(self.context + 2)
         if self.module is not None and not self.casts:
             why = f" ({self.fp64_fails})" if self.fp64_fails else ""
             how = "in fp32" if self.widens else "at its own precision"
@@ -268,11 +282,24 @@ class ModuleTarget(AuditTarget):
         if not hasattr(cache.past, "reorder_cache"):
             self.missing["reordered cache"] = "its cache has no reorder_cache"
 
+    def shifts_labels(self) -> bool:
+        """Whether the loss with the tokens as targets is that of predicting the next token, not the token itself."""
+        if self.calls.targets != LABELS:
+            return False
+        model, tokens = self.build_model(), self.tokens(4, 9, seed=2)
+        with torch.no_grad(), contextlib.suppress(Exception):  # `learn_loss` says what fails
+            loss = model.loss(tokens, tokens).total
+            of_the_token = model.token_losses(tokens, tokens).mean()
+            of_the_next = model.token_losses(tokens, tokens.roll(-1, 1))[:, :-1].mean()
+            return bool((loss - of_the_next).abs() < (loss - of_the_token).abs())
+        return False
+
     def learn_loss(self) -> None:
         """Whether the forward pass returns a loss, and which targets it skips."""
         if not self.calls.targets:
             self.missing["loss"] = f"{self.noun} takes no targets"
             return
+        self.calls = replace(self.calls, shifts=self.shifts_labels())
         tokens, targets = self.tokens(2, 5), self.tokens(2, 5, seed=1)
         targets[:, ::2] = IGNORED
         reason = ""

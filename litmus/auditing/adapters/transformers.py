@@ -11,16 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litmus.auditing.adapters.calls import loss_of
 from litmus.auditing.adapters.module import CallCache, ForeignModel, ModuleTarget
 from litmus.auditing.check import max_difference
 from litmus.auditing.target import NewCache, generator
-from litmus.model import Loss
 from litmus.nn import Batch
-from litmus.nn.core.batch import IGNORED
-
-LONGEST_TABLE = 2048
-"""Contexts that are tried: whether a table of positions ends there. No check takes more tokens than this."""
 
 
 def is_transformers_model(source: object) -> bool:
@@ -39,30 +33,12 @@ class TransformersModel(ForeignModel):
             options["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -batch.tokens.shape[1] :]
         return options
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Loss:
-        """The model's own loss of targets (B, T); its labels are tokens: one more makes room for the last target."""
-        labels = torch.cat((torch.full_like(targets[:, :1], IGNORED), targets), 1)
-        with self.exactly():
-            return Loss(loss_of(self.module(torch.cat((tokens, tokens[:, -1:]), 1), labels=labels)), {})
-
-    def loss_of_text(self, tokens: Tensor) -> Tensor:
-        """The model's loss of a text, as one trains it: the labels are the tokens."""
-        with self.exactly():
-            return loss_of(self.module(tokens, labels=tokens))
-
 
 class TransformersTarget(ModuleTarget):
     """A model of transformers under audit. Its texts have no special tokens; padding is its own padding token."""
 
     wrapper = TransformersModel
     module: nn.Module
-
-    def __init__(self, source: nn.Module, **options: Any) -> None:
-        super().__init__(source, **options)
-        if self.context <= LONGEST_TABLE and self.refusal(self.context + 1):
-            # The first rows of a table may be for padding, and the loss of T targets takes T + 1 tokens.
-            self.context = self.longest_taken(self.context) - 1
-            self.refused = self.beyond(self.context + 2)
 
     def learn_calls(self, vocab_size: int | None) -> None:
         self.config = self.module.config.get_text_config(decoder=True)  # type: ignore[union-attr, operator]
@@ -73,6 +49,10 @@ class TransformersTarget(ModuleTarget):
             del self.missing["generate"]
         if not self.lacks("padding mask"):
             self.learn_padding()
+
+    def shifts_labels(self) -> bool:
+        """By convention; a class that does not is one whose loss is wrong."""
+        return True
 
     def learn_padding(self) -> None:
         """Whether padding needs explicit positions, as `generate` gives them, and works in fp64."""

@@ -178,8 +178,16 @@ def largest_layer(layers: list[dict[str, Tensor]]) -> tuple[int, str]:
 
 
 def cache_without_redundancy(target: DecoderTarget) -> Iterator[Evidence]:
-    """No cached vectors of low rank, and no slots that are never read."""
-    redundant = [*low_rank_buffers(target), *unused_slots(target)]
+    """No cached vectors of low rank; a warning where slots are never read again."""
+    redundant, unused = list(low_rank_buffers(target)), list(unused_slots(target))
+    for what, where in unused:
+        yield Evidence(
+            what,
+            warning=True,
+            where=where,
+            meaning="Decoding allocates more memory than the mechanism reads, as with a window that is only a mask. The "
+            "mixer `window` keeps a ring of its last tokens.",
+        )
     for what, where, ratio in redundant[:2]:
         yield Evidence(
             what,
@@ -190,7 +198,7 @@ def cache_without_redundancy(target: DecoderTarget) -> Iterator[Evidence]:
             mark="caches more than it needs",
             meaning="Decoding takes more memory, and reads more of it per token, than the mechanism needs.",
         )
-    if not redundant:
+    if not redundant and not unused:
         yield Evidence("no cache element is redundant")
 
 
@@ -281,8 +289,8 @@ def per_token(at_8: Tensor, at_9: Tensor) -> bool:
     return at_8.ndim >= 2 and at_8.shape[1] == 8 and at_9.shape[1] == 9 and at_8[0].numel() * 9 == at_9[0].numel() * 8
 
 
-def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
-    """Slots of old tokens that can be overwritten without any effect on the following tokens."""
+def unused_slots(target: DecoderTarget) -> Iterator[tuple[str, str]]:
+    """Slots of old tokens that can be overwritten without any effect on the following tokens, and where they are."""
     tokens = min(target.longest - 4, max(target.recipe.context, 64), target.pick(300, 1100))
     if tokens < 16:
         return
@@ -297,7 +305,6 @@ def unused_slots(target: DecoderTarget) -> Iterator[Redundancy]:
         yield (
             f"the oldest {tokens // 4} of {tokens} slots of {name!r} are never read again, but stay allocated",
             cache_owner(target.model, number),
-            4 / 3,
         )
 
 
