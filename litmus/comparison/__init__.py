@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from litmus.training.settings import TrainSettings
 
-DEFAULT_ARMS = ("standard", "ssmax", "ssmax-nope")
-"""The built-in baseline and two of the founding ideas."""
+DEFAULT_ARMS = ("standard", "ssmax", "learned")
+"""The built-in baseline, a founding idea, and learned positions, whose difference any three seeds show."""
 
 DEFAULT_SIZE = "tiny"
 DEFAULT_SEEDS = 3
@@ -29,7 +29,7 @@ PROBE_TRAINING = TrainSettings(
 """20 to 80 seconds per trial of the default size on one CPU thread. The sweep takes 3e-3 times sqrt(10) to -1, 0, 1."""
 
 DEFAULT_TRAINING = TrainSettings(
-    budget="200 steps",
+    budget="150 steps",
     batch=8,
     context=DEFAULT_CONTEXT,
     lr=1e-3,

@@ -185,8 +185,8 @@ def cache_without_redundancy(target: DecoderTarget) -> Iterator[Evidence]:
             what,
             warning=True,
             where=where,
-            meaning="Decoding allocates more memory than the mechanism reads, as with a window that is only a mask. The "
-            "mixer `window` keeps a ring of its last tokens.",
+            meaning="Decoding allocates more memory than the mechanism reads, as with a window that is only a mask; "
+            "the mixer `window` keeps a ring of its last tokens.",
         )
     for what, where, ratio in redundant[:2]:
         yield Evidence(
