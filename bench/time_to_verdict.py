@@ -39,7 +39,7 @@ def seconds_of_parts(checkout: Path) -> dict[str, float]:
         trials = [path.parent for path in comparison.glob("trials/**/outcome.json")]
         training = sum(json.loads((trial / "outcome.json").read_text())["train_seconds"] for trial in trials)
         lines = [line for trial in trials for line in (trial / "run" / "metrics.jsonl").read_text().splitlines()]
-        validation = sum(json.loads(line).get("validation_seconds", 0.0) for line in lines)
+        validation = sum(json.loads(line)["timing"].get("validation_seconds", 0.0) for line in lines)
         whole = sum(
             (trial / "outcome.json").stat().st_mtime - (trial / "trial.json").stat().st_mtime for trial in trials
         )

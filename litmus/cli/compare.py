@@ -129,8 +129,9 @@ def compare(
 ) -> None:
     """Train architectures on equal terms over several seeds and say which is better, with error bars.
 
-    Without arguments: the built-in baseline, a founding idea and learned positions at size tiny on the source of Python's
-    standard library, 3 seeds, 150 steps of 8 sequences of 128 tokens at learning rate 0.001; a few minutes on two CPU cores.
+    Without arguments: the built-in baseline, a founding idea and learned positions at size tiny on the source of
+    Python's standard library, 3 seeds, 100 steps of 8 sequences of 128 tokens at learning rate 0.001; a few minutes
+    on two CPU cores.
     Scores are over 32,768 held-out tokens spread evenly; --option evaluate_tokens=null takes all. The same command
     continues an interrupted comparison; finished trials are not repeated.
 

@@ -29,7 +29,7 @@ PROBE_TRAINING = TrainSettings(
 """20 to 80 seconds per trial of the default size on one CPU thread. The sweep takes 3e-3 times sqrt(10) to -1, 0, 1."""
 
 DEFAULT_TRAINING = TrainSettings(
-    budget="150 steps",
+    budget="100 steps",
     batch=8,
     context=DEFAULT_CONTEXT,
     lr=1e-3,
@@ -38,4 +38,4 @@ DEFAULT_TRAINING = TrainSettings(
     checkpoint_every=0,
     checkpoint_minutes=0.5,
 )
-"""About half a minute per trial at size `tiny` on one CPU thread. A kill costs half a minute of a trial."""
+"""Half a minute or less per trial at size `tiny` on one CPU thread. A kill costs half a minute of a trial."""
