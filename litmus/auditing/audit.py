@@ -97,13 +97,15 @@ def audit_each(
     *,
     jobs: int,
     on_finding: Callable[[str, Finding], None] | None = None,
+    group: WorkerGroup | None = None,
     **options: Any,
 ) -> Iterator[tuple[str, AuditReport]]:
     """The name and report of each source as its audit ends, each in subprocesses of its own, `jobs` of them at a time.
 
-    on_finding: called with the name and each finding, in any thread. options: what `audit` takes, of what to check.
+    on_finding: called with the name and each finding, in any thread. group: by which another thread can stop all.
+    options: what `audit` takes, of what to check.
     """
-    group = WorkerGroup()
+    group = group or WorkerGroup()
 
     def audit_one(name: str) -> AuditReport:
         request = _request(sources[name], **options)

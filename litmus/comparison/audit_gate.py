@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from litmus.auditing import AuditReport, audit_each
+from litmus.auditing.workers import WorkerGroup
 from litmus.comparison.report.page import Section
 from litmus.comparison.trial import AUDITS
 from litmus.errors import Failed
@@ -18,33 +20,83 @@ from litmus.model import Recipe
 from litmus.names import folder_safe
 
 
-def audit_arms(arms: Mapping[str, Recipe], folder: Path, jobs: int, console: Console) -> dict[str, AuditReport]:
-    """The quick audit of each arm, `jobs` at a time, stored in `folder`.
+class AuditGate:
+    """Lets the trials of an arm begin when its quick audit has ended well, and those of two arms have.
 
-    That of the same recipe and plug-in is reused, also from another comparison in the same folder of runs.
+    The audit of the same recipe and plug-in is reused, also from another comparison in the same folder of runs.
+
+    arms: by name, the first is the baseline. keep_failed: an arm whose forward pass works is trained whatever it fails.
     """
-    subfolders = {arm: folder / AUDITS / folder_safe(arm) for arm in arms}
-    reports = {}
-    for arm, recipe in arms.items():
-        others = sorted(folder.parent.glob(f"*/{AUDITS}/{glob.escape(folder_safe(arm))}"))
-        found = (AuditReport.load(place, recipe) for place in (subfolders[arm], *others))
-        if report := next((report for report in found if report is not None), None):
-            report.save(subfolders[arm], recipe)
-            reports[arm] = report
-    missing = [arm for arm in arms if arm not in reports]
-    if not missing:
-        return reports
-    activity = f"auditing {escape(', '.join(missing))}"
-    if not console.is_terminal:
-        console.print(activity, highlight=False, soft_wrap=True)
-    with console.status(activity):
-        for arm, report in audit_each({arm: arms[arm] for arm in missing}, jobs=jobs, quick=True):
-            preload("torch._dynamo")  # optimizers of the trials need it; audits do not
-            report.save(subfolders[arm], arms[arm])
-            reports[arm] = report
-            outcome = report.mark() or "passes its audit"
-            console.print(f"{escape(arm)}: {outcome} ({report.seconds:.0f} s)", highlight=False, soft_wrap=True)
-    return {arm: reports[arm] for arm in arms}
+
+    def __init__(
+        self, arms: Mapping[str, Recipe], folder: Path, jobs: int, console: Console, *, keep_failed: bool = False
+    ) -> None:
+        self._arms, self._folder, self._console, self._keep_failed = arms, folder, console, keep_failed
+        self._lock, self._group = threading.Lock(), WorkerGroup()
+        kept = {arm: self._kept(arm) for arm in arms}
+        self._reports = {arm: report for arm, report in kept.items() if report is not None}
+        self._processes = max(1, jobs // max(1, len(self.missing)))
+        if self.missing:
+            console.print(f"auditing {escape(', '.join(self.missing))}", highlight=False, soft_wrap=True)
+        self._check()
+
+    @property
+    def missing(self) -> list[str]:
+        """The arms whose audit has not ended."""
+        return [arm for arm in self._arms if arm not in self._reports]
+
+    @property
+    def reports(self) -> dict[str, AuditReport]:
+        """The report of each arm whose audit has ended."""
+        return {arm: self._reports[arm] for arm in self._arms if arm in self._reports}
+
+    @property
+    def skipped(self) -> frozenset[str]:
+        """The arms that are not trained."""
+        return frozenset(untrainable(self.reports) if self._keep_failed else failure_notes(self.reports))
+
+    def audit(self, arm: str) -> None:
+        """Audit an arm; Failed if nothing is left to compare."""
+        recipe = self._arms[arm]
+        [(_, report)] = audit_each({arm: recipe}, jobs=self._processes, group=self._group, quick=True)
+        preload("torch._dynamo")  # optimizers of the trials need it; audits do not
+        report.save(self._place(arm), recipe)
+        outcome = report.mark() or "passes its audit"
+        self._console.print(f"{escape(arm)}: {outcome} ({report.seconds:.0f} s)", highlight=False, soft_wrap=True)
+        with self._lock:
+            self._reports[arm] = report
+            self._check()
+
+    @property
+    def admitted(self) -> frozenset[str]:
+        """The arms that may be trained: none before the baseline and another one."""
+        with self._lock:
+            good = frozenset(self.reports) - self.skipped
+            enough = next(iter(self._arms)) in good and len(good) >= min(2, len(self._arms))
+            return good if enough else frozenset()
+
+    def stop(self) -> None:
+        """End the audits that are running."""
+        self._group.stop()
+
+    def _check(self) -> None:
+        """Failed if the baseline failed, or if all have ended and nothing is left to compare."""
+        baseline = next(iter(self._arms))
+        if not self.missing or baseline in self.skipped:
+            (require_trainable if self._keep_failed else require_passing)(baseline, self.reports)
+
+    def _place(self, arm: str) -> Path:
+        return self._folder / AUDITS / folder_safe(arm)
+
+    def _kept(self, arm: str) -> AuditReport | None:
+        """The report of an earlier audit, copied here."""
+        recipe, place = self._arms[arm], self._place(arm)
+        others = sorted(self._folder.parent.glob(f"*/{AUDITS}/{glob.escape(folder_safe(arm))}"))
+        found = (AuditReport.load(folder, recipe) for folder in (place, *others))
+        report = next((report for report in found if report is not None), None)
+        if report is not None:
+            report.save(place, recipe)
+        return report
 
 
 def failure_notes(reports: Mapping[str, AuditReport]) -> dict[str, str]:

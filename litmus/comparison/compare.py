@@ -16,14 +16,7 @@ import torch
 from rich.console import Console, Group
 
 from litmus.comparison import DEFAULT_ARMS, DEFAULT_CONTEXT, DEFAULT_SEEDS, DEFAULT_SIZE, DEFAULT_TRAINING
-from litmus.comparison.audit_gate import (
-    audit_arms,
-    audit_section,
-    failure_notes,
-    require_passing,
-    require_trainable,
-    untrainable,
-)
+from litmus.comparison.audit_gate import AuditGate, audit_section, failure_notes
 from litmus.comparison.display import ProgressDisplay
 from litmus.comparison.executors.local import run_trials
 from litmus.comparison.ledger import VERDICT_KEYS, LedgerLine, append, check_ledger
@@ -174,18 +167,13 @@ def compare(
     folder = Path(runs) / name if name else _default_folder(plan, Path(runs))
     with folder_lock(folder, "comparing in"), _explain_interruption(folder):
         _claim(folder, plan)
-        reports = audit_arms(recipes, folder, jobs, console)
-        if keep_failed:
-            require_trainable(plan.baseline, reports)
-        else:
-            require_passing(plan.baseline, reports)
+        gate = AuditGate(recipes, folder, jobs, console, keep_failed=keep_failed)
         earlier = []
         if prior is not None:
             trained = range(training.seed, training.seed + last)
             earlier = earlier_differences(Path(prior), plan, primary, trained, (PLAN, RESULT))
             if not earlier:
                 console.print(f"no comparison in {prior} is on the same terms: no prior", highlight=False, markup=False)
-        plan = replace(plan, skipped=frozenset(untrainable(reports) if keep_failed else failure_notes(reports)))
         result = ComparisonResult(
             name=folder.name,
             baseline=plan.baseline,
@@ -197,12 +185,11 @@ def compare(
             margin=margin,
             looks=(first, last) if first < last else None,
             prior=earlier,
-            arm_notes=failure_notes(reports),
             context={"command": command or _as_call(arms), **_report_context(plan, tokens)},
         )
-        result = _run_plan(plan, result, (first, last), folder, jobs, console)
+        result = _run_plan(plan, result, (first, last), folder, jobs, console, gate)
         result.save(folder / RESULT)
-        comparison = Comparison(result, folder, (audit_section(reports),))
+        comparison = Comparison(result, folder, (audit_section(gate.reports),))
         comparison.save_report(comparison.report)
         append(Path(runs), _ledger_line(comparison, plan))
     return comparison
@@ -251,9 +238,18 @@ def parse_seeds(seeds: int | str) -> tuple[int, int]:
 
 
 def _run_plan(
-    plan: Plan, result: ComparisonResult, seeds: tuple[int, int], folder: Path, jobs: int, console: Console
+    plan: Plan,
+    result: ComparisonResult,
+    seeds: tuple[int, int],
+    folder: Path,
+    jobs: int,
+    console: Console,
+    gate: AuditGate,
 ) -> ComparisonResult:
-    """The result with all trials: the learning-rate sweep, the first seeds, and more while an arm is undecided."""
+    """The result with all trials: the learning-rate sweep, the first seeds, and more while an arm is undecided.
+
+    The first of them begin while the last audits run.
+    """
 
     def run(specs: list[TrialSpec], title: str) -> list[TrialResult]:
         concurrent = f", {min(jobs, len(specs))} at a time" if len(specs) > 1 else ""
@@ -261,16 +257,19 @@ def _run_plan(
         line = f"{len(specs)} {title} of {budget}{concurrent}, in {folder}; finished ones are kept after Ctrl-C"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
         with ProgressDisplay(console, title, specs) as display:
-            return run_trials(specs, folder, jobs=jobs, on_event=display.on_event)
+            return run_trials(specs, folder, jobs=jobs, on_event=display.on_event, gate=gate)
 
     def with_trials(trials: list[TrialResult]) -> ComparisonResult:
-        return ComparisonResult.model_validate(dict(result) | {"trials": [*result.trials, *trials]})
+        changes = {"trials": [*result.trials, *trials], "arm_notes": failure_notes(gate.reports)}
+        return ComparisonResult.model_validate(dict(result) | changes)
 
     first, last = seeds
     if plan.lr_sweep:
-        result = with_trials(run(plan.sweep(), "learning-rate trials"))
+        result = with_trials(run(replace(plan, skipped=gate.skipped).sweep(), "learning-rate trials"))
+    plan = replace(plan, skipped=gate.skipped)
     rates = {arm: choose_learning_rate(arm, result.trials).lr or plan.training.lr for arm in plan.arms}
     result = with_trials(run(plan.trials(rates, range(first)), "trials"))
+    plan = replace(plan, skipped=gate.skipped)
     for seed in range(first, last):
         if not (arms := undecided(result)):
             break

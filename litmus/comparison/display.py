@@ -64,6 +64,9 @@ class ProgressDisplay:
                 self._advance(spec, float(event["fraction"]), float(event["loss"]))
             if event.get("done"):
                 self._finish(spec)
+            if event.get("left_out"):
+                del self._fractions[spec.subfolder]
+                self._bars.update(self._all, total=max(1, len(self._fractions)), note=self._count)
 
     def _advance(self, spec: TrialSpec, fraction: float, loss: float) -> None:
         self._fractions[spec.subfolder] = fraction
@@ -79,12 +82,15 @@ class ProgressDisplay:
     def _finish(self, spec: TrialSpec) -> None:
         self._fractions[spec.subfolder] = 1.0
         self._done += 1
-        count = f"{self._done}/{len(self._fractions)} trials"
         if spec.subfolder in self._tasks:
             self._bars.remove_task(self._tasks.pop(spec.subfolder))
-        self._bars.update(self._all, completed=sum(self._fractions.values()), note=count)
+        self._bars.update(self._all, completed=sum(self._fractions.values()), note=self._count)
         if not self._live:
-            self._line(f"{trial_label(spec)}: done ({count})")
+            self._line(f"{trial_label(spec)}: done ({self._count})")
+
+    @property
+    def _count(self) -> str:
+        return f"{self._done}/{len(self._fractions)} trials"
 
     def _note(self, spec: TrialSpec, note: str) -> None:
         if note not in self._notes:  # every trial reports the same notes about the text

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from litmus.comparison.audit_gate import AuditGate
 from litmus.comparison.results import TrialResult
 from litmus.comparison.trial import GRACE_SECONDS, SPEC, TRUST, TrialSpec, adopt, stored_result
 from litmus.errors import BadInput, Failed
@@ -23,14 +24,18 @@ from litmus.model.recipe import PluginSource
 from litmus.process import BAD_INPUT, DEBUG, signal_name
 
 EventHandler = Callable[[TrialSpec, dict[str, Any]], None]
-"""Called with a trial's progress: {"fraction": ..., "loss": ...}, {"note": ...} or {"done": True}."""
+"""Called with a trial's progress: {"fraction": ..., "loss": ...}, {"note": ...}, {"done": True}, {"left_out": True}."""
 
 
-def run_trials(specs: Sequence[TrialSpec], folder: Path, *, jobs: int, on_event: EventHandler) -> list[TrialResult]:
+def run_trials(
+    specs: Sequence[TrialSpec], folder: Path, *, jobs: int, on_event: EventHandler, gate: AuditGate | None = None
+) -> list[TrialResult]:
     """The results of all trials, in the order of `specs`; `jobs` run at a time.
 
     Finished ones are read from `folder`, or taken over from another comparison in the same folder. On an interruption
     or bad input all processes are stopped; each saves a checkpoint first. `on_event` is called from several threads.
+
+    gate: its missing audits take part in the `jobs` and come first; trials of arms that it does not admit are left out.
     """
     results: dict[str, TrialResult] = {}
     for spec in specs:
@@ -39,19 +44,44 @@ def run_trials(specs: Sequence[TrialSpec], folder: Path, *, jobs: int, on_event:
             results[spec.subfolder] = result
             on_event(spec, {"done": True})
     processes = _Processes(folder, on_event)
-    with ThreadPoolExecutor(min(jobs, max(1, len(specs)))) as pool:
+    audits = [] if gate is None else gate.missing
+    waiting = [spec for spec in specs if spec.subfolder not in results]
+    running: dict[Future[Any], TrialSpec | str] = {}
+
+    def start_next() -> bool:
+        """Start the next audit or trial; False if none can begin now."""
+        if gate is not None and audits:
+            arm = audits.pop(0)
+            running[pool.submit(gate.audit, arm)] = arm
+            return True
+        ready = (spec for spec in waiting if gate is None or spec.arm in gate.admitted)
+        if (spec := next(ready, None)) is None:
+            return False
+        waiting.remove(spec)
+        running[pool.submit(processes.run, spec)] = spec
+        return True
+
+    with ThreadPoolExecutor(jobs) as pool:
         try:
-            pending: dict[Future[TrialResult], TrialSpec] = {
-                pool.submit(processes.run, spec): spec for spec in specs if spec.subfolder not in results
-            }
-            while pending:
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    results[pending.pop(future).subfolder] = future.result()
+            while True:
+                while len(running) < jobs and start_next():
+                    pass
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    done, result = running.pop(future), future.result()
+                    if isinstance(done, TrialSpec):
+                        results[done.subfolder] = result
+                for spec in [spec for spec in waiting if gate is not None and spec.arm in gate.skipped]:
+                    waiting.remove(spec)
+                    on_event(spec, {"left_out": True})
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            if gate is not None:
+                gate.stop()
             processes.stop()
             raise
-    return [results[spec.subfolder] for spec in specs]
+    return [results[spec.subfolder] for spec in specs if spec.subfolder in results]
 
 
 class _Processes:
