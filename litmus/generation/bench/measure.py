@@ -74,7 +74,7 @@ def measure(
     repeats: int,
     log: Callable[[str], None] = lambda text: None,
 ) -> list[Cell]:
-    """The times of all strategies on each of `prompts` (B, T), with interleaved runs: A B C A B C ...
+    """The times of all strategies on each of `prompts` (B, T); each repeat times all on all: A B C A B C ...
 
     Failed, before anything is timed, when a strategy generates another text than the plain forward pass.
     """
@@ -93,20 +93,18 @@ def measure(
             check_cache_memory(strategy.model, len(batch), batch.shape[1] + new_tokens)
             with guarded(strategy):
                 check_equal(strategy, batch, new_tokens)
-    cells = []
+    timings = []
     for batch in prompts:
         rows, length = batch.shape
-        pairs = [
-            (strategy, Cell(strategy.name, length, rows, strategy.cache_bytes(rows, length + new_tokens), []))
-            for strategy in applicable(batch)
-        ]
-        for repeat in range(repeats):
-            for strategy, cell in pairs:
-                log(f"timing {strategy.name}, {_shape(batch)}, {repeat + 1} of {repeats}")
-                with guarded(strategy):
-                    cell.runs.append(timed(strategy, batch, new_tokens))
-        cells += [cell for _, cell in pairs]
-    return cells
+        for strategy in applicable(batch):
+            cell = Cell(strategy.name, length, rows, strategy.cache_bytes(rows, length + new_tokens), [])
+            timings.append((strategy, batch, cell))
+    for repeat in range(repeats):
+        for strategy, batch, cell in timings:
+            log(f"timing {strategy.name}, {_shape(batch)}, {repeat + 1} of {repeats}")
+            with guarded(strategy):
+                cell.runs.append(timed(strategy, batch, new_tokens))
+    return [cell for *_, cell in timings]
 
 
 def timed(strategy: DecodeStrategy, prompts: Tensor, number: int) -> list[float]:
