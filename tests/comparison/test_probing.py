@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,7 +19,8 @@ from litmus.errors import BadInput
 from litmus.model import resolve
 from litmus.probes import probe_named
 from litmus.probes.data import probe_settings, token_data
-from litmus.training.evaluation import Evaluation
+from litmus.probes.mqar import Mqar
+from litmus.probes.probe import Probe
 from litmus.training.settings import TrainSettings
 from litmus.training.trainer import train_run
 
@@ -110,31 +112,38 @@ def test_a_probe_is_trained_and_scored_by_the_comparison(tmp_path: Path) -> None
     assert list(found.scores["needle:length=16,needles=1"]["nope"].by_length) == [16, 32, 64, 160]
 
 
+def accuracy(task: Probe, folder: Path, steps: int, lr: float, base: str, **overrides: Any) -> float:
+    """The accuracy of a small model that was trained on a probe."""
+    settings = TrainSettings(
+        budget=f"{steps} steps",
+        batch=64,
+        context=task.length,
+        lr=lr,
+        warmup=0.1,
+        validate_tokens=64,
+        validate_every=steps,
+        checkpoint_every=0,
+    )
+    sizes = {"dim": 64, "depth": 2, "heads": 2, "context": 32, **overrides}
+    recipe = resolve(base, vocab_size=task.vocab, overrides=sizes)
+    data = token_data(probe_settings(task))
+    found = train_run(recipe, probe_settings(task), settings, folder, data=data).evaluation.accuracy
+    assert found is not None
+    return found
+
+
 def test_two_layers_without_positions_find_the_kth_token_and_one_layer_cannot(tmp_path: Path) -> None:
     """The invariance of one layer (Irie 2025) as an accuracy: it is no better than a guess among seven tokens."""
-
-    def trained(depth: int) -> Evaluation:
-        settings = TrainSettings(
-            budget="250 steps",
-            batch=64,
-            context=task.length,
-            lr=5e-3,
-            warmup=0.1,
-            validate_tokens=64,
-            validate_every=250,
-            checkpoint_every=0,
-        )
-        recipe = resolve(
-            "nope", vocab_size=task.vocab, overrides={"dim": 64, "depth": depth, "heads": 2, "context": 32}
-        )
-        data = token_data(probe_settings(task))
-        return train_run(recipe, probe_settings(task), settings, tmp_path / str(depth), data=data).evaluation
-
     task = probe_named("kth_token")
-    two, one = trained(2).accuracy, trained(1).accuracy
-    assert two is not None and one is not None
-    assert two > 0.6
-    assert one < 0.25
+    assert accuracy(task, tmp_path / "two", 250, 5e-3, "nope", depth=2) > 0.6
+    assert accuracy(task, tmp_path / "one", 250, 5e-3, "nope", depth=1) < 0.25
+
+
+def test_attention_recalls_values_by_their_keys_and_windows_that_do_not_reach_them_cannot(tmp_path: Path) -> None:
+    """Two layers of two tokens each see no pair from most queries; a guess among eight values is right in 0.125."""
+    task = Mqar(length=16, vocab=16, pairs=2, power=1.0)
+    assert accuracy(task, tmp_path / "dense", 150, 3e-3, "standard") > 0.6
+    assert accuracy(task, tmp_path / "window", 150, 3e-3, "standard", mixer={"kind": "window", "window": 2}) < 0.3
 
 
 @pytest.mark.parametrize(
