@@ -9,7 +9,7 @@ from torch import nn
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.checks.coverage import evaluate_exact
 from litmus.model import resolve
-from litmus.nn import Attention, Loss, Objective
+from litmus.nn import Attention, Batch, Loss, Objective
 from litmus.nn.core.batch import IGNORED
 from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
 from litmus.training.evaluation import evaluate
@@ -106,6 +106,25 @@ def test_a_term_that_repeats_the_main_one_is_caught(small, objective):
 def test_tokens_predicted_further_ahead_are_no_repetition(small):
     assert small(only=ONLY, objective={"kind": "mtp", "depth": 2}).passed
     assert small(only=ONLY, objective={"kind": "mtp_parallel", "depth": 2}).passed
+
+
+class MeanOfRows(Objective):
+    """Each row weighs the same, however many of its targets are scored."""
+
+    def forward(self, model, batch, label_smoothing=0.0):
+        rows = [super(MeanOfRows, self).forward(model, row, label_smoothing).total for row in rows_of(batch)]
+        return Loss(torch.stack(rows).mean(), {})
+
+
+def rows_of(batch):
+    return [Batch(tokens[None], targets[None]) for tokens, targets in zip(batch.tokens, batch.targets, strict=True)
+            if bool((targets != IGNORED).any())]  # fmt: skip
+
+
+def test_a_mean_over_rows_is_no_mean_over_tokens(small, objective):
+    finding = small(only=ONLY, objective=objective(MeanOfRows))["coverage"]
+    assert finding.mark == "has a loss that is no mean over the scored targets"
+    assert "of two rows with 16 and 6 scored targets" in finding.detail
 
 
 class Flattering(Objective):

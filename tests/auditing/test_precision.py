@@ -1,10 +1,13 @@
 """Precision: models that need more digits or more room than bf16 has."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+import litmus
 from litmus.auditing.checks.precision import bound
 from litmus.nn import Attention, RMSNorm
+from tests.auditing.small_gpt import GPT
 
 ONLY = ("precision",)
 
@@ -20,7 +23,7 @@ def test_a_model_that_needs_more_digits_than_bf16_has_fails_this_check_alone(sma
     report = small(norm=norm(FarFromZero))
     assert [finding.name for finding in report.failed] == ["precision"]
     assert report.mark() == "fails audit: loses its precision in bf16"
-    assert report["precision"].measured > report["precision"].tolerance == bound(2)
+    assert report["precision"].measured > report["precision"].tolerance == pytest.approx(bound(2), rel=0.02)
 
 
 class PlainExponentials(Attention):
@@ -72,3 +75,15 @@ def test_angles_in_few_bits_are_found_beyond_the_positions_that_have_them_all(sm
     assert "fp64 with its own casts" in report["precision"].detail
     monkeypatch.setattr(AnglesOf, "angle_type", torch.float32)
     assert small(only=ONLY, **parts).passed
+
+
+class LogProbabilities(GPT):
+    """Its logits are normalized: negative numbers whose spread is small beside their size at initialization."""
+
+    def forward(self, idx, targets=None):
+        logits, loss = super().forward(idx, targets)
+        return logits.log_softmax(-1), loss
+
+
+def test_log_probabilities_are_judged_by_their_size_too():
+    assert litmus.audit(LogProbabilities(), quick=True, only=ONLY).passed

@@ -40,7 +40,7 @@ def loss_function(target: AuditTarget) -> Iterator[Evidence]:
     random = is_random(model, tokens, targets)
     faults = list(same_for_repeated_rows(model, tokens, targets, random))
     if not faults and not random and target.length(16) == 16:
-        faults = list(mean_over_scored(target, model))
+        faults = list(mean_over_scored(target, model)) or list(mean_over_tokens(target, model))
     if not faults and not target.lacks("recipe"):
         faults = list(auxiliary_losses(target, model))  # type: ignore[arg-type]
     if not faults and target.lacks("recipe") and not random:
@@ -116,6 +116,36 @@ def mean_over_scored(target: AuditTarget, model: Any) -> Iterator[Evidence]:
         where="model.loss with targets of -100",
         mark="has a loss that is no mean over the scored targets",
         meaning="Padding is trained, or the loss shrinks and grows with the share of targets that are scored.",
+    )
+
+
+@torch.no_grad()
+def mean_over_tokens(target: AuditTarget, model: Any) -> Iterator[Evidence]:
+    """A scored target weighs the same in a row with many of them and in a row with few.
+
+    Of two rows with 16 and 6 scored targets, 22·f(both) = 16·f(first) + 6·f(second). The first row's targets are the
+    most probable tokens, the second's the least probable ones.
+    """
+    tokens = target.tokens(2, 16, seed=50)
+    logits = model.eval()(tokens)
+    targets = torch.stack((logits[0].argmax(-1), logits[1].argmin(-1)))
+    first = (torch.arange(2) == 0)[:, None].expand(2, 16)
+    second = ~first & (torch.arange(16) >= 10)
+    sets = first | second, first, second
+    losses = [training_loss(model, tokens, targets.masked_fill(~chosen, IGNORED), seed=0).total for chosen in sets]
+    both, one, other = (float(loss) * int(chosen.sum()) for loss, chosen in zip(losses, sets, strict=True))
+    deviation = abs(one + other - both) / max(abs(both), 1e-12)
+    if deviation == deviation and deviation <= SHARES_TOLERANCE:
+        return
+    yield Evidence(
+        f"of two rows with 16 and 6 scored targets the loss is {float(losses[0]):.4g}, and the mean over their tokens "
+        f"{(one + other) / 22:.4g}: targets of a row with few of them weigh more or less than others",
+        fault=True,
+        measured=deviation,
+        tolerance=SHARES_TOLERANCE,
+        where="model.loss with targets of -100",
+        mark="has a loss that is no mean over the scored targets",
+        meaning="A mean over rows trains most on the shortest texts; the score is a mean over tokens.",
     )
 
 
