@@ -43,3 +43,9 @@ def test_no_token_of_the_batch_tells_the_next_one_by_itself():
         followers.setdefault(token, set()).add(target)
     assert all(len(found) > 1 for found in followers.values())
     assert len(set(tokens[:, 0].tolist())) == len(tokens)  # but the first token of a row tells which row it is
+
+
+def test_the_trained_model_does_not_depend_on_the_check_that_needs_it_first(small):
+    ways = small(only=["cache parity"])["cache parity"].detail
+    together = small(only=["causality", "cache parity"])["cache parity"].detail
+    assert ways == together

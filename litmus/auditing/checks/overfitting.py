@@ -114,6 +114,7 @@ def batch(target: AuditTarget) -> tuple[Tensor, Tensor]:
     return rows[:, :-1], rows[:, 1:]
 
 
+@torch.enable_grad()  # the check that needs the trained model first may have no use for gradients itself
 def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tuple[float, int]:
     """Train on one batch; the loss on it in evaluation mode, in nats per token, and the number of steps."""
     state: dict[Parameter, list[Tensor]] = {}
