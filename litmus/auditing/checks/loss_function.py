@@ -104,18 +104,26 @@ def mean_over_scored(target: AuditTarget, model: Any) -> Iterator[Evidence]:
     losses = [training_loss(model, tokens, likely.masked_fill(~chosen, IGNORED), seed=0).total for chosen in sets]
     one, two, whole, end = (float(loss) * int(chosen.sum()) for loss, chosen in zip(losses, sets, strict=True))
     scale = max(abs(whole), 1e-12)
-    deviation = abs(one + two - whole - end) / scale
+    yield from no_mean(
+        abs(one + two - whole - end) / scale,
+        f"the loss of 16 targets is {float(losses[2]):.4g}, but {float(losses[0]):.4g} and {float(losses[1]):.4g} with "
+        "half of them set to -100: it is no mean over the scored targets",
+        "Padding is trained, or the loss shrinks and grows with the share of targets that are scored.",
+    )
+
+
+def no_mean(deviation: float, what: str, meaning: str) -> Iterator[Evidence]:
+    """The fault of a loss that is no mean over the scored targets, if it deviates from that by so much."""
     if deviation == deviation and deviation <= SHARES_TOLERANCE:
         return
     yield Evidence(
-        f"the loss of 16 targets is {float(losses[2]):.4g}, but {float(losses[0]):.4g} and {float(losses[1]):.4g} with "
-        "half of them set to -100: it is no mean over the scored targets",
+        what,
         fault=True,
         measured=deviation,
         tolerance=SHARES_TOLERANCE,
         where="model.loss with targets of -100",
         mark="has a loss that is no mean over the scored targets",
-        meaning="Padding is trained, or the loss shrinks and grows with the share of targets that are scored.",
+        meaning=meaning,
     )
 
 
@@ -134,18 +142,11 @@ def mean_over_tokens(target: AuditTarget, model: Any) -> Iterator[Evidence]:
     sets = first | second, first, second
     losses = [training_loss(model, tokens, targets.masked_fill(~chosen, IGNORED), seed=0).total for chosen in sets]
     both, one, other = (float(loss) * int(chosen.sum()) for loss, chosen in zip(losses, sets, strict=True))
-    deviation = abs(one + other - both) / max(abs(both), 1e-12)
-    if deviation == deviation and deviation <= SHARES_TOLERANCE:
-        return
-    yield Evidence(
+    yield from no_mean(
+        abs(one + other - both) / max(abs(both), 1e-12),
         f"of two rows with 16 and 6 scored targets the loss is {float(losses[0]):.4g}, and the mean over their tokens "
         f"{(one + other) / 22:.4g}: targets of a row with few of them weigh more or less than others",
-        fault=True,
-        measured=deviation,
-        tolerance=SHARES_TOLERANCE,
-        where="model.loss with targets of -100",
-        mark="has a loss that is no mean over the scored targets",
-        meaning="A mean over rows trains most on the shortest texts; the score is a mean over tokens.",
+        "A mean over rows trains most on the shortest texts; the score is a mean over tokens.",
     )
 
 
