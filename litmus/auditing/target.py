@@ -155,6 +155,11 @@ class AuditTarget(ABC):
         tokens = self.tokens(1, min(9, self.context))
         return self.rounding_of(lambda model: model(tokens))
 
+    @property
+    def decoding_rounding(self) -> float:
+        """The same for logits of the full pass and of decoding, which may be by another formula."""
+        return self.rounding
+
     @cached_property
     def loss_rounding(self) -> float:
         """The same for training losses, which may be computed in fp32 in any model."""

@@ -149,10 +149,21 @@ def test_experts_that_are_multiplied_in_groups_are_held_to_fp64():
     config = transformers.MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2)
     model = transformers.MixtralForCausalLM(config)
     target = target_of(model, quick=True)
-    assert target.rounding == 1e-9
+    assert target.rounding == 1e-9 and not target.lacks("loss")
+    assert_loss_is_mean(model)
     tokens = target.tokens(2, 9)
     exact = target.build_model()(tokens)
     torch.testing.assert_close(exact.float(), model.eval()(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_decays_that_decoding_computes_anew_equal_a_table_of_them_in_fp32():
+    config = transformers.MiniMaxConfig(
+        **SIZES, num_key_value_heads=2, num_local_experts=4, layer_types=["full_attention", "linear_attention"]
+    )
+    model = transformers.MiniMaxForCausalLM(config)
+    target = target_of(model, quick=True)
+    assert target.rounding == 1e-9 < target.decoding_rounding
+    assert_cache_matches(model)
 
 
 def test_modules_whose_outputs_grow_in_decoding_do_not_hide_the_fault():

@@ -49,6 +49,9 @@ UNKNOWN_CONTEXT = 256
 LONGEST_TABLE = 2048
 """Contexts that are tried: whether a table of positions ends there. No check takes more tokens than this."""
 
+TABLE_ROUNDING = 1e-6
+"""Standard deviations of the logits: rounding of a table of decays to fp32 over a text; faults of a cache are above."""
+
 MAX_CAST_WEIGHTS, MAX_FP32_WEIGHTS = 50_000_000, 2_000_000_000
 """Models with more weights are audited with their own weights only, as fp64 copies are slow: in fp32 if the weights
 have 16 bits, which fp32 holds exactly and a CPU computes several times as fast; beyond the second number as they
@@ -304,7 +307,8 @@ class ModuleTarget(AuditTarget):
         targets[:, ::2] = IGNORED
         reason = ""
         for ignored in IGNORED_VALUES:
-            model = self.wrap(self.build_model().module, replace(self.calls, ignored=ignored))
+            model = self.build_model()
+            model.calls = replace(self.calls, ignored=ignored)
             try:
                 with torch.no_grad():
                     loss = model.loss(tokens, targets).total
@@ -350,6 +354,12 @@ class ModuleTarget(AuditTarget):
         if self.casts and not self.lacks("embeddings"):
             return COARSE_ROUNDING.get(coarsest_dtype(self.model, lambda model: model(tokens)), ROUNDING)
         return COARSE_ROUNDING.get(self.logits(self.model, tokens).dtype, ROUNDING)
+
+    @property
+    def decoding_rounding(self) -> float:
+        """A decay that decoding computes anew equals that of a table kept in fp32 but for the table's rounding."""
+        kept = self.module.buffers() if self.module is not None else ()
+        return max(self.rounding, TABLE_ROUNDING if any(table.dtype == torch.float32 for table in kept) else 0)
 
     @cached_property
     def loss_rounding(self) -> float:
