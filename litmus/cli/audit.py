@@ -81,6 +81,8 @@ def audit(
 
     steps = [FORWARD.name, *(name for name in CHECKS if name in (only or CHECKS))]
     names = list(dict.fromkeys(name for given in subject for name in (recipes() if given == "all" else [given])))
+    if len(names) > 1:
+        preload("torch._dynamo")  # counting FLOPs imports it, a second for each process
     options: dict[str, Any] = {
         "quick": quick,
         "size": size,

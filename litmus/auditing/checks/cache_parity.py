@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import cycle
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.check import Check, Evidence, differences, needs, plural
+from litmus.auditing.checks.cache_operations import ROLLBACK, Decoding, chunk_sizes, decode, operations
 from litmus.auditing.checks.overfitting import learned_model
 from litmus.auditing.hooks import first_difference_in_decoding
 from litmus.auditing.sizes import own_lengths
-from litmus.auditing.target import AuditTarget, NewCache, generator
-from litmus.model import Decoder
+from litmus.auditing.target import AuditTarget, NewCache
 from litmus.nn import Batch
 
 TEXT_TOKENS = (41, 70)
@@ -108,10 +106,6 @@ def prompt_changes_continuation(target: AuditTarget) -> Evidence:
     )
 
 
-Decoding = tuple[str, Tensor, Tensor, Tensor]
-"""A description, logits (..., V), expected logits, and the position of each."""
-
-
 def decodings(target: AuditTarget) -> Iterator[Decoding]:
     """All ways of decoding: chunk sizes, ragged batches, rows that start and end at different times."""
     model = target.model
@@ -131,13 +125,7 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
             yield from ragged_batch(target, model.new_cache)
         for name, new_cache in target.other_caches().items():
             yield from decodings_with(target, name, new_cache)
-        if not target.lacks("rows of a cache"):
-            yield from rows_come_and_go(target)
-            yield from row_reused(target)
-        if not target.lacks("reordered cache"):
-            yield from rows_reordered(target)
-        if not target.lacks("rows of a cache"):
-            yield from row_slides(target)
+        yield from operations(target)
         longer = target.length(BLOCK_EDGE_TOKENS)
         if longer > length:
             tokens = target.text(longer)
@@ -149,8 +137,6 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
                 torch.arange(longer),
             )
         yield from to_the_context(target)
-        if not target.lacks("rows of a cache") and supports_rollback(model):
-            yield from truncated(target)
         for other, when in other_models(target):
             tokens = target.text(target.length(34))
             sizes = chunk_sizes(tokens.shape[1], [*[1] * 9, 14, *[1] * 4, 7])
@@ -200,22 +186,6 @@ def to_the_context(target: AuditTarget) -> Iterator[Decoding]:
         yield how, decode(target.model, text, sizes), expected, positions
 
 
-def chunk_sizes(length: int, sizes: list[int]) -> list[int]:
-    """`sizes` repeated until they add up to `length`."""
-    taken: list[int] = []
-    for size in cycle(sizes):
-        if sum(taken) >= length:
-            return taken
-        taken.append(min(size, length - sum(taken)))
-    return taken
-
-
-def decode(model: Decoder, tokens: Tensor, sizes: list[int], new_cache: NewCache | None = None) -> Tensor:
-    """Logits of all tokens, decoded in chunks with a cache that has spare capacity."""
-    cache = (new_cache or model.new_cache)(len(tokens), tokens.shape[1] + 5)
-    return torch.cat([model(chunk, cache) for chunk in tokens.split(sizes, dim=1)], dim=1)
-
-
 def ragged_batch(target: AuditTarget, new_cache: NewCache) -> Iterator[Decoding]:
     """Rows of different lengths, padded left or right, prefilled together and then decoded together."""
     model = target.model
@@ -248,101 +218,6 @@ def ragged_batch(target: AuditTarget, new_cache: NewCache) -> Iterator[Decoding]
                 torch.cat([logits[length:] for logits, length in zip(expected, lengths, strict=True)]),
                 torch.cat([torch.arange(length, length + extra) for length in lengths]),
             )
-
-
-def rows_come_and_go(target: AuditTarget) -> Iterator[Decoding]:
-    """Rows that start late, pause and end early: at each step only some rows have a token."""
-    model, steps = target.model, target.length(24)
-    present = torch.rand(3, steps, generator=generator(13)) < 0.6
-    present[0, :5], present[1, -6:], present[2, :] = False, False, True
-    tokens = target.tokens(3, steps, seed=14)
-    cache = model.new_cache(3, steps)
-    steps_alone = [Batch(tokens[:, t : t + 1], padding_mask=present[:, t : t + 1]) for t in range(steps)]
-    logits = torch.cat([model(batch, cache) for batch in steps_alone], dim=1)
-    expected = torch.cat([model(tokens[row][present[row]][None])[0] for row in range(3)])
-    positions = torch.cat([torch.arange(int(present[row].sum())) for row in range(3)])
-    yield "decoding rows that start late, pause and end early", logits[present], expected, positions
-
-
-def rows_reordered(target: AuditTarget) -> Iterator[Decoding]:
-    """Rows are repeated and dropped, as beam search does, and each continues with tokens of its own."""
-    model, length = target.model, target.length(18)
-    begun = length - 6
-    tokens = target.tokens(3, begun, seed=16)
-    cache = model.new_cache(3, length)
-    model(tokens, cache)
-    order = torch.tensor([2, 0, 2, 2])
-    for step, kept in enumerate((order, torch.tensor([1, 3]))):
-        cache.reorder(kept)
-        following = target.tokens(len(kept), 3, seed=17 + step)
-        logits = torch.cat([model(chunk, cache) for chunk in following.split([1, 2], dim=1)], dim=1)
-        tokens = torch.cat((tokens[kept], following), 1)
-        expected = model(tokens)[:, -3:]
-        positions = torch.arange(tokens.shape[1] - 3, tokens.shape[1]).repeat(len(kept))
-        yield "decoding after rows were repeated and dropped", logits.flatten(0, 1), expected.flatten(0, 1), positions
-
-
-def row_slides(target: AuditTarget) -> Iterator[Decoding]:
-    """One row is emptied and gets the last half of its text again, as the engine does at the end of the context."""
-    model, length = target.model, target.length(22)
-    begun, kept = length - 4, (length - 4) // 2
-    tokens, following = target.tokens(2, begun, seed=18), target.tokens(2, 4, seed=19)
-    cache = model.new_cache(2, length)
-    model(tokens, cache)
-    cache.reset_rows(slice(1, 2))
-    row = cache.slice_rows(1, 2)
-    row.start = row.used = 0
-    model(tokens[1:, -kept:], row)
-    cache.start, cache.used = None, begun
-    logits = torch.cat([model(token, cache) for token in following.split(1, dim=1)], dim=1)
-    one = model(torch.cat((tokens[:1], following[:1]), 1))[0, begun:]
-    other = model(torch.cat((tokens[1:, -kept:], following[1:]), 1))[0, kept:]
-    positions = torch.cat((torch.arange(begun, length), torch.arange(kept, kept + 4)))
-    yield "decoding after a row slid on in its text", logits.flatten(0, 1), torch.cat((one, other)), positions
-
-
-ROLLBACK = "decoding after removal of"
-MAX_TRUNCATED = 600
-
-
-def supports_rollback(model: Any) -> bool:
-    """Whether every layer says that the last tokens can be removed from its cache."""
-    return bool(getattr(model, "supports_rollback", False))
-
-
-def truncated(target: AuditTarget) -> Iterator[Decoding]:
-    """The last tokens are removed from the cache and others follow, as in speculative decoding."""
-    model = target.model
-    stated = [number + 3 for number in own_lengths(target, min(target.reach, MAX_TRUNCATED) - 12) if number > 20]
-    for length in [target.length(20), *stated[: target.pick(3, 8)]]:
-        for removed in (1, 4, length // 2):
-            tokens = target.text(length)
-            cache = model.new_cache(1, length + 8)
-            sizes = [length - 3, 1, 1, 1]
-            for chunk in tokens.split(sizes, dim=1):
-                model(chunk, cache)
-            cache.truncate(length - removed)
-            tokens = torch.cat((tokens[:, : length - removed], target.tokens(1, 4, seed=23)), 1)
-            logits = torch.cat([model(chunk, cache) for chunk in tokens[:, -4:].split([1, 1, 2], dim=1)], dim=1)
-            expected, positions = model(tokens)[:, -4:], torch.arange(tokens.shape[1])[-4:]
-            yield f"{ROLLBACK} the last {removed} of {length} tokens", logits, expected, positions
-
-
-def row_reused(target: AuditTarget) -> Iterator[Decoding]:
-    """A row is reset and continues with a new text while another row goes on."""
-    model, length = target.model, target.length(20)
-    tokens = target.tokens(3, length, seed=15)
-    half = length // 2
-    cache = model.new_cache(2, length)
-    model(tokens[:2, :half], cache)
-    cache.reset_rows(torch.tensor([False, True]))
-    following = torch.stack((tokens[0, half:], tokens[2, : length - half]))
-    logits = torch.cat(
-        [model(chunk, cache) for chunk in following.split(chunk_sizes(length - half, [1, 3]), dim=1)], dim=1
-    )
-    expected = torch.cat((model(tokens[:1])[0, half:], model(tokens[2:, : length - half])[0]))
-    positions = torch.cat((torch.arange(half, length), torch.arange(length - half)))
-    yield "reusing a row for another text", logits.flatten(0, 1), expected, positions
 
 
 GENERATED, PROMPTS = 6, (11, 5, 8)
@@ -378,9 +253,9 @@ CHECK = Check(
     name="cache parity",
     asserts="Decoding with the cache computes the logits of the full forward pass, and the prompt matters.",
     how="Token by token, in chunks of several sizes, prefill then decoding, up to the context and singly around every "
-    "number that the model states; ragged rows padded left and right, rows that start late, pause, end early and are "
-    "reused, repeated, dropped or moved on; removal of the last tokens where the model supports it; a StaticCache "
-    "where a class of transformers takes one; two prompts before the same tokens; after training too.",
+    "number that the model states; two texts in turns; ragged rows padded left and right, rows that start late, pause, "
+    "end early and are reused, repeated, dropped or moved on; removal of the last tokens where the model supports it; "
+    "a StaticCache where a class of transformers takes one; two prompts before the same tokens; after training too.",
     tolerance="1e-9 standard deviations of the logits in fp64: the same sums in another order; 1e-6 where a module "
     "keeps tables in fp32.",
     means="Text is generated by another model than the one that was trained and scored.",

@@ -13,8 +13,10 @@ from torch import Tensor
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.check import Check, Evidence, needs, plural
 from litmus.auditing.hooks import training_loss
+from litmus.auditing.modes import NoDropout
 from litmus.auditing.target import AuditTarget
 from litmus.model import Decoder, load, save
+from litmus.runtime.device import seeded
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
@@ -22,6 +24,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from layers_differ(target)
     yield from same_loss(target)
     yield from evaluation_deterministic(target)
+    yield from training_ignores_evaluation(target)
     yield from survives_saving(target)
 
 
@@ -149,37 +152,79 @@ def evaluation_deterministic(target: AuditTarget) -> Iterator[Evidence]:
     )
 
 
+@needs("loss", "weights")
+def training_ignores_evaluation(target: AuditTarget) -> Iterator[Evidence]:
+    """What a training step leaves in parameters and saved buffers does not depend on evaluations before it."""
+    tokens, targets = target.tokens(2, target.length(24), seed=75), target.tokens(2, target.length(24), seed=76)
+    left = []
+    for evaluations in (0, 3):
+        model = target.build_model().eval()
+        with torch.no_grad():
+            for _ in range(evaluations):  # of a text of one token, unlike any batch
+                model(tokens[:, :1].expand_as(tokens).contiguous())
+        with seeded(5), NoDropout(), torch.no_grad():
+            model.train().loss(tokens, targets)
+        model.post_optimizer_step()
+        left.append(model.state_dict())
+    changed = [name for name, value in left[0].items() if not torch.equal(value, left[1][name])]
+    if changed:
+        yield Evidence(
+            f"after evaluations a training step leaves other values in {changed[0]}",
+            fault=True,
+            where=changed[0].removeprefix("module."),
+            mark="trains otherwise when it is evaluated",
+            meaning="How often a training is validated then changes its result.",
+        )
+
+
+STEPS_AROUND_SAVING = 3
+"""Calls of `post_optimizer_step` before a model is saved, and after it was loaded."""
+
+
 @needs("recipe")
 def survives_saving(target: DecoderTarget) -> Iterator[Evidence]:
-    """A saved and loaded model computes the same logits, bit for bit."""
+    """A saved and loaded model computes the same logits, bit for bit, and goes on as the other after a step."""
     model = target.build_model(dtype=torch.float32)
     tokens = target.tokens(2, target.length(24), seed=74)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)  # state that is initialized again on loading must not be equal by chance
+        after_steps(model)
         save(model, Path(folder) / "model")
         loaded: Decoder = load(
             Path(folder) / "model", trust_plugin=True
         ).eval()  # its code runs in this process already
-        before, after = model(tokens), loaded(tokens)
-    if torch.equal(before, after):
-        yield Evidence("a saved and loaded model has the same logits")
+        differences = [
+            ("", float((model(tokens) - loaded(tokens)).abs().max())),
+            ("after further steps ", float((after_steps(model)(tokens) - after_steps(loaded)(tokens)).abs().max())),
+        ]
+    when, measured = next((found for found in differences if found[1] != 0), ("", 0.0))
+    if measured == 0:
+        yield Evidence("a saved and loaded model has the same logits, after further steps too")
         return
     yield Evidence(
-        "a saved and loaded model has other logits: it has state that is neither parameter nor buffer",
+        f"a saved and loaded model has {when}other logits: it has state that is neither parameter nor buffer",
         fault=True,
-        measured=float((before - after).abs().max()),
+        measured=measured,
         tolerance=0.0,
         where="litmus.save, litmus.load",
         mark="does not survive saving",
-        meaning="A checkpoint is another model than the one that was scored.",
+        meaning="A checkpoint is another model than the one that was scored or trained.",
     )
+
+
+def after_steps(model: Decoder) -> Decoder:
+    """The model after its hooks were called as after a few training steps."""
+    for _ in range(STEPS_AROUND_SAVING):
+        model.post_optimizer_step()
+    return model
 
 
 CHECK = Check(
     name="determinism",
     asserts="The same seed gives the same model and loss, saving preserves the model, evaluation is deterministic.",
     how="Two builds from one seed, one from another, and equal random parameters in several layers; two losses under "
-    "one seed; logits under two seeds and after other inputs; a save and a load.",
+    "one seed; logits under two seeds and after other inputs; a training step with evaluations before it and without; "
+    "a save and a load, and steps after it.",
     tolerance="None: bit for bit, on one machine with one thread count.",
     means="Its results cannot be repeated, so no comparison with it can be trusted.",
     mark="is not reproducible",

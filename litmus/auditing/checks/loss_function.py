@@ -13,8 +13,11 @@ from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.check import Evidence, needs
 from litmus.auditing.checks.supervision import is_random
 from litmus.auditing.hooks import added_aux_losses, training_loss
+from litmus.auditing.sizes import own_lengths
 from litmus.auditing.target import AuditTarget
+from litmus.model import Decoder
 from litmus.nn import IGNORED, AuxLosses, Batch
+from litmus.nn.core.aux_losses import micro_batch, total_of
 
 SCALE_TOLERANCE = 0.02
 """Relative difference of the losses of a batch and of the same rows repeated: means are equal, sums are not.
@@ -29,6 +32,17 @@ targets less than the main one."""
 SCORE_TOLERANCE = 1e-4
 """Relative difference of the loss in evaluation mode from the cross-entropy of the logits, beyond rounding."""
 
+MAX_LOSS_TOKENS = 140
+"""Longest text by which the weights of targets are judged."""
+
+MICRO_BATCH_TOLERANCE = 1e-3
+"""Relative difference of a step's loss in one batch and in two, from experts that see one micro-batch at a time."""
+
+OTHER_IN_MICRO_BATCHES: dict[str, Any] = {
+    "mark": "has another loss in micro-batches",
+    "meaning": "With --accumulation, or on several devices, another loss is trained than in one batch.",
+}
+
 RANDOM_PASSES, STANDARD_ERRORS = 48, 6.0
 """Training passes, and their standard errors, by which the mean of a random loss is judged."""
 
@@ -41,6 +55,8 @@ def loss_function(target: AuditTarget) -> Iterator[Evidence]:
     faults = list(same_for_repeated_rows(model, tokens, targets, random))
     if not faults and not random and target.length(16) == 16:
         faults = list(mean_over_scored(target, model)) or list(mean_over_tokens(target, model))
+    if not faults and not target.lacks("recipe") and not random:
+        faults = list(same_in_micro_batches(target, model))  # type: ignore[arg-type]
     if not faults and not target.lacks("recipe"):
         faults = list(auxiliary_losses(target, model))  # type: ignore[arg-type]
     if not faults and target.lacks("recipe") and not random:
@@ -129,25 +145,78 @@ def no_mean(deviation: float, what: str, meaning: str) -> Iterator[Evidence]:
 
 @torch.no_grad()
 def mean_over_tokens(target: AuditTarget, model: Any) -> Iterator[Evidence]:
-    """A scored target weighs the same in a row with many of them and in a row with few.
+    """A scored target weighs the same whether few or many targets of its row, or of its part of the text, are scored.
 
-    Of two rows with 16 and 6 scored targets, 22·f(both) = 16·f(first) + 6·f(second). The first row's targets are the
-    most probable tokens, the second's the least probable ones.
+    Of two sets of targets, (|S₁| + |S₂|)·f(S₁ + S₂) = |S₁|·f(S₁) + |S₂|·f(S₂). Those of the larger set are the most
+    probable tokens, those of the smaller one the least probable. Tried at twice the numbers that the model states too,
+    as losses are computed in chunks.
     """
-    tokens = target.tokens(2, 16, seed=50)
-    logits = model.eval()(tokens)
-    targets = torch.stack((logits[0].argmax(-1), logits[1].argmin(-1)))
-    first = (torch.arange(2) == 0)[:, None].expand(2, 16)
-    second = ~first & (torch.arange(16) >= 10)
-    sets = first | second, first, second
-    losses = [training_loss(model, tokens, targets.masked_fill(~chosen, IGNORED), seed=0).total for chosen in sets]
-    both, one, other = (float(loss) * int(chosen.sum()) for loss, chosen in zip(losses, sets, strict=True))
-    yield from no_mean(
-        abs(one + other - both) / max(abs(both), 1e-12),
-        f"of two rows with 16 and 6 scored targets the loss is {float(losses[0]):.4g}, and the mean over their tokens "
-        f"{(one + other) / 22:.4g}: targets of a row with few of them weigh more or less than others",
-        "A mean over rows trains most on the shortest texts; the score is a mean over tokens.",
-    )
+    stated = [length for length in own_lengths(target, min(target.reach, MAX_LOSS_TOKENS)) if length > 16]
+    for length in (16, *stated[: target.pick(4, 12)]):
+        tokens = target.tokens(2, length, seed=50)
+        logits = model.eval()(tokens)
+        row, position = torch.arange(2)[:, None].expand(2, length), torch.arange(length).expand(2, length)
+        of_two_rows = row == 0, (row == 1) & (position >= length - length // 3)
+        of_two_halves = position >= length // 2, (position < length // 2) & (position % 4 == 0)
+        for (many, few), which in ((of_two_rows, "rows"), (of_two_halves, "halves of a text")):
+            targets = torch.where(many, logits.argmax(-1), logits.argmin(-1))
+            losses = [
+                float(training_loss(model, tokens, targets.masked_fill(~chosen, IGNORED), seed=0).total)
+                for chosen in (many | few, many, few)
+            ]
+            mean = (losses[1] * int(many.sum()) + losses[2] * int(few.sum())) / int((many | few).sum())
+            faults = list(
+                no_mean(
+                    abs(mean - losses[0]) / max(abs(losses[0]), 1e-12),
+                    f"of two {which} with {int(many.sum())} and {int(few.sum())} scored targets the loss is "
+                    f"{losses[0]:.4g}, and the mean over their tokens {mean:.4g}: targets weigh more or less where few "
+                    "are scored",
+                    "A mean over rows or parts trains most on those with few targets; the score is a mean over tokens.",
+                )
+            )
+            if faults:
+                yield from faults
+                return
+
+
+@torch.no_grad()
+def same_in_micro_batches(target: DecoderTarget, model: Decoder) -> Iterator[Evidence]:
+    """The loss of a step is the same whether its rows are one batch or two micro-batches of different numbers."""
+    length = target.length(16)
+    tokens, targets = target.tokens(3, length, seed=51), target.tokens(3, length, seed=52)
+    targets[0, length // 3 :] = IGNORED
+    parts = [Batch(tokens[:2], targets[:2]), Batch(tokens[2:], targets[2:])]
+    sums = []
+    for part in parts:
+        with micro_batch(None) as counted:
+            training_loss(model, part, seed=0)
+        sums.append(counted.sums)
+        stated = model.objective.counts(part) or {}
+        wrong = [name for name, count in stated.items() if name in counted.sums and count != counted.sums[name]]
+        if wrong:
+            yield Evidence(
+                f"objective.counts says {int(stated[wrong[0]])} for {wrong[0]!r}, its loss is a mean over "
+                f"{int(counted.sums[wrong[0]])}",
+                fault=True,
+                where="objective.counts",
+                **OTHER_IN_MICRO_BATCHES,
+            )
+            return
+    split = 0.0
+    for part in parts:
+        with micro_batch(total_of(sums)):
+            split += float(training_loss(model, part, seed=0).total)
+    whole = float(training_loss(model, Batch(tokens, targets), seed=0).total)
+    deviation = abs(split - whole) / max(abs(whole), 1e-12)
+    if not deviation <= MICRO_BATCH_TOLERANCE:
+        yield Evidence(
+            f"the loss of three rows is {whole:.5g} in one batch and {split:.5g} in two micro-batches",
+            fault=True,
+            measured=deviation,
+            tolerance=MICRO_BATCH_TOLERANCE,
+            where="model.loss, a term without share_of_step",
+            **OTHER_IN_MICRO_BATCHES,
+        )
 
 
 @torch.no_grad()
