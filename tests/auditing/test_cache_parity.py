@@ -1,5 +1,7 @@
 """Cache parity: models whose decoding is another model than their training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -119,3 +121,40 @@ def test_a_cache_that_breaks_past_a_block_edge_is_caught(small, mixer):
     report = small(only=ONLY, mixer=mixer(DecodesWronglyPastTokenHundred))
     assert "past block edges" in report["cache parity"].detail
     assert report["cache parity"].where.startswith("first at position 101, layer 0")
+
+
+class CountsItself(Attention):
+    """Rotates keys and queries by a position that the layer counts, not the cache."""
+
+    seen = 0
+
+    def forward(self, x, ctx):
+        if ctx.cache is not None:
+            self.seen = x.shape[1] if not int(ctx.positions.max() - x.shape[1] + 1) else self.seen + x.shape[1]
+            ctx = replace(ctx, positions=ctx.positions - ctx.positions.max() + self.seen - 1)
+        return super().forward(x, ctx)
+
+
+def test_a_position_that_is_kept_outside_the_cache_is_found_by_two_texts_in_turns(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(CountsItself))["cache parity"]
+    assert finding.detail.startswith("decoding two texts in turns differs")
+
+
+class PageTable(Attention):
+    """Tokens before the last page of 16 are read by the number of the row that wrote them."""
+
+    def new_cache(self, batch, capacity, *, device, dtype):
+        cache = super().new_cache(batch, capacity, device=device, dtype=dtype)
+        return {**cache, "row": torch.arange(batch, device=device)[:, None].repeat(1, capacity)}
+
+    def forward(self, x, ctx):
+        if ctx.cache is not None:
+            page = ctx.positions.max() // 16 * 16
+            ctx.cache["row"][:, page:] = torch.arange(len(x), device=x.device)[:, None]
+            x = x + 0.1 * (ctx.cache["row"][:, :1] - torch.arange(len(x), device=x.device)[:, None])[..., None]
+        return super().forward(x, ctx)
+
+
+def test_rows_that_are_moved_after_whole_pages_are_found(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(PageTable))["cache parity"]
+    assert "decoding after rows were repeated and dropped differs" in finding.detail

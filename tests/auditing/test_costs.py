@@ -6,7 +6,7 @@ from torch import nn
 
 from litmus.auditing import audit
 from litmus.model import build
-from litmus.nn import Attention, attend, update_kv
+from litmus.nn import Attention, Mixer, attend, update_kv
 from litmus.nn.core.forward_context import ForwardContext
 
 ONLY = ("costs as declared",)
@@ -182,3 +182,28 @@ class Narrow(nn.Module):
 def test_products_that_no_counter_sees_are_counted(small, feedforward):
     finding = small(only=ONLY, feedforward=feedforward)["costs as declared"]
     assert finding.mark == "takes FLOPs that are not counted"
+
+
+class WideValues(Mixer):
+    """Attention with keys of width 4 and values as wide as the model."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.widths = {"q": 4, "k": 4, "v": layer.dim}
+        self.parts = nn.ModuleDict({name: nn.Linear(layer.dim, 2 * width) for name, width in self.widths.items()})
+        self.out = nn.Linear(2 * layer.dim, layer.dim)
+
+    def forward(self, x, ctx):
+        q, k, v = (part(x).unflatten(-1, (2, -1)) for part in self.parts.values())
+        if ctx.cache is not None:
+            k, v = (update_kv(ctx.cache[name], new, ctx) for name, new in (("k", k), ("v", v)))
+        return self.out(attend(q, k, v, ctx.attention_mask()).flatten(-2))
+
+    def new_cache(self, batch, capacity, *, device, dtype):
+        sizes = {name: (batch, capacity, 2, self.widths[name]) for name in "kv"}
+        return {name: torch.zeros(size, device=device, dtype=dtype) for name, size in sizes.items()}
+
+
+def test_values_wider_than_keys_take_the_flops_that_are_reported(small):
+    finding = small(only=ONLY, mixer=WideValues)["costs as declared"]
+    assert finding.status == "pass", finding.detail

@@ -5,14 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+import litmus
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.checks.coverage import evaluate_exact
 from litmus.model import resolve
-from litmus.nn import Attention, Batch, Loss, Objective
+from litmus.nn import Attention, Batch, Loss, Objective, share_of_step
 from litmus.nn.core.batch import IGNORED
 from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
+from litmus.nn.moe.routers import SigmoidRouter
 from litmus.training.evaluation import evaluate
+from tests.auditing.small_gpt import GPT
 
 ONLY = ("coverage",)
 
@@ -84,7 +88,7 @@ class Weighted(Objective):
 
     def forward(self, model, batch, label_smoothing=0.0):
         loss = super().forward(model, batch, label_smoothing)
-        size = model.hidden(batch).square().mean()
+        size = share_of_step("size", model.hidden(batch).square().mean(), torch.tensor(batch.targets.numel()))
         return Loss(0.5 * loss.total + 0.01 * size, {"half": 0.5 * loss.total, "size": size})
 
 
@@ -124,7 +128,7 @@ def rows_of(batch):
 def test_a_mean_over_rows_is_no_mean_over_tokens(small, objective):
     finding = small(only=ONLY, objective=objective(MeanOfRows))["coverage"]
     assert finding.mark == "has a loss that is no mean over the scored targets"
-    assert "of two rows with 16 and 6 scored targets" in finding.detail
+    assert "of two rows with 16 and 5 scored targets" in finding.detail
 
 
 class Flattering(Objective):
@@ -224,3 +228,72 @@ class BurnIn(Objective):
 def test_targets_that_only_long_texts_leave_untrained_are_found(small, objective):
     finding = small(only=ONLY, context=160, objective=objective(BurnIn))["coverage"]
     assert finding.status == "fail" and "position 0 of 130 never has a loss" in finding.where
+
+
+class MeanOfChunks(Objective):
+    """Each chunk of 16 positions weighs by all of its targets, scored or not."""
+
+    def forward(self, model, batch, label_smoothing=0.0):
+        hidden = model.hidden(batch)
+        losses, sizes = [], []
+        for h, targets in zip(hidden.split(16, 1), batch.targets.split(16, 1), strict=True):
+            if bool((targets != IGNORED).any()):
+                logits = model.head(h).flatten(0, 1)
+                losses.append(F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED) * targets.numel())
+                sizes.append(targets.numel())
+        nats = torch.stack(losses).sum() / sum(sizes) if sizes else hidden.sum() * 0
+        return Loss(nats, {"next_token": nats})
+
+
+def test_a_mean_over_chunks_is_no_mean_over_tokens(small, objective):
+    finding = small(only=ONLY, objective=objective(MeanOfChunks))["coverage"]
+    assert finding.mark == "has a loss that is no mean over the scored targets"
+
+
+class NotShared(Objective):
+    """A further term that is no share of the step's mean."""
+
+    def forward(self, model, batch, label_smoothing=0.0):
+        loss = super().forward(model, batch, label_smoothing)
+        return Loss(loss.total + model.hidden(batch).square().mean(), loss.parts)
+
+
+class Miscounts(Objective):
+    def counts(self, batch):
+        return {"next_token": torch.tensor(batch.targets.numel())}
+
+
+@pytest.mark.parametrize("changed", [NotShared, Miscounts])
+def test_a_loss_that_depends_on_how_a_step_is_split_is_found(small, objective, changed):
+    finding = small(only=ONLY, objective=objective(changed))["coverage"]
+    assert finding.mark == "has another loss in micro-batches"
+
+
+def test_a_router_whose_hook_gathers_the_tokens_is_found(small, monkeypatch):
+    parts = {"feedforward": {"kind": "moe", "experts": 4, "top_k": 2, "router": {"kind": "sigmoid", "bias_rate": 0.01}}}
+    assert small(only=ONLY, **parts).passed
+    right = SigmoidRouter.post_optimizer_step
+
+    def wrong(self):
+        before = self.bias.clone()
+        right(self)
+        self.bias.copy_(2 * before - self.bias)
+
+    monkeypatch.setattr(SigmoidRouter, "post_optimizer_step", wrong)
+    assert small(only=ONLY, **parts)["coverage"].mark == "unbalances its experts"
+
+
+class MoreTokensAhead(GPT):
+    """A second term in training only, over targets that follow a scored one."""
+
+    def forward(self, idx, targets=None):
+        logits, loss = super().forward(idx, targets)
+        if targets is not None and self.training:
+            further = targets[:, 1:].masked_fill(targets[:, :-1] == -1, -1)
+            ahead = F.cross_entropy(logits[:, :-1].flatten(0, 1), further.flatten(), ignore_index=-1, reduction="sum")
+            loss = loss + 0.3 * ahead / (further != -1).sum().clamp(min=1)
+        return logits, loss
+
+
+def test_a_further_term_in_training_is_no_wrong_mean():
+    assert litmus.audit(MoreTokensAhead(), quick=True, only=ONLY).passed

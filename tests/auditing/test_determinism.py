@@ -81,3 +81,55 @@ def test_layers_that_start_alike_are_found_in_a_module():
     finding = litmus.audit(model, quick=True, only=ONLY)["determinism"]
     assert finding.mark == "starts with equal layers"
     assert re.fullmatch(r"module\.h\.1\..* starts with the same random numbers as module\.h\.0\..*", finding.detail)
+
+
+class CountsEvaluations(Attention):
+    """A statistic for its next step, taken of evaluations as well."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x, ctx):
+        if ctx.cache is None:
+            self.seen += float(x.detach().square().mean())
+        return super().forward(x, ctx)
+
+
+def test_training_that_depends_on_evaluations_is_found(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(CountsEvaluations))["determinism"]
+    assert finding.mark == "trains otherwise when it is evaluated" and finding.where.endswith("seen")
+
+
+class CountsInPython(Attention):
+    """Its output grows with the steps, whose number is no buffer."""
+
+    steps = 0
+
+    def forward(self, x, ctx):
+        return super().forward(x, ctx) * min(1.0, (self.steps + 1) / 100)
+
+    def post_optimizer_step(self):
+        self.steps += 1
+
+
+class BeginsAnew(CountsInPython):
+    """The factor is in a buffer; the number that it is computed from is not."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.register_buffer("factor", torch.tensor(0.01))
+
+    def forward(self, x, ctx):
+        return Attention.forward(self, x, ctx) * self.factor
+
+    def post_optimizer_step(self):
+        self.steps += 1
+        self.factor.fill_(min(1.0, (self.steps + 1) / 100))
+
+
+@pytest.mark.parametrize(("changed", "when"), [(CountsInPython, ""), (BeginsAnew, "after further steps ")])
+def test_a_schedule_that_saving_loses_is_found(small, mixer, changed, when):
+    finding = small(only=ONLY, mixer=mixer(changed))["determinism"]
+    assert finding.mark == "does not survive saving"
+    assert finding.detail.startswith(f"a saved and loaded model has {when}other logits")

