@@ -71,6 +71,18 @@ class Model:
         cache = transformers.StaticCache(config=self.config, max_cache_len=TOKENS + 4)
         return self.decoded([5, *[1] * (TOKENS - 5)], cache)
 
+    def decoding_after_reordering_differs(self) -> float | None:
+        """Two texts change places in the cache, as in beam search, before the last token."""
+        other = self.text.flip(1)
+        texts = torch.cat((self.text, other))
+        name = next((name for name in ("past_key_values", "cache_params") if name in self.takes), "")
+        cache = self.model(texts[:, :-1], use_cache=True)[name] if name else None
+        if not hasattr(cache, "reorder_cache"):
+            return None
+        cache.reorder_cache(torch.tensor([1, 0]))
+        logits = self.model(texts.flip(0)[:, -1:], use_cache=True, **{name: cache}).logits[:, -1]
+        return float((logits.flip(0) - self.model(texts).logits[:, -1]).abs().max()) / self.std
+
     def decoded(self, sizes: list[int], cache: Any = None) -> float | None:
         name = next((name for name in ("past_key_values", "cache_params") if name in self.takes), "")
         if not name:
@@ -110,6 +122,7 @@ CLAIMS: dict[str, Callable[[Model], float | None]] = {
     "decoding token by token differs": Model.decoding_differs,
     "decoding in chunks differs": Model.decoding_in_chunks_differs,
     "decoding with a StaticCache differs": Model.decoding_with_a_static_cache_differs,
+    "decoding after rows were reordered differs": Model.decoding_after_reordering_differs,
     "left padding changes the logits": Model.left_padding_changes_the_logits,
     "`generate` differs from forward": Model.generate_differs_from_forward,
 }
