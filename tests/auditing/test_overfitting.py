@@ -5,7 +5,7 @@ import torch
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.checks.overfitting import MAX_NATS, batch
 from litmus.model import resolve
-from litmus.nn import Attention, Loss, Objective
+from litmus.nn import Attention, Loss, Objective, share_of_step
 
 ONLY = ("overfits one batch",)
 
@@ -16,7 +16,7 @@ class HeldBack(Objective):
     def forward(self, model, batch, label_smoothing=0.0):
         loss = super().forward(model, batch, label_smoothing)
         penalty = 30.0 * sum(parameter.square().sum() for parameter in model.parameters())
-        return Loss(loss.total + penalty, loss.parts)
+        return Loss(loss.total + share_of_step("penalty", penalty, torch.ones(())), loss.parts)
 
 
 def test_a_model_that_cannot_learn_fails_this_check_alone(small, objective):
