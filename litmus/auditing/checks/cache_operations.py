@@ -55,13 +55,13 @@ def begun_lengths(target: AuditTarget, following: int) -> list[int]:
     """Lengths of text in a cache before something is done with it: a short one, and those beyond stated numbers."""
     most = min(target.reach, MAX_BEGUN) - following
     stated = [length + 3 for length in own_lengths(target, most - 3) if length > 12]
-    return [min(12, most), most, *stated[: target.pick(0, 3)]]
+    return [length for length in (min(12, most), most, *stated[: target.pick(0, 3)]) if length > 1]
 
 
 def texts_take_turns(target: AuditTarget) -> Iterator[Decoding]:
-    """Two texts of different lengths are decoded in turns, each with a cache of its own."""
+    """Two texts are decoded in turns, each with a cache of its own; one begins where the other has just ended."""
     model = target.model
-    texts = [target.tokens(1, target.length(length), seed=20 + length) for length in (9, 12)]
+    texts = [target.tokens(1, target.length(length), seed=20 + length) for length in (9, 10)]
     caches = [model.new_cache(1, text.shape[1]) for text in texts]
     parts = [text.split([text.shape[1] - 4, 1, 1, 2], dim=1) for text in texts]
     decoded = [
@@ -87,12 +87,12 @@ def rows_come_and_go(target: AuditTarget) -> Iterator[Decoding]:
 
 def rows_reordered(target: AuditTarget) -> Iterator[Decoding]:
     """Rows are repeated and dropped, as beam search does, and each continues with tokens of its own."""
-    model, order = target.model, torch.tensor([2, 0, 2, 2])
-    for begun in begun_lengths(target, following=6):
+    model, orders = target.model, [torch.tensor(order) for order in ([2, 0, 2, 2], [1, 3, 0, 0], [1, 3])]
+    for begun in begun_lengths(target, following=3 * len(orders)):
         tokens = target.tokens(3, begun, seed=16)
-        cache = model.new_cache(3, begun + 6)
+        cache = model.new_cache(3, begun + 3 * len(orders))
         model(tokens, cache)
-        for step, kept in enumerate((order, torch.tensor([1, 3]))):
+        for step, kept in enumerate(orders):
             cache.reorder(kept)
             following = target.tokens(len(kept), 3, seed=17 + step)
             logits = torch.cat([model(chunk, cache) for chunk in following.split([1, 2], dim=1)], dim=1)
