@@ -158,3 +158,22 @@ class PageTable(Attention):
 def test_rows_that_are_moved_after_whole_pages_are_found(small, mixer):
     finding = small(only=ONLY, mixer=mixer(PageTable))["cache parity"]
     assert "decoding after rows were repeated and dropped differs" in finding.detail
+
+
+class PacksItsWeights(Attention):
+    """Decodes with a copy of weights that it made at the first token."""
+
+    packed = None
+
+    def forward(self, x, ctx):
+        y = super().forward(x, ctx)
+        if ctx.cache is None or x.shape[1] > 1:
+            return y @ self.out.weight.T
+        if self.packed is None or self.packed.dtype != x.dtype:
+            self.packed = self.out.weight.detach().T.clone()
+        return y @ self.packed
+
+
+def test_weights_that_were_packed_before_a_step_are_found(small, mixer):
+    finding = small(only=ONLY, mixer=mixer(PacksItsWeights))["cache parity"]
+    assert finding.detail.startswith("after training on one batch, decoding in steps and chunks differs")

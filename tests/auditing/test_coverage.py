@@ -297,3 +297,16 @@ class MoreTokensAhead(GPT):
 
 def test_a_further_term_in_training_is_no_wrong_mean():
     assert litmus.audit(MoreTokensAhead(), quick=True, only=ONLY).passed
+
+
+class PenaltyOfAllTokens(GPT):
+    """A small term over the logits of all tokens, scored or not."""
+
+    def forward(self, idx, targets=None):
+        logits, loss = super().forward(idx, targets)
+        return logits, loss if loss is None else loss + 0.01 * logits.logsumexp(-1).square().mean()
+
+
+def test_tokens_that_are_not_scored_but_enter_the_loss_are_found():
+    finding = litmus.audit(PenaltyOfAllTokens(), quick=True, only=ONLY)["coverage"]
+    assert finding.mark == "trains on tokens that are not scored"

@@ -43,6 +43,9 @@ OTHER_IN_MICRO_BATCHES: dict[str, Any] = {
     "meaning": "With --accumulation, or on several devices, another loss is trained than in one batch.",
 }
 
+UNSCORED_TOLERANCE = 1e-6
+"""Relative change of a loss by tokens that must not enter it, beyond rounding."""
+
 RANDOM_PASSES, STANDARD_ERRORS = 48, 6.0
 """Training passes, and their standard errors, by which the mean of a random loss is judged."""
 
@@ -58,6 +61,7 @@ def loss_function(target: AuditTarget) -> Iterator[Evidence]:
             scores = target.lacks("recipe") and has_further_terms(model, tokens, targets)
         mean_of = evaluation_loss if scores else training_loss_value
         faults = list(mean_over_scored(target, model, mean_of)) or list(mean_over_tokens(target, model, mean_of))
+        faults = faults or list(unscored_tokens_no_effect(target, model, mean_of))
     if not faults and not target.lacks("recipe") and not random:
         faults = list(same_in_micro_batches(target, model))  # type: ignore[arg-type]
     if not faults and not target.lacks("recipe"):
@@ -150,6 +154,27 @@ def mean_over_scored(target: AuditTarget, model: Any, loss_of: LossOf) -> Iterat
         "half of them set to -100: it is no mean over the scored targets",
         "Padding is trained, or the loss shrinks and grows with the share of targets that are scored.",
     )
+
+
+@torch.no_grad()
+def unscored_tokens_no_effect(target: AuditTarget, model: Any, loss_of: LossOf) -> Iterator[Evidence]:
+    """Tokens after the last scored target, as padding is, do not enter the loss, in no term of it."""
+    tokens, targets = target.tokens(2, 16, seed=53), target.tokens(2, 16, seed=54)
+    targets[:, 8:] = IGNORED
+    changed = torch.cat((tokens[:, :8], target.other_tokens(tokens)[:, 8:]), 1)
+    one, other = (loss_of(model, text, targets) for text in (tokens, changed))
+    tolerance = max(UNSCORED_TOLERANCE, target.loss_rounding)
+    if not abs(one - other) <= tolerance * max(abs(one), 1e-12):
+        yield Evidence(
+            f"the loss of 8 scored targets is {one:.6g}, and {other:.6g} with other tokens after them, "
+            "whose targets are -100",
+            fault=True,
+            measured=abs(one - other) / max(abs(one), 1e-12),
+            tolerance=tolerance,
+            where="model.loss with targets of -100",
+            mark="trains on tokens that are not scored",
+            meaning="Padding and prompts enter the loss, the more the longer they are.",
+        )
 
 
 def no_mean(deviation: float, what: str, meaning: str) -> Iterator[Evidence]:

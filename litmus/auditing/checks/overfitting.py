@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterator
@@ -94,11 +95,25 @@ def learned_model(target: AuditTarget) -> Any:
         model = model.to(next(target.model.parameters()).dtype).eval()
         if hasattr(target.model, "exact"):  # a foreign model, which casts inside
             model.exact = target.model.exact
+        if finite and not target.lacks("cache"):
+            with contextlib.suppress(Exception):  # the checks of decoding report it
+                step_after_decoding(model, batch(target)[0])
         return model if finite else None
 
     if not target.trains or target.lacks("loss") or target.lacks("weights"):
         return None
     return target.once("learned model", prepare)
+
+
+@torch.no_grad()
+def step_after_decoding(model: Any, tokens: Tensor) -> None:
+    """Decode a token and change all weights a little, after which nothing derived from the earlier ones may be kept."""
+    cache = model.new_cache(len(tokens), 3)
+    for chunk in tokens[:, :3].split([2, 1], dim=1):
+        model(chunk, cache)
+    for parameter in model.parameters():
+        parameter.mul_(1.001)
+    model.post_optimizer_step()
 
 
 def batch(target: AuditTarget) -> tuple[Tensor, Tensor]:
