@@ -310,3 +310,19 @@ class PenaltyOfAllTokens(GPT):
 def test_tokens_that_are_not_scored_but_enter_the_loss_are_found():
     finding = litmus.audit(PenaltyOfAllTokens(), quick=True, only=ONLY)["coverage"]
     assert finding.mark == "trains on tokens that are not scored"
+
+
+class DropsLayers(GPT):
+    """Stochastic depth of two layers, whose masks are often the same in two passes."""
+
+    def hidden(self, idx):
+        x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1]))
+        for block in self.h:
+            keep = (torch.rand(len(x), 1, 1) < 0.8).to(x.dtype) / 0.8 if self.training else 1.0
+            x = x + keep * (block(x) - x)
+        return self.ln_f(x)
+
+
+def test_layers_that_are_dropped_in_some_passes_only_are_no_untrained_prediction():
+    torch.manual_seed(0)
+    assert litmus.audit(DropsLayers(), quick=True, only=ONLY).passed

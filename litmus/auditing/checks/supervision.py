@@ -58,6 +58,10 @@ class Supervision:
         return [t for t in self.compared if t in self.scored and t not in self.matched]
 
 
+DRAWS = 8
+"""Passes by which randomness is seen: a mask over a few layers is often the same in two."""
+
+
 @torch.no_grad()
 def supervision(target: AuditTarget, length: int, positions: list[int]) -> Supervision:
     """Score one target at a time in training mode and compare with the prediction of model(tokens).
@@ -76,7 +80,8 @@ def supervision(target: AuditTarget, length: int, positions: list[int]) -> Super
     found.random = is_random(model, tokens, first)
     if found.random:
         found.compared = positions[:: max(1, len(positions) // MAX_COMPARED_POSITIONS)]
-        found.noisy = not torch.equal(*(training_logits(model, tokens, seed=seed) for seed in (0, 1)))
+        once, *others = (training_logits(model, tokens, seed=seed) for seed in range(DRAWS))
+        found.noisy = not all(torch.equal(once, other) for other in others)
     outcomes: dict[int, Counter[float]] = {t: Counter() for t in positions}
     for seed in range((NOISY_PASSES if found.noisy else RANDOM_PASSES) if found.random else 1):
         searched = [t for t in found.mismatched if not settled(outcomes[t])]
@@ -140,7 +145,7 @@ def loss_counts(target: AuditTarget, length: int, positions: list[int], passes: 
 @torch.no_grad()
 def is_random(model: Any, tokens: Tensor, targets: Tensor) -> bool:
     """Whether the training loss of the same tokens depends on the seed."""
-    return len({training_loss(model, tokens, targets, seed=seed).total.item() for seed in range(4)}) > 1
+    return len({training_loss(model, tokens, targets, seed=seed).total.item() for seed in range(DRAWS)}) > 1
 
 
 def loss_parts(model: Any, tokens: Tensor, targets: Tensor, seed: int) -> dict[str, Tensor]:
