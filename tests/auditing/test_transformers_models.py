@@ -163,7 +163,8 @@ def test_decays_that_decoding_computes_anew_equal_a_table_of_them_in_fp32():
     model = transformers.MiniMaxForCausalLM(config)
     target = target_of(model, quick=True)
     assert target.rounding == 1e-9 < target.decoding_rounding
-    assert_cache_matches(model)
+    target.missing["reordered cache"] = "its reorder_cache leaves the states of linear layers in place"
+    assert run_check(CHECKS["cache parity"], target, 100).status == "pass"
 
 
 def test_modules_whose_outputs_grow_in_decoding_do_not_hide_the_fault():
