@@ -61,7 +61,8 @@ def loss_function(target: AuditTarget) -> Iterator[Evidence]:
             scores = target.lacks("recipe") and has_further_terms(model, tokens, targets)
         mean_of = evaluation_loss if scores else training_loss_value
         faults = list(mean_over_scored(target, model, mean_of)) or list(mean_over_tokens(target, model, mean_of))
-        faults = faults or list(unscored_tokens_no_effect(target, model, mean_of))
+        if not faults:
+            yield from unscored_tokens_no_effect(target, model, mean_of)
     if not faults and not target.lacks("recipe") and not random:
         faults = list(same_in_micro_batches(target, model))  # type: ignore[arg-type]
     if not faults and not target.lacks("recipe"):
@@ -168,11 +169,10 @@ def unscored_tokens_no_effect(target: AuditTarget, model: Any, loss_of: LossOf) 
         yield Evidence(
             f"the loss of 8 scored targets is {one:.6g}, and {other:.6g} with other tokens after them, "
             "whose targets are -100",
-            fault=True,
+            warning=True,
             measured=abs(one - other) / max(abs(one), 1e-12),
             tolerance=tolerance,
             where="model.loss with targets of -100",
-            mark="trains on tokens that are not scored",
             meaning="Padding and prompts enter the loss, the more the longer they are.",
         )
 
