@@ -17,7 +17,7 @@ def done(*command: str) -> str:
 
 
 def test_no_input_makes_a_traceback_a_hang_or_a_lost_file() -> None:
-    assert "12 cases" in done("tests/fuzz.py", "--cases", "12", "--seed", "11")
+    assert "24 cases" in done("tests/fuzz.py", "--cases", "24", "--seed", "11")
 
 
 def test_what_is_killed_and_repeated_is_bit_equal_to_what_was_left_alone() -> None:

@@ -49,6 +49,7 @@ def decode(model: Decoder, tokens: Tensor, sizes: list[int], new_cache: NewCache
 
 
 MAX_BEGUN = 150
+"""Tokens in a cache before something is done with it, at most: beyond block edges at 64, 100 and 128."""
 
 
 def begun_lengths(target: AuditTarget, following: int) -> list[int]:
