@@ -24,7 +24,7 @@ class ZLoss(Objective):
 
     def forward(self, model, batch, label_smoothing=0.0):
         targets = batch.targets
-        terms = AuxLosses.before(targets)  # where layers leave what they add to the loss
+        terms = AuxLosses.before(batch)  # where layers leave what they add to the loss
         logits = model.head(model.hidden(batch, aux_losses=terms)).flatten(0, 1)
         scored = targets.flatten() != -100
         count = scored.sum().clamp(min=1)  # a batch with nothing to score has a loss of 0

@@ -17,7 +17,7 @@ from litmus.nn import AuxLosses, Loss, Objective, with_aux_losses
 
 class LossBySum(Objective):
     def forward(self, model, batch, label_smoothing=0.0):
-        losses = AuxLosses.before(batch.scored_targets)
+        losses = AuxLosses.before(batch)
         logits = model.head(model.hidden(batch, aux_losses=losses)).transpose(1, 2)
         nats = F.cross_entropy(
             logits,

@@ -81,14 +81,12 @@ class AuditTarget(ABC):
     live = True
     trains = True
     """Whether checks try a copy after training on one batch as well."""
-    lifts_casts = False
-    """Whether the model casts its activations to a coarser type, and runs without these casts as well."""
-
     def __init__(self, name: str, *, vocab_size: int, context: int, quick: bool, note: str = "") -> None:
         self.name, self.note = name, note
         self.vocab_size, self.context = vocab_size, context
         self.quick = quick
         self.missing: dict[Ability, str] = {}
+        self._lifts_casts = False
         self._results: dict[Any, Any] = {}
 
     def lacks(self, ability: Ability) -> str:
@@ -178,13 +176,18 @@ class AuditTarget(ABC):
             lifted = dtype
         if lifted != torch.float64:
             return COARSE_ROUNDING.get(dtype, ROUNDING)
-        self.lifts_casts = True
+        self._lifts_casts = True
         return ROUNDING
+
+    @property
+    def lifts_casts(self) -> bool:
+        """Whether the model casts its activations to a coarser type, and runs without these casts as well."""
+        _ = self.rounding, "" if self.lacks("loss") else self.loss_rounding
+        return self._lifts_casts
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:
         """In this block a model that casts its activations computes in fp64 all the same, where it can."""
-        _ = self.rounding, "" if self.lacks("loss") else self.loss_rounding
         with Exact() if self.lifts_casts else contextlib.nullcontext():
             yield
 
@@ -324,6 +327,6 @@ def coarsest_dtype(model: Any, use: Callable[[Any], object]) -> torch.dtype:
     """The coarsest type of any activation in the forward pass of an fp64 model."""
     model = copy.deepcopy(model).requires_grad_(False)
     model.embedding.register_forward_hook(lambda _, __, vectors: vectors.detach().requires_grad_())
-    with _DtypeRecorder() as watch:
+    with torch.enable_grad(), _DtypeRecorder() as watch:  # whoever needs it first may have no use for gradients
         use(model)
     return watch.coarsest

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import litmus
@@ -197,3 +198,30 @@ def test_a_file_that_gives_no_module_is_bad_input(file, capsys):
 def test_keys_of_a_recipe_are_refused_for_a_model_that_is_built(file, capsys):
     assert exit_code("audit", f"{file}:build", "--set", "dim=64") == 2
     assert "size and keys belong to recipes" in capsys.readouterr().err
+
+
+class Shifting(GPT):
+    """A token shift before the layers, whose state `_reorder_cache` may leave in place."""
+
+    keeps_state = True
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(32, 32, batch_first=True)
+
+    def forward(self, idx, targets=None, past=None):
+        hidden, shift = (None, None) if past is None else past
+        x = self.wte(idx)
+        before = torch.cat((x.new_zeros(len(x), 1, 32) if shift is None else shift, x[:, :-1]), 1)
+        y, state = self.rnn(x + 0.5 * before, hidden)
+        return {"logits": self.lm_head(y), "past": (state, x[:, -1:])}
+
+    def _reorder_cache(self, past, rows):
+        return past[0][:, rows], past[1] if self.keeps_state else past[1][rows]
+
+
+def test_a_models_own_reordering_of_its_cache_is_tried(monkeypatch):
+    finding = litmus.audit(Shifting(), quick=True, only=("cache parity",))["cache parity"]
+    assert finding.status == "fail" and "after rows were repeated and dropped" in finding.detail
+    monkeypatch.setattr(Shifting, "keeps_state", False)
+    assert litmus.audit(Shifting(), quick=True, only=("cache parity",)).passed

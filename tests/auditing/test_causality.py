@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from litmus.auditing import audit
 from litmus.model import resolve
-from litmus.nn import Attention
+from litmus.nn import Attention, AuxLosses, Loss, Objective, with_aux_losses
 from litmus.nn.attention import spaced
 from litmus.nn.attention.banded import Window
 from litmus.nn.attention.compressed_blocks import Layout
@@ -171,3 +171,35 @@ def test_rounding_is_not_taken_for_a_leak(small, feedforward):
 def test_a_context_of_eight_tokens_is_audited():
     report = audit("nope", quick=True, overrides={**TINY, "context": 8}, only=["causality"])
     assert report.passed, report.failed
+
+
+class Contrast(Objective):
+    """The states of one row should differ, those of its other documents among them."""
+
+    def comparable(self, batch):
+        return torch.ones(*batch.tokens.shape, batch.tokens.shape[1], dtype=torch.bool)
+
+    def forward(self, model, batch, label_smoothing=0.0):
+        terms = AuxLosses.before(batch)
+        hidden, scored = model.hidden(batch, aux_losses=terms), batch.targets != -100
+        count = scored.sum().clamp(min=1)
+        logits = model.head(hidden).flatten(0, 1)
+        nats = F.cross_entropy(logits, batch.targets.flatten(), reduction="sum", label_smoothing=label_smoothing)
+        unit = F.normalize(hidden, dim=-1)
+        earlier = self.comparable(batch).tril(-1)
+        alike = ((unit @ unit.mT).relu() * earlier).sum(-1) / earlier.sum(-1).clamp(min=1)
+        contrast = (alike * scored).sum() / count
+        return with_aux_losses(Loss(nats / count + contrast, {"next_token": nats / count, "contrast": contrast}), terms)
+
+
+class ContrastWithinDocuments(Contrast):
+    def comparable(self, batch):
+        if batch.document_ids is None:
+            return super().comparable(batch)
+        return batch.document_ids[:, None] == batch.document_ids[:, :, None]
+
+
+def test_a_term_of_the_loss_that_compares_documents_is_caught(small, objective):
+    finding = small(only=ONLY, objective=objective(Contrast))["causality"]
+    assert finding.mark == "packed documents see each other in training" and "in its term 'contrast'" in finding.detail
+    assert small(only=ONLY, objective=objective(ContrastWithinDocuments)).passed

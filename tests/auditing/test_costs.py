@@ -178,7 +178,31 @@ class Narrow(nn.Module):
         return (hidden.unsqueeze(-1) * self.down).sum(-2)
 
 
-@pytest.mark.parametrize("feedforward", [Accumulated, Fused, Bilinear, Narrow])
+class DenseBag(nn.Module):
+    """A weighted sum of all rows of a table by `embedding_bag`, which is a matrix product."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.weigh, self.table = nn.Linear(dim, 256), nn.Parameter(0.1 * torch.randn(256, dim))
+
+    def forward(self, x):
+        weights = self.weigh(x).softmax(-1).flatten(0, -2)
+        slots = torch.arange(256).expand(len(weights), -1)
+        return nn.functional.embedding_bag(slots, self.table, per_sample_weights=weights, mode="sum").view_as(x)
+
+
+class Distances(nn.Module):
+    """All distances to 256 points, without a matrix product."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.points, self.out = nn.Parameter(torch.randn(256, dim)), nn.Linear(256, dim)
+
+    def forward(self, x):
+        return self.out(-torch.cdist(x, self.points, compute_mode="donot_use_mm_for_euclid_dist"))
+
+
+@pytest.mark.parametrize("feedforward", [Accumulated, Fused, Bilinear, Narrow, DenseBag, Distances])
 def test_products_that_no_counter_sees_are_counted(small, feedforward):
     finding = small(only=ONLY, feedforward=feedforward)["costs as declared"]
     assert finding.mark == "takes FLOPs that are not counted"
@@ -206,4 +230,29 @@ class WideValues(Mixer):
 
 def test_values_wider_than_keys_take_the_flops_that_are_reported(small):
     finding = small(only=ONLY, mixer=WideValues)["costs as declared"]
+    assert finding.status == "pass", finding.detail
+
+
+class SameTokenOnly(Attention):
+    """Attention to earlier occurrences of the same token; the cache holds ids too, and the number of tokens."""
+
+    def forward(self, x, ctx):
+        q, k, v = self.qkv_proj(x, ctx)
+        ids = keys = ctx.token_ids + 1
+        if ctx.cache is not None:
+            keys = update_kv(ctx.cache["ids"], ids, ctx)
+            k, v = (update_kv(ctx.cache[name], new, ctx) for name, new in (("k", k), ("v", v)))
+        same = (ids[:, :, None] == keys[:, None])[:, None]
+        return self.out_proj(attend(q, k, v, ctx.causal_mask() & same), x, ctx)
+
+    def new_cache(self, batch, capacity, *, device, dtype):
+        ids = torch.zeros(batch, capacity, device=device, dtype=torch.long)
+        return {**super().new_cache(batch, capacity, device=device, dtype=dtype), "ids": ids}
+
+    def kv_elements(self, capacity):
+        return super().kv_elements(capacity) + capacity
+
+
+def test_a_cache_may_hold_the_ids_of_tokens(small):
+    finding = small(only=ONLY, mixer=SameTokenOnly)["costs as declared"]
     assert finding.status == "pass", finding.detail

@@ -329,3 +329,46 @@ class DropsLayers(GPT):
 def test_layers_that_are_dropped_in_some_passes_only_are_no_untrained_prediction():
     torch.manual_seed(0)
     assert litmus.audit(DropsLayers(), quick=True, only=ONLY).passed
+
+
+class PricedGate(Swiglu):
+    """A gate for each token, and a price for what passes, over the tokens that are `counted`."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.gate = nn.Linear(layer.dim, 1)
+
+    def counted(self, ctx):
+        return ctx.aux_losses.counted
+
+    def price(self, g, counted):
+        return (g[..., 0] * counted).sum() / counted.sum().clamp(min=1)
+
+    def forward(self, x, ctx):
+        g = self.gate(x).sigmoid()
+        if self.training and ctx.aux_losses is not None:
+            ctx.aux_losses.add("price", self.price(g, self.counted(ctx)), 0.1)
+        return g * super().forward(x, ctx)
+
+
+class PriceOfAllTokens(PricedGate):
+    def counted(self, ctx):
+        return torch.ones_like(ctx.aux_losses.counted)
+
+
+class PriceWithoutGradient(PricedGate):
+    def price(self, g, counted):
+        return super().price(g.detach(), counted)
+
+
+@pytest.mark.parametrize(
+    ("changed", "mark"),
+    [
+        (PricedGate, None),
+        (PriceOfAllTokens, "has a loss term over tokens that are not scored"),
+        (PriceWithoutGradient, "drops the auxiliary losses of its layers"),
+    ],
+)
+def test_what_layers_add_to_the_loss_is_a_mean_over_counted_tokens_and_has_a_gradient(small, changed, mark):
+    finding = small(only=ONLY, feedforward=changed)["coverage"]
+    assert (finding.status, finding.mark) == (("fail", mark) if mark else ("pass", ""))

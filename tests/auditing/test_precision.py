@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import litmus
@@ -114,4 +115,39 @@ class WritesIntoABuffer(GPT):
 
 def test_a_module_that_does_not_run_under_autocast_is_judged_in_bf16():
     finding = litmus.audit(WritesIntoABuffer(), quick=True, only=ONLY)["precision"]
-    assert finding.status == "pass" and "not with bf16 autocast, in which the model does not run" in finding.detail
+    assert (
+        finding.status == "pass" and "not with bf16 autocast on cpu, in which the model does not run" in finding.detail
+    )
+
+
+class SumsLessLaterOnes(nn.Module):
+    """Sums up to each token as the sum of all less that of the later ones, which do not cancel in bf16."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        values = self.map(x).bfloat16()
+        later = values.flip(1).cumsum(1).flip(1) - values
+        return (values.sum(1, keepdim=True) - later).to(x.dtype) / (1 + torch.arange(x.shape[1])[:, None])
+
+
+def test_later_tokens_that_rounding_carries_to_earlier_positions_are_found(small):
+    report = small(only=ONLY, mixer=SumsLessLaterOnes)
+    assert report.mark() == "fails audit: sees the future by rounding"
+
+
+class FourierFilter(GPT):
+    """A causal filter by FFT, which PyTorch does not have in bf16."""
+
+    def hidden(self, idx):
+        x = super().hidden(idx)
+        size, decay = 2 * x.shape[1], 0.5 ** torch.arange(x.shape[1], dtype=x.dtype)[:, None]
+        spectrum = torch.fft.rfft(x, n=size, dim=1) * torch.fft.rfft(decay, n=size, dim=0)
+        return torch.fft.irfft(spectrum, n=size, dim=1)[:, : x.shape[1]]
+
+
+def test_an_operator_that_does_not_exist_in_bf16_is_no_fault():
+    finding = litmus.audit(FourierFilter(), quick=True, only=ONLY)["precision"]
+    assert finding.status == "pass" and "not with bf16 on cpu, in which the model does not run" in finding.detail

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import litmus
 from litmus.nn import Attention, update_kv
 from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
 
@@ -185,3 +186,33 @@ class BiasByDistance(Attention):
 
 def test_a_network_of_the_distance_multiplies_no_activation(small, mixer):
     assert failed(small(only=("costs as declared",), mixer=mixer(BiasByDistance))) == {}
+
+
+class BranchesFromZero(nn.Module):
+    """ReZero: branches behind gates that are zero at birth, no norms, no positions."""
+
+    def __init__(self, width=64, vocab_size=89):
+        super().__init__()
+        self.vocab_size, self.block_size = vocab_size, 80
+        self.wte = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.wte.weight, std=width**-0.5)
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(3))
+        self.out = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.up = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(3))
+        self.down = nn.ModuleList(nn.Linear(4 * width, width) for _ in range(3))
+        self.gates = nn.Parameter(torch.zeros(3, 2))
+
+    def forward(self, idx, targets=None):
+        x = self.wte(idx) * 8
+        for qkv, out, up, down, gates in zip(self.qkv, self.out, self.up, self.down, self.gates, strict=True):
+            q, k, v = qkv(x).unflatten(-1, (3, 4, 16)).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + gates[0] * out(y.transpose(1, 2).flatten(2))
+            x = x + gates[1] * down(F.mish(up(x)))
+        logits = F.linear(x, self.wte.weight) / 8
+        return logits, None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def test_branches_whose_gates_are_zero_at_birth_can_learn():
+    torch.manual_seed(0)
+    assert failed(litmus.audit(BranchesFromZero(), quick=True, only=("overfits one batch",))) == {}

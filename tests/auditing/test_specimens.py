@@ -45,7 +45,7 @@ FAULTS = {
     "loss_by_sum": ("coverage", ["2 copies", "grows with the batch"]),
     "scored_by_sampling": ("coverage", ["evaluation does not score"]),
     "wrong_backward": ("equivalence", ["Silu", "wrong gradient"]),
-    "uncounted_flops": ("costs as declared", ["broadcast and sum"]),
+    "uncounted_flops": ("costs as declared", ["products and sums by other operators"]),
     "leak_in_deep_layers": ("causality", ["sees the future", "layer 3", "PhraseAttention"]),
     "leak_past_block_edge": ("causality", ["sees the future", "BlockSummary"]),
     "leak_through_time_norm": ("causality", ["sees the future", "TimeNorm"]),

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litmus.nn import Batch
+
 LABELS = "labels"
 """By convention of transformers these are the tokens of the text, and the model shifts them itself."""
 
@@ -51,6 +53,34 @@ class Calls:
             padding_mask="attention_mask" if "attention_mask" in names else "",
             position_ids="position_ids" in names,
         )
+
+
+class CallCache:
+    """What the last call returned as its cache, and the padding mask of all tokens so far.
+
+    reordered: the model's function from such a cache and row numbers to the cache of these rows, if it has one.
+    """
+
+    def __init__(self, rows: int, capacity: int, reordered: Callable[[Any, Tensor], Any] | None = None) -> None:
+        self.rows, self.capacity, self.reordered = rows, capacity, reordered
+        self.past: Any = None
+        self.padding_mask: Tensor | None = None
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the rows of these numbers (R,), in this order."""
+        if hasattr(self.past, "reorder_cache"):
+            self.past.reorder_cache(rows)
+        else:
+            assert self.reordered is not None
+            self.past = self.reordered(self.past, rows)
+        self.padding_mask = None if self.padding_mask is None else self.padding_mask[rows]
+
+    def extended(self, batch: Batch) -> Tensor | None:
+        """The padding mask (B, S) of all tokens so far and those of the batch; None where there is no padding."""
+        new = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.padding_mask is None else batch.padding_mask
+        seen = new if self.padding_mask is None else torch.cat((self.padding_mask, new), 1)
+        self.padding_mask = seen
+        return None if seen.all() else seen
 
 
 def logits_of(output: Any, tokens: Tensor) -> Any:

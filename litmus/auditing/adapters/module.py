@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from litmus.auditing.adapters.calls import (
     IGNORED_VALUES,
     LABELS,
+    CallCache,
     Calls,
     cache_of,
     logits_of,
@@ -56,27 +57,6 @@ MAX_CAST_WEIGHTS, MAX_FP32_WEIGHTS = 50_000_000, 2_000_000_000
 """Models with more weights are audited with their own weights only, as fp64 copies are slow: in fp32 if the weights
 have 16 bits, which fp32 holds exactly and a CPU computes several times as fast; beyond the second number as they
 are."""
-
-
-class CallCache:
-    """What the last call returned as its cache, and the padding mask of all tokens so far."""
-
-    def __init__(self, rows: int, capacity: int) -> None:
-        self.rows, self.capacity = rows, capacity
-        self.past: Any = None
-        self.padding_mask: Tensor | None = None
-
-    def reorder(self, rows: Tensor) -> None:
-        """Keep the rows of these numbers (R,), in this order."""
-        self.past.reorder_cache(rows)
-        self.padding_mask = None if self.padding_mask is None else self.padding_mask[rows]
-
-    def extended(self, batch: Batch) -> Tensor | None:
-        """The padding mask (B, S) of all tokens so far and those of the batch; None where there is no padding."""
-        new = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.padding_mask is None else batch.padding_mask
-        seen = new if self.padding_mask is None else torch.cat((self.padding_mask, new), 1)
-        self.padding_mask = seen
-        return None if seen.all() else seen
 
 
 class ForeignModel(nn.Module):
@@ -146,7 +126,8 @@ class ForeignModel(nn.Module):
 
     def new_cache(self, rows: int, capacity: int) -> CallCache:
         """An empty cache."""
-        return CallCache(rows, capacity)
+        own = (getattr(self.module, name, None) for name in ("_reorder_cache", "reorder_cache"))
+        return CallCache(rows, capacity, next(filter(callable, own), None))
 
     def post_optimizer_step(self) -> None:
         """A foreign module has no state that training updates by a call."""
@@ -282,8 +263,8 @@ class ModuleTarget(AuditTarget):
             model(tokens, cache)
         if cache.past is None:
             self.missing["cache"] = f"{self.noun} takes no cache that it returns (a parameter past_key_values)"
-        if not hasattr(cache.past, "reorder_cache"):
-            self.missing["reordered cache"] = "its cache has no reorder_cache"
+        if not hasattr(cache.past, "reorder_cache") and cache.reordered is None:
+            self.missing["reordered cache"] = "neither its cache nor the model has a reorder_cache"
 
     def shifts_labels(self) -> bool:
         """Whether the loss with the tokens as targets is that of predicting the next token, not the token itself."""

@@ -269,7 +269,7 @@ def low_rank_buffers(target: DecoderTarget) -> Iterator[Redundancy]:
         for name, buffer in layer.items():
             if not per_token(empty[0].layers[number][name], empty[1].layers[number][name]):
                 continue
-            content = buffer[0].flatten(1).double()  # one row per slot; a bounded cache has fewer slots than tokens
+            content = buffer[0].reshape(buffer.shape[1], -1).double()  # by slot; a bounded cache has fewer than tokens
             content = content[content.any(1)]
             possible = min(content.shape[1], target.recipe.dim, target.recipe.vocab_size)
             possible = min(possible, embedding_rank) if number == 0 else possible
@@ -325,6 +325,8 @@ def unread_buffers(
         for number, layer in enumerate(cache.layers):
             for name, buffer in layer.items():
                 if buffer.ndim < 2 or buffer.shape[1] != cache.capacity or not buffer.numel():
+                    continue
+                if not buffer.is_floating_point():  # ids, which noise would make invalid
                     continue
                 if of is not None and (number, name) not in of:
                     continue

@@ -1,10 +1,10 @@
-"""Costs that no counter of operators sees: products written as broadcast and sum, and memory by length."""
+"""Costs that no counter of operators sees: sums of products without a matrix product, and memory by length."""
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,9 @@ REDUCTIONS = ("sum", "mean", "amax", "logsumexp", "norm", "linalg_vector_norm", 
 
 
 class CostRecorder(TorchDispatchMode):
-    """Counts multiply-adds of broadcast and sum, and the most bytes that are held at one time, without the weights.
+    """Counts multiply-adds by broadcast and sum, `cdist` or `embedding_bag`, and the most bytes held at one time.
+
+    The bytes are without those of the weights.
 
     hidden_flops: FLOPs of all such products. with_weights: of those with a matrix of `model`.
     """
@@ -50,29 +52,40 @@ class CostRecorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not isinstance(result, Tensor):
-            return result
         name = func.overloadpacket.__name__.rstrip("_")
         inputs = [a for a in args if isinstance(a, Tensor)]
+        if name in ("_embedding_bag", "_embedding_bag_forward_only"):
+            self.count(inputs[1].numel() * inputs[0].shape[-1], inputs[:1])
+        if not isinstance(result, Tensor):
+            return result
         self.hold(result, inputs)
         flagged = [getattr(a, "_audit_expanded", False) and a.numel() >= result.numel() for a in inputs]
         expanded = any(flagged)
         if name in REDUCTIONS:
             if expanded and name != "cumsum":
-                self.hidden_flops += 2 * inputs[0].numel()
-                self.with_weights += 2 * inputs[0].numel() * getattr(inputs[0], "_audit_weighed", False)
+                self.count(inputs[0].numel(), inputs[:1])
         elif name == "_trilinear":
-            self.hidden_flops += 2 * math.prod(torch.broadcast_shapes(*unsqueezed(args)))
+            self.count(math.prod(torch.broadcast_shapes(*unsqueezed(args))))
+        elif name == "_cdist_forward":
+            self.count(result.numel() * inputs[0].shape[-1], inputs)
         elif name == "add" and sorted(flagged) == [False, True] and inputs[0].shape == inputs[1].shape:
-            self.hidden_flops += 2 * result.numel()  # one product of a sum that a loop accumulates
+            self.count(result.numel())  # one product of a sum that a loop accumulates
         elif name in FUSED and result.numel() >= MIN_EXPANSION * max(map(stored, inputs[1:])):
-            self.hidden_flops += 2 * result.numel()
+            self.count(result.numel())
         elif (expanded and inputs[0].numel() == result.numel()) or expands(name, inputs, result):
             result._audit_expanded = True  # type: ignore[attr-defined]
-            result._audit_weighed = any(  # type: ignore[attr-defined]
-                a.untyped_storage().data_ptr() in self.matrices or getattr(a, "_audit_weighed", False) for a in inputs
-            )
+            result._audit_weighed = self.weighed(inputs)  # type: ignore[attr-defined]
         return result
+
+    def count(self, multiply_adds: int, factors: Sequence[Tensor] = ()) -> None:
+        self.hidden_flops += 2 * multiply_adds
+        self.with_weights += 2 * multiply_adds * self.weighed(factors)
+
+    def weighed(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether one of them is a matrix of the model, or a product with one."""
+        return any(
+            t.untyped_storage().data_ptr() in self.matrices or getattr(t, "_audit_weighed", False) for t in tensors
+        )
 
     def hold(self, result: Tensor, inputs: list[Tensor]) -> None:
         """Add a new tensor to the bytes held, until it is freed."""
@@ -124,8 +137,9 @@ def hidden_costs(target: AuditTarget) -> Iterator[Evidence]:
     of_weights = recorder.with_weights / (2 * lengths[-1] * max(1, target.layer_weights))
     if share > MAX_HIDDEN_SHARE or of_weights > MAX_HIDDEN_WEIGHTS_SHARE:
         yield Evidence(
-            f"{recorder.hidden_flops / lengths[-1]:,.0f} FLOPs per token are products written as broadcast and sum, "
-            f"which no counter sees, in addition to {counted / lengths[-1]:,.0f} that are counted",
+            f"{recorder.hidden_flops / lengths[-1]:,.0f} FLOPs per token are products and sums by other operators "
+            "than matrix products, which no counter sees, in addition to "
+            f"{counted / lengths[-1]:,.0f} that are counted",
             fault=True,
             measured=share if share > MAX_HIDDEN_SHARE else of_weights,
             tolerance=MAX_HIDDEN_SHARE if share > MAX_HIDDEN_SHARE else MAX_HIDDEN_WEIGHTS_SHARE,

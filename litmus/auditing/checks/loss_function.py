@@ -163,8 +163,24 @@ def unscored_tokens_no_effect(target: AuditTarget, model: Any, loss_of: LossOf) 
     tokens, targets = target.tokens(2, 16, seed=53), target.tokens(2, 16, seed=54)
     targets[:, 8:] = IGNORED
     changed = torch.cat((tokens[:, :8], target.other_tokens(tokens)[:, 8:]), 1)
-    one, other = (loss_of(model, text, targets) for text in (tokens, changed))
     tolerance = max(UNSCORED_TOLERANCE, target.loss_rounding)
+    with added_aux_losses() as added:
+        one, other = (loss_of(model, text, targets) for text in (tokens, changed))
+    half = len(added) // 2
+    for (name, _, before), (_, _, after) in zip(added[:half], added[half:], strict=False):
+        difference = float((before - after).abs() / before.abs().clamp(min=1e-12))
+        if not difference <= tolerance:
+            yield Evidence(
+                f"the loss {name!r} that layers add is {float(before):.6g}, and {float(after):.6g} with other tokens "
+                "after the last scored target",
+                fault=True,
+                measured=difference,
+                tolerance=tolerance,
+                where="a mean over other tokens than those in aux_losses.counted",
+                mark="has a loss term over tokens that are not scored",
+                meaning="Padding and prompts enter the loss, the more the longer they are.",
+            )
+            return
     if not abs(one - other) <= tolerance * max(abs(one), 1e-12):
         yield Evidence(
             f"the loss of 8 scored targets is {one:.6g}, and {other:.6g} with other tokens after them, "
@@ -301,6 +317,8 @@ def auxiliary_losses(target: DecoderTarget, model: Any) -> Iterator[Evidence]:
         values = [(weight, value) for added_name, weight, value in added if added_name == name]
         if not values:
             what = f"layers add a loss {name!r} in training, and the objective does not ask them for it"
+        elif not any(weight == 0 or value.requires_grad for weight, value in values):
+            what = f"the loss {name!r} that layers add has no gradient: nothing is trained by it"
         elif not any(weight == 0 or reaches(loss.total, value) for weight, value in values):
             what = f"the loss {name!r} that layers add has no effect on the training loss"
         elif name not in loss.parts:
@@ -318,10 +336,8 @@ def auxiliary_losses(target: DecoderTarget, model: Any) -> Iterator[Evidence]:
 
 
 def reaches(total: Tensor, value: Tensor) -> bool:
-    """Whether the loss grows with this value; True for one without gradient."""
-    if not value.requires_grad:
-        return True
-    if not total.requires_grad:
+    """Whether the loss grows with this value."""
+    if not total.requires_grad or not value.requires_grad:
         return False
     (gradient,) = torch.autograd.grad(total, value, allow_unused=True, retain_graph=True)
     return gradient is not None and bool(gradient > 0)

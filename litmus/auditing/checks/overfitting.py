@@ -21,11 +21,13 @@ from litmus.model import Decoder
 from litmus.runtime.device import seeded
 
 ROWS, ROW_TOKENS, SYMBOLS = 4, 12, 8
-MAX_STEPS = 250
+MAX_STEPS, MAX_STEPS_WHEN_NEAR = 250, 500
+"""Steps for every model, and for one that is near, as one whose branches begin with a gate of zero may be."""
 LR_TIMES_WIDTH = 0.25
 """Learning rate times width, so that one step changes activations equally at any width."""
-MAX_NATS = 0.1
-"""Nats per token at which the batch counts as learned: a typical token then has probability 0.9."""
+MAX_NATS, NEAR_NATS = 0.2, 0.4
+"""Nats per token at which the batch counts as learned, and as nearly learned: a typical token then has probability
+0.8. Position and the token before it, without any context, are worth 0.26 nats: of 4 rows some share both."""
 
 
 POST_STEP_HOOKS = 1000
@@ -56,7 +58,7 @@ def gather(target: AuditTarget) -> Iterator[Evidence]:
         return
     tried = " and ".join(f"{attempt.rate:.2g}" for attempt in attempts)
     yield Evidence(
-        f"after {MAX_STEPS} steps on one batch of {tokens} the loss is still {best.loss:.2f} nats "
+        f"after {best.steps} steps on one batch of {tokens} the loss is still {best.loss:.2f} nats "
         f"(lr {best.rate:.2g}; {tried} were tried)",
         fault=True,
         measured=best.loss,
@@ -134,7 +136,7 @@ def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tup
     """Train on one batch; the loss on it in evaluation mode, in nats per token, and the number of steps."""
     state: dict[Parameter, list[Tensor]] = {}
     nats = math.inf
-    for step in range(1, MAX_STEPS + 1):
+    for step in range(1, MAX_STEPS_WHEN_NEAR + 1):
         model.train()
         with seeded(step), NoDropout():
             loss = model.loss(tokens, targets).total
@@ -146,8 +148,10 @@ def overfit(model: Decoder, tokens: Tensor, targets: Tensor, rate: float) -> tup
         if step % 10 == 0:
             nats = float(model.eval().token_losses(tokens, targets).mean())
             if nats <= MAX_NATS or math.isnan(nats):
-                return nats, step
-    return nats, MAX_STEPS
+                break
+        if step == MAX_STEPS and nats > NEAR_NATS:
+            break
+    return nats, step
 
 
 @torch.no_grad()
@@ -181,10 +185,10 @@ def update(model: Decoder, state: dict[Parameter, list[Tensor]], rate: float) ->
 
 CHECK = Check(
     name="overfits one batch",
-    asserts="The model overfits one small batch within 250 steps.",
+    asserts="The model overfits one small batch within 250 steps, or 500 if it is near by then.",
     how="4 rows of 12 tokens over 8 symbols, each row beginning with a unique token, so that context is needed and "
     "suffices; AdamW at two learning rates until one succeeds; judged by token_losses in evaluation mode.",
-    tolerance="0.1 nats per token: the right token has 90 %, at random 12 %. Built-in recipes need 30 to 200 steps.",
+    tolerance="0.2 nats per token: the right token has 80 %, at random 12 %. Built-in recipes need 30 to 200 steps.",
     means="It cannot use context or its gradients are wrong.",
     mark="cannot learn a single batch",
     gather=gather,

@@ -21,14 +21,16 @@ BF16_EPSILON = 2.0**-8
 ERROR_FACTOR = 4.0
 ACTIVATION_FACTOR = 10.0
 AUTOCAST = "bf16 autocast"
-MIXED_TYPES = "dtype|scalar type"
-"""What PyTorch says of an operation on two types, as a module has that is written for one."""
+NO_KERNEL = "not implemented for|Unsupported dtype"
+MIXED_TYPES = "dtype|scalar type|same type"
+"""What PyTorch says of an operator that it lacks in bf16, and of one on two types, as of a module made for one."""
 
 
 def gather(target: AuditTarget) -> Iterator[Evidence]:
     yield from in_bf16(target)
     yield from finite_to_the_end(target)
-    yield from at_late_positions(target)
+    yield from at_all_positions(target)
+    yield from no_leak_by_rounding(target)
     yield from with_large_activations(target)
 
 
@@ -55,16 +57,15 @@ def in_bf16(target: AuditTarget) -> Iterator[Evidence]:
                 try:
                     got = run(tokens.to(device)).cpu().double()
                 except RuntimeError as failure:
-                    if not (target.lacks("recipe") and name == AUTOCAST and re.search(MIXED_TYPES, str(failure))):
+                    if not is_limit(target, failure):
                         raise
-                    yield Evidence(f"not with {name}, in which the model does not run: {said(failure)}")
+                    yield Evidence(f"not with {name} on {device}, in which the model does not run: {said(failure)}")
                     continue
                 if not got.isfinite().all():
                     error = torch.inf
                 else:
                     # Median over positions: a router may select another expert at a near tie, which changes one token.
-                    deviation = (got - expected).std(-1) / expected.std(-1).clamp(min=1e-30)
-                    error = float(deviation.flatten().median())
+                    error = float(deviation(got.flatten(0, 1), expected.flatten(0, 1)).median())
                 yield Evidence(
                     f"{name} on {device} differs by {error:.2g} standard deviations from fp64",
                     fault=not error <= limit,
@@ -72,6 +73,11 @@ def in_bf16(target: AuditTarget) -> Iterator[Evidence]:
                     tolerance=limit,
                     where=name if error > limit else "",
                 )
+
+
+def is_limit(target: AuditTarget, failure: RuntimeError) -> bool:
+    """Whether the model does not run in bf16 because PyTorch lacks an operator in it, or a module has its own types."""
+    return bool(re.search(NO_KERNEL + ("|" + MIXED_TYPES if target.lacks("recipe") else ""), str(failure)))
 
 
 @needs("weights")
@@ -91,42 +97,93 @@ def finite_to_the_end(target: AuditTarget) -> Iterator[Evidence]:
         )
 
 
-MIN_LATE_LENGTH, LATE_LENGTHS = 257, (520, 1100)
-"""Positions up to 256 are exact in bf16; beyond, a quarter of this many positions is judged."""
+MAX_LEAK_LENGTH = 520
+MIN_LENGTH, MIN_LATE_LENGTH, LATE_LENGTHS = 64, 257, (520, 1100)
+"""A quarter of this many positions is judged; those up to 256 are exact in bf16."""
 
 MAX_GROWTH = 4.0
 """Error at late positions relative to that at early ones: that of angles in bf16 grows tenfold by position 400."""
 
 
 @needs("weights")
-def at_late_positions(target: AuditTarget) -> Iterator[Evidence]:
-    """The error does not grow with the position; perturbed weights make attention sharp enough to see it."""
+def at_all_positions(target: AuditTarget) -> Iterator[Evidence]:
+    """The error grows neither with the position nor with the length of the text; perturbed weights show it better."""
     length = min(target.context, target.reach, target.pick(*LATE_LENGTHS))
-    if length < MIN_LATE_LENGTH or target.affordable < 1:
+    if length < MIN_LENGTH or target.affordable < 1:
         return
-    text = target.text(length)
+    text, quarter = target.text(length), length // 4
     with torch.no_grad(), target.exact():
         expected = target.model(text)[0]
     with torch.no_grad(), contextlib.suppress(RuntimeError), Exact(everywhere=True):  # two types may not multiply
         expected = target.model(text)[0].double()
     runs = {"bf16": copy.deepcopy(target.model).to(torch.bfloat16), "fp64 with its own casts": target.model}
     for name, model in runs.items():
-        with torch.no_grad():
-            got = model(text)[0].double()
-        error = (got - expected).std(-1) / expected.std(-1).clamp(min=1e-30)
-        early, late = (float(part.median()) for part in (error[8 : length // 4], error[-(length // 4) :]))
+        try:
+            with torch.no_grad():
+                error, alone = (deviation(model(tokens)[0], expected) for tokens in (text, text[:, :quarter]))
+        except RuntimeError as failure:
+            if not is_limit(target, failure):
+                raise
+            continue
+        early, late = float(error[8:quarter].median()), float(error[-quarter:].median())
+        limit = max(bound(target.depth), MAX_GROWTH * float(alone[8:].median()))
+        if early > limit:
+            yield imprecise(name, early, limit, f"the first {quarter} of {length} positions", "in long texts")
         limit = max(bound(target.depth), MAX_GROWTH * early)
-        if model is target.model and late <= limit:
+        if length < MIN_LATE_LENGTH or (model is target.model and late <= limit):
             continue  # a model without casts, as most are, has no difference to tell
-        yield Evidence(
-            f"at the last of {length} positions, {name} differs by {late:.2g} standard deviations",
-            fault=not late <= limit,
-            measured=late,
-            tolerance=limit,
-            where=f"positions from {length - length // 4} on" if not late <= limit else "",
-            mark="loses its precision at late positions",
-            meaning="Positions or sums over them are held in too few bits: beyond some length tokens are confused.",
-        )
+        yield imprecise(name, late, limit, f"the last {quarter} of {length} positions", "at late positions")
+
+
+def deviation(got: Tensor, expected: Tensor) -> Tensor:
+    """Deviations (T,) of logits (T, V) from those of a text that begins so, in standard deviations of the logits."""
+    expected = expected[: len(got)]
+    return (got.double() - expected).std(-1) / expected.std(-1).clamp(min=1e-30)
+
+
+def imprecise(name: str, error: float, limit: float, where: str, when: str) -> Evidence:
+    return Evidence(
+        f"at {where}, {name} differs by {error:.2g} standard deviations",
+        fault=not error <= limit,
+        measured=error,
+        tolerance=limit,
+        where=where if not error <= limit else "",
+        mark=f"loses its precision {when}",
+        meaning="Positions or sums over them are held in too few bits: beyond some length tokens are confused.",
+    )
+
+
+MAX_LEAK = 1e-3
+"""Standard deviations of the logits by which rounding may carry later tokens to earlier positions, as an FFT does."""
+
+
+@needs("weights")
+def no_leak_by_rounding(target: AuditTarget) -> Iterator[Evidence]:
+    """With the model's own casts, later tokens have no effect either, as in sums of which later ones are subtracted.
+
+    Texts of equal shape, one at a time: then the same operations compute what earlier positions read.
+    """
+    if not target.lifts_casts:
+        return
+    length = min(target.context, target.reach, MAX_LEAK_LENGTH)
+    text = target.text(length)
+    with torch.no_grad():
+        before = target.model(text)[0].double()
+        for cut in sorted({length // 4, length // 2, length - 2} - {0}):
+            changed = torch.cat((text[:, :cut], target.other_tokens(text)[:, cut:]), 1)
+            effect = deviation(target.model(changed)[0, :cut], before)
+            if not float(effect.max()) <= MAX_LEAK:
+                yield Evidence(
+                    f"with the model's own casts, replacing the tokens from position {cut} on changes the logits at "
+                    f"position {int(effect.argmax())}, in a sequence of {length}: sums over later tokens do not cancel",
+                    fault=True,
+                    measured=float(effect.max()),
+                    tolerance=MAX_LEAK,
+                    where=f"position {int(effect.argmax())}",
+                    mark="sees the future by rounding",
+                    meaning="Its predictions of a text differ from those that it makes while generating that text.",
+                )
+                return
 
 
 def bf16_models(target: AuditTarget, device: str) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
@@ -147,9 +204,14 @@ def with_large_activations(target: DecoderTarget) -> Iterator[Evidence]:
     tokens, targets = target.tokens(2, target.length(40), seed=81), target.tokens(2, target.length(40), seed=82)
     for dtype in (torch.float32, torch.bfloat16):
         model = perturbed(target.build_model(dtype=torch.float32)).to(dtype)
-        with large_norm_outputs(model, target):
-            loss = training_loss(model, tokens, targets, seed=0).total
-            loss.backward()
+        try:
+            with large_norm_outputs(model, target):
+                loss = training_loss(model, tokens, targets, seed=0).total
+                loss.backward()
+        except RuntimeError as failure:
+            if not is_limit(target, failure):
+                raise
+            continue
         broken = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         if not loss.isfinite() or broken:
             what = "the loss is" if not loss.isfinite() else f"the gradients of {len(broken)} parameters are"

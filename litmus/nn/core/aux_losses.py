@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
-from litmus.nn.core.batch import IGNORED
+from litmus.nn.core.batch import IGNORED, Batch
 
 Sums = dict[str, Tensor]
 """Sums over the tokens of a batch, such as the number of scored targets, by the name of the loss term; further ones of
@@ -98,7 +99,7 @@ def scored(targets: Tensor) -> Tensor:
 class AuxLosses:
     """The auxiliary losses that layers add during a forward pass in training.
 
-    counted: (B, T) False for tokens that no scored target depends on; statistics over tokens skip them.
+    counted: (B, T) False for padding and for tokens that no scored target depends on; statistics skip them.
     values: (weight, value) of each layer, by the name of the term.
     scored: number of scored targets; None if unknown.
     """
@@ -108,13 +109,28 @@ class AuxLosses:
     scored: Tensor | None = None
 
     @classmethod
-    def before(cls, targets: Tensor) -> AuxLosses:
-        """For targets (B, T): tokens up to the last scored target of their row are counted."""
-        return cls((targets != IGNORED).flip(1).cummax(1).values.flip(1), scored=scored(targets))
+    def before(cls, batch: Batch | Tensor) -> AuxLosses:
+        """For a batch, or for targets (B, T) without padding and documents: real tokens are counted up to the last
+        scored target of their document."""
+        if isinstance(batch, Tensor):
+            batch = Batch(batch, batch)
+        targets, documents = batch.scored_targets, batch.document_ids
+        is_scored = targets != IGNORED
+        counted = is_scored.flip(1).cummax(1).values.flip(1)
+        if documents is not None:
+            starts = documents != documents.roll(1, 1)
+            starts[:, 0] = False
+            number = starts.cumsum(1)  # document ids may be any numbers, in this order or another
+            later = torch.arange(targets.shape[1], device=targets.device)
+            last = torch.full_like(number, -1).scatter_reduce(1, number, torch.where(is_scored, later, -1), "amax")
+            counted = later <= last.gather(1, number)
+        if batch.padding_mask is not None:
+            counted = counted & batch.padding_mask
+        return cls(counted, scored=scored(targets))
 
-    def counting(self, targets: Tensor) -> AuxLosses:
-        """The same collection for layers that are trained on other targets (B, T)."""
-        return replace(self, counted=AuxLosses.before(targets).counted)
+    def counting(self, batch: Batch) -> AuxLosses:
+        """The same collection for layers that are trained on other targets, those of this batch."""
+        return replace(self, counted=AuxLosses.before(batch).counted)
 
     def add(self, name: str, value: Tensor, weight: float, count: Tensor | None = None) -> None:
         """Add `weight` · `value` to the training loss and report `value` under `name`.

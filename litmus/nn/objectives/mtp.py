@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -60,14 +61,14 @@ class MtpObjective(Objective):
 
     def forward(self, model: LanguageModel, batch: Batch, label_smoothing: float = 0.0) -> Loss:
         targets = batch.scored_targets
-        aux_losses = AuxLosses.before(targets)
+        aux_losses = AuxLosses.before(batch)
         hidden = model.hidden(batch, aux_losses=aux_losses)
         nats = head_nats(model, hidden, targets, label_smoothing, max_scored=batch.max_scored)
         nats = share_of_step("next_token", nats, scored(targets))
         total, parts = nats, {"next_token": nats}
         for number in range(1, self.depth + 1):
             further = targets_ahead(batch, number)
-            ctx = model.forward_context(batch, aux_losses=aux_losses.counting(further))
+            ctx = model.forward_context(batch, aux_losses=aux_losses.counting(replace(batch, targets=further)))
             hidden, vectors = self.predict_ahead(number, model, hidden, batch.tokens.roll(-number, 1), ctx)
             nats = head_nats(model, vectors, further, label_smoothing, max_scored=batch.max_scored)
             nats = share_of_step(f"mtp_{number}", nats, scored(further))

@@ -65,7 +65,7 @@ class Objective(nn.Module):
     def forward(self, model: LanguageModel, batch: Batch, label_smoothing: float = 0.0) -> Loss:
         """The training loss of a batch with targets; targets of -100 are skipped."""
         targets = batch.scored_targets
-        aux_losses = AuxLosses.before(targets)
+        aux_losses = AuxLosses.before(batch)
         hidden = model.hidden(batch, aux_losses=aux_losses)
         nats = head_nats(model, hidden, targets, label_smoothing, max_scored=batch.max_scored)
         nats = share_of_step("next_token", nats, scored(targets))

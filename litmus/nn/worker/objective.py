@@ -48,7 +48,7 @@ class WorkerObjective(Objective):
         if not self.training:
             return super().forward(model, batch, label_smoothing)
         targets = batch.scored_targets
-        aux_losses = AuxLosses.before(targets)
+        aux_losses = AuxLosses.before(batch)
         query_set = self.draw(model.forward_context(batch, aux_losses=aux_losses))
         hidden = model.hidden(batch, aux_losses=aux_losses, queries=query_set)  # (B, N, dim)
         targets = torch.cat([group.per_token(targets, IGNORED) for group in query_set.groups], dim=1)
