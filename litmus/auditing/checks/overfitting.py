@@ -88,9 +88,10 @@ def learned_model(target: AuditTarget) -> Any:
     def prepare() -> Any:
         try:
             model = copy.deepcopy(learned(target)[-1].model)
-            with torch.no_grad():
-                for _ in range(POST_STEP_HOOKS):
-                    model.post_optimizer_step()
+            if any(hasattr(type(part), "post_optimizer_step") for part in model.modules() if part is not model):
+                with torch.no_grad():
+                    for _ in range(POST_STEP_HOOKS):
+                        model.post_optimizer_step()
         except Exception:  # the check on training itself reports it
             return None
         finite = all(p.isfinite().all() for p in model.parameters())
