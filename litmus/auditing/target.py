@@ -81,6 +81,7 @@ class AuditTarget(ABC):
     live = True
     trains = True
     """Whether checks try a copy after training on one batch as well."""
+
     def __init__(self, name: str, *, vocab_size: int, context: int, quick: bool, note: str = "") -> None:
         self.name, self.note = name, note
         self.vocab_size, self.context = vocab_size, context

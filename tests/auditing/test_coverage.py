@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import litmus
+from litmus.auditing import audit
 from litmus.auditing.adapters.decoder import DecoderTarget
 from litmus.auditing.checks.coverage import evaluate_exact
 from litmus.model import resolve
-from litmus.nn import Attention, Batch, Loss, Objective, share_of_step
+from litmus.nn import Attention, AuxLosses, Batch, Loss, Objective, share_of_step, with_aux_losses
 from litmus.nn.core.batch import IGNORED
 from litmus.nn.layers.feedforwards import Swiglu, SwigluConfig
 from litmus.nn.moe.routers import SigmoidRouter
@@ -366,9 +367,37 @@ class PriceWithoutGradient(PricedGate):
     [
         (PricedGate, None),
         (PriceOfAllTokens, "has a loss term over tokens that are not scored"),
-        (PriceWithoutGradient, "drops the auxiliary losses of its layers"),
+        (PriceWithoutGradient, "has auxiliary losses of its layers with other weights than they state"),
     ],
 )
 def test_what_layers_add_to_the_loss_is_a_mean_over_counted_tokens_and_has_a_gradient(small, changed, mark):
     finding = small(only=ONLY, feedforward=changed)["coverage"]
     assert (finding.status, finding.mark) == (("fail", mark) if mark else ("pass", ""))
+
+
+class TwoPasses(Objective):
+    """The mean of two passes, whose layers both leave their terms, of which `share` is taken."""
+
+    share = 1.0
+
+    def forward(self, model, batch, label_smoothing=0.0):
+        terms, targets = AuxLosses.before(batch), batch.targets.flatten()
+        passes = [model.head(model.hidden(batch, aux_losses=terms)).flatten(0, 1) for _ in range(2)]
+        count = (targets != IGNORED).sum().clamp(min=1)
+        nats = sum(F.cross_entropy(logits, targets, reduction="sum") for logits in passes) / (2 * count)
+        halved = {
+            name: [(self.share * weight, value) for weight, value in added] for name, added in terms.values.items()
+        }
+        return with_aux_losses(Loss(nats, {"next_token": nats}), replace(terms, values=halved))
+
+
+class MeanOfTwoPasses(TwoPasses):
+    share = 0.5
+
+
+def test_what_layers_add_to_the_loss_is_taken_once(small, objective):
+    experts = {"kind": "moe", "experts": 4, "top_k": 2}
+    finding = small(only=ONLY, feedforward=experts, objective=objective(TwoPasses))["coverage"]
+    assert "takes the loss 'balance' that layers add 2 times" in finding.detail
+    assert small(only=ONLY, feedforward=experts, objective=objective(MeanOfTwoPasses)).passed
+    assert audit("worker", only=ONLY, quick=True, overrides={"feedforward": experts}).passed

@@ -313,31 +313,44 @@ def auxiliary_losses(target: DecoderTarget, model: Any) -> Iterator[Evidence]:
         model.hidden(Batch(tokens), aux_losses=expected)
     with added_aux_losses() as added:
         loss = training_loss(model, tokens, targets, seed=0)
+    has_no_layers = not any(True for _ in model.objective.parameters())
     for name in expected.values:
         values = [(weight, value) for added_name, weight, value in added if added_name == name]
         if not values:
             what = f"layers add a loss {name!r} in training, and the objective does not ask them for it"
         elif not any(weight == 0 or value.requires_grad for weight, value in values):
             what = f"the loss {name!r} that layers add has no gradient: nothing is trained by it"
-        elif not any(weight == 0 or reaches(loss.total, value) for weight, value in values):
+        elif not any(weight == 0 or weight * effect(value, loss.total) > 0 for weight, value in values):
             what = f"the loss {name!r} that layers add has no effect on the training loss"
         elif name not in loss.parts:
             what = f"the loss {name!r} that layers add is not among the parts of the training loss"
+        elif has_no_layers and (times := taken(name, values, expected, loss.total)) > MAX_TIMES_TAKEN:
+            what = f"the training loss takes the loss {name!r} that layers add {times:.3g} times"
         else:
             continue
         yield Evidence(
             what,
             fault=True,
             where="model.loss",
-            mark="drops the auxiliary losses of its layers",
+            mark="has auxiliary losses of its layers with other weights than they state",
             meaning="A router without its balance loss sends all tokens to few experts, and no report shows it.",
         )
         return
 
 
-def reaches(total: Tensor, value: Tensor) -> bool:
-    """Whether the loss grows with this value."""
+MAX_TIMES_TAKEN = 1.5
+"""A term of the layers counts once; twice, as where an objective runs the model twice, is more weight than stated."""
+
+
+def taken(name: str, values: list[tuple[float, Tensor]], expected: AuxLosses, total: Tensor) -> float:
+    """How many times its stated weight a term of the layers has in the training loss."""
+    stated = sum(abs(weight) for weight, _ in expected.values[name])
+    return sum(abs(effect(value, total)) for _, value in values) / max(stated, 1e-30)
+
+
+def effect(value: Tensor, total: Tensor) -> float:
+    """The derivative of the loss by one of its terms."""
     if not total.requires_grad or not value.requires_grad:
-        return False
+        return 0.0
     (gradient,) = torch.autograd.grad(total, value, allow_unused=True, retain_graph=True)
-    return gradient is not None and bool(gradient > 0)
+    return 0.0 if gradient is None else float(gradient)
