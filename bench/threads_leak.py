@@ -23,6 +23,7 @@ from litmus.generation.chat.replies import Replies
 from litmus.training.display import Display
 from litmus.training.run.result import RunResult, read_result
 from litmus.training.settings import PRESETS
+from litmus.training.thread_scores import ThreadScores
 
 SPECIMEN = Path(__file__).parents[1] / "specimens" / "f1_linformer_over_time.py"
 ARMS = {"roleplay, causal": "roleplay", "as published, sees the future": SPECIMEN}
@@ -46,12 +47,13 @@ def main() -> None:
             options = {"size": "tiny", "overrides": preset.recipe, "keep_failed": True, "display": Display()}
             litmus.train(recipe, data, folder=folders[arm], **options, **settings)
     results = {arm: read_result(folder) for arm, folder in folders.items()}
-    rows, samples = [], []
+    rows, samples, scored = [], [], {}
     for arm, folder in folders.items():
         score = litmus.evaluate(folder, limit_tokens=given.limit_tokens)
         said = runs.replies(folder, count=REPLIES)
         threads = score.threads
         assert threads is not None
+        scored[arm] = threads
         rows.append(
             [
                 arm,
@@ -64,7 +66,7 @@ def main() -> None:
             ]
         )
         samples += [f"## Replies: {arm}", "", *replies(said), ""]
-    draw(results)
+    draw(results, scored)
     measure.write_table(
         "threads_leak",
         "What a leak looks like on conversations",
@@ -98,8 +100,8 @@ def replies(said: Replies) -> list[str]:
     ]
 
 
-def draw(results: dict[str, RunResult | None]) -> None:
-    """Perplexity of held-out targets by training step."""
+def draw(results: dict[str, RunResult | None], scored: dict[str, ThreadScores]) -> None:
+    """Perplexity of held-out targets by training step; at the end that of all, with its interval over threads."""
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "litmus"
     from matplotlib import pyplot
@@ -107,7 +109,11 @@ def draw(results: dict[str, RunResult | None]) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     for arm, result in results.items():
         assert result is not None
-        axes.plot([p.step for p in result.curve], [math.exp(p.val_loss) for p in result.curve], marker=".", label=arm)
+        (line,) = axes.plot(
+            [p.step for p in result.curve], [math.exp(p.val_loss) for p in result.curve], marker=".", label=arm
+        )
+        low, high = scored[arm].perplexity_low, scored[arm].perplexity_high
+        axes.vlines(result.curve[-1].step, low, high, color=line.get_color(), linewidth=3)
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("perplexity of held-out targets")
