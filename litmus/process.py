@@ -31,6 +31,10 @@ RESEND_SECONDS = 0.01
 DEBUG = "LITMUS_DEBUG"
 """The environment variable that turns on tracebacks; child processes inherit it."""
 
+SPINS = ("GOMP_SPINCOUNT", "30000")
+"""How often a thread of OpenMP looks for work before it sleeps. GNU's default is ten times as often: a training on as
+many threads as cores then waits milliseconds at every step of a sum when another process needs one of the cores."""
+
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
 _received: list[int] = []
 
@@ -59,8 +63,10 @@ class Output(io.FileIO):
 
 
 def begin() -> None:
-    """Set up this process's streams and signal handlers; entry points call it first."""
+    """Set up this process's streams, signal handlers and threads; entry points call it before they load PyTorch."""
     _open_streams()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault(*SPINS)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
