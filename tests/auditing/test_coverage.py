@@ -335,6 +335,8 @@ def test_layers_that_are_dropped_in_some_passes_only_are_no_untrained_prediction
 class PricedGate(Swiglu):
     """A gate for each token, and a price for what passes, over the tokens that are `counted`."""
 
+    weight = 0.1
+
     def __init__(self, config, layer):
         super().__init__(config, layer)
         self.gate = nn.Linear(layer.dim, 1)
@@ -348,8 +350,14 @@ class PricedGate(Swiglu):
     def forward(self, x, ctx):
         g = self.gate(x).sigmoid()
         if self.training and ctx.aux_losses is not None:
-            ctx.aux_losses.add("price", self.price(g, self.counted(ctx)), 0.1)
+            ctx.aux_losses.add("price", self.price(g, self.counted(ctx)), self.weight)
         return g * super().forward(x, ctx)
+
+
+class RewardedGate(PricedGate):
+    """What passes is rewarded: a term with a negative weight."""
+
+    weight = -0.1
 
 
 class PriceOfAllTokens(PricedGate):
@@ -366,6 +374,7 @@ class PriceWithoutGradient(PricedGate):
     ("changed", "mark"),
     [
         (PricedGate, None),
+        (RewardedGate, None),
         (PriceOfAllTokens, "has a loss term over tokens that are not scored"),
         (PriceWithoutGradient, "has auxiliary losses of its layers with other weights than they state"),
     ],

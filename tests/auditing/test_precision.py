@@ -138,6 +138,24 @@ def test_later_tokens_that_rounding_carries_to_earlier_positions_are_found(small
     assert report.mark() == "fails audit: sees the future by rounding"
 
 
+class OffsetByLength(nn.Module):
+    """Adds a large number to bf16 values and takes it away again: early tokens lose digits in long texts."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        values = self.map(x).bfloat16()
+        offset = x.shape[1] ** 2 / 1000
+        return ((values + offset) - offset).to(x.dtype)
+
+
+def test_digits_that_early_tokens_lose_in_long_texts_are_found(small):
+    finding = small(only=ONLY, mixer=OffsetByLength, context=500)["precision"]
+    assert finding.mark == "loses its precision in long texts" and "the first 125 of 500 positions" in finding.detail
+
+
 class FourierFilter(GPT):
     """A causal filter by FFT, which PyTorch does not have in bf16."""
 

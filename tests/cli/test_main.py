@@ -304,3 +304,14 @@ process.end(process.run(work))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stderr) == (code, f"litmus: {word}\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+)
+def test_threads_of_a_command_soon_sleep_unless_the_user_says_otherwise(given, spins):
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    script = "import os; from litmus import process; process.begin(); print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", script], env={**kept, **given}, capture_output=True, text=True)
+    assert done.stdout.strip() == spins
