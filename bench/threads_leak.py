@@ -87,6 +87,9 @@ def main() -> None:
             "",
             "![perplexity by step](threads_leak.svg)",
             "",
+            "The curve scores the validation threads; the bar at its end is the interval of the table, over all "
+            "held-out threads.",
+            "",
             *samples,
         ],
     )

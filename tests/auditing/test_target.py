@@ -18,13 +18,13 @@ SMALL = {"dim": 32, "heads": 2, "context": 64}
 
 def test_a_small_recipe_is_audited_as_given():
     recipe = resolve("standard", overrides={"vocab_size": 200, "dim": 64})
-    assert shrunk(recipe) == (recipe, "")
+    assert shrunk(recipe, MAX_SHRUNK_WEIGHTS[1]) == (recipe, "")
 
 
 @pytest.mark.parametrize("name", ["super-large", "gpt2", "minideepseek-small", "deepseek"])
 def test_a_large_recipe_keeps_its_depth_heads_context_and_layer_groups(name):
     recipe = resolve(name)
-    slim, note = shrunk(recipe)
+    slim, note = shrunk(recipe, MAX_SHRUNK_WEIGHTS[1])
     assert (slim.depth, slim.heads, slim.context, slim.layers) == (
         recipe.depth,
         recipe.heads,
@@ -37,15 +37,15 @@ def test_a_large_recipe_keeps_its_depth_heads_context_and_layer_groups(name):
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_is_narrowed_to_what_can_be_audited_in_a_minute(name):
-    slim, _ = shrunk(resolve(name))
+    slim, _ = shrunk(resolve(name), MAX_SHRUNK_WEIGHTS[1])
     assert (
-        layer_weights(slim) <= 20 * MAX_SHRUNK_WEIGHTS
+        layer_weights(slim) <= 20 * MAX_SHRUNK_WEIGHTS[1]
     )  # deep ones end a little above: their heads cannot get any narrower
 
 
 def test_grouped_heads_keep_their_ratio():
     recipe = resolve("standard", size="base", overrides={"mixer.kv_heads": 3})
-    slim, _ = shrunk(recipe)
+    slim, _ = shrunk(recipe, MAX_SHRUNK_WEIGHTS[1])
     assert (slim.heads, slim.mixer.kv_heads) == (12, 3)
 
 

@@ -20,8 +20,8 @@ from litmus.runtime.device import seeded
 from litmus.runtime.meta import meta_device
 
 MAX_VOCABULARY = 256
-MAX_SHRUNK_WEIGHTS = 300_000
-"""Recipes with more weights in their layers are shrunk: fp64 then takes about 0.05 ms per token."""
+MAX_SHRUNK_WEIGHTS = (100_000, 300_000)
+"""Recipes with more weights in their layers (quick, full) are shrunk: fp64 then takes about 0.05 ms per token."""
 
 MAX_LIVE_WEIGHTS = 4_000_000
 """Live models with more weights in their layers are audited with their first layers, and once with all of them."""
@@ -48,7 +48,7 @@ class DecoderTarget(AuditTarget):
         self.given = source if isinstance(source, Recipe) else source.recipe
         self.whole = self.own
         if self.own is None:
-            self.recipe, note = shrunk(self.given)
+            self.recipe, note = shrunk(self.given, MAX_SHRUNK_WEIGHTS[not quick])
         else:
             self.own, note = first_layers(self.own)
             self.recipe = self.own.recipe
@@ -117,8 +117,10 @@ class DecoderTarget(AuditTarget):
         return ""
 
 
-def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
+def shrunk(recipe: Recipe, most: int) -> tuple[Recipe, str]:
     """The recipe with a smaller width and vocabulary, to audit it in seconds, and a note on what was changed.
+
+    most: weights of all layers, which a narrower model shall not exceed, if its parts can be that narrow.
 
     Depth, layer groups, head counts and context stay: a fault may be in any layer or past any block edge, but not in
     the ninth dimension of a head only. Dropout is set to 0, since its noise is larger than any tolerance.
@@ -126,7 +128,7 @@ def shrunk(recipe: Recipe) -> tuple[Recipe, str]:
     raw = {**recipe.to_dict(), "dropout": 0.0, "vocab_size": min(recipe.vocab_size, MAX_VOCABULARY)}
     slim = Recipe.model_validate(raw)
     for factor in _width_divisors(recipe):
-        if layer_weights(slim) <= MAX_SHRUNK_WEIGHTS:
+        if layer_weights(slim) <= most:
             break
         try:
             with kinds_for(raw):
