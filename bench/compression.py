@@ -1,7 +1,8 @@
-"""What pruning and quantization cost a run, with and without its super weights kept exact, on the same windows of text.
+"""What pruning and quantization cost a run, with and without its costly weights kept exact, on the same text.
 
-Writes docs/results/compression-NAME.md. Without super weights the rows that keep them are left out; with torchao (pip
-install torchao) its int8 and int4 stand beside ours.
+Costly weights are the candidates of the search for super weights whose zeroing raises the loss, whatever the verdict on
+them. Writes docs/results/compression-NAME.md. Without costly weights the rows that keep them are left out; with torchao
+(pip install torchao) its int8 and int4 stand beside ours.
 
     python bench/compression.py runs/smollm2-135m --data tinystories.txt --keep rows.jsonl  # goes on after a stop
     python bench/compression.py runs/x --tokens 512 --rows 'int4' --out /tmp/x              # to try it
@@ -13,7 +14,7 @@ import argparse
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ from litmus.compression.output import decode_ms
 from litmus.compression.pruning import PruneSettings, apply_masks, pruning_masks
 from litmus.compression.quantization import QuantizeSettings, quantize
 from litmus.compression.source import load_source, text_blocks, text_of
-from litmus.compression.superweights import find_super_weights, protected_weights
+from litmus.compression.superweights import find_super_weights
 from litmus.model import Decoder
 from litmus.model.packed import dequantized
 from litmus.model.storage import load_weights, weights
@@ -46,15 +47,16 @@ QUANTIZED = {
     "int4, channel": QuantizeSettings(4, "channel"),
     "int3, group 64": QuantizeSettings(3, 64),
 }
+COSTLY_KEPT = ", costly weights kept"
 TORCHAO = ("torchao, int8, group 64", "torchao, int4, group 64")
 PRUNED = [(method, sparsity) for sparsity in (0.2, 0.5) for method in ("wanda", "magnitude", "random")]
 
 
-def found(file: Path) -> dict[str, list[tuple[int, ...]]]:
-    """The positions of the super weights in a superweights.json, by parameter."""
+def costly(candidates: Iterable[dict[str, Any]]) -> dict[str, list[tuple[int, ...]]]:
+    """The positions of the candidates of a superweights.json that are not harmless, by parameter."""
     kept: dict[str, list[tuple[int, ...]]] = {}
-    for one in json.loads(file.read_text(encoding="utf-8"))["candidates"]:
-        if one["verdict"] == "super weight":
+    for one in candidates:
+        if one["verdict"] in ("super weight", "one of several"):
             expert = () if one["expert"] is None else (one["expert"],)
             kept.setdefault(one["parameter"], []).append((*expert, one["row"], one["column"]))
     return kept
@@ -102,8 +104,8 @@ def torchao(model: Decoder, name: str) -> Made:
 
 
 def place(name: str) -> tuple[int, int]:
-    """Where a row stands in the table: each one beside the same with super weights kept."""
-    plain = name.removesuffix(", super weights kept")
+    """Where a row stands in the table: each one beside the same with costly weights kept."""
+    plain = name.removesuffix(COSTLY_KEPT)
     order = [*QUANTIZED, *TORCHAO, *(f"{method}, {sparsity:.0%} pruned" for method, sparsity in PRUNED)]
     return order.index(plain), name != plain
 
@@ -128,11 +130,12 @@ def main() -> None:
     model, text = source.model, text_of(source, arguments.data)
     batch = text_blocks(source, text, blocks=8, length=64)
     if arguments.superweights:
-        exact = found(arguments.superweights)
+        candidates = json.loads(arguments.superweights.read_text(encoding="utf-8"))["candidates"]
     else:
-        exact = protected_weights(find_super_weights(model, batch))
+        candidates = [one.to_dict() for one in find_super_weights(model, batch).candidates]
+    exact = costly(candidates)
     terms = f"{arguments.run}, {arguments.data}, {arguments.tokens} tokens in windows of {arguments.context}"
-    keeping = {"": {}} | ({", super weights kept": exact} if exact else {})
+    keeping = {"": {}} | ({COSTLY_KEPT: exact} if exact else {})
     total = sum(parameter.numel() for parameter in model.parameters())
     after, kept = copy.deepcopy(model), Kept(arguments.keep)
 
@@ -173,7 +176,9 @@ def main() -> None:
         rows,
         (
             f"{len(before.bytes)} windows, {int(before.bytes.sum()):,} bytes of held-out text of `{corpus}`.",
-            f"{sum(map(len, exact.values()))} super weights. share: of the parameters that are quantized, or 0.",
+            f"{sum(map(len, exact.values()))} costly weights, of which "
+            f"{sum(one['verdict'] == 'super weight' for one in candidates)} are super weights by the rule.",
+            "share: of the parameters that are quantized, or 0.",
             "int is round-to-nearest; torchao's rows are its weight-only quantization of the layers' linear maps.",
             f"One sequence is decoded in {bf16:.1f} ms per token in bf16 and in {int8:.1f} ms with weights of 8 bits",
             f"(`--int8`), {bf16 / int8:.2f} times as fast.",
