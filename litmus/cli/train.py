@@ -96,19 +96,16 @@ def train(
         "sample_every": sample_every, "device": device, "threads": threads,
     }  # fmt: skip
     chosen = preset_named(preset)
-    settings = {
-        **chosen.training,
-        **{key: value for key, value in settings.items() if value is not None},
-        **overrides(option, "--option"),
-    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    settings = chosen.training_options({**given, **overrides(option, "--option")})
     settings_from(settings)  # BadInput before torch is imported
     changes = {**chosen.recipe, **overrides(change)}
     check_source(recipe)
     check_size(size)
     threads = data is not None and data.startswith("threads:")
     how = {**(chosen.chat if threads else {}), **overrides(chat, "--chat")}
-    given: dict[str, Any] = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out}
-    given |= {"sample_bytes": sample_bytes, "chat": how or None}
+    text: dict[str, Any] = {"corpus": data, "tokenizer": tokenizer, "held_out": held_out}
+    text |= {"sample_bytes": sample_bytes, "chat": how or None}
 
     from litmus import runs as calls
     from litmus.data import data_settings_from
@@ -116,7 +113,7 @@ def train(
 
     training: dict[str, Any] = {
         "recipe": recipe,
-        "data": data_settings_from(given),
+        "data": data_settings_from(text),
         "size": size,
         "overrides": changes,
         "trust_plugin": trust_plugin,

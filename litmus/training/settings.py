@@ -168,6 +168,19 @@ class Preset(NamedTuple):
     recipe: dict[str, Any]
     chat: dict[str, Any]
 
+    def training_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Its options of the training and the given ones, which may have a budget of time or another warmup.
+
+        Steps of warmup are then left out: the given fraction counts, or the one that they are of the preset's budget.
+        """
+        options = {**self.training, **given}
+        if "warmup_steps" not in self.training or "warmup_steps" in given:
+            return options
+        if "warmup" in given or Budget.parse(options["budget"]).unit != "steps":
+            del options["warmup_steps"]
+            options.setdefault("warmup", settings_from(self.training).warmup_fraction)
+        return options
+
 
 def _roleplay(context: int, target: int, **training: Any) -> Preset:
     """The mini_deepseek report's training with another length of windows, of which `target` tokens are trained on."""

@@ -43,6 +43,15 @@ def test_warmup_may_be_given_in_steps() -> None:
         settings_from({"budget": "5min", "warmup_steps": 20})
 
 
+def test_a_preset_with_a_budget_of_time_warms_up_over_the_same_fraction() -> None:
+    lab = PRESETS["roleplay-lab"]
+    settings = settings_from(lab.training_options({"budget": "30min"}))
+    assert (settings.warmup_fraction, settings.lr) == (100 / 2000, 1e-3)
+    assert settings_from(lab.training_options({"warmup": 0.2})).warmup_fraction == 0.2
+    assert settings_from(lab.training_options({"budget": "400 steps"})).warmup_fraction == 100 / 400
+    assert settings_from(lab.training_options({"warmup_steps": 7})).warmup_steps == 7
+
+
 def test_presets_are_valid_settings_and_unknown_ones_are_refused() -> None:
     for preset in PRESETS.values():
         settings = settings_from(preset.training)
