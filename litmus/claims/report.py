@@ -32,10 +32,7 @@ confirm or refute it. A condition is **confirmed** if the whole interval of its 
 all are.
 
 `litmus claims run all` runs them, and `litmus claims report` writes this page from the records. Intervals are of 95 %,
-over paired seeds or interleaved repeats; figures without one are exact.
-
-Results of 2026-11-26 or before chose learning rates by a sweep on a quarter of the budget, which favours rates that are
-too high for the whole, and timed decoding after one length of prompt before the next. They are to be run again."""
+over paired seeds or interleaved repeats; figures without one are exact."""
 
 
 def load_records(folder: Path) -> list[Record]:
