@@ -176,7 +176,7 @@ class Preset(NamedTuple):
         options = {**self.training, **given}
         if "warmup_steps" not in self.training or "warmup_steps" in given:
             return options
-        if "warmup" in given or Budget.parse(options["budget"]).unit != "steps":
+        if "warmup" in given or Budget.parse(str(options["budget"])).unit != "steps":
             del options["warmup_steps"]
             options.setdefault("warmup", settings_from(self.training).warmup_fraction)
         return options
