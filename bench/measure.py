@@ -115,4 +115,4 @@ def command() -> str:
     """The command line that repeats this benchmark, from the repository's root; absolute paths by their names."""
     threads = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if "OMP_NUM_THREADS" in os.environ else ""
     given = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return f"{threads}python {shlex.join([os.path.relpath(sys.argv[0]), *given])}"
+    return f"{threads}python {shlex.join([f'bench/{os.path.basename(sys.argv[0])}', *given])}"

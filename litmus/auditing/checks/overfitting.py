@@ -21,13 +21,13 @@ from litmus.model import Decoder
 from litmus.runtime.device import seeded
 
 ROWS, ROW_TOKENS, SYMBOLS = 4, 12, 8
-MAX_STEPS, MAX_STEPS_WHEN_NEAR = 250, 500
+MAX_STEPS, MAX_STEPS_WHEN_NEAR = 250, 750
 """Steps for every model, and for one that is near, as one whose branches begin with a gate of zero may be."""
 LR_TIMES_WIDTH = 0.25
 """Learning rate times width, so that one step changes activations equally at any width."""
-MAX_NATS, NEAR_NATS = 0.2, 0.4
+MAX_NATS, NEAR_NATS = 0.23, 0.4
 """Nats per token at which the batch counts as learned, and as nearly learned: a typical token then has probability
-0.8. Position and the token before it, without any context, are worth 0.26 nats: of 4 rows some share both."""
+0.79. Position and the token before it, without any context, are worth 0.26 nats: of 4 rows some share both."""
 
 
 POST_STEP_HOOKS = 1000
@@ -186,10 +186,10 @@ def update(model: Decoder, state: dict[Parameter, list[Tensor]], rate: float) ->
 
 CHECK = Check(
     name="overfits one batch",
-    asserts="The model overfits one small batch within 250 steps, or 500 if it is near by then.",
+    asserts="The model overfits one small batch within 250 steps, or 750 if it is near by then.",
     how="4 rows of 12 tokens over 8 symbols, each row beginning with a unique token, so that context is needed and "
     "suffices; AdamW at two learning rates until one succeeds; judged by token_losses in evaluation mode.",
-    tolerance="0.2 nats per token: the right token has 80 %, at random 12 %. Built-in recipes need 30 to 200 steps.",
+    tolerance="0.23 nats per token: the right token has 79 %, at random 12 %. Built-in recipes need 30 to 200 steps.",
     means="It cannot use context or its gradients are wrong.",
     mark="cannot learn a single batch",
     gather=gather,
