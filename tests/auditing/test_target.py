@@ -43,6 +43,12 @@ def test_every_recipe_is_narrowed_to_what_can_be_audited_in_a_minute(name):
     )  # deep ones end a little above: their heads cannot get any narrower
 
 
+def test_a_quick_audit_is_of_a_narrower_model():
+    recipe = resolve("standard")
+    quick, full = (DecoderTarget(recipe, quick=quick).recipe for quick in (True, False))
+    assert layer_weights(quick) <= MAX_SHRUNK_WEIGHTS[0] < layer_weights(full) <= MAX_SHRUNK_WEIGHTS[1]
+
+
 def test_grouped_heads_keep_their_ratio():
     recipe = resolve("standard", size="base", overrides={"mixer.kv_heads": 3})
     slim, _ = shrunk(recipe, MAX_SHRUNK_WEIGHTS[1])
