@@ -167,7 +167,9 @@ def main() -> None:
     for name in (name for name in sorted(makers, key=place) if re.search(arguments.rows, name)):
         rows.append(kept.get(f"{terms}: {name}", partial(row, name, makers[name])))
         print(rows[-1], flush=True)
-    bf16, int8 = kept.get(f"{terms}: decode", lambda: decode_ms(model, model, int8=True))
+    decoded = {
+        bits: kept.get(f"{terms}: decode {bits}", partial(decode_ms, model, model, bits=bits)) for bits in (8, 4)
+    }
     name, corpus = Path(arguments.run).name, Path(arguments.data or source.config.data.corpus).name
     write_table(
         f"compression-{name}",
@@ -180,8 +182,11 @@ def main() -> None:
             f"{sum(one['verdict'] == 'super weight' for one in candidates)} are super weights by the rule.",
             "share: of the parameters that are quantized, or 0.",
             "int is round-to-nearest; torchao's rows are its weight-only quantization of the layers' linear maps.",
-            f"One sequence is decoded in {bf16:.1f} ms per token in bf16 and in {int8:.1f} ms with weights of 8 bits",
-            f"(`--int8`), {bf16 / int8:.2f} times as fast.",
+            "One sequence, weights in bf16 and in fewer bits in turn:",
+            *(
+                f"{bf16:.1f} ms per token and {fewer:.1f} with `--int{bits}`, {bf16 / fewer:.2f} times as fast."
+                for bits, (bf16, fewer) in decoded.items()
+            ),
         ),
         arguments.out,
     )

@@ -15,15 +15,17 @@ from measure import interleaved, ratio, spread, write_table
 
 import litmus
 from litmus.generation import Engine, Request, Sampling
+from litmus.generation.integer_linear import INT4_GROUP
 from litmus.model import Decoder
 
 READ_BYTES = 2**29
 WAYS = {
-    "fp32": ({"precision": "fp32"}, 4),
-    "bf16": ({"precision": "bf16"}, 2),
-    "int8, bf16 activations": ({"int8": True}, 1),
+    "fp32": ({"precision": "fp32"}, 4, 4),
+    "bf16": ({"precision": "bf16"}, 2, 2),
+    "int8": ({"int8": True}, 1, 1),
+    "int4": ({"int4": True}, 0.5 + 4 / INT4_GROUP, 1),
 }
-"""How the engine is told, and the bytes of a linear weight."""
+"""How the engine is told, and the bytes of a linear weight and of one of the head's."""
 
 
 def decoding(model: Decoder, options: dict[str, object], batch: int, length: int, new: int) -> tuple[Engine, object]:
@@ -38,10 +40,10 @@ def decoding(model: Decoder, options: dict[str, object], batch: int, length: int
     return engine, engine.step
 
 
-def read_bytes(model: Decoder, weight_bytes: int, engine: Engine, length: int) -> float:
+def read_bytes(model: Decoder, weight_bytes: float, head_bytes: float, engine: Engine, length: int) -> float:
     """What one step must read: the layers and the head once, and every row's cached tokens."""
     head = model.recipe.vocab_size * model.recipe.dim
-    weights = (model.parameter_counts()["non_embedding"] + head) * weight_bytes
+    weights = model.parameter_counts()["non_embedding"] * weight_bytes + head * head_bytes
     return weights + engine.cache.bytes() * length / engine.capacity
 
 
@@ -65,9 +67,9 @@ def main() -> None:
     for batch in arguments.batches:
         sides: dict[str, Callable[[], object]] = {"reading": large.sum}
         needed = {}
-        for way, (options, weight_bytes) in WAYS.items():
+        for way, (options, *weight_bytes) in WAYS.items():
             engine, sides[way] = decoding(model, options, batch, arguments.length, new)  # type: ignore[assignment]
-            needed[way] = read_bytes(model, weight_bytes, engine, arguments.length)
+            needed[way] = read_bytes(model, *weight_bytes, engine, arguments.length)
         seconds = interleaved(sides, arguments.rounds, warmup=3)
         for way, count in needed.items():
             floors = [taken * count / READ_BYTES for taken in seconds["reading"]]
@@ -98,6 +100,7 @@ def main() -> None:
         [
             f"`standard`, {arguments.depth} layers of {arguments.dim}, {count / 1e6:,.0f}M parameters, "
             f"{arguments.length:,} cached tokens a text. Reading reached {bandwidth:.1f} GB/s in the last rounds. "
+            f"int8 and int4 have activations in bf16, and the head of int4 has 8 bits. "
             f"Share: floor / step, median of the rounds."
         ],
     )

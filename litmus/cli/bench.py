@@ -50,8 +50,8 @@ def decode(
     """Time greedy decoding by every strategy that a model supports, after a check that all generate the same text.
 
     Without and with a cache, for latent attention with latents absorbed or expanded; then as `litmus generate` does,
-    with weights prepared for this machine, compiled (--compile), in int8, and with the model's own MTP modules as a
-    draft. Times are in milliseconds; the speed is relative to the first strategy of the group.
+    with weights prepared for this machine, compiled (--compile), in int8 and int4, and with the model's own MTP
+    modules as a draft. Times are in milliseconds; the speed is relative to the first strategy of the group.
 
     Examples:
 

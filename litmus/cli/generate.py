@@ -86,6 +86,7 @@ def generate(
     rows: Annotated[int | None, typer.Option(min=1, help="Prompts decoded at a time (maximum batch size).")] = None,
     precision: generation.Precision = None,
     int8: generation.Int8 = False,
+    int4: generation.Int4 = False,
     compile: generation.Compile = False,
     device: Device = "auto",
     best: Best = False,
@@ -162,7 +163,7 @@ def generate(
         "allow_special": special,
     }
     options = generation.with_model_defaults(context, given, run)
-    weights: dict[str, Any] = {"precision": precision, "int8": int8}
+    weights: dict[str, Any] = {"precision": precision, "int8": int8, "int4": int4}
     model, stats = model.to(where), AcceptanceStats()
     if beams is None and contrastive is None and draft is None:
         engine: dict[str, Any] = {"overflow": overflow, "max_batch_size": rows, "compile": compile}

@@ -48,6 +48,7 @@ StopToken = Annotated[
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same text.")]
 Precision = Annotated[str | None, typer.Option(help="fp32 or bf16; the run's own (fp32) when not given.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Store linear weights in 8 bits: faster for large models on a CPU.")]
+Int4 = Annotated[bool, typer.Option("--int4", help="Store them in 4 bits, as litmus quantize does: faster still.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the decode step: slow to start, then faster.")]
 Special = Annotated[
     bool, typer.Option("--special", help="Read special tokens such as <|im_start|> in the prompts as tokens, not text.")

@@ -77,7 +77,7 @@ def quantize(
         scored(source.model, source, text, limit_tokens),
         scored(after, source, text, limit_tokens),
         (weight_bytes(source.folder, source.step), weight_bytes(target, 0)),
-        decode_ms(source.model, after, int8=bits == 8) if time else None,
+        decode_ms(source.model, after, bits=bits) if time else None,
     )
     rounded = {}
     for protect in (False, True) if activations else ():

@@ -103,16 +103,18 @@ def scored(model: Decoder, source: LoadedRun, data: TokenData, limit_tokens: int
     return score_blocks(model, data, context=context, batch=source.config.training.batch, limit_tokens=limit_tokens)
 
 
-def decode_ms(before: Decoder, after: Decoder, *, int8: bool = False, tokens: int = 32) -> tuple[float, float]:
+def decode_ms(before: Decoder, after: Decoder, *, bits: int | None = None, tokens: int = 32) -> tuple[float, float]:
     """Median milliseconds per token of greedy decoding by each model, measured in turn after one warm-up.
 
-    With `int8` the second one decodes with weights of 8 bits (`litmus generate --int8`), and the first one in bf16.
+    With 8 or 4 `bits` the second one decodes with weights of so many (`litmus generate --int8`, `--int4`), and the
+    first one in bf16.
     """
     prompt = [list(range(1, 17))]
     tokens = min(tokens, before.recipe.context - 17, after.recipe.context - 17)
     if tokens < 1:
         raise BadInput(f"a context of {before.recipe.context} is too short to measure decoding; leave out --time")
-    sides = [prepare(before, "bf16" if int8 else None).eval(), prepare(after, int8=int8).eval()]
+    first = prepare(before, "bf16" if bits in (8, 4) else None)
+    sides = [first.eval(), prepare(after, int8=bits == 8, int4=bits == 4).eval()]
     times: tuple[list[float], list[float]] = [], []
     for round_number in range(4):
         for model, milliseconds in zip(sides, times, strict=True):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from litmus.errors import BadInput, shown
 from litmus.model import Decoder
-from litmus.model.packed import BITS, PER_BLOCK, PackedWeight, pack
+from litmus.model.packed import BITS, PER_BLOCK, PackedWeight, half_scale, pack, round_groups
 from litmus.model.storage import weights
 
 Group = int | Literal["channel", "tensor"]
@@ -129,7 +129,7 @@ def quantized_weight(
     kept: Collection[tuple[int, ...]] = (),
     name: str = "the weight",
 ) -> PackedWeight:
-    """The weight (..., O, I) packed: code = round((w - minimum) / scale), scale = (maximum - minimum) / (2^bits - 1).
+    """The weight (..., O, I) packed, by `round_groups` or around 0.
 
     Weights in `kept` take no part in the range of their group, where the median stands for them.
     """
@@ -155,22 +155,12 @@ def quantized_weight(
         plain = plain.clamp(-bound, bound)
     if settings.symmetric:
         largest = 2 ** (bits - 1) - 1
-        scale = _scale(plain.abs().amax(-1) / largest, name)
+        scale = half_scale(plain.abs().amax(-1) / largest, name)
         minimum = None
         codes = (plain / scale.float()[..., None]).round().clamp(-largest, largest) + largest
     else:
-        minimum = plain.amin(-1).half()
-        scale = _scale((plain.amax(-1) - plain.amin(-1)) / (2**bits - 1), name)
-        codes = ((plain - minimum.float()[..., None]) / scale.float()[..., None]).round().clamp(0, 2**bits - 1)
+        codes, scale, minimum = round_groups(plain, bits, name)
     return PackedWeight(pack(codes.reshape(weight.shape), bits), bits, scale, minimum, index, values)
-
-
-def _scale(scale: Tensor, name: str) -> Tensor:
-    """The scale in fp16, at least its smallest positive number; BadInput if it is too large for it."""
-    half = scale.clamp(min=2.0**-24).half()
-    if not half.isfinite().all():
-        raise BadInput(f"{name} has weights of up to {float(scale.max()):.3g} times a step, too large to quantize")
-    return half
 
 
 def _flat(place: tuple[int, ...], shape: torch.Size) -> int:

@@ -79,8 +79,8 @@ class Engine:
     values of its last request: one that begins with the same tokens, as the next turn of a chat, prefills only the
     others. `capacity` defaults to the recipe's context. `overflow` is what happens when it is reached: "stop" ends the
     sequence, "slide" clears its row and prefills the last half of its tokens, which works for every mixer. `compile`
-    compiles the decode step; on a GPU it is also replayed as a CUDA graph. `int8` stores linear weights in 8 bits. The
-    model is put in evaluation mode.
+    compiles the decode step; on a GPU it is also replayed as a CUDA graph. `int8` and `int4` store
+    linear weights in 8 or 4 bits. The model is put in evaluation mode.
     """
 
     def __init__(
@@ -92,13 +92,14 @@ class Engine:
         precision: DecodePrecision | None = None,
         compile: bool = False,
         int8: bool = False,
+        int4: bool = False,
         overflow: Overflow = "stop",
         max_prefill_tokens: int = MAX_PREFILL_TOKENS,
     ) -> None:
         if overflow not in get_args(Overflow):
             raise BadInput(f"overflow {overflow!r} is unknown; stop and slide are valid")
         context = model.recipe.context
-        self.model = prepare(model, precision, int8=int8).eval()
+        self.model = prepare(model, precision, int8=int8, int4=int4).eval()
         self.capacity = min(capacity or context, context)
         self.overflow = overflow
         self.max_prefill_tokens = max_prefill_tokens

@@ -21,7 +21,7 @@ MAX_BATCH_SIZE = 32
 
 OPTIONS = ("max_new_tokens", "seed", "stop", "stop_strings", "allow_special", "logprobs", "on_token")
 ONLY_WITH = {"stop_strings": "texts", "allow_special": "texts", "on_token": "token ids"}
-ENGINE_OPTIONS = ("max_batch_size", "precision", "compile", "int8", "overflow")
+ENGINE_OPTIONS = ("max_batch_size", "precision", "compile", "int8", "int4", "overflow")
 
 Decode = Callable[[Request], Iterator[TokenEvent]]
 """A decoding strategy that takes one prompt at a time: beam or contrastive search, speculative decoding."""
@@ -59,7 +59,7 @@ def generate(model: Decoder, prompts: Any, *, tokenizer: Tokenizer | None = None
     - allow_special, with texts: names of special tokens in a prompt are read as those tokens, not as text;
     - on_token, with token ids: called with the list of each step's tokens, None for prompts without one;
     - every setting of `Sampling`;
-    - of the `Engine`: max_batch_size, precision, compile, int8 and overflow.
+    - of the `Engine`: max_batch_size, precision, compile, int8, int4 and overflow.
     """
     if isinstance(prompts, str):
         prompts = [prompts]

@@ -100,7 +100,7 @@ def test_every_option_reaches_the_sampling(call: Call, expected: Any) -> None:
 
 
 def test_decoding_options_decode(call: Call) -> None:
-    for options in (["--precision", "bf16"], ["--int8"], ["--rows", "1", "--overflow", "slide"]):
+    for options in (["--precision", "bf16"], ["--int8"], ["--int4"], ["--rows", "1", "--overflow", "slide"]):
         assert call("--prompt", "a", "--n", "2", "--max-new-tokens", "80", *options)[0] == 0
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from litmus.errors import BadInput
 from litmus.generation.decode_step import DecodeStep
-from litmus.generation.decode_weights import check_int8, prepare
+from litmus.generation.decode_weights import prepare
 from litmus.generation.engine import Request
+from litmus.generation.integer_linear import Kind, check_kernel
 from litmus.generation.sampling import Sampling
 from litmus.generation.speculative.decode import AcceptanceStats, speculate
 from litmus.generation.speculative.drafts import MtpDraft
@@ -75,9 +76,11 @@ def decode_strategies(model: Decoder, *, precision: str | None = None, compile: 
     strategies.append(DecodeStrategy("litmus", own, exact, with_cache))
     if compile:
         strategies.append(DecodeStrategy("compiled", own, exact, compiled_steps()))
-    if _has_int8(model):
-        int8, exact_int8 = prepare(model, **weights, int8=True), prepare(model, "fp32", int8=True)
-        strategies.append(DecodeStrategy("int8", int8, exact_int8, with_cache))
+    for kind in get_args(Kind):
+        if _has_kernel(model, kind):
+            bits: dict[str, Any] = {kind: True}
+            integers, exact_integers = prepare(model, **weights, **bits), prepare(model, "fp32", **bits)
+            strategies.append(DecodeStrategy(kind, integers, exact_integers, with_cache))
     if isinstance(model.objective, MtpObjective) and model.supports_rollback:
         stats = AcceptanceStats()
         strategies.append(DecodeStrategy("speculative", own, exact, speculative(stats), max_batch_size=1, stats=stats))
@@ -137,9 +140,9 @@ def speculative(stats: AcceptanceStats) -> Decode:
     return decode
 
 
-def _has_int8(model: Decoder) -> bool:
+def _has_kernel(model: Decoder, kind: Kind) -> bool:
     try:
-        check_int8(model.device)
+        check_kernel(kind, model.device)
     except BadInput:
         return False
     return True
