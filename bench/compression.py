@@ -1,8 +1,8 @@
 """What pruning and quantization cost a run, with and without its costly weights kept exact, on the same text.
 
 Costly weights are the candidates of the search for super weights whose zeroing raises the loss, whatever the verdict on
-them. Writes docs/results/compression-NAME.md. Without costly weights the rows that keep them are left out; with torchao
-(pip install torchao) its int8 and int4 stand beside ours.
+them. Writes docs/results/compression-NAME.md and a figure of the pruned ones. Without costly weights the rows that keep
+them are left out; with torchao (pip install torchao) its int8 and int4 stand beside ours.
 
     python bench/compression.py runs/smollm2-135m --data tinystories.txt --keep rows.jsonl  # goes on after a stop
     python bench/compression.py runs/x --tokens 512 --rows 'int4' --out /tmp/x              # to try it
@@ -21,7 +21,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 from measure import RESULTS, Kept, write_table
 from torch import Tensor, nn
 
@@ -49,7 +51,8 @@ QUANTIZED = {
 }
 COSTLY_KEPT = ", costly weights kept"
 TORCHAO = ("torchao, int8, group 64", "torchao, int4, group 64")
-PRUNED = [(method, sparsity) for sparsity in (0.2, 0.5) for method in ("wanda", "magnitude", "random")]
+METHODS, SPARSITIES = ("wanda", "magnitude", "random"), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+PRUNED = [(method, sparsity) for sparsity in SPARSITIES for method in METHODS]
 
 
 def costly(candidates: Iterable[dict[str, Any]]) -> dict[str, list[tuple[int, ...]]]:
@@ -108,6 +111,25 @@ def place(name: str) -> tuple[int, int]:
     plain = name.removesuffix(COSTLY_KEPT)
     order = [*QUANTIZED, *TORCHAO, *(f"{method}, {sparsity:.0%} pruned" for method, sparsity in PRUNED)]
     return order.index(plain), name != plain
+
+
+def draw(bits: dict[str, float], path: Path) -> None:
+    """Bits per byte by sparsity, for each method, with and without costly weights kept."""
+    matplotlib.rcParams |= {"svg.hashsalt": "litmus", "svg.fonttype": "none"}
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, method in enumerate(METHODS):
+        for suffix, style in (("", "-"), (COSTLY_KEPT, "--")):
+            names = {sparsity: f"{method}, {sparsity:.0%} pruned{suffix}" for sparsity in SPARSITIES}
+            curve = {0.0: bits["as it is"]} | {at: bits[name] for at, name in names.items() if name in bits}
+            if len(curve) > 1:
+                places = [100 * at for at in curve]
+                axes.plot(places, list(curve.values()), style, color=f"C{number}", marker=".", label=method + suffix)
+    axes.set_title("bits per byte", loc="left", fontsize=9.5)
+    axes.set_xlabel("weights of the layers' matrices at 0, %", fontsize=9)
+    axes.grid(True, linewidth=0.4)
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -171,12 +193,18 @@ def main() -> None:
         bits: kept.get(f"{terms}: decode {bits}", partial(decode_ms, model, model, bits=bits)) for bits in (8, 4)
     }
     name, corpus = Path(arguments.run).name, Path(arguments.data or source.config.data.corpus).name
+    figures = []
+    if any("pruned" in one[0] for one in rows):
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        draw({one[0]: float(one[1]) for one in rows}, arguments.out / f"compression-{name}.svg")
+        figures = [f"![bits per byte by sparsity](compression-{name}.svg)", ""]
     write_table(
         f"compression-{name}",
         f"Compression of {name}",
         ["weights", "bits per byte", "perplexity", "difference (95 % interval)", "share", "bytes, to bf16"],
         rows,
         (
+            *figures,
             f"{len(before.bytes)} windows, {int(before.bytes.sum()):,} bytes of held-out text of `{corpus}`.",
             f"{sum(map(len, exact.values()))} costly weights, of which "
             f"{sum(one['verdict'] == 'super weight' for one in candidates)} are super weights by the rule.",

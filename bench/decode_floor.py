@@ -14,6 +14,7 @@ import torch
 from measure import interleaved, ratio, spread, write_table
 
 import litmus
+from litmus.compression.quantization import QuantizeSettings, quantize
 from litmus.generation import Engine, Request, Sampling
 from litmus.generation.integer_linear import INT4_GROUP
 from litmus.model import Decoder
@@ -85,6 +86,9 @@ def main() -> None:
             )
     bandwidth = READ_BYTES / statistics.median(seconds["reading"]) / 1e9
     count = model.parameter_counts()["total"]
+    stored = {
+        bits: sum(part.nbytes for part in quantize(model, QuantizeSettings(bits)).tensors.values()) for bits in (8, 4)
+    }
     write_table(
         "decode_floor",
         "Decoding against the time of reading the weights",
@@ -100,7 +104,9 @@ def main() -> None:
         [
             f"`standard`, {arguments.depth} layers of {arguments.dim}, {count / 1e6:,.0f}M parameters, "
             f"{arguments.length:,} cached tokens a text. Reading reached {bandwidth:.1f} GB/s in the last rounds. "
-            f"int8 and int4 have activations in bf16, and the head of int4 has 8 bits. "
+            f"int8 and int4 have activations in bf16, and the head of int4 has 8 bits. As `litmus quantize` stores it, "
+            f"the model takes {stored[8] / (2 * count):.3f} of the bytes of bf16 in 8 bits and "
+            f"{stored[4] / (2 * count):.3f} in 4. "
             f"Share: floor / step, median of the rounds."
         ],
     )

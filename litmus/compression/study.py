@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from litmus.compression.ablation import Edit, block_losses, edited
 from litmus.compression.superweights import Search
 from litmus.data import Tokenizer
-from litmus.diagnostics import down_projections, layer_stats
+from litmus.diagnostics import down_projections
 from litmus.files import write_atomically
 from litmus.locks import folder_replaced
 from litmus.model import Decoder
@@ -34,7 +35,8 @@ class Study:
     """Measurements around the super weights of a search, or the candidate with the largest effect if there is none.
 
     studied: places of the weights. label: what they are, for figures. activations: largest |residual| after each layer,
-    as it is and with them zeroed. scales: increase of the loss with all of them times a factor. counts: increase of the
+    as it is and with them zeroed. by_token: the same (layers, tokens) for the tokens of the first block of text, whose
+    texts are `tokens`. scales: increase of the loss with all of them times a factor. counts: increase of the
     loss with 1, 10, ... weights zeroed, of the "studied" ones, the "largest" others of all down-projections, and
     "random" ones. stop_words: mean probability of stop words before and after, None if no token of the vocabulary is
     one.
@@ -43,6 +45,8 @@ class Study:
     studied: list[str]
     label: str
     activations: tuple[list[float], list[float]]
+    by_token: tuple[list[list[float]], list[list[float]]]
+    tokens: list[str]
     scales: dict[float, Estimate]
     counts: dict[str, dict[int, Estimate]]
     stop_words: tuple[float, float] | None
@@ -53,6 +57,7 @@ class Study:
             "studied": self.studied,
             "label": self.label,
             "activations": {"before": self.activations[0], "zeroed": self.activations[1]},
+            "by_token": {"before": self.by_token[0], "zeroed": self.by_token[1], "tokens": self.tokens},
             "scales": {str(scale): vars(estimate) for scale, estimate in self.scales.items()},
             "counts": {kind: {str(n): vars(one) for n, one in curve.items()} for kind, curve in self.counts.items()},
             "stop_words": self.stop_words,
@@ -79,15 +84,29 @@ def study(model: Decoder, batch: Batch, tokenizer: Tokenizer, search: Search, *,
     return Study(
         [one.place for one in found],
         "super weights" if search.super_weights else "largest candidate",
-        (before, after),
+        (before.amax((1, 2)).tolist(), after.amax((1, 2)).tolist()),
+        (before[:, 0].tolist(), after[:, 0].tolist()),
+        [tokenizer.decode([token]) for token in batch.tokens[0].tolist()],
         {factor: increase(scaled(factor)) for factor in SCALES} if found else {},
         ranked,
         None if words is None or words_after is None else (words, words_after),
     )
 
 
-def _activations(model: Decoder, batch: Batch) -> list[float]:
-    return list(layer_stats(model, batch.tokens).stats["largest_activation"].values())
+@torch.no_grad()
+def _activations(model: Decoder, batch: Batch) -> Tensor:
+    """The largest |residual| (layers, B, T) after each layer."""
+    found: list[Tensor] = []
+    handles = [
+        layer.register_forward_hook(lambda _module, _inputs, x: found.append(x.abs().amax(-1).float().cpu()))
+        for layer in model.layers
+    ]
+    try:
+        model.hidden(batch.tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(found)
 
 
 def _other_weights(model: Decoder, search: Search, kind: str, seed: int) -> list[tuple[int, list[Edit]]]:
@@ -202,6 +221,7 @@ def draw(folder: Path, measured: Study) -> list[Path]:
     before, after = measured.activations
     layers = {"as it is": dict(enumerate(before)), "zeroed": dict(enumerate(after))}
     drawn.append(_figure(folder / "activations.svg", "largest |residual|", "layer", layers, log_y=True))
+    drawn.append(_heatmaps(folder / "tokens.svg", "largest |residual|", measured))
     named = {"studied": measured.label, "largest": "largest others", "random": "random others"}
     counts = {named[kind]: _means(curve) for kind, curve in measured.counts.items() if curve}
     drawn.append(
@@ -240,9 +260,6 @@ def _figure(
     log_x: bool = False,
     log_y: bool = False,
 ) -> Path:
-    import io
-
-    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 2.9), layout="constrained")
@@ -257,6 +274,35 @@ def _figure(
         axes.set_yscale("log")
     axes.grid(True, linewidth=0.4)
     axes.legend(fontsize=8, frameon=False)
+    return _saved(figure, path)
+
+
+def _heatmaps(path: Path, title: str, measured: Study) -> Path:
+    """Layers and tokens of the first block of text, as it is and zeroed, in one scale of colours."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    kinds = dict(zip(("as it is", f"{measured.label} zeroed"), measured.by_token, strict=True))
+    values = torch.tensor(measured.by_token).clamp(min=1e-6)
+    norm = LogNorm(float(values.min()), float(values.max()))
+    count = len(measured.tokens)
+    figure = Figure(figsize=(max(4.6, 0.13 * count + 1.4), 5.2), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, (kind, cells) in zip(panels, kinds.items(), strict=True):
+        image = axes.imshow(cells, norm=norm, aspect="auto", origin="lower", interpolation="nearest")
+        axes.set_title(f"{title}, {kind}", loc="left", fontsize=9.5)
+        axes.set_ylabel("layer", fontsize=9)
+    names = [repr(token)[1:-1] for token in measured.tokens]
+    panels[-1].set_xticks(range(count), names, rotation=90, fontsize=6, parse_math=False)
+    figure.colorbar(image, ax=panels, shrink=0.8)
+    return _saved(figure, path)
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    import io
+
+    import matplotlib
+
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})

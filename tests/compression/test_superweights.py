@@ -65,6 +65,11 @@ def test_larger_weights_are_harmless_and_the_study_shows_it(trained, batch):
     assert shown.scales[1.0].mean == 0
     assert shown.scales[0.0].mean == pytest.approx(search.candidates[0].increase.mean, abs=1e-3)
     assert shown.activations[1][0] > 10 * shown.activations[0][0]  # without it the planted -M stays in the stream
+    tokens = ByteTokenizer().decode(batch.tokens[0].tolist())
+    assert "".join(shown.tokens) == tokens
+    for state, by_token in enumerate(shown.by_token):
+        assert [len(layer) for layer in by_token] == [batch.tokens.shape[1]] * len(planted.layers)
+        assert all(max(layer) <= most for layer, most in zip(by_token, shown.activations[state], strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

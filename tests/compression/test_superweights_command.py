@@ -58,7 +58,7 @@ def test_every_checkpoint_is_tracked_and_the_last_one_studied(run, tmp_path, bat
         found["candidates"][0]["loss_increase"]["mean"], abs=1e-3
     )
     figures = {path.stem: path.read_text() for path in (tmp_path / "report").glob("*.svg")}
-    assert figures.keys() == {"activations", "zeroed", "scale", "spike_by_step", "cost_by_step"}
+    assert figures.keys() == {"activations", "tokens", "zeroed", "scale", "spike_by_step", "cost_by_step"}
     assert ">super weights<" in figures["scale"] and ">super weights<" in figures["zeroed"]
 
 
