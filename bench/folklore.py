@@ -69,8 +69,8 @@ def main() -> None:
         ["arm", "nanochat's log", "bits per byte, minus `standard`", "verdict"],
         rows,
         [
-            f"At size {terms.size} on `{terms.data['corpus']}`: {terms.training['budget']}, {terms.seeds} paired seeds, a "
-            "learning rate swept for each arm; intervals of 95 % together. `standard` has SwiGLU, with as many "
+            f"At size {terms.size} on `{terms.data['corpus']}`: {terms.training['budget']}, {terms.seeds} seeds; "
+            "a learning rate swept for each arm; intervals of 95 % together. `standard` has SwiGLU, with as many "
             "parameters as ReLU² of 4 times the width. The log's models are a hundred times as large and trained for "
             "thousands of times as many tokens."
         ],
