@@ -161,8 +161,11 @@ def power(true_difference: float, error: float, dof: float, level: float) -> flo
     """Probability of a p-value below `level` for a true difference: the tail of the noncentral t."""
     if error == 0:
         return float(true_difference != 0)
-    critical = _critical_t(dof, level)
-    return float(1 - special.nctdtr(dof, abs(true_difference) / error, critical))
+    critical, shift = _critical_t(dof, level), abs(true_difference) / error
+    missed = float(special.nctdtr(dof, shift, critical))
+    if math.isnan(missed):  # scipy has none for some large shifts; Abramowitz and Stegun 26.7.10
+        missed = float(special.ndtr((critical * (1 - 1 / (4 * dof)) - shift) / math.sqrt(1 + critical**2 / (2 * dof))))
+    return 1 - missed
 
 
 def minimum_detectable_difference(error: float, dof: float, level: float) -> float:

@@ -141,4 +141,7 @@ def test_seeds_needed_are_the_fewest_with_enough_power() -> None:
 def test_a_difference_too_small_for_a_thousand_seeds_has_no_count() -> None:
     [estimate] = moderated_estimates([[0.01, -0.01, 0.00001]])
     assert seeds_needed(1e-5, estimate, 0.05) is None
+    # scipy.special.nctdtr(999, 38.6, 1.96) is nan
+    wide = [-0.041, 0.028, -0.126, -0.123, -0.104]
+    assert 5 < (seeds_needed(0.073, moderated_estimates([wide])[0], 0.05) or 0) < 12
     assert seeds_needed(0.0, moderated_estimates([[0.0, 0.0]])[0], 0.05) is None
