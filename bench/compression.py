@@ -116,7 +116,7 @@ def place(name: str) -> tuple[int, int]:
 def draw(bits: dict[str, float], path: Path) -> None:
     """Bits per byte by sparsity, for each method, with and without costly weights kept."""
     matplotlib.rcParams |= {"svg.hashsalt": "litmus", "svg.fonttype": "none"}
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
     for number, method in enumerate(METHODS):
         for suffix, style in (("", "-"), (COSTLY_KEPT, "--")):
@@ -128,7 +128,7 @@ def draw(bits: dict[str, float], path: Path) -> None:
     axes.set_title("bits per byte", loc="left", fontsize=9.5)
     axes.set_xlabel("weights of the layers' matrices at 0, %", fontsize=9)
     axes.grid(True, linewidth=0.4)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(METHODS), fontsize=7, frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 
