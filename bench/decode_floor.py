@@ -16,7 +16,7 @@ from measure import interleaved, ratio, spread, write_table
 import litmus
 from litmus.compression.quantization import QuantizeSettings, quantize
 from litmus.generation import Engine, Request, Sampling
-from litmus.generation.integer_linear import INT4_GROUP
+from litmus.generation.integer_linear import INT4_GROUPS
 from litmus.model import Decoder
 
 READ_BYTES = 2**29
@@ -24,7 +24,7 @@ WAYS = {
     "fp32": ({"precision": "fp32"}, 4, 4),
     "bf16": ({"precision": "bf16"}, 2, 2),
     "int8": ({"int8": True}, 1, 1),
-    "int4": ({"int4": True}, 0.5 + 4 / INT4_GROUP, 1),
+    "int4": ({"int4": True}, 0.5 + 4 / INT4_GROUPS[0], 1),
 }
 """How the engine is told, and the bytes of a linear weight and of one of the head's."""
 

@@ -20,7 +20,7 @@ from litmus.process import defer_output_errors
 def quantize(
     run: Annotated[Path, typer.Argument(help="A run folder, such as runs/standard.")],
     bits: Annotated[int, typer.Option(help="Bits of a weight: 8, 4 or 3.")] = 4,
-    group: Annotated[str, typer.Option(help="Inputs that share a scale: a number, channel or tensor.")] = "64",
+    group: Annotated[str, typer.Option(help="Inputs that share a scale: a number, auto, channel or tensor.")] = "auto",
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="Codes around 0, which keep zeros exact; otherwise from min to max.")
     ] = False,
@@ -50,7 +50,7 @@ def quantize(
 
       litmus quantize runs/standard --bits 8 --group channel
 
-      litmus quantize runs/standard --bits 4 --group 64 --protect-super --name standard-int4
+      litmus quantize runs/standard --bits 4 --group 32 --protect-super --name standard-int4
     """
     check_run(run)
 

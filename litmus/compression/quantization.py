@@ -19,12 +19,14 @@ from litmus.model import Decoder
 from litmus.model.packed import BITS, PER_BLOCK, PackedWeight, half_scale, pack, round_groups
 from litmus.model.storage import weights
 
-Group = int | Literal["channel", "tensor"]
+Group = int | Literal["auto", "channel", "tensor"]
+AUTO_GROUP, MIN_AUTO_GROUP = 64, 16
 
 
 @dataclass(frozen=True)
 class QuantizeSettings:
-    """bits: of a weight. group: inputs that share a scale, or all inputs of an output channel, or a whole matrix.
+    """bits: of a weight. group: inputs that share a scale, or all inputs of an output channel, or a whole matrix; auto:
+    `auto_group` of each width.
 
     symmetric: codes around 0, which keep zeros exact; otherwise from the smallest to the largest weight of a group.
     clip: z, so that weights are clipped to mean |w| + z · std |w| of their group. embedding_bits: of the embedding and
@@ -32,7 +34,7 @@ class QuantizeSettings:
     """
 
     bits: int = 4
-    group: Group = 64
+    group: Group = "auto"
     symmetric: bool = False
     clip: float | None = None
     embedding_bits: int = 8
@@ -49,14 +51,22 @@ class QuantizeSettings:
 
 
 def parse_group(text: str) -> Group:
-    """The group that --group names; BadInput for anything but a number, channel and tensor."""
+    """The group that --group names; BadInput for anything but a number, auto, channel and tensor."""
+    if text == "auto":
+        return "auto"
     if text == "channel":
         return "channel"
     if text == "tensor":
         return "tensor"
     if text.isascii() and text.isdecimal() and len(text) < 10:
         return int(text)
-    raise BadInput(f"--group = {shown(text)} is not valid; it must be a number of inputs, channel or tensor")
+    raise BadInput(f"--group = {shown(text)} is not valid; it must be a number of inputs, auto, channel or tensor")
+
+
+def auto_group(width: int) -> int:
+    """AUTO_GROUP, or the largest power of two below it that divides the width; below MIN_AUTO_GROUP the whole width."""
+    group = math.gcd(AUTO_GROUP, width)
+    return group if group >= MIN_AUTO_GROUP else width
 
 
 Kept = Mapping[str, Collection[tuple[int, ...]]]
@@ -135,7 +145,9 @@ def quantized_weight(
     """
     weight = weight.detach().float().cpu()
     width = weight.shape[-1]
-    group = width if isinstance(settings.group, str) else settings.group
+    group = settings.group if isinstance(settings.group, int) else width
+    if settings.group == "auto":
+        group = auto_group(width)
     if width % group:
         raise BadInput(f"--group = {group} does not divide the width {width} of {name}; take a divisor, or channel")
     if bits < 8 and width % PER_BLOCK:

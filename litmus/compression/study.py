@@ -99,7 +99,7 @@ def _activations(model: Decoder, batch: Batch) -> Tensor:
     found: list[Tensor] = []
     handles = [
         layer.register_forward_hook(lambda _module, _inputs, x: found.append(x.abs().amax(-1).float().cpu()))
-        for layer in model.layers
+        for layer in set(model.layers)  # a layer may occur twice
     ]
     try:
         model.hidden(batch.tokens)

@@ -24,8 +24,8 @@ INT8_KERNEL_ALIGNMENT_BYTES = 32
 INT4_KERNEL_MAX_TOKENS = 32
 """Up to this many tokens the int4 kernel is faster than widening the weights first."""
 
-INT4_GROUP = 64
-"""Inputs that share a scale: what `litmus quantize` takes by default."""
+INT4_GROUPS = (64, 32)
+"""Inputs that share a scale: the first that divides their number, as by default in `litmus quantize`, or the last."""
 
 INT4_KERNEL_OUTPUTS = 16
 """The kernel needs a multiple of so many outputs."""
@@ -107,7 +107,7 @@ def _(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 
 
 class Int4Linear(nn.Module):
-    """y = x Wᵀ with W ≈ scale · (code - 8) + middle: codes of 4 bits, a scale and a middle per INT4_GROUP inputs.
+    """y = x Wᵀ with W ≈ scale · (code - 8) + middle: codes of 4 bits, a scale and a middle for each group of inputs.
 
     The rounding is that of `litmus quantize --bits 4`, whose weights therefore keep their codes; scales and middles are
     in bf16 here. The reference widens the weights; in bf16 and for a few tokens a kernel reads its own copy of the
@@ -122,11 +122,12 @@ class Int4Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features, self.dtype = linear.in_features, linear.out_features, linear.weight.dtype
+        self.group = next((group for group in INT4_GROUPS if self.in_features % group == 0), INT4_GROUPS[-1])
         weight = linear.weight.detach().float()
         # A copy of the last column leaves the range of its group as it is; the inputs of added columns are zero.
-        weight = F.pad(weight, (0, -self.in_features % INT4_GROUP), mode="replicate")
+        weight = F.pad(weight, (0, -self.in_features % self.group), mode="replicate")
         weight = F.pad(weight, (0, 0, 0, -self.out_features % INT4_KERNEL_OUTPUTS))
-        codes, scale, minimum = round_groups(weight.unflatten(-1, (-1, INT4_GROUP)), 4, "a linear layer")
+        codes, scale, minimum = round_groups(weight.unflatten(-1, (-1, self.group)), 4, "a linear layer")
         codes = codes.flatten(-2)
         self.register_buffer("codes", pack(codes, 4))
         kernel_codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
@@ -143,16 +144,16 @@ class Int4Linear(nn.Module):
 
     def widened(self, dtype: torch.dtype) -> Tensor:
         """The dequantized weight (outputs, inputs)."""
-        codes = (unpack(self.codes, 4).to(dtype) - 8).unflatten(-1, (-1, INT4_GROUP))
+        codes = (unpack(self.codes, 4).to(dtype) - 8).unflatten(-1, (-1, self.group))
         scale, middle = self.scales.to(dtype).transpose(0, 1)[..., None].unbind(2)
         return (codes * scale + middle).flatten(-2)[: self.out_features, : self.in_features]
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.in_features)
         if x.dtype == torch.bfloat16 and 0 < len(flat) <= INT4_KERNEL_MAX_TOKENS and self.has_kernel:
-            padded = F.pad(flat, (0, -self.in_features % INT4_GROUP)).contiguous()
+            padded = F.pad(flat, (0, -self.in_features % self.group)).contiguous()
             kernel = torch.ops.aten._weight_int4pack_mm_for_cpu
-            y = kernel(padded, self.kernel_codes, INT4_GROUP, self.scales)[:, : self.out_features]
+            y = kernel(padded, self.kernel_codes, self.group, self.scales)[:, : self.out_features]
         else:
             y = F.linear(flat, self.widened(x.dtype))
         y = y if self.bias is None else y + self.bias

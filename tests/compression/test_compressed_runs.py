@@ -56,7 +56,7 @@ def test_a_quantized_run_is_smaller_and_used_like_any_other(run, call, tmp_path)
 
 
 def test_runs_are_compared_over_the_same_windows(run, call, capsys):
-    shown = call("quantize", run, "--bits", "3", "--group", "16", "--limit-tokens", "512")
+    shown = call("quantize", run, "--bits", "3", "--limit-tokens", "512")
     compared = call("runs", "compare", run, shown["run"], "--limit-tokens", "512")
     first, second = compared["runs"]
     assert first["difference"] is None

@@ -50,6 +50,13 @@ def test_every_weight_is_within_half_a_step(bits, symmetric, group, shape):
     assert torch.equal(dequantized(stored, "x")["w"], packed.dequantized())
 
 
+@pytest.mark.parametrize(("width", "groups"), [(128, 2), (352, 11), (48, 3), (24, 1), (40, 1)])
+def test_without_a_group_it_is_64_or_a_power_of_two_that_divides(width, groups):
+    packed = quantized_weight(torch.randn(8, width), 4, QuantizeSettings(4))
+    assert packed.scale.shape == (8, groups)
+    assert packed.dequantized().shape == (8, width)
+
+
 def test_kept_weights_are_exact_and_out_of_their_groups_range():
     weight = torch.randn(4, 32)
     weight[1, 5] = 100.0

@@ -109,7 +109,8 @@ def test_4_bit_weights_are_off_by_half_a_step_of_their_group_at_most(inputs: int
     linear = nn.Linear(inputs, outputs, bias=bias)
     linear.weight *= torch.logspace(-3, 3, outputs)[:, None]
     rounded = Int4Linear(linear)
-    for group, exact in zip(rounded.widened(torch.float32).split(64, 1), linear.weight.split(64, 1), strict=True):
+    parts = (part.split(rounded.group, 1) for part in (rounded.widened(torch.float32), linear.weight))
+    for group, exact in zip(*parts, strict=True):
         step = (exact.amax(1) - exact.amin(1)) / 15
         off = (group - exact).abs().amax(1)
         assert (off <= 0.6 * step + 0.005 * exact.abs().amax(1) + 1e-6).all()  # scales and minima are in bf16
@@ -150,14 +151,16 @@ def test_4_bit_weights_give_a_compiler_what_they_give_without_one(tokens: int) -
 
 
 @torch.no_grad()
-def test_a_weight_of_4_bits_keeps_its_codes() -> None:
-    linear = nn.Linear(128, 32, bias=False)
-    stored = quantized_weight(linear.weight, 4, QuantizeSettings(4, 64))
+@pytest.mark.parametrize("width", [128, 352])
+def test_a_weight_of_4_bits_keeps_its_codes(width: int) -> None:
+    linear = nn.Linear(width, 32, bias=False)
+    stored = quantized_weight(linear.weight, 4, QuantizeSettings(4))
     linear.weight.copy_(stored.dequantized())
     for dtype in (torch.float32, torch.bfloat16):
         again = Int4Linear(linear.to(dtype))
         assert torch.equal(again.codes, stored.codes)
-        assert_close(again.widened(torch.float32), stored.dequantized(), rtol=0, atol=0.05 * float(stored.scale.max()))
+        step = float(stored.scale.max())
+        assert_close(again.widened(torch.float32), stored.dequantized(), rtol=0, atol=0.05 * step)
 
 
 @torch.no_grad()
