@@ -187,7 +187,8 @@ def main() -> None:
         print("torchao is not installed: without its rows")
     rows = [["as it is", f"{before.bits_per_byte().mean:.4f}", f"{before.perplexity:,.2f}", "", "", ""]]
     for name in (name for name in sorted(makers, key=place) if re.search(arguments.rows, name)):
-        rows.append(kept.get(f"{terms}: {name}", partial(row, name, makers[name])))
+        which = f" {sorted(exact.items())}" if name.endswith(COSTLY_KEPT) else ""
+        rows.append(kept.get(f"{terms}: {name}{which}", partial(row, name, makers[name])))
         print(rows[-1], flush=True)
     decoded = {
         bits: kept.get(f"{terms}: decode {bits}", partial(decode_ms, model, model, bits=bits)) for bits in (8, 4)
