@@ -1,6 +1,6 @@
-"""Regenerates the command outputs in README.md.
+"""Regenerates the command outputs in README.md and docs/probes.md.
 
-    python bench/readme.py                 # all of them: about ten minutes
+    python bench/readme.py                 # all of them: about twenty minutes
     python bench/readme.py "litmus audit"  # those of commands that begin with this; several may be given
 
 A block after `<!-- output of: COMMAND -->` is replaced by the output of COMMAND in an empty folder with the README's
@@ -24,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README, STORED_RESULT = ROOT / "README.md", ROOT / "docs" / "results" / "compare.json"
+PAGES = (README, ROOT / "docs" / "probes.md")
 OUTPUT_BLOCK = re.compile(r"(<!-- output of: litmus (.*?) -->\n```text\n)(.*?)(```)", re.DOTALL)
 
 
@@ -57,8 +58,7 @@ def output(arguments: str, folder: Path) -> str:
 
 def main(prefixes: tuple[str, ...]) -> None:
     text = README.read_text(encoding="utf-8")
-    if CLAIMS_BLOCK.search(text):
-        text = CLAIMS_BLOCK.sub(lambda block: block[1] + claims_table() + block[2], text)
+    README.write_text(CLAIMS_BLOCK.sub(lambda block: block[1] + claims_table() + block[2], text), encoding="utf-8")
     plugin = re.search(r"```python\n(# my_idea\.py\n.*?)```", text, re.DOTALL)
     assert plugin, "README.md shows no my_idea.py"
     with tempfile.TemporaryDirectory() as name:
@@ -69,7 +69,8 @@ def main(prefixes: tuple[str, ...]) -> None:
             kept = not f"litmus {block[2]}".startswith(prefixes)
             return block[0] if kept else block[1] + output(block[2], folder) + block[4]
 
-        README.write_text(OUTPUT_BLOCK.sub(regenerate, text), encoding="utf-8")
+        for page in PAGES:
+            page.write_text(OUTPUT_BLOCK.sub(regenerate, page.read_text(encoding="utf-8")), encoding="utf-8")
         for result in folder.glob("runs/*/comparison.json"):
             shutil.copy(result, STORED_RESULT)
 
