@@ -190,9 +190,10 @@ def main() -> None:
         which = f" {sorted(exact.items())}" if name.endswith(COSTLY_KEPT) else ""
         rows.append(kept.get(f"{terms}: {name}{which}", partial(row, name, makers[name])))
         print(rows[-1], flush=True)
-    decoded = {
-        bits: kept.get(f"{terms}: decode {bits}", partial(decode_ms, model, model, bits=bits)) for bits in (8, 4)
-    }
+    decoded = {}
+    for bits in (8, 4):
+        named = f"{terms}: decode {bits}, {arguments.threads} threads"
+        decoded[bits] = kept.get(named, partial(decode_ms, model, model, bits=bits))
     name, corpus = Path(arguments.run).name, Path(arguments.data or source.config.data.corpus).name
     figures = []
     if any("pruned" in one[0] for one in rows):
