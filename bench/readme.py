@@ -72,7 +72,8 @@ def main(prefixes: tuple[str, ...]) -> None:
         for page in PAGES:
             page.write_text(OUTPUT_BLOCK.sub(regenerate, page.read_text(encoding="utf-8")), encoding="utf-8")
         for result in folder.glob("runs/*/comparison.json"):
-            shutil.copy(result, STORED_RESULT)
+            if not result.parent.name.startswith("probe-"):
+                shutil.copy(result, STORED_RESULT)
 
 
 if __name__ == "__main__":

@@ -101,17 +101,24 @@ def draw(found: dict[tuple[str, int], list[dict[str, Any]]], folder: Path) -> No
     matplotlib.rcParams |= {"svg.hashsalt": "litmus", "svg.fonttype": "none"}
     from matplotlib import pyplot
 
-    figure, (spikes, costs) = pyplot.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    any_costs = any(one["costs"] is not None for steps in found.values() for one in steps)
+    figure, panels = pyplot.subplots(1, 1 + any_costs, figsize=(4 + 4 * any_costs, 3.2), layout="constrained")
+    spikes, costs = panels if any_costs else (panels, None)
     for (recipe, seed), steps in found.items():
         style = {"color": f"C{RECIPES.index(recipe)}", "linewidth": 1, "label": recipe if seed == 0 else None}
         spikes.plot([one["step"] for one in steps], [one["spike"] for one in steps], **style)
-        searched = [one for one in steps if one["costs"] is not None]
-        costs.plot([one["step"] for one in searched], [one["costs"]["mean"] for one in searched], marker=".", **style)
+        if costs is not None:
+            searched = [one for one in steps if one["costs"] is not None]
+            means = [one["costs"]["mean"] for one in searched]
+            costs.plot([one["step"] for one in searched], means, marker=".", **style)
     spikes.axhline(MIN_RATIO, color="grey", linewidth=0.8, linestyle="--")
     spikes.set_yscale("log")
+    spikes.set_yticks([2, 4, 8], ["2", "4", "8"])
+    spikes.minorticks_off()
     for axes, title in ((spikes, "largest spike, multiple of the median"), (costs, "loss increase, nats per token")):
-        axes.set_title(title, loc="left", fontsize=9.5)
-        axes.set_xlabel("step")
+        if axes is not None:
+            axes.set_title(title, loc="left", fontsize=9.5)
+            axes.set_xlabel("step")
     spikes.legend(frameon=False, fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "superweights-track.svg", metadata={"Date": None})

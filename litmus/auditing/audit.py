@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,9 @@ from litmus.auditing.runner import Request, TargetInfo, run
 from litmus.auditing.workers import WorkerGroup, run_in_subprocesses
 from litmus.errors import BadInput, Failed, nearest
 from litmus.model import Recipe, Source
+
+WAKE_SECONDS = 0.5
+"""How often the main thread, which alone acts on signals, wakes while audits run in other threads."""
 
 
 def audit(
@@ -114,9 +117,12 @@ def audit_each(
 
     with ThreadPoolExecutor(max(1, min(jobs, len(sources)))) as pool:
         running = {pool.submit(audit_one, name): name for name in sources}
+        pending = set(running)
         try:
-            for finished in as_completed(running):
-                yield running[finished], finished.result()
+            while pending:
+                done, pending = wait(pending, timeout=WAKE_SECONDS, return_when=FIRST_COMPLETED)
+                for finished in done:
+                    yield running[finished], finished.result()
         except BaseException:
             group.stop()
             pool.shutdown(wait=False, cancel_futures=True)
