@@ -66,14 +66,16 @@ def main(prefixes: tuple[str, ...]) -> None:
         (folder / "my_idea.py").write_text(plugin[1], encoding="utf-8")
 
         def regenerate(block: re.Match[str]) -> str:
-            kept = not f"litmus {block[2]}".startswith(prefixes)
-            return block[0] if kept else block[1] + output(block[2], folder) + block[4]
+            if not f"litmus {block[2]}".startswith(prefixes):
+                return block[0]
+            printed = output(block[2], folder)
+            if block[2] == "compare":
+                [result] = folder.glob("runs/*/comparison.json")
+                shutil.copy(result, STORED_RESULT)
+            return block[1] + printed + block[4]
 
         for page in PAGES:
             page.write_text(OUTPUT_BLOCK.sub(regenerate, page.read_text(encoding="utf-8")), encoding="utf-8")
-        for result in folder.glob("runs/*/comparison.json"):
-            if not result.parent.name.startswith("probe-"):
-                shutil.copy(result, STORED_RESULT)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,11 @@ class PackedWeight:
 def round_groups(grouped: Tensor, bits: int, name: str = "the weight") -> tuple[Tensor, Tensor, Tensor]:
     """Codes (..., G, I / G), scales (..., G) and minima (..., G) in fp16 of groups (..., G, I / G) of weights in fp32.
 
-    code = round((w - minimum) / scale), scale = (maximum - minimum) / (2^bits - 1).
+    code = round((w - minimum) / scale), scale = (maximum - minimum) / (2^bits - 1). BadInput for what fp16 cannot hold.
     """
     minimum = grouped.amin(-1).half()
+    if not minimum.isfinite().all():
+        raise BadInput(f"{name} has weights as low as {float(grouped.min()):.3g}, too large to quantize")
     scale = half_scale((grouped.amax(-1) - grouped.amin(-1)) / (2**bits - 1), name)
     codes = ((grouped - minimum.float()[..., None]) / scale.float()[..., None]).round().clamp(0, 2**bits - 1)
     return codes, scale, minimum

@@ -57,6 +57,12 @@ def test_without_a_group_it_is_64_or_a_power_of_two_that_divides(width, groups):
     assert packed.dequantized().shape == (8, width)
 
 
+def test_weights_beyond_fp16_are_refused_and_not_made_infinite():
+    for shift in (-1e6, 1e6):
+        with pytest.raises(BadInput, match=r"a.b has weights .* too large to quantize"):
+            quantized_weight(torch.randn(2, 64) + shift, 4, QuantizeSettings(4), name="a.b")
+
+
 def test_kept_weights_are_exact_and_out_of_their_groups_range():
     weight = torch.randn(4, 32)
     weight[1, 5] = 100.0
